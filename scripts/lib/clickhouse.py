@@ -1,0 +1,75 @@
+"""ClickHouse: PyPI's chdb-core, which is ClickHouse's engine as a library, behind our HTTP front (clickhouse_front.py)."""
+
+import base64
+import http.client
+import os
+import sys
+
+from common import CACHE, LIB, SQL, Failure, Server, apt_install, locked_cache, run
+
+PACKAGES = ["chdb-core==26.9.0", "lz4==4.4.5", "zstandard==0.25.0"]
+
+
+class ClickHouse(Server):
+    name = "clickhouse"
+    title = "ClickHouse"
+
+    @staticmethod
+    def environment():
+        """The virtual environment's folder: it belongs to one version of the engine and of Python."""
+        return CACHE / f"{PACKAGES[0].replace('==', '-')}-python{sys.version_info.major}.{sys.version_info.minor}"
+
+    def python(self):
+        return self.environment() / "bin" / "python"
+
+    def install(self):
+        complete = self.environment() / "complete"
+        if complete.exists() and self.python().exists():
+            return
+        try:
+            import ensurepip  # noqa: F401  Debian has it in a package of its own
+        except ImportError:
+            apt_install("python3-venv")
+        with locked_cache():
+            if complete.exists() and self.python().exists():
+                return
+            print("downloading ClickHouse's engine (chdb)", flush=True)
+            run([sys.executable, "-m", "venv", "--clear", self.environment()])
+            # Without dependencies: they are for data frames, which nothing here uses, and 350 MB.
+            run([self.python(), "-m", "pip", "install", "-q", "--no-deps", *PACKAGES])
+            complete.touch()
+
+    def create(self):
+        self.data.mkdir(exist_ok=True)
+
+    def command(self):
+        front = [self.python(), LIB / "clickhouse_front.py", "--data", self.data, "--port", str(self.port)]
+        if self.tls:
+            front += ["--https-port", str(self.port_of("clickhouse_https"))]
+            front += ["--cert", self.tls / "server.crt", "--key", self.tls / "server.key"]
+        # The password comes through the environment: a command line is everybody's to read.
+        return front, {"env": {**os.environ, "CLICKHOUSE_USER": "app", "CLICKHOUSE_PASSWORD": "app", "TZ": "UTC"}}
+
+    def request(self, path, query=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            credentials = base64.b64encode(b"app:app").decode()
+            body = query.encode() if query else None
+            connection.request("POST" if query else "GET", path, body, {"Authorization": f"Basic {credentials}"})
+            answer = connection.getresponse()
+            content = answer.read().decode(errors="replace")
+            if answer.status != 200:
+                raise Failure(f"ClickHouse answers {answer.status}: {content}")
+            return content
+        finally:
+            connection.close()
+
+    def ready(self):
+        self.request("/ping")
+
+    def load(self):
+        lines = (SQL / "clickhouse_init.sql").read_text().splitlines()
+        text = "\n".join(line for line in lines if not line.startswith("--"))
+        for statement in text.split(";"):
+            if statement.strip():
+                self.request("/", statement)

@@ -1,0 +1,185 @@
+"""Apache Kafka in KRaft mode: one process that is broker and controller."""
+
+import hashlib
+import os
+import shutil
+import socket
+import struct
+
+from common import CACHE, LIB, Failure, Server, apt_install, locked_cache, run
+
+POM = LIB / "kafka-pom.xml"
+CLUSTER_ID = "pg2ch-local-servers-00"
+TOPICS = {"user_logins": 3, "user_logins.dead": 1}
+
+CONFIGURATION = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@localhost:{controller}
+controller.listener.names=CONTROLLER
+listeners={listeners},CONTROLLER://localhost:{controller}
+advertised.listeners={listeners}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
+log.dirs={data}
+auto.create.topics.enable=false
+
+# A single broker: every internal topic has one copy; few partitions make the first start quick.
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+
+# A broker that was killed is let in again when its old session has run out: 9 seconds by default.
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=300
+"""
+
+TLS = """
+ssl.keystore.type=PEM
+ssl.keystore.location={tls}/server.pem
+ssl.truststore.type=PEM
+ssl.truststore.location={tls}/ca.crt
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_app="app";
+listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+"""
+
+# SCRAM's users are part of the cluster's metadata; they are there from the start, whether TLS is on or not.
+SCRAM_USERS = [f"--add-scram=SCRAM-SHA-{size}=[name=app,password=app]" for size in (256, 512)]
+
+LOGGING = """
+status = warn
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = [%d] %p %m (%c)%n
+rootLogger.level = info
+rootLogger.appenderRef.out.ref = out
+"""
+
+
+class Kafka(Server):
+    name = "kafka"
+    title = "Kafka"
+
+    def install(self):
+        if not shutil.which("java"):
+            apt_install("openjdk-17-jre-headless")
+        if not self.jars():
+            if not shutil.which("mvn"):
+                apt_install("maven")
+            with locked_cache():
+                if not self.jars():
+                    self.download()
+
+    @staticmethod
+    def libraries():
+        """The folder of the jars; another version of Kafka has another one."""
+        return CACHE / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+
+    def jars(self):
+        return sorted(map(str, self.libraries().glob("*.jar")))
+
+    def download(self):
+        print("downloading Kafka's jars", flush=True)
+        target = self.libraries()
+        unfinished = target.with_suffix(".part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        run(["mvn", "-q", "-B", "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={unfinished}"])
+        unfinished.rename(target)
+
+    def java(self, main, *arguments):
+        # The heap is small, but it is there from the start. The exit on a full heap makes a broken broker a dead one.
+        flags = ["-Xms512m", "-Xmx512m", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true"]
+        logging = f"-Dlog4j2.configurationFile={self.directory / 'kafka-log4j2.properties'}"
+        return ["java", *flags, logging, "-cp", os.pathsep.join(self.jars()), main, *arguments]
+
+    def settings(self):
+        return self.directory / "kafka.properties"
+
+    def create(self):
+        (self.directory / "kafka-log4j2.properties").write_text(LOGGING)
+        ports = {"PLAINTEXT": self.port}
+        if self.tls:
+            ports |= {"SSL": self.port_of("kafka_ssl"), "SASL_SSL": self.port_of("kafka_sasl")}
+        listeners = ",".join(f"{name}://localhost:{port}" for name, port in ports.items())
+        settings = CONFIGURATION.format(listeners=listeners, controller=self.port_of("kafka_controller"), data=self.data)
+        self.settings().write_text(settings + (TLS.format(tls=self.tls) if self.tls else ""))
+        if not (self.data / "meta.properties").exists():
+            shutil.rmtree(self.data, ignore_errors=True)
+            run(self.java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", self.settings(), *SCRAM_USERS))
+
+    def command(self):
+        return self.java("kafka.Kafka", self.settings()), {}
+
+    def ready(self):
+        # Asking for these once spares the first client a wait: the internal topics are created when a coordinator is looked for,
+        # and the first producer id after a start is refused until the broker has fetched a block of them.
+        for kind in (GROUP, TRANSACTION):
+            find_coordinator(self.port, kind)
+        init_producer_id(self.port)
+
+    def load(self):
+        create_topics(self.port, TOPICS)
+
+
+# The few requests we need of Kafka's protocol: a JVM for its command line tools takes longer to start than the broker.
+
+GROUP, TRANSACTION = 0, 1
+FIND_COORDINATOR, CREATE_TOPICS, INIT_PRODUCER_ID = 10, 19, 22
+TOPIC_ALREADY_EXISTS = 36
+
+
+def text(value):
+    return struct.pack(">h", len(value)) + value.encode()
+
+
+def request(port, api, version, body):
+    """Send one request and return the answer's body."""
+    message = struct.pack(">hhi", api, version, 1) + text("servers") + body
+    with socket.create_connection(("localhost", port), timeout=20) as connection:
+        connection.sendall(struct.pack(">i", len(message)) + message)
+        with connection.makefile("rb") as answers:
+            header = answers.read(8)
+            if len(header) < 8:
+                raise Failure("Kafka closed the connection")
+            size, _ = struct.unpack(">ii", header)
+            return answers.read(size - 4)
+
+
+def find_coordinator(port, kind):
+    answer = request(port, FIND_COORDINATOR, 1, text("servers") + struct.pack(">b", kind))
+    (error,) = struct.unpack_from(">h", answer, 4)
+    if error:
+        raise Failure(f"no coordinator yet (Kafka's error code {error})")
+
+
+def init_producer_id(port):
+    answer = request(port, INIT_PRODUCER_ID, 1, struct.pack(">hi", -1, 0))
+    (error,) = struct.unpack_from(">h", answer, 4)
+    if error:
+        raise Failure(f"no producer id yet (Kafka's error code {error})")
+
+
+def create_topics(port, topics):
+    body = struct.pack(">i", len(topics))
+    for name, partitions in topics.items():
+        # One copy of each partition, no assignment by hand, no configuration.
+        body += text(name) + struct.pack(">ihii", partitions, 1, 0, 0)
+    answer = request(port, CREATE_TOPICS, 2, body + struct.pack(">i?", 20000, False))
+    position = 8
+    for _ in topics:
+        (length,) = struct.unpack_from(">h", answer, position)
+        name = answer[position + 2 : position + 2 + length].decode()
+        position += 2 + length
+        error, message = struct.unpack_from(">hh", answer, position)
+        reason = answer[position + 4 : position + 4 + max(message, 0)].decode()
+        position += 4 + max(message, 0)
+        if error not in (0, TOPIC_ALREADY_EXISTS):
+            raise Failure(f"Kafka did not create the topic {name}: {reason} (code {error})")

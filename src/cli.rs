@@ -1,0 +1,258 @@
+//! The command line: what may be written ([`RawArguments`]), and what it means once it is checked ([`Invocation`]).
+//!
+//! argh takes an option only in front of the subcommand that follows it. pg2ch's common options may stand anywhere, so
+//! they are moved to the front before argh sees them.
+
+mod raw;
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use argh::{ArgsInfo as _, EarlyExit, FlagInfoKind, FromArgs as _};
+
+pub use raw::RawArguments;
+use raw::{RawCommand, RawConfig, RawConfigAction, RawDeadLetters, RawDeadLettersAction};
+
+use crate::config::{self, Flags};
+use crate::error::{Error, Result};
+use crate::exit_code::ExitCode;
+use crate::limits::Limits;
+use crate::run::Legs;
+
+/// The shortest and the longest pause between the runs of `--every`, and the longest wait for the lock.
+const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+
+/// What pg2ch is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Move rows: `--once`, `--every`, `produce`, `consume`.
+    Run {
+        /// Which legs.
+        legs: Legs,
+        /// The pause before the next run; none for a single one. 1 second to 7 days.
+        every: Option<Duration>,
+    },
+    /// Create what is missing.
+    Init {
+        /// Print it instead.
+        print: bool,
+        /// Count what the topic holds as flagged and copied.
+        start_at_end: bool,
+    },
+    /// List the dead letters.
+    DeadLetters,
+    /// Insert the dead letters into the target again.
+    ReplayDeadLetters,
+    /// Show the effective configuration.
+    ShowConfig,
+    /// Print an example configuration.
+    GenerateConfig,
+}
+
+/// How much goes to standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Errors only: `--quiet`.
+    Quiet,
+    /// Warnings too, and on a terminal the summary of a run.
+    Normal,
+    /// What is done: `-v`.
+    Verbose,
+    /// Every step: `-vv`.
+    Debug,
+}
+
+/// A command line that is understood.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// What to do.
+    pub command: Command,
+    /// What it says about the configuration.
+    pub flags: Flags,
+    /// How much one run may do.
+    pub limits: Limits,
+    /// Whether the result is printed as JSON.
+    pub json: bool,
+    /// How much goes to standard error.
+    pub verbosity: Verbosity,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Parsed {
+    /// To do something.
+    Invocation(Box<Invocation>),
+    /// To print this text and be done: help, or the version.
+    Text(String),
+}
+
+/// Whether the result is wanted as JSON, for when the rest of the command line cannot be understood.
+#[must_use]
+pub fn wants_json(arguments: &[OsString]) -> bool {
+    arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json")
+}
+
+/// The help of pg2ch as a whole.
+#[must_use]
+pub fn help() -> String {
+    match RawArguments::from_args(&["pg2ch"], &["--help"]) {
+        Err(EarlyExit { output, .. }) => output,
+        Ok(_) => String::new(),
+    }
+}
+
+/// Understands the arguments, without the program's name.
+///
+/// # Errors
+/// 64 if they make no sense.
+pub fn parse(arguments: &[OsString]) -> Result<Parsed> {
+    let arguments: Option<Vec<&str>> = arguments.iter().map(|argument| argument.to_str()).collect();
+    let arguments = arguments.ok_or_else(|| usage("an argument is not UTF-8", "write it in UTF-8"))?;
+    let (common, rest) = hoist(&arguments)?;
+    let all: Vec<&str> = common.iter().chain(&rest).map(String::as_str).collect();
+    match RawArguments::from_args(&["pg2ch"], &all) {
+        Ok(raw) if raw.version => Ok(Parsed::Text(format!("pg2ch {}\n", env!("CARGO_PKG_VERSION")))),
+        Ok(raw) => Ok(Parsed::Invocation(Box::new(validate(raw)?))),
+        Err(EarlyExit { output, status: Ok(()) }) => Ok(Parsed::Text(output)),
+        Err(EarlyExit { output, status: Err(()) }) => Err(usage(&presentable(&output), &hint_for(&rest))),
+    }
+}
+
+const SEE_HELP: &str = "`pg2ch --help` shows what there is";
+
+fn usage(why: &str, hint: &str) -> Error {
+    Error::new(ExitCode::Usage, "cannot understand the command line", why, hint)
+}
+
+/// argh's message on one line, without a word that may be a URL with a password in it.
+fn presentable(message: &str) -> String {
+    let words = message.split_whitespace().map(|word| if word.contains("://") || word.contains('@') { "****" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// What was meant by the first word that nobody knows, if one comes close.
+fn hint_for(rest: &[String]) -> String {
+    let mut known = vec!["--help"];
+    let mut commands = vec![RawArguments::get_args_info()];
+    while let Some(command) = commands.pop() {
+        known.extend(command.flags.iter().map(|flag| flag.long));
+        known.extend(command.commands.iter().map(|sub| sub.name));
+        commands.extend(command.commands.into_iter().map(|sub| sub.command));
+    }
+    let stranger = rest.iter().find(|word| !known.contains(&word.as_str()));
+    match stranger.and_then(|word| config::nearest(word, known)) {
+        Some(near) => format!("did you mean `{near}`? {SEE_HELP}"),
+        None => SEE_HELP.to_owned(),
+    }
+}
+
+/// Takes the common options out of the rest, splits `--option=value`, and spells `-vv` as `-v -v`.
+fn hoist(arguments: &[&str]) -> Result<(Vec<String>, Vec<String>)> {
+    let common = RawArguments::get_args_info().flags;
+    let (mut front, mut rest) = (Vec::new(), Vec::new());
+    let mut arguments = arguments.iter();
+    while let Some(&argument) = arguments.next() {
+        if argument == "--" {
+            rest.push(argument.to_owned());
+            rest.extend(arguments.by_ref().map(|a| (*a).to_owned()));
+            break;
+        }
+        if argument.len() > 2 && argument.strip_prefix('-').is_some_and(|letters| letters.chars().all(|c| c == 'v')) {
+            front.extend((1..argument.len()).map(|_| "-v".to_owned()));
+            continue;
+        }
+        let (name, joined) = match argument.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name, Some(value)),
+            _ => (argument, None),
+        };
+        let is_help = matches!(name, "-h" | "--help");
+        let flag = common.iter().find(|flag| !is_help && (flag.long == name || is_short(name, flag.short)));
+        match flag.map(|flag| &flag.kind) {
+            Some(FlagInfoKind::Option { .. }) => {
+                let value = joined.or_else(|| arguments.next().copied());
+                let value = value.ok_or_else(|| usage(&format!("{name} needs a value after it"), SEE_HELP))?;
+                front.extend([name.to_owned(), value.to_owned()]);
+            }
+            Some(FlagInfoKind::Switch) if joined.is_some() => {
+                return Err(usage(&format!("{name} takes no value"), SEE_HELP));
+            }
+            Some(FlagInfoKind::Switch) => front.push(name.to_owned()),
+            None => rest.extend([Some(name), joined].into_iter().flatten().map(str::to_owned)),
+        }
+    }
+    Ok((front, rest))
+}
+
+fn is_short(name: &str, short: Option<char>) -> bool {
+    short.is_some_and(|short| name.strip_prefix('-').is_some_and(|rest| rest.chars().eq([short])))
+}
+
+fn validate(raw: RawArguments) -> Result<Invocation> {
+    let limits = Limits {
+        max_rows: raw.max_rows.as_deref().map(|text| count("--max-rows", text)).transpose()?,
+        max_seconds: raw.max_seconds.as_deref().map(|text| count("--max-seconds", text)).transpose()?,
+        wait_lock: raw.wait_lock.as_deref().map_or(Ok(Duration::ZERO), |text| interval("--wait-lock", text))?,
+    };
+    let every = raw.every.as_deref().map(|text| interval("--every", text)).transpose()?;
+    let verbosity = match (raw.quiet, raw.verbose) {
+        (true, 0) => Verbosity::Quiet,
+        (true, _) => return Err(usage("--quiet and -v contradict each other", "choose one of the two")),
+        (false, 0) => Verbosity::Normal,
+        (false, 1) => Verbosity::Verbose,
+        (false, _) => Verbosity::Debug,
+    };
+    Ok(Invocation {
+        command: command(raw.command, raw.once, every)?,
+        flags: Flags { config: raw.config, tables: raw.table },
+        limits,
+        json: raw.json,
+        verbosity,
+    })
+}
+
+fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Result<Command> {
+    if once && every.is_some() {
+        return Err(usage("--once and --every contradict each other", "choose one of the two"));
+    }
+    let legs = match raw {
+        None if once || every.is_some() => Legs::Both,
+        None => return Err(usage("it does not say what to do", "`pg2ch --once` makes one run; `pg2ch --help` shows the rest")),
+        Some(RawCommand::Produce(_)) => Legs::Produce,
+        Some(RawCommand::Consume(_)) => Legs::Consume,
+        Some(_) if once || every.is_some() => {
+            return Err(usage("--once and --every are for moving rows: alone, or with produce or consume", SEE_HELP));
+        }
+        Some(RawCommand::Init(init)) => return Ok(Command::Init { print: init.print, start_at_end: init.start_at_end }),
+        Some(RawCommand::DeadLetters(RawDeadLetters { action: None })) => return Ok(Command::DeadLetters),
+        Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Replay(_)) })) => {
+            return Ok(Command::ReplayDeadLetters);
+        }
+        Some(RawCommand::Config(RawConfig { action: Some(RawConfigAction::Show(_)) })) => return Ok(Command::ShowConfig),
+        Some(RawCommand::Config(RawConfig { action: Some(RawConfigAction::Generate(_)) })) => {
+            return Ok(Command::GenerateConfig);
+        }
+        Some(RawCommand::Config(RawConfig { action: None })) => {
+            return Err(usage("`config` needs one more word", "`pg2ch config show` or `pg2ch config generate`"));
+        }
+    };
+    Ok(Command::Run { legs, every })
+}
+
+fn count(option: &str, text: &str) -> Result<u64> {
+    match text.parse() {
+        Ok(number @ 1..) => Ok(number),
+        _ => Err(usage(&format!("{option} {text:?} is not a whole number of at least 1"), "leave it out for no limit")),
+    }
+}
+
+fn interval(option: &str, text: &str) -> Result<Duration> {
+    let (shortest, longest) = INTERVALS;
+    match config::duration(text) {
+        Ok(duration) if (shortest..=longest).contains(&duration) => Ok(duration),
+        Ok(_) => Err(usage(&format!("{option} {text:?} is not from 1s to 7days"), &format!("such as `{option} 30s`"))),
+        Err(why) => Err(usage(&format!("{option} {text:?} {why}"), &format!("write its unit, such as `{option} 30s`"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

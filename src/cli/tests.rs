@@ -1,0 +1,141 @@
+//! What the command line takes, in which order, and what it refuses.
+
+use std::path::PathBuf;
+
+use super::*;
+
+fn parsed(line: &str) -> Result<Parsed> {
+    let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+    parse(&arguments)
+}
+
+fn invocation(line: &str) -> Invocation {
+    match parsed(line) {
+        Ok(Parsed::Invocation(invocation)) => *invocation,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn text(line: &str) -> String {
+    match parsed(line) {
+        Ok(Parsed::Text(text)) => text,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn each_command_has_its_words() {
+    let seconds = |s| Some(Duration::from_secs(s));
+    for (line, command) in [
+        ("--once", Command::Run { legs: Legs::Both, every: None }),
+        ("--every 30s", Command::Run { legs: Legs::Both, every: seconds(30) }),
+        ("--every=5m", Command::Run { legs: Legs::Both, every: seconds(300) }),
+        ("produce", Command::Run { legs: Legs::Produce, every: None }),
+        ("consume --every 30s", Command::Run { legs: Legs::Consume, every: seconds(30) }),
+        ("init", Command::Init { print: false, start_at_end: false }),
+        ("init --print --start-at-end", Command::Init { print: true, start_at_end: true }),
+        ("dead-letters", Command::DeadLetters),
+        ("dead-letters replay", Command::ReplayDeadLetters),
+        ("config show", Command::ShowConfig),
+        ("config generate", Command::GenerateConfig),
+    ] {
+        assert_eq!(invocation(line).command, command, "{line}");
+    }
+}
+
+#[test]
+fn common_options_may_stand_anywhere() {
+    for line in [
+        "--json --config c.toml --table a --table b --max-rows 5 --max-seconds 6 --wait-lock 5m -v dead-letters replay",
+        "dead-letters --json --config=c.toml --table=a replay --table b --max-rows=5 --max-seconds 6 --wait-lock=5m --verbose",
+        "dead-letters replay -v --table a --table b --wait-lock 300s --max-seconds 6 --max-rows 5 --config c.toml --json",
+    ] {
+        let invocation = invocation(line);
+        assert_eq!(invocation.command, Command::ReplayDeadLetters, "{line}");
+        assert_eq!(invocation.flags.config, Some(PathBuf::from("c.toml")), "{line}");
+        assert_eq!(invocation.flags.tables, ["a", "b"], "{line}");
+        assert_eq!((invocation.limits.max_rows, invocation.limits.max_seconds), (Some(5), Some(6)), "{line}");
+        assert_eq!(invocation.limits.wait_lock, Duration::from_secs(300), "{line}");
+        assert!(invocation.json, "{line}");
+        assert_eq!(invocation.verbosity, Verbosity::Verbose, "{line}");
+    }
+}
+
+#[test]
+fn verbosity_adds_up() {
+    for (line, verbosity) in [
+        ("--once", Verbosity::Normal),
+        ("--once -q", Verbosity::Quiet),
+        ("--once -v", Verbosity::Verbose),
+        ("-v --once -v", Verbosity::Debug),
+        ("--once -vv", Verbosity::Debug),
+    ] {
+        assert_eq!(invocation(line).verbosity, verbosity, "{line}");
+    }
+}
+
+#[test]
+fn help_is_there_for_every_command_in_any_order() {
+    assert!(text("--help").starts_with("Usage: pg2ch --once"));
+    assert!(text("--json --help").contains("dead-letters"));
+    assert!(text("--help --json").contains("--wait-lock"));
+    assert!(text("init --help").contains("--start-at-end"));
+    assert!(text("-h").contains("--max-rows"));
+    assert!(text("config generate --json -h").contains("pg2ch config generate"));
+    assert_eq!(text("--version"), concat!("pg2ch ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(help(), text("--help"));
+}
+
+#[test]
+fn what_makes_no_sense_is_a_usage_error_with_a_hint() {
+    for line in [
+        "--json",
+        "--once --every 30s",
+        "init --once",
+        "config show --every 5s",
+        "config",
+        "--every",
+        "--every 30",
+        "--every 0s",
+        "--every 30d",
+        "--once --max-rows 0",
+        "--once --max-rows -1",
+        "--once --max-seconds x",
+        "--once --wait-lock x",
+        "--once --quiet -v",
+        "--once --json=yes",
+        "--once --colour",
+        "--twice",
+        "produce consume",
+        "dead-letters reply",
+    ] {
+        let error = parsed(line).expect_err(line);
+        assert_eq!(error.exit_code(), ExitCode::Usage, "{line}");
+        assert!(!error.why().contains('\n') && !error.hint().is_empty(), "{line}: {error}");
+    }
+}
+
+#[test]
+fn a_slip_of_the_keyboard_is_answered_with_the_word_that_was_meant() {
+    for (line, near) in
+        [("--onec", "--once"), ("prodcue --json", "produce"), ("init --pritn", "--print"), ("config shwo", "show")]
+    {
+        let error = parsed(line).expect_err(line);
+        assert!(error.hint().contains(&format!("`{near}`")), "{line}: {error}");
+    }
+}
+
+#[test]
+fn a_url_that_strays_onto_the_command_line_is_not_repeated() {
+    for line in ["postgres://app:hunter2@h/d", "--once --url=postgres://app:hunter2@h", "produce http://app:hunter2@h"] {
+        let error = parsed(line).expect_err(line);
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn json_is_recognised_even_where_the_rest_is_not() {
+    let arguments = ["--nonsense", "--json"].map(OsString::from);
+    assert!(wants_json(&arguments));
+    assert!(!wants_json(&["--", "--json"].map(OsString::from)));
+}

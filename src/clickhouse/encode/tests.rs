@@ -1,0 +1,249 @@
+//! Whole records against whole tables, and records that are no records.
+
+mod properties;
+
+use super::cases::{Expected, edges, generated};
+use super::*;
+
+const POSITION: Position = Position { partition: 3, offset: 1_000, timestamp_ms: 1_767_322_800_123 };
+
+fn column(name: &str, type_name: &str, default_kind: DefaultKind) -> Column {
+    Column { name: name.to_owned(), type_name: type_name.to_owned(), default_kind }
+}
+
+fn plain(columns: &[(&str, &str)]) -> RowEncoder {
+    let columns: Vec<Column> =
+        columns.iter().map(|(name, type_name)| column(name, type_name, DefaultKind::None)).collect();
+    RowEncoder::new(&columns).unwrap()
+}
+
+fn encoded(encoder: &mut RowEncoder, record: &str) -> Result<Vec<u8>, Refusal> {
+    let mut out = b"before".to_vec();
+    let result = encoder.encode(POSITION, record.as_bytes(), &mut out);
+    let appended = out.strip_prefix(b"before").expect("what was there stays").to_vec();
+    assert!(result.is_ok() || appended.is_empty(), "a refused record leaves nothing: {record}");
+    result.map(|()| appended)
+}
+
+fn rule(encoder: &mut RowEncoder, record: &str) -> String {
+    encoded(encoder, record).unwrap_err().to_string()
+}
+
+fn logins() -> RowEncoder {
+    plain(&[
+        ("id", "Int64"),
+        ("user_id", "Int64"),
+        ("event_type", "LowCardinality(String)"),
+        ("event_time", "DateTime64(6, 'UTC')"),
+        ("details", "Nullable(String)"),
+        ("_partition", "Int32"),
+        ("_offset", "Int64"),
+        ("_timestamp", "DateTime64(3, 'UTC')"),
+        ("_ingested_at", "DateTime64(3, 'UTC')"),
+    ])
+}
+
+const LOGIN: &str = r#"{"id":12345,"user_id":77,"event_type":"login","event_time":"2026-01-02T03:04:05.123456+00:00","details":{"ip": "127.0.0.1"}}"#;
+
+#[test]
+fn every_case_of_the_table_is_shown_or_refused() {
+    for case in edges().into_iter().chain(generated(1, 5_000)) {
+        let mut encoder = plain(&[("v", &case.column_type)]).with_calendar_range(case.range);
+        match (&case.expected, encoded(&mut encoder, &case.record())) {
+            (Expected::Shown(_), Ok(_)) => {}
+            (Expected::Refused(rule), Err(refusal)) if refusal.rule.contains(rule) => {}
+            (_, other) => panic!("{case:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_row_is_its_columns_and_then_its_position() {
+    let mut encoder = logins();
+    assert_eq!(encoder.format(), "RowBinary");
+    let columns = ["id", "user_id", "event_type", "event_time", "details", "_partition", "_offset", "_timestamp"];
+    assert_eq!(encoder.insert_columns(), columns);
+    let mut expected = Vec::new();
+    expected.extend_from_slice(&12_345_i64.to_le_bytes());
+    expected.extend_from_slice(&77_i64.to_le_bytes());
+    expected.extend_from_slice(b"\x05login");
+    expected.extend_from_slice(&1_767_323_045_123_456_i64.to_le_bytes());
+    expected.extend_from_slice(b"\x00\x13{\"ip\": \"127.0.0.1\"}");
+    expected.extend_from_slice(&3_i32.to_le_bytes());
+    expected.extend_from_slice(&1_000_i64.to_le_bytes());
+    expected.extend_from_slice(&1_767_322_800_123_i64.to_le_bytes());
+    assert_eq!(encoded(&mut encoder, LOGIN), Ok(expected));
+}
+
+#[test]
+fn the_order_of_the_fields_does_not_matter() {
+    let mut encoder = plain(&[("a", "Int8"), ("b", "String"), ("c", "Array(Int8)")]);
+    let orders = [
+        r#"{"a":1,"b":"x","c":[2]}"#,
+        r#"{"c":[2],"b":"x","a":1}"#,
+        r#"{"b":"x","a":1,"c":[2]}"#,
+        r#" { "c" : [ 2 ] , "a" : 1 , "b" : "x" } "#,
+        r#"{"\u0061":1,"\u0062":"\u0078","c":[2]}"#,
+    ];
+    // Twice: once learning each order, once knowing another.
+    for record in orders.iter().chain(&orders) {
+        assert_eq!(encoded(&mut encoder, record), Ok(b"\x01\x01x\x01\x02".to_vec()), "{record}");
+    }
+}
+
+#[test]
+fn names_may_hold_anything() {
+    let names = ["\"quoted\"", "back\\slash", "new\nline", "control\u{1}", "ünï", "", "a b"];
+    let mut encoder = plain(&names.map(|name| (name, "Int8")));
+    let plainly = r#"{"\"quoted\"":0,"back\\slash":1,"new\nline":2,"control\u0001":3,"ünï":4,"":5,"a b":6}"#;
+    let escaped = r#"{"\u0022quoted\u0022":0,"back\u005cslash":1,"new\u000Aline":2,"control\u0001":3,"\u00fcn\u00EF":4,"":5,"a\u0020b":6}"#;
+    for record in [plainly, escaped] {
+        assert_eq!(encoded(&mut encoder, record), Ok(vec![0, 1, 2, 3, 4, 5, 6]));
+    }
+}
+
+#[test]
+fn unknown_duplicate_and_missing_fields_are_refused() {
+    let mut encoder = plain(&[("a", "Int8"), ("b", "Nullable(Int8)")]);
+    assert_eq!(
+        rule(&mut encoder, r#"{"a":1,"b":2,"other":[1, 2]}"#),
+        r#"column "other" refuses [1, 2]: the target has no such column"#
+    );
+    assert!(rule(&mut encoder, r#"{"a":1,"a":1,"b":2}"#).contains("the field is there twice"));
+    assert!(rule(&mut encoder, r#"{"a":1,"\u0061":1,"b":2}"#).contains("the field is there twice"));
+    assert!(rule(&mut encoder, r#"{"a":1}"#).starts_with(r#"column "b" refuses {"a":1}: the record lacks"#));
+    assert!(rule(&mut encoder, "{}").starts_with(r#"column "a" refuses {}: the record lacks"#));
+}
+
+#[test]
+fn a_record_of_an_older_shape_may_lack_nullable_columns() {
+    let columns = [("a", "Int8"), ("b", "Nullable(Int8)"), ("c", "Tuple(x Int8, y Nullable(Int8))")];
+    let mut encoder = plain(&columns).with_missing_as_null(true);
+    assert_eq!(encoded(&mut encoder, r#"{"a":1,"c":{"x":2}}"#), Ok(vec![1, 1, 2, 1]));
+    assert!(rule(&mut encoder, r#"{"b":1,"c":{"x":2}}"#).contains("lacks this field"));
+    let mut strict = encoder.with_missing_as_null(false);
+    assert!(rule(&mut strict, r#"{"a":1,"b":1,"c":{"x":2}}"#).starts_with(r#"column "c.y" refuses {"x":2}"#));
+}
+
+#[test]
+fn a_default_is_left_to_the_server() {
+    let columns = [
+        column("a", "Int8", DefaultKind::None),
+        column("b", "Int8", DefaultKind::Default),
+        column("_offset", "UInt64", DefaultKind::None),
+    ];
+    let mut encoder = RowEncoder::new(&columns).unwrap();
+    assert_eq!(encoder.format(), "RowBinaryWithDefaults");
+    let offset = [0, 0xe8, 3, 0, 0, 0, 0, 0, 0];
+    assert_eq!(encoded(&mut encoder, r#"{"a":1,"b":2}"#), Ok([&[0, 1, 0, 2][..], &offset].concat()));
+    assert_eq!(encoded(&mut encoder, r#"{"b":2,"a":1}"#), Ok([&[0, 1, 0, 2][..], &offset].concat()));
+    assert_eq!(encoded(&mut encoder, r#"{"a":1}"#), Ok([&[0, 1, 1][..], &offset].concat()));
+    assert!(rule(&mut encoder, r#"{"a":1,"b":null}"#).contains("not Nullable"));
+    assert!(rule(&mut encoder, r#"{"b":2}"#).contains("lacks this field"));
+}
+
+#[test]
+fn columns_that_take_no_values_say_why() {
+    let columns = [
+        column("a", "Int8", DefaultKind::None),
+        column("m", "Dynamic", DefaultKind::Materialized),
+        column("l", "Int8", DefaultKind::Alias),
+        column("_ingested_at", "DateTime64(3)", DefaultKind::Default),
+        column("_partition", "Int32", DefaultKind::None),
+    ];
+    let mut encoder = RowEncoder::new(&columns).unwrap();
+    assert_eq!(encoder.insert_columns(), ["a", "_partition"]);
+    assert_eq!(encoder.format(), "RowBinary");
+    assert!(rule(&mut encoder, r#"{"a":1,"m":1}"#).contains("MATERIALIZED"));
+    assert!(rule(&mut encoder, r#"{"a":1,"l":1}"#).contains("ALIAS"));
+    assert!(rule(&mut encoder, r#"{"a":1,"_partition":1}"#).contains("pg2ch's own"));
+    assert!(rule(&mut encoder, r#"{"a":1,"_ingested_at":1}"#).contains("pg2ch's own"));
+}
+
+#[test]
+fn the_column_of_an_unknown_type_is_named() {
+    let columns = [column("a", "Int8", DefaultKind::None), column("b", "Array(Dynamic)", DefaultKind::None)];
+    let error = RowEncoder::new(&columns).unwrap_err();
+    assert_eq!(error.column.as_deref(), Some("b"));
+    assert_eq!(error.type_name, "Dynamic");
+    let own = [column("_offset", "Int16", DefaultKind::None)];
+    assert_eq!(RowEncoder::new(&own).unwrap_err().column.as_deref(), Some("_offset"));
+}
+
+#[test]
+fn the_position_is_checked_like_any_value() {
+    let mut encoder = plain(&[("_offset", "UInt64"), ("_timestamp", "DateTime64(6, 'UTC')")]);
+    let mut out = Vec::new();
+    encoder.encode(POSITION, b"{}", &mut out).unwrap();
+    assert_eq!(out[8..], 1_767_322_800_123_000_i64.to_le_bytes());
+    for (position, name) in [
+        (Position { offset: -1, ..POSITION }, "_offset"),
+        (Position { timestamp_ms: i64::MAX, ..POSITION }, "_timestamp"),
+        (Position { timestamp_ms: i64::MIN, ..POSITION }, "_timestamp"),
+    ] {
+        let refusal = encoder.encode(position, b"{}", &mut out).unwrap_err();
+        assert_eq!(refusal.column.as_deref(), Some(name));
+        assert_eq!(out.len(), 16);
+    }
+}
+
+#[test]
+fn what_is_no_record_is_refused() {
+    let mut encoder = plain(&[("a", "String")]);
+    for (record, part) in [
+        ("", "a record without a value"),
+        (" ", "not valid JSON at byte 1"),
+        ("null", "null"),
+        ("[]", "an array"),
+        ("\"{}\"", "a string"),
+        ("{", "not valid JSON"),
+        ("{\"a\"", "not valid JSON"),
+        ("{\"a\":", "not valid JSON"),
+        ("{\"a\":1", "not valid JSON"),
+        ("{\"a\":1,", "not valid JSON"),
+        ("{\"a\":1,}", "not valid JSON"),
+        ("{\"a\":1}}", "not valid JSON at byte 7: expected the record's end, found '}'"),
+        ("{\"a\":1} {\"a\":1}", "not valid JSON"),
+        ("{a:1}", "not valid JSON"),
+        ("{'a':1}", "not valid JSON"),
+        ("\u{feff}{\"a\":1}", "not valid JSON"),
+    ] {
+        let refusal = encoded(&mut encoder, record).unwrap_err();
+        assert!(refusal.rule.contains(part), "{record}: {refusal}");
+    }
+    let refusal = encoder.encode(POSITION, b"{\"a\":\"\xff\"}", &mut Vec::new()).unwrap_err();
+    assert_eq!(refusal.rule, "not valid UTF-8 at byte 6");
+}
+
+#[test]
+fn null_at_the_top_is_no_record() {
+    assert_eq!(rule(&mut logins(), "null"), "the record is refused: null, but a record is an object: null");
+}
+
+#[test]
+fn deep_nesting_is_refused_not_followed() {
+    let mut encoder = plain(&[("a", "String")]);
+    let nested = |depth: usize| format!("{{\"a\":{}1{}}}", "[".repeat(depth), "]".repeat(depth));
+    assert!(encoded(&mut encoder, &nested(1_024)).is_ok());
+    assert!(rule(&mut encoder, &nested(1_025)).contains("nested more than 1024 levels deep"));
+    assert!(rule(&mut encoder, &format!("{{\"a\":{}", "[{\"x\":".repeat(500_000))).contains("levels deep"));
+    let mut arrays = plain(&[("a", "Array(Array(Int8))")]);
+    assert!(encoded(&mut arrays, &nested(1_000_000)).is_err());
+}
+
+#[test]
+fn a_refusal_shows_the_value_but_not_all_of_it() {
+    let mut encoder = plain(&[("a", "Int8"), ("b", "Array(Tuple(c Int8))")]);
+    let long = format!("{{\"a\":\"{}\"}}", "é".repeat(10_000));
+    let refusal = encoded(&mut encoder, &long).unwrap_err();
+    assert!(refusal.value.len() <= MAX_EXCERPT && refusal.value.starts_with("\"éé"));
+    let inner = encoded(&mut encoder, r#"{"a":1,"b":[{"c":1},{"c": 300 }]}"#).unwrap_err();
+    assert_eq!((inner.column.as_deref(), inner.value.as_str()), (Some("b.c"), "300"));
+}
+
+#[test]
+fn settings_are_asked_for_only_where_they_matter() {
+    assert_eq!(logins().settings().len(), 1);
+    let json = plain(&[("a", "Array(Nullable(String))"), ("b", "JSON")]);
+    assert!(json.settings().contains(&("input_format_binary_read_json_as_string", "1")));
+}

@@ -1,0 +1,256 @@
+//! ClickHouse's HTTP interface through ureq: one request, one answer, no retries and no redirects of its own.
+
+use std::fmt;
+use std::io::Read;
+use std::sync::Arc;
+
+use ureq::Agent;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::exit_code::ExitCode;
+
+/// The most of an answer that is read. The largest, what the target holds of one batch, stays far below.
+const MAX_ANSWER: u64 = 256 << 20;
+
+/// The most of an exception that is told.
+const MAX_TOLD: usize = 2_000;
+
+/// A client of one server.
+#[derive(Clone, Debug)]
+pub struct Http {
+    agent: Agent,
+    url: String,
+    user: String,
+    password: crate::config::Secret,
+}
+
+/// What the server answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// The result.
+    Ok(Vec<u8>),
+    /// An exception.
+    Exception(Exception),
+}
+
+/// ClickHouse's own error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// Its number (`src/Common/ErrorCodes.cpp` lists them); 0 if the answer has none: it may not be ClickHouse that answered.
+    pub code: i32,
+    /// HTTP status.
+    pub status: u16,
+    /// The server's own words.
+    pub message: String,
+}
+
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.code == 0 {
+            write!(f, "HTTP status {}: {}", self.status, self.message)
+        } else {
+            f.write_str(&self.message)
+        }
+    }
+}
+
+impl Http {
+    /// Makes a client; no connection is made.
+    ///
+    /// # Errors
+    /// 78 if the certificates cannot be read.
+    pub fn new(config: &Config) -> Result<Self> {
+        let clickhouse = &config.clickhouse;
+        let mut tls = TlsConfig::builder().provider(TlsProvider::NativeTls).root_certs(RootCerts::PlatformVerifier);
+        if let Some(file) = &clickhouse.ca_cert {
+            tls = tls.root_certs(RootCerts::Specific(Arc::new(read_certificates(file)?)));
+        }
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .timeout_connect(Some(config.timeouts.connect))
+            .timeout_global(Some(config.timeouts.clickhouse))
+            .tls_config(tls.build())
+            .user_agent(concat!("pg2ch/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        Ok(Self {
+            agent,
+            url: clickhouse.url.trim_end_matches('/').to_owned(),
+            user: clickhouse.user.clone(),
+            password: clickhouse.password.clone(),
+        })
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.url
+    }
+
+    /// Sends a statement, its data, and settings as URL parameters. `Err` is a request without an answer: it may or may
+    /// not have been carried out.
+    ///
+    /// # Errors
+    /// The transport's.
+    pub fn send(&self, sql: &str, settings: &[(&str, &str)], data: &[u8]) -> Result<Answer, ureq::Error> {
+        let mut request = self
+            .agent
+            .post(format!("{}/", self.url))
+            .header("X-ClickHouse-User", &self.user)
+            .header("X-ClickHouse-Key", self.password.reveal())
+            .content_type("application/octet-stream");
+        for (name, value) in settings {
+            request = request.query(*name, *value);
+        }
+        // A statement without data goes into the body, where no proxy limits its length.
+        let mut response = if data.is_empty() {
+            request.send(sql.as_bytes())?
+        } else {
+            request.query("query", sql).send(data)?
+        };
+        let status = response.status().as_u16();
+        let header = response.headers().get("X-ClickHouse-Exception-Code").and_then(|code| code.to_str().ok());
+        let code = header.and_then(|code| code.parse().ok());
+        let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?;
+        if status == 200 && code.is_none() {
+            return Ok(Answer::Ok(body));
+        }
+        let message = String::from_utf8_lossy(&body);
+        let message = message.trim();
+        let code = code.or_else(|| code_in(message)).unwrap_or(0);
+        Ok(Answer::Exception(Exception { code, status, message: cut(message) }))
+    }
+
+    /// Asks a question that changes nothing; `what` says, for a message, what cannot be done.
+    ///
+    /// # Errors
+    /// ClickHouse's, sorted by exit code.
+    pub fn ask(&self, what: &str, sql: &str, settings: &[(&str, &str)]) -> Result<Vec<u8>> {
+        match self.send(sql, settings, &[]) {
+            Ok(Answer::Ok(body)) => Ok(body),
+            Ok(Answer::Exception(exception)) => Err(self.explain(what, &exception)),
+            Err(error) => Err(self.unreachable(what, error)),
+        }
+    }
+
+    /// Tells an exception.
+    #[must_use]
+    pub fn explain(&self, what: &str, exception: &Exception) -> Error {
+        let (exit, hint) = sort(exception);
+        Error::new(exit, format!("{what} in ClickHouse at {}", self.url), exception, hint)
+    }
+
+    /// Tells a request that got no answer.
+    #[must_use]
+    pub fn unreachable(&self, what: &str, error: ureq::Error) -> Error {
+        let exit = match &error {
+            ureq::Error::Tls(_) | ureq::Error::NativeTls(_) => ExitCode::Config,
+            _ => ExitCode::Unavailable,
+        };
+        Error::new(
+            exit,
+            format!("{what} in ClickHouse at {}", self.url),
+            &error,
+            "check that the server runs and that [clickhouse] url and its certificates are right; the next run goes on from here",
+        )
+        .with_source(error)
+    }
+}
+
+fn read_certificates(file: &std::path::Path) -> Result<Vec<ureq::tls::Certificate<'static>>> {
+    let fail = |why: String| {
+        Error::config(
+            format!("cannot use [clickhouse] ca_cert {}", file.display()),
+            why,
+            "name a PEM file with the certificates of the authorities to trust",
+        )
+    };
+    let mut pem = Vec::new();
+    std::fs::File::open(file)
+        .and_then(|mut file| file.read_to_end(&mut pem))
+        .map_err(|error| fail(error.to_string()))?;
+    let mut certificates = Vec::new();
+    for item in parse_pem(&pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(|error| fail(error.to_string()))? {
+            certificates.push(certificate);
+        }
+    }
+    if certificates.is_empty() {
+        return Err(fail("it holds no certificate".into()));
+    }
+    Ok(certificates)
+}
+
+/// Servers before 20.x send no code in the headers, but begin their message with it.
+fn code_in(message: &str) -> Option<i32> {
+    let rest = message.strip_prefix("Code: ")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
+
+fn cut(message: &str) -> String {
+    let mut end = message.len().min(MAX_TOLD);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    message[..end].to_owned()
+}
+
+fn sort(exception: &Exception) -> (ExitCode, &'static str) {
+    match exception.code {
+        // AUTHENTICATION_FAILED, and the names that it had before.
+        516 | 192..=194 => {
+            (ExitCode::Permission, "check user and password (PG2CH_CLICKHOUSE_URL, PG2CH_CLICKHOUSE_PASSWORD)")
+        }
+        // ACCESS_DENIED, READONLY.
+        497 | 164 => (ExitCode::Permission, "grant the user what docs/grants.md lists, and a profile that is not readonly"),
+        // UNKNOWN_TABLE, UNKNOWN_DATABASE.
+        60 | 81 => (ExitCode::Config, "run `pg2ch init` to create the target table, or correct `target` in [[table]]"),
+        // NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_SETTING, UNKNOWN_FUNCTION, SYNTAX_ERROR, NOT_IMPLEMENTED,
+        // SETTING_CONSTRAINT_VIOLATION.
+        16 | 47 | 115 | 46 | 62 | 48 | 452 => (
+            ExitCode::Config,
+            "the server does not take this statement: run `pg2ch check`; the table may have changed, or the server be too old",
+        ),
+        0 if matches!(exception.status, 401 | 403) => {
+            (ExitCode::Permission, "check user and password, and any proxy in front of ClickHouse")
+        }
+        0 if matches!(exception.status, 300..=399 | 404) => {
+            (ExitCode::Config, "[clickhouse] url does not lead to ClickHouse's HTTP interface (port 8123, or 8443 for https)")
+        }
+        _ => (ExitCode::Unavailable, "the server cannot serve this now; the next run goes on from here"),
+    }
+}
+
+/// An identifier, quoted.
+#[must_use]
+pub fn quote(identifier: &str) -> String {
+    format!("`{}`", identifier.replace('\\', "\\\\").replace('`', "\\`"))
+}
+
+/// A string literal.
+#[must_use]
+pub fn text(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_is_found_in_the_message_of_an_old_server() {
+        assert_eq!(code_in("Code: 60, e.displayText() = DB::Exception: Table x doesn't exist."), Some(60));
+        assert_eq!(code_in("<html>Bad gateway</html>"), None);
+    }
+
+    #[test]
+    fn names_and_texts_are_quoted() {
+        assert_eq!(quote("a`b\\c"), "`a\\`b\\\\c`");
+        assert_eq!(text("it's \\"), "'it\\'s \\\\'");
+    }
+}

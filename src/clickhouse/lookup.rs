@@ -1,0 +1,46 @@
+//! Which records of a range the target holds.
+//!
+//! The minmax index on `(_partition, _offset)` makes this quick where the key's order follows the offsets.
+
+use std::collections::HashSet;
+
+use super::target_table::ClickHouseTarget;
+use super::{Ranges, RecordId};
+use crate::error::{Error, Result};
+
+/// Int32, Int64 and Int64, as RowBinary has them.
+const ROW: usize = 20;
+
+impl ClickHouseTarget {
+    pub(super) fn lookup(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {
+        let what = format!("cannot ask which records {} holds", self.name());
+        if ranges.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let conditions: Vec<String> = ranges
+            .iter()
+            .map(|(partition, (start, end))| {
+                format!("(_partition = {partition} AND _offset >= {start} AND _offset < {end})")
+            })
+            .collect();
+        let sql = format!(
+            "SELECT toInt32(_partition), toInt64(_offset), toUnixTimestamp64Milli(_timestamp) FROM {} WHERE {} FORMAT RowBinary",
+            self.sql_name(),
+            conditions.join(" OR "),
+        );
+        let settings = self.settings()?.ask.clone();
+        let answer = self.http().ask(&what, &sql, &settings)?;
+        if answer.len() % ROW != 0 {
+            return Err(Error::bug(what, format!("the answer has {} bytes, which is no number of rows", answer.len())));
+        }
+        Ok(answer.chunks_exact(ROW).filter_map(parse).collect())
+    }
+}
+
+fn parse(row: &[u8]) -> Option<RecordId> {
+    Some(RecordId {
+        partition: i32::from_le_bytes(row.get(..4)?.try_into().ok()?),
+        offset: i64::from_le_bytes(row.get(4..12)?.try_into().ok()?),
+        timestamp_ms: i64::from_le_bytes(row.get(12..20)?.try_into().ok()?),
+    })
+}

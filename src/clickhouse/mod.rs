@@ -1,0 +1,104 @@
+//! What pg2ch asks of ClickHouse, over its HTTP interface.
+
+pub mod column_type;
+pub mod encode;
+mod http;
+mod insert;
+mod lookup;
+mod settings;
+mod target_table;
+
+pub use http::{Answer, Exception, Http, quote, text};
+pub use target_table::ClickHouseTarget;
+
+use std::collections::HashSet;
+
+use crate::batch::Offsets;
+use crate::error::{Error, Result};
+use column_type::Column;
+
+/// What identifies the target: its address would not tell a table that was dropped and made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetDescription {
+    /// The table's UUID, or its name where the database engine has none.
+    pub identity: String,
+    /// Its columns, in order.
+    pub columns: Vec<Column>,
+}
+
+/// A record's identity in the target: partition, offset and timestamp. The timestamp tells a topic that was deleted and
+/// made again apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// Partition.
+    pub partition: i32,
+    /// Its own offset.
+    pub offset: i64,
+    /// Milliseconds.
+    pub timestamp_ms: i64,
+}
+
+/// A contiguous range of offsets in each of some partitions: partition → (first, next after the last).
+pub type Ranges = std::collections::BTreeMap<i32, (i64, i64)>;
+
+/// The rows of one INSERT, encoded.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<'a> {
+    /// The format's name.
+    pub format: &'static str,
+    /// The columns, in the order of the encoded values.
+    pub columns: &'a [String],
+    /// The rows.
+    pub body: &'a [u8],
+}
+
+/// How an INSERT ended.
+#[derive(Debug)]
+pub enum Inserted {
+    /// The server has stored the rows, or had stored a block of this token before.
+    Stored,
+    /// The server refused the data, and has stored nothing. Its own words.
+    Refused(String),
+    /// It is not known whether the rows were stored, or they could not be stored now: the same rows may be sent again
+    /// under the same token.
+    Unknown(Error),
+}
+
+/// The target table.
+pub trait Target {
+    /// Looks the table up.
+    ///
+    /// # Errors
+    /// 78 if it is missing or unfit; ClickHouse's.
+    fn describe(&mut self) -> Result<TargetDescription>;
+
+    /// Which records of `ranges` the table holds.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    fn held(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>>;
+
+    /// Inserts a block under a token: blocks that come later under a used token are dropped in silence, whatever is in
+    /// them.
+    ///
+    /// # Errors
+    /// 77 or 78 if the server refuses the statement for a reason that is neither in the data nor passing.
+    fn insert(&mut self, block: Block<'_>, token: &str) -> Result<Inserted>;
+
+    /// Whether inserts of an earlier run into the table are still executing.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    fn is_inserting(&mut self) -> Result<bool>;
+}
+
+/// The ranges from `from` to `to`, without the empty ones.
+#[must_use]
+pub fn ranges(from: &Offsets, to: &Offsets) -> Ranges {
+    to.iter()
+        .filter_map(|(&partition, &end)| {
+            let start = from.get(&partition).copied().unwrap_or(0);
+            (start < end).then_some((partition, (start, end)))
+        })
+        .collect()
+}

@@ -1,0 +1,189 @@
+//! The target table as the server describes it.
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+
+use super::column_type::{Column, DefaultKind};
+use super::http::{Http, quote, text};
+use super::settings::Settings;
+use super::{Block, Inserted, Ranges, RecordId, Target, TargetDescription};
+use crate::config::{Config, TargetName};
+use crate::error::{Error, Result};
+
+/// A target table on a real server.
+pub struct ClickHouseTarget {
+    http: Http,
+    name: TargetName,
+    settings: Option<Settings>,
+}
+
+/// What a block is recognised by, and asked for, later.
+const POSITION: [&str; 3] = ["_partition", "_offset", "_timestamp"];
+
+#[derive(Deserialize)]
+struct TableRow {
+    engine: String,
+    #[serde(default)]
+    uuid: String,
+    engine_full: String,
+}
+
+#[derive(Deserialize)]
+struct ColumnRow {
+    name: String,
+    r#type: String,
+    default_kind: String,
+}
+
+impl ClickHouseTarget {
+    /// Makes the target; no connection is made.
+    ///
+    /// # Errors
+    /// 78 if a certificate cannot be read.
+    pub fn new(config: &Config, name: &TargetName) -> Result<Self> {
+        Ok(Self { http: Http::new(config)?, name: name.clone(), settings: None })
+    }
+
+    pub(super) fn http(&self) -> &Http {
+        &self.http
+    }
+
+    pub(super) fn name(&self) -> &TargetName {
+        &self.name
+    }
+
+    pub(super) fn sql_name(&self) -> String {
+        format!("{}.{}", quote(&self.name.database), quote(&self.name.table))
+    }
+
+    /// What the identifiers of this table's INSERTs begin with.
+    pub(super) fn query_prefix(&self) -> String {
+        format!("pg2ch {} ", self.name)
+    }
+
+    pub(super) fn settings(&mut self) -> Result<&Settings> {
+        if self.settings.is_none() {
+            self.settings = Some(Settings::of(&self.http)?);
+        }
+        self.settings.as_ref().ok_or_else(|| Error::bug("cannot ask for the server's settings", "they vanished"))
+    }
+
+    fn where_sql(&self, name_column: &str) -> String {
+        format!("database = {} AND {name_column} = {}", text(&self.name.database), text(&self.name.table))
+    }
+
+    fn unfit(&self, why: impl Into<String>, hint: impl Into<String>) -> Error {
+        Error::config(
+            format!("cannot use {} in ClickHouse at {} as the target", self.name, self.http.address()),
+            why.into(),
+            hint,
+        )
+    }
+
+    fn table(&self) -> Result<TableRow> {
+        let what = format!("cannot look up the target {}", self.name);
+        let sql = format!("SELECT * FROM system.tables WHERE {} FORMAT JSONEachRow", self.where_sql("name"));
+        rows(&what, &self.http.ask(&what, &sql, &[])?)?
+            .into_iter()
+            .next()
+            .ok_or_else(|| self.unfit("there is no such table", "run `pg2ch init`, or load sql/clickhouse_init.sql"))
+    }
+
+    fn columns(&self) -> Result<Vec<Column>> {
+        let what = format!("cannot look up the columns of {}", self.name);
+        let sql = format!(
+            "SELECT name, type, default_kind FROM system.columns WHERE {} FORMAT JSONEachRow",
+            self.where_sql("table")
+        );
+        let found: Vec<ColumnRow> = rows(&what, &self.http.ask(&what, &sql, &[])?)?;
+        Ok(found
+            .into_iter()
+            .map(|row| Column { name: row.name, type_name: row.r#type, default_kind: DefaultKind::parse(&row.default_kind).unwrap_or(DefaultKind::Materialized) })
+            .collect())
+    }
+
+    /// Tokens do nothing in a table that does not remember them, and are not even known to old servers.
+    fn require_tokens(&mut self, table: &TableRow) -> Result<()> {
+        if !self.settings()?.knows_tokens {
+            return Err(self.unfit(
+                "the server does not know insert_deduplication_token",
+                "use ClickHouse 22.2 or later: without tokens an insert whose answer is lost would be doubled",
+            ));
+        }
+        let replicated = table.engine.starts_with("Replicated") || table.engine.starts_with("Shared");
+        if !replicated && window(&table.engine_full) == Some(0) {
+            return Err(self.unfit(
+                "it does not remember deduplication tokens: an insert whose answer is lost would be doubled",
+                format!("ALTER TABLE {} MODIFY SETTING non_replicated_deduplication_window = 10000", self.sql_name()),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The deduplication window in a MergeTree's definition; `None` if the engine is no MergeTree of this server.
+fn window(engine_full: &str) -> Option<u64> {
+    if !engine_full.contains("MergeTree") {
+        return None;
+    }
+    let (_, rest) = engine_full.split_once("non_replicated_deduplication_window = ").unwrap_or(("", "0"));
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
+
+fn rows<T: for<'a> Deserialize<'a>>(what: &str, json_lines: &[u8]) -> Result<Vec<T>> {
+    serde_json::Deserializer::from_slice(json_lines)
+        .into_iter()
+        .collect::<Result<Vec<T>, _>>()
+        .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))
+}
+
+impl Target for ClickHouseTarget {
+    fn describe(&mut self) -> Result<TargetDescription> {
+        let table = self.table()?;
+        let columns = self.columns()?;
+        for wanted in POSITION {
+            if !columns.iter().any(|column| column.name == wanted) {
+                return Err(self.unfit(
+                    format!("it has no column {wanted}"),
+                    "run `pg2ch init --print` for the columns that a target needs, and add them",
+                ));
+            }
+        }
+        self.require_tokens(&table)?;
+        let has_uuid = table.uuid.bytes().any(|byte| byte.is_ascii_hexdigit() && byte != b'0');
+        let identity = if has_uuid { table.uuid } else { self.name.to_string() };
+        Ok(TargetDescription { identity, columns })
+    }
+
+    fn held(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {
+        self.lookup(ranges)
+    }
+
+    fn insert(&mut self, block: Block<'_>, token: &str) -> Result<Inserted> {
+        self.insert_block(block, token)
+    }
+
+    fn is_inserting(&mut self) -> Result<bool> {
+        let what = format!("cannot ask for inserts into {} that are under way", self.name);
+        let sql = format!(
+            "SELECT count() FROM system.processes WHERE startsWith(query_id, {}) FORMAT TabSeparated",
+            text(&self.query_prefix())
+        );
+        Ok(self.http.ask(&what, &sql, &[])?.trim_ascii() != b"0")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_is_read_from_the_definition() {
+        let engine = "ReplacingMergeTree(_timestamp) ORDER BY id SETTINGS non_replicated_deduplication_window = 10000, index_granularity = 8192";
+        assert_eq!(window(engine), Some(10_000));
+        assert_eq!(window("MergeTree ORDER BY id"), Some(0));
+        assert_eq!(window("Distributed('c', 'd', 't')"), None);
+    }
+}

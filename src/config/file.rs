@@ -1,0 +1,299 @@
+//! The configuration file: found, read, and taken apart into entries that know their line. Only keys are checked here.
+//!
+//! Nothing of the file but its keys ever reaches a message: a line that cannot be parsed may well hold a password.
+
+use std::collections::BTreeMap;
+use std::fs::File as OsFile;
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::environment::{self, Environment};
+use super::origin::Origin;
+use super::value;
+use crate::error::{Error, Result};
+
+/// Where a configuration file is looked for when none is named.
+pub const SEARCHED: &[&str] = &["pg2ch.toml", "/etc/pg2ch/pg2ch.toml"];
+
+/// The keys of each section.
+const SECTIONS: &[(&str, &[&str])] = &[
+    ("postgres", &["url", "password_file"]),
+    ("kafka", &["brokers", "sasl_password_file", "transactional", "transactional_prefix", "properties"]),
+    ("clickhouse", &["url", "password_file", "ca_cert"]),
+    ("batch", &["rows", "bytes", "insert_rows", "insert_bytes"]),
+    ("timeouts", &["connect", "postgres", "row_lock", "kafka", "stable", "clickhouse"]),
+    ("retry", &["attempts", "pause", "max_pause"]),
+    ("metrics", &["textfile"]),
+];
+
+/// The keys of a `[[table]]`.
+const TABLE_KEYS: &[&str] = &["source", "key", "flag", "topic", "target", "group", "on_bad_row", "max_dead_letters"];
+
+/// The largest file that is read: a configuration is a page of text, and a device has no end.
+const LARGEST: u64 = 1 << 20;
+
+/// One value as it stands in the file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A string.
+    Text(String),
+    /// A whole number.
+    Whole(i64),
+    /// `true` or `false`.
+    Truth(bool),
+    /// An array of strings.
+    List(Vec<String>),
+    /// Something that no key takes; the word for it.
+    Other(&'static str),
+}
+
+/// A value and its line, counted from 1.
+#[derive(Debug)]
+pub struct Entry {
+    /// The value.
+    pub value: Value,
+    /// The line of its key.
+    pub line: usize,
+}
+
+/// Entries by key.
+pub type Section = BTreeMap<String, Entry>;
+
+/// A configuration file.
+#[derive(Debug)]
+pub struct File {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Sections by name, without `kafka.properties` and the tables.
+    pub sections: BTreeMap<String, Section>,
+    /// `[kafka.properties]`, the names of nested tables joined by dots.
+    pub properties: Section,
+    /// The `[[table]]` sections in order, with the line of each.
+    pub tables: Vec<(usize, Section)>,
+    /// Whether users other than its owner and group may read it.
+    pub is_world_readable: bool,
+}
+
+impl File {
+    /// The origin of something at `line`.
+    pub fn origin(&self, line: usize) -> Origin {
+        Origin::File { path: self.path.clone(), line }
+    }
+}
+
+/// Reads the file that is named by the flag or by the environment, or else the first one that exists in `searched`.
+///
+/// # Errors
+/// 78 if it cannot be read or parsed, or holds a key that pg2ch does not know.
+pub fn find(flag: Option<&Path>, environment: &Environment, searched: &[PathBuf]) -> Result<Option<(File, Origin)>> {
+    if let Some(path) = flag {
+        return Ok(Some((read(path)?, Origin::Flag("--config"))));
+    }
+    if let Some(path) = environment.path(environment::CONFIG) {
+        return Ok(Some((read(&path)?, Origin::Environment(environment::CONFIG))));
+    }
+    for path in searched {
+        match OsFile::open(path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+            // One that exists and cannot be read is not passed over: the defaults would run against other servers.
+            _ => return Ok(Some((read(path)?, Origin::Found))),
+        }
+    }
+    Ok(None)
+}
+
+fn read(path: &Path) -> Result<File> {
+    let fail = |why: &dyn std::fmt::Display| {
+        Error::config(
+            format!("cannot read the configuration file {}", path.display()),
+            why,
+            "check its path and permissions; `pg2ch config generate` prints one to start from",
+        )
+    };
+    let opened = OsFile::open(path).map_err(|e| fail(&e))?;
+    let metadata = opened.metadata().map_err(|e| fail(&e))?;
+    if metadata.is_dir() {
+        return Err(fail(&"it is a directory"));
+    }
+    let mut bytes = Vec::new();
+    opened.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|e| fail(&e))?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(fail(&"it is larger than 1 MiB"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| fail(&"it is not UTF-8"))?;
+    let mut file = parse(path, &text)?;
+    file.is_world_readable = is_world_readable(&metadata);
+    Ok(file)
+}
+
+/// Whether any user of this machine may read the file.
+pub fn is_world_readable(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    metadata.is_file() && metadata.permissions().mode() & 0o004 != 0
+}
+
+/// Takes `text` apart; `path` is for messages.
+///
+/// # Errors
+/// 78 if it is no TOML, or holds a key that pg2ch does not know.
+pub fn parse(path: &Path, text: &str) -> Result<File> {
+    let root = DeTable::parse(text).map_err(|error| {
+        // Never the error itself: it shows the line.
+        let line = error.span().map(|span| format!(", line {}", line_of(text, span.start))).unwrap_or_default();
+        Error::config(
+            format!("cannot parse the configuration file {}{line}", path.display()),
+            error.message(),
+            "mend that line: a string stands in quotes (`rows = 10000`, `topic = \"user_logins\"`, `connect = \"5s\"`)",
+        )
+    })?;
+    Parser { path, text }.file(root.into_inner())
+}
+
+fn line_of(text: &str, position: usize) -> usize {
+    text.bytes().take(position).filter(|byte| *byte == b'\n').count() + 1
+}
+
+struct Parser<'t> {
+    path: &'t Path,
+    text: &'t str,
+}
+
+impl Parser<'_> {
+    fn file(&self, root: DeTable<'_>) -> Result<File> {
+        let mut file = File {
+            path: self.path.to_owned(),
+            sections: BTreeMap::new(),
+            properties: Section::new(),
+            tables: Vec::new(),
+            is_world_readable: false,
+        };
+        for (name, value) in root {
+            let line = self.line(name.span().start);
+            let name = name.get_ref().as_ref();
+            if name == "table" {
+                file.tables = self.tables(line, value.into_inner())?;
+                continue;
+            }
+            let Some((_, keys)) = SECTIONS.iter().find(|(known, _)| *known == name) else {
+                return Err(self.unknown_section(name, line));
+            };
+            let DeValue::Table(section) = value.into_inner() else {
+                return Err(self.wrong(name, line, "it is a section of keys, not a value", &format!("write it as [{name}]")));
+            };
+            let entries = self.section(&format!("[{name}]"), section, keys, &mut file.properties)?;
+            file.sections.insert(name.to_owned(), entries);
+        }
+        Ok(file)
+    }
+
+    fn tables(&self, line: usize, value: DeValue<'_>) -> Result<Vec<(usize, Section)>> {
+        let wrong = || self.wrong("table", line, "a table to move stands in double brackets", "write its header as [[table]]");
+        let DeValue::Array(array) = value else { return Err(wrong()) };
+        let mut tables = Vec::new();
+        for item in array {
+            let line = self.line(item.span().start);
+            let DeValue::Table(table) = item.into_inner() else { return Err(wrong()) };
+            tables.push((line, self.section("[[table]]", table, TABLE_KEYS, &mut Section::new())?));
+        }
+        Ok(tables)
+    }
+
+    fn section(&self, name: &str, table: DeTable<'_>, keys: &[&str], properties: &mut Section) -> Result<Section> {
+        let mut entries = Section::new();
+        for (key, value) in table {
+            let line = self.line(key.span().start);
+            let key = key.get_ref().as_ref();
+            if !keys.contains(&key) {
+                return Err(self.unknown_key(name, key, line, keys));
+            }
+            if key == "properties" {
+                self.flatten("", line, value, properties)?;
+            } else {
+                entries.insert(key.to_owned(), Entry { value: simplify(value.into_inner()), line });
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Without quotes, `security.protocol = "SSL"` is a table in a table to TOML, and one property to everybody else.
+    fn flatten(&self, name: &str, line: usize, value: Spanned<DeValue<'_>>, into: &mut Section) -> Result<()> {
+        let DeValue::Table(table) = value.into_inner() else {
+            return Err(self.wrong(
+                "kafka.properties",
+                line,
+                "it is a section of keys, not a value",
+                "write it as [kafka.properties]",
+            ));
+        };
+        for (key, value) in table {
+            let line = self.line(key.span().start);
+            let key = if name.is_empty() { key.get_ref().to_string() } else { format!("{name}.{}", key.get_ref()) };
+            if matches!(value.get_ref(), DeValue::Table(_)) {
+                self.flatten(&key, line, value, into)?;
+            } else if into.insert(key.clone(), Entry { value: simplify(value.into_inner()), line }).is_some() {
+                return Err(self.wrong(&format!("kafka.properties.{key}"), line, "it is there twice", "keep one of the two"));
+            }
+        }
+        Ok(())
+    }
+
+    fn line(&self, position: usize) -> usize {
+        line_of(self.text, position)
+    }
+
+    fn unknown_section(&self, name: &str, line: usize) -> Error {
+        if let Some((section, _)) = SECTIONS.iter().find(|(_, keys)| keys.contains(&name)) {
+            return self.wrong(name, line, "this key belongs in a section", &format!("move it under [{section}]"));
+        }
+        let known = SECTIONS.iter().map(|(known, _)| *known).chain(["table"]);
+        let hint = match value::nearest(name, known) {
+            Some("table") => "did you mean [[table]]?".to_owned(),
+            Some(near) => format!("did you mean [{near}]?"),
+            None => "the sections are [postgres], [kafka], [kafka.properties], [clickhouse], [batch], [timeouts], [retry], \
+                     [metrics] and [[table]]"
+                .to_owned(),
+        };
+        self.wrong(name, line, "pg2ch knows no such section", &hint)
+    }
+
+    fn unknown_key(&self, section: &str, key: &str, line: usize, keys: &[&str]) -> Error {
+        let elsewhere = SECTIONS.iter().find(|(_, keys)| keys.contains(&key)).map(|(section, _)| *section);
+        let hint = match (value::nearest(key, keys.iter().copied()), elsewhere) {
+            (Some(near), _) => format!("did you mean `{near}`? `pg2ch config generate` shows every key"),
+            (None, Some(other)) => format!("`{key}` is a key of [{other}]"),
+            (None, None) => format!("the keys of {section} are {}", keys.join(", ")),
+        };
+        self.wrong(key, line, &format!("{section} has no such key"), &hint)
+    }
+
+    fn wrong(&self, key: &str, line: usize, why: &str, hint: &str) -> Error {
+        // A quoted key can be anything, and so may be a line that went astray.
+        let is_key = key.len() <= 80 && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-'));
+        let key = if is_key { key } else { "…" };
+        Error::config(format!("cannot accept `{key}` ({}:{line})", self.path.display()), why, hint)
+    }
+}
+
+fn simplify(value: DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::Text(text.into_owned()),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Value::Whole(number),
+            Err(_) => Value::Other("a number beyond 64 bits"),
+        },
+        DeValue::Boolean(truth) => Value::Truth(truth),
+        DeValue::Float(_) => Value::Other("a fraction"),
+        DeValue::Datetime(_) => Value::Other("a date or time"),
+        DeValue::Table(_) => Value::Other("a section"),
+        DeValue::Array(items) => {
+            let texts = items.into_iter().map(|item| match item.into_inner() {
+                DeValue::String(text) => Some(text.into_owned()),
+                _ => None,
+            });
+            texts.collect::<Option<_>>().map_or(Value::Other("an array that holds more than strings"), Value::List)
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Puts the effective configuration together: flags over environment over file over defaults.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::environment::Environment;
+use super::origin::{Explained, Origin};
+use super::reader::{Given, Reader, show_duration};
+use super::{BatchConfig, Config, MetricsConfig, RetryConfig, Timeouts, file, kafka, servers, tables};
+use crate::error::Result;
+
+/// What the command line says about the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--config FILE`.
+    pub config: Option<PathBuf>,
+    /// `--table NAME`, as often as given: only these tables, by their source's name with or without the schema.
+    pub tables: Vec<String>,
+}
+
+/// Loads the effective configuration. No connection is made; files that it names are opened.
+///
+/// # Errors
+/// 78 if the file cannot be read or any value is refused; 64 if a `--table` is not configured. No error holds a secret.
+pub fn load(flags: &Flags) -> Result<Config> {
+    explain(flags).map(|explained| explained.config)
+}
+
+/// Loads the effective configuration as [`load`] does, and tells where each of its values came from.
+///
+/// # Errors
+/// As [`load`].
+pub fn explain(flags: &Flags) -> Result<Explained> {
+    let searched: Vec<PathBuf> = file::SEARCHED.iter().map(PathBuf::from).collect();
+    explain_in(flags, Environment::of_this_process(), &searched)
+}
+
+/// [`explain`] with surroundings of the caller's choice.
+pub(super) fn explain_in(flags: &Flags, environment: Environment, searched: &[PathBuf]) -> Result<Explained> {
+    environment.warn_about_slips();
+    let (file, source) = file::find(flags.config.as_deref(), &environment, searched)?.unzip();
+    let mut reader = Reader { file, environment, settings: Vec::new(), file_holds_secret: false };
+    let (postgres, connect) = servers::postgres(&mut reader)?;
+    let kafka = kafka::read(&mut reader)?;
+    let clickhouse = servers::clickhouse(&mut reader)?;
+    let batch = batch(&mut reader)?;
+    let timeouts = timeouts(&mut reader, connect)?;
+    let retry = retry(&mut reader)?;
+    let metrics = MetricsConfig { textfile: reader.path("metrics", "textfile")? };
+    let tables = tables::read(&mut reader, &flags.tables)?;
+    warn_about_permissions(&reader);
+    Ok(Explained {
+        config: Config { postgres, kafka, clickhouse, batch, timeouts, retry, metrics, tables },
+        file: reader.file.map(|file| file.path).zip(source),
+        settings: reader.settings,
+    })
+}
+
+fn batch(reader: &mut Reader) -> Result<BatchConfig> {
+    const ROWS: std::ops::RangeInclusive<u64> = 1..=1_000_000;
+    const BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(1 << 30);
+    Ok(BatchConfig {
+        rows: size(reader.whole("batch", "rows", ROWS, 10_000)?),
+        bytes: size(reader.bytes("batch", "bytes", BYTES, 4 << 20)?),
+        insert_rows: size(reader.whole("batch", "insert_rows", ROWS, 65_536)?),
+        insert_bytes: size(reader.bytes("batch", "insert_bytes", BYTES, 8 << 20)?),
+    })
+}
+
+/// The ranges above fit any machine's word.
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn timeouts(reader: &mut Reader, from_url: Option<Given<Duration>>) -> Result<Timeouts> {
+    let mut limit = |key, default| reader.duration("timeouts", key, Duration::from_millis(1), default);
+    let connect = limit("connect", Duration::from_secs(5))?;
+    let timeouts = Timeouts {
+        connect: connect.value,
+        postgres: limit("postgres", Duration::from_secs(60))?.value,
+        row_lock: limit("row_lock", Duration::from_secs(1))?.value,
+        kafka: limit("kafka", Duration::from_secs(30))?.value,
+        stable: limit("stable", Duration::from_secs(30))?.value,
+        clickhouse: limit("clickhouse", Duration::from_secs(120))?.value,
+    };
+    // The URL's connect_timeout counts where `connect` is not set.
+    match from_url {
+        Some(given) if connect.origin == Origin::Default => {
+            if let Some(setting) = reader.settings.iter_mut().find(|setting| setting.key == "timeouts.connect") {
+                setting.value = show_duration(given.value);
+                setting.origin = given.origin;
+            }
+            Ok(Timeouts { connect: given.value, ..timeouts })
+        }
+        _ => Ok(timeouts),
+    }
+}
+
+fn retry(reader: &mut Reader) -> Result<RetryConfig> {
+    let attempts = reader.whole("retry", "attempts", 1..=1000, 5)?;
+    let pause = reader.duration("retry", "pause", Duration::ZERO, Duration::from_millis(200))?;
+    let max_pause = reader.duration("retry", "max_pause", Duration::ZERO, Duration::from_secs(5))?;
+    if max_pause.value < pause.value {
+        let (place, origin) = match &max_pause.origin {
+            Origin::Default => ("retry.pause", &pause.origin),
+            origin => ("retry.max_pause", origin),
+        };
+        let why = format!("`max_pause` ({}) is below `pause` ({})", show_duration(max_pause.value), show_duration(pause.value));
+        return Err(super::reader::refuse(place, origin, why, "make `max_pause` at least as long as `pause`"));
+    }
+    Ok(RetryConfig { attempts: u32::try_from(attempts).unwrap_or(u32::MAX), pause: pause.value, max_pause: max_pause.value })
+}
+
+fn warn_about_permissions(reader: &Reader) {
+    if let Some(file) = &reader.file
+        && file.is_world_readable
+        && reader.file_holds_secret
+    {
+        log::warn!(
+            "the configuration file {} holds a password and may be read by every user of this machine: `chmod 640` it, or move \
+             the password to a `password_file`",
+            file.path.display()
+        );
+    }
+}
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;

@@ -1,0 +1,252 @@
+//! The effective configuration: every value validated, before any connection is made.
+//!
+//! Flags come before environment variables, these before the TOML file, and that before the defaults, which fit
+//! `docker-compose.yml`. [`load`] is the only way to get one.
+
+mod environment;
+mod example;
+mod file;
+mod kafka;
+mod load;
+mod origin;
+mod password;
+mod reader;
+mod servers;
+mod tables;
+mod url;
+mod value;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use example::EXAMPLE;
+pub use load::{Flags, explain, load};
+pub use origin::{Explained, Origin, Setting};
+pub use value::{duration, nearest};
+
+/// Everything a command needs to know about its surroundings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the rows come from.
+    pub postgres: PostgresConfig,
+    /// Where the records go through.
+    pub kafka: KafkaConfig,
+    /// Where the rows end up.
+    pub clickhouse: ClickHouseConfig,
+    /// How much is taken at once.
+    pub batch: BatchConfig,
+    /// How long a call may take.
+    pub timeouts: Timeouts,
+    /// How often, and with what pauses, a leg is tried again.
+    pub retry: RetryConfig,
+    /// Where the metrics go.
+    pub metrics: MetricsConfig,
+    /// What is moved, in this order. Never empty.
+    pub tables: Vec<TableConfig>,
+}
+
+/// A string that is never shown: its `Debug` and `Display` print `****`.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `value`.
+    #[must_use]
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for the one place that hands it to a server.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("****")
+    }
+}
+
+impl std::fmt::Display for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("****")
+    }
+}
+
+/// How far TLS is insisted upon, with libpq's meaning of the words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SslMode {
+    /// No TLS.
+    Disable,
+    /// TLS if the server has it; no certificate is checked.
+    Prefer,
+    /// TLS; no certificate is checked unless a root certificate is configured.
+    Require,
+    /// TLS with a certificate that a trusted authority signed.
+    VerifyCa,
+    /// The same, and it must be the server's own name. The default for hosts other than this machine.
+    VerifyFull,
+}
+
+/// The connection to PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct PostgresConfig {
+    /// Host name, address, or the directory of a Unix socket.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Role.
+    pub user: String,
+    /// Password, if one is needed.
+    pub password: Option<Secret>,
+    /// Database.
+    pub dbname: String,
+    /// TLS mode.
+    pub ssl_mode: SslMode,
+    /// PEM file of the trusted authorities; the system's if none is given.
+    pub ssl_root_cert: Option<PathBuf>,
+    /// Client certificate and key, PEM files.
+    pub ssl_client: Option<(PathBuf, PathBuf)>,
+}
+
+impl PostgresConfig {
+    /// `host:port/dbname`, for messages.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("{}:{}/{}", self.host, self.port, self.dbname)
+    }
+}
+
+/// The connection to Kafka.
+#[derive(Clone, Debug)]
+pub struct KafkaConfig {
+    /// `host:port`, comma separated.
+    pub brokers: String,
+    /// librdkafka properties passed on as they are (TLS, SASL). Those on which the promise rests are refused when the
+    /// configuration is loaded.
+    pub properties: BTreeMap<String, Secret>,
+    /// Whether batches are sent as transactions. `false` weakens the promise, for clusters that forbid them.
+    pub transactional: bool,
+    /// Put in front of every `transactional.id`, which is unique in the whole cluster: staging must not fence production.
+    pub transactional_prefix: String,
+}
+
+/// The connection to ClickHouse.
+#[derive(Clone, Debug)]
+pub struct ClickHouseConfig {
+    /// `http://host:port` or `https://host:port`, with a path where a proxy needs one; never with a user or password.
+    pub url: String,
+    /// User.
+    pub user: String,
+    /// Password, maybe empty.
+    pub password: Secret,
+    /// PEM file of the trusted authorities for https; the system's if none is given.
+    pub ca_cert: Option<PathBuf>,
+}
+
+/// How much is taken at once.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchConfig {
+    /// Rows read, sent and flagged as one batch (one Kafka transaction, one flagging transaction). 1 to 1,000,000.
+    pub rows: usize,
+    /// Bytes of row text in one such batch, at most, unless a single row is larger. 64 KiB to 1 GiB.
+    pub bytes: usize,
+    /// Rows inserted into ClickHouse at once. 1 to 1,000,000.
+    pub insert_rows: usize,
+    /// Bytes of record values in one such insert, at most, unless a single record is larger. 64 KiB to 1 GiB.
+    pub insert_bytes: usize,
+}
+
+/// How long one call may take. Every call to every server has a limit; `ARCHITECTURE.md` adds them up.
+///
+/// Each is from 1 millisecond to 1 hour.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Until a connection stands, TLS and password included.
+    pub connect: Duration,
+    /// One PostgreSQL statement.
+    pub postgres: Duration,
+    /// How long a flagging statement waits for rows that an application has locked.
+    pub row_lock: Duration,
+    /// One Kafka request, or a transaction's commit.
+    pub kafka: Duration,
+    /// How long the last stable offset may stay below the end of the topic.
+    pub stable: Duration,
+    /// One ClickHouse request.
+    pub clickhouse: Duration,
+}
+
+/// Bounded, jittered retries.
+#[derive(Clone, Copy, Debug)]
+pub struct RetryConfig {
+    /// How often a leg, or an insert, is tried in all. 1 to 1,000.
+    pub attempts: u32,
+    /// The pause before the second attempt; it doubles from then on. At most 1 hour.
+    pub pause: Duration,
+    /// The longest pause. At least `pause`, at most 1 hour.
+    pub max_pause: Duration,
+}
+
+/// Where the metrics go.
+#[derive(Clone, Debug, Default)]
+pub struct MetricsConfig {
+    /// Prometheus textfile, written atomically after each run.
+    pub textfile: Option<PathBuf>,
+}
+
+/// What happens to a record that the target refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBadRow {
+    /// It goes to the dead-letter topic, with its reason; the run goes on and ends with 65.
+    DeadLetter,
+    /// The run stops in front of it, with 65.
+    Stop,
+}
+
+/// One table's way through Kafka into ClickHouse.
+#[derive(Clone, Debug)]
+pub struct TableConfig {
+    /// The source table as SQL names it: `schema.table`, quoted where SQL would need it.
+    pub source: String,
+    /// The columns of its primary key, in order, as they are named in the catalogue (not quoted). Never empty.
+    pub key: Vec<String>,
+    /// The boolean column that says whether a row was sent.
+    pub flag: String,
+    /// The topic.
+    pub topic: String,
+    /// The target table: database and name, not quoted.
+    pub target: TargetName,
+    /// The consumer group that holds the offsets.
+    pub group: String,
+    /// What happens to a record that the target refuses.
+    pub on_bad_row: OnBadRow,
+    /// How many records may be refused in one run before it stops: so many are not bad data but a table that does not fit. 0 to
+    /// 1,000,000.
+    pub max_dead_letters: u64,
+}
+
+impl TableConfig {
+    /// The topic that takes what the target refuses.
+    #[must_use]
+    pub fn dead_letter_topic(&self) -> String {
+        format!("{}.dead", self.topic)
+    }
+}
+
+/// A ClickHouse table's database and name, unquoted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetName {
+    /// Database.
+    pub database: String,
+    /// Table.
+    pub table: String,
+}
+
+impl std::fmt::Display for TargetName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.database, self.table)
+    }
+}

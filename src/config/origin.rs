@@ -1,0 +1,71 @@
+//! Where an effective value came from, for `config show` and for every message about a value.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::Config;
+
+/// Where an effective value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// The configuration file, at this line.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+    },
+    /// An environment variable.
+    Environment(&'static str),
+    /// An option of the command line.
+    Flag(&'static str),
+    /// A file that holds one password, or `.pgpass`.
+    PasswordFile(PathBuf),
+    /// One of the places where a configuration file is looked for when none is named.
+    Found,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Environment(name) => write!(f, "${name}"),
+            Self::Flag(name) => f.write_str(name),
+            Self::PasswordFile(path) => write!(f, "{}", path.display()),
+            Self::Found => f.write_str("found"),
+        }
+    }
+}
+
+/// One effective value as `config show` prints it. Secrets are masked already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The key: `batch.rows`, `kafka.properties.security.protocol`, `table[0].topic`.
+    pub key: String,
+    /// The value, or `****` for a secret, or nothing where nothing is set.
+    pub value: String,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// The effective configuration together with where each of its values came from.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// The configuration.
+    pub config: Config,
+    /// The configuration file that was read, if there is one, and what made pg2ch read it.
+    pub file: Option<(PathBuf, Origin)>,
+    /// Every value, in the order of the example that `config generate` prints.
+    pub settings: Vec<Setting>,
+}
+
+impl Explained {
+    /// The configuration file that was read.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|(path, _)| path.as_path())
+    }
+}

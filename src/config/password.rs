@@ -1,0 +1,162 @@
+//! Passwords that stand in files of their own: `password_file`, systemd credentials, and libpq's `.pgpass`.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::Secret;
+use super::environment::{self, Environment};
+use super::file::is_world_readable;
+use super::origin::Origin;
+use super::reader::{Given, Reader, refuse};
+use crate::error::{Error, Result};
+
+/// The largest password file that is read.
+const LARGEST: u64 = 64 << 10;
+
+/// The password in the file named by `section.key`, if there is such a key.
+///
+/// A relative path is meant from systemd's `$CREDENTIALS_DIRECTORY` where that is set, and otherwise from the
+/// configuration file's directory.
+///
+/// # Errors
+/// 78 if the file cannot be read, or does not hold exactly one line.
+pub fn from_file(reader: &mut Reader, section: &str, key: &str) -> Result<Option<Given<Secret>>> {
+    let Some(given) = reader.given_text(section, key, None)? else { return Ok(None) };
+    let place = format!("{section}.{key}");
+    if given.value.is_empty() {
+        return Err(refuse(&place, &given.origin, "it is empty", "name a file, or leave the key out"));
+    }
+    let base =
+        reader.environment.path(environment::CREDENTIALS_DIRECTORY).unwrap_or_else(|| reader.directory_of(&given.origin));
+    let path = base.join(&given.value);
+    let secret = read(&path).map_err(|why| {
+        let why = format!("{}: {why}", path.display());
+        refuse(&place, &given.origin, why, "the file holds the password, alone on one line, and pg2ch's user may read it")
+    })?;
+    Ok(Some(Given { value: secret, origin: Origin::PasswordFile(path) }))
+}
+
+fn read(path: &Path) -> Result<Secret, String> {
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    if file.metadata().is_ok_and(|metadata| is_world_readable(&metadata)) {
+        log::warn!("the password file {} may be read by every user of this machine: `chmod 600` it", path.display());
+    }
+    let text = read_text(file)?;
+    let password = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
+    if password.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if password.chars().any(|c| matches!(c, '\n' | '\r' | '\0')) {
+        return Err("it holds more than one line".to_owned());
+    }
+    Ok(Secret::new(password))
+}
+
+fn read_text(file: File) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    file.take(LARGEST).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
+}
+
+/// The password that `.pgpass` holds for this connection, as libpq looks it up.
+///
+/// # Errors
+/// 78 if the file exists and cannot be read.
+pub fn from_pgpass(
+    environment: &Environment,
+    host: &str,
+    port: u16,
+    dbname: &str,
+    user: &str,
+) -> Result<Option<Given<Secret>>> {
+    let Some(path) = pgpass_path(environment) else { return Ok(None) };
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) => return Err(unreadable(&path, &error.to_string())),
+    };
+    let metadata = file.metadata().map_err(|e| unreadable(&path, &e.to_string()))?;
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    if may_be_read_by_others(&metadata) {
+        // As libpq: a password that others can read is none.
+        log::warn!("{} is ignored because others may read it: `chmod 600` it", path.display());
+        return Ok(None);
+    }
+    let text = read_text(file).map_err(|why| unreadable(&path, &why))?;
+    // libpq writes a Unix socket as `localhost` in this file.
+    let host = if host.starts_with('/') { "localhost" } else { host };
+    let wanted = [host, &port.to_string(), dbname, user];
+    let found = text.lines().find_map(|line| password_for(line, wanted)).filter(|password| !password.is_empty());
+    Ok(found.map(|password| Given { value: Secret::new(password), origin: Origin::PasswordFile(path) }))
+}
+
+fn pgpass_path(environment: &Environment) -> Option<PathBuf> {
+    environment.path(environment::PGPASSFILE).or_else(|| environment.path(environment::HOME).map(|home| home.join(".pgpass")))
+}
+
+fn unreadable(path: &Path, why: &str) -> Error {
+    Error::config(
+        format!("cannot read the password file {}", path.display()),
+        why,
+        "let pg2ch's user read it, or give the password in PGPASSWORD or `password_file`",
+    )
+}
+
+fn may_be_read_by_others(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    metadata.permissions().mode() & 0o077 != 0
+}
+
+/// The password of a line `host:port:database:user:password` that fits; `*` fits everything, `\` takes the next
+/// character as it is.
+fn password_for(line: &str, wanted: [&str; 4]) -> Option<String> {
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    if line.starts_with('#') {
+        return None;
+    }
+    let mut fields = vec![String::new()];
+    let mut is_wild = vec![true];
+    let mut characters = line.chars();
+    while let Some(c) = characters.next() {
+        let is_escaped = c == '\\';
+        let c = if is_escaped { characters.next()? } else { c };
+        if c == ':' && !is_escaped && fields.len() < 5 {
+            fields.push(String::new());
+            is_wild.push(true);
+            continue;
+        }
+        if let (Some(field), Some(wild)) = (fields.last_mut(), is_wild.last_mut()) {
+            field.push(c);
+            *wild &= !is_escaped && field == "*";
+        }
+    }
+    let fits = |at: usize| fields[at] == wanted[at] || fields[at] == "*" && is_wild[at];
+    (fields.len() == 5 && (0..4).all(fits)).then(|| fields.swap_remove(4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WANTED: [&str; 4] = ["db.example.com", "5432", "app", "writer"];
+
+    #[test]
+    fn pgpass_lines_fit_as_in_libpq() {
+        for (line, password) in [
+            ("db.example.com:5432:app:writer:hunter2", Some("hunter2")),
+            ("*:*:*:writer:hunter2", Some("hunter2")),
+            ("*:*:*:*:with\\:colon\\\\and backslash", Some("with:colon\\and backslash")),
+            ("*:*:*:*:colons:at:the:end", Some("colons:at:the:end")),
+            ("\\*:*:*:*:not a wildcard", None),
+            ("db.example.com:5433:app:writer:hunter2", None),
+            ("#*:*:*:*:comment", None),
+            ("*:*:*:hunter2", None),
+            ("", None),
+        ] {
+            assert_eq!(password_for(line, WANTED).as_deref(), password, "{line}");
+        }
+    }
+}

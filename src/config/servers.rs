@@ -1,0 +1,136 @@
+//! `[postgres]` and `[clickhouse]`: a URL each, and the password from wherever it stands.
+//!
+//! Of several passwords the first of these counts: the one in the URL that the environment gives, the password variable,
+//! `password_file`, the one in the URL of the file or the default; for PostgreSQL, and where there is none, `.pgpass`.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::environment::{CLICKHOUSE_PASSWORD, CLICKHOUSE_URL, PGPASSWORD, POSTGRES_URL};
+use super::origin::Origin;
+use super::reader::{Given, Reader, refuse};
+use super::url::{ClickHouseUrl, PostgresUrl};
+use super::{ClickHouseConfig, PostgresConfig, Secret, password};
+use crate::error::{Error, Result};
+
+const POSTGRES_DEFAULT: &str = "postgres://app:app@localhost:5432/app";
+const CLICKHOUSE_DEFAULT: &str = "http://app:app@localhost:8123";
+
+/// Reads `[postgres]`; also gives the URL's `connect_timeout`, if it has one.
+///
+/// # Errors
+/// 78 if a value is refused, or a file that it names cannot be read.
+pub fn postgres(reader: &mut Reader) -> Result<(PostgresConfig, Option<Given<Duration>>)> {
+    let given = given_url(reader, "postgres", POSTGRES_URL, POSTGRES_DEFAULT)?;
+    let mut url = PostgresUrl::parse(&given.value).map_err(|why| {
+        let hint = "write postgres://user@host:5432/database?sslmode=verify-full, with `@`, `:`, `/`, `?`, `#` and `%` in user \
+                    and password percent-encoded, and the password better in `password_file` or PGPASSWORD";
+        refuse("postgres.url", &given.origin, why, hint)
+    })?;
+    let base = reader.directory_of(&given.origin);
+    let absolute = |path: PathBuf| base.join(path);
+    url.ssl_root_cert = url.ssl_root_cert.map(absolute);
+    url.ssl_client = url.ssl_client.map(|(certificate, key)| (absolute(certificate), absolute(key)));
+    let client = url.ssl_client.iter().flat_map(|(certificate, key)| [certificate, key]);
+    for path in url.ssl_root_cert.iter().chain(client) {
+        check_readable("postgres.url", &given.origin, path)?;
+    }
+    reader.note("postgres.url", url.masked(), &given.origin);
+    let password = match choose_password(reader, "postgres", PGPASSWORD, url.password.take(), &given.origin)? {
+        Some(password) => Some(password),
+        None => password::from_pgpass(&reader.environment, &url.host, url.port, &url.dbname, &url.user)?,
+    };
+    note_password(reader, "postgres.password", password.as_ref());
+    let timeout = url.connect_timeout.map(|value| Given { value, origin: given.origin });
+    let config = PostgresConfig {
+        host: url.host,
+        port: url.port,
+        user: url.user,
+        password: password.map(|p| p.value),
+        dbname: url.dbname,
+        ssl_mode: url.ssl_mode,
+        ssl_root_cert: url.ssl_root_cert,
+        ssl_client: url.ssl_client,
+    };
+    Ok((config, timeout))
+}
+
+/// Reads `[clickhouse]`.
+///
+/// # Errors
+/// 78 if a value is refused, or a file that it names cannot be read.
+pub fn clickhouse(reader: &mut Reader) -> Result<ClickHouseConfig> {
+    let given = given_url(reader, "clickhouse", CLICKHOUSE_URL, CLICKHOUSE_DEFAULT)?;
+    let mut url = ClickHouseUrl::parse(&given.value).map_err(|why| {
+        let hint = "write http://user@host:8123 or https://user@host:8443, with `@`, `:`, `/`, `?`, `#` and `%` in user and \
+                    password percent-encoded, and the password better in `password_file` or PG2CH_CLICKHOUSE_PASSWORD";
+        refuse("clickhouse.url", &given.origin, why, hint)
+    })?;
+    reader.note("clickhouse.url", &url.url, &given.origin);
+    reader.note("clickhouse.user", &url.user, &given.origin);
+    let password = choose_password(reader, "clickhouse", CLICKHOUSE_PASSWORD, url.password.take(), &given.origin)?;
+    note_password(reader, "clickhouse.password", password.as_ref());
+    let ca_cert = reader.path("clickhouse", "ca_cert")?;
+    if let Some(path) = &ca_cert {
+        let origin = reader.settings.last().map_or(Origin::Default, |setting| setting.origin.clone());
+        if !url.is_https() {
+            let hint = "make the URL https://…, or take `ca_cert` out";
+            return Err(refuse(
+                "clickhouse.ca_cert",
+                &origin,
+                "the connection is not encrypted: the URL begins with http://",
+                hint,
+            ));
+        }
+        check_readable("clickhouse.ca_cert", &origin, path)?;
+    }
+    let password = password.map(|p| p.value).unwrap_or_default();
+    Ok(ClickHouseConfig { url: url.url, user: url.user, password, ca_cert })
+}
+
+fn given_url(reader: &mut Reader, section: &str, variable: &'static str, default: &str) -> Result<Given<String>> {
+    let given = reader.given_text(section, "url", Some(variable))?;
+    Ok(given.unwrap_or_else(|| Given { value: default.to_owned(), origin: Origin::Default }))
+}
+
+fn choose_password(
+    reader: &mut Reader,
+    section: &str,
+    variable: &'static str,
+    in_url: Option<Secret>,
+    url_origin: &Origin,
+) -> Result<Option<Given<Secret>>> {
+    reader.file_holds_secret |= in_url.is_some() && matches!(url_origin, Origin::File { .. });
+    let in_url = in_url.map(|value| Given { value, origin: url_origin.clone() });
+    if in_url.is_some() && matches!(url_origin, Origin::Environment(_)) {
+        return Ok(in_url);
+    }
+    if let Some(text) = reader.environment.text(variable)? {
+        return Ok(Some(Given { value: Secret::new(text), origin: Origin::Environment(variable) }));
+    }
+    Ok(password::from_file(reader, section, "password_file")?.or(in_url))
+}
+
+fn note_password(reader: &mut Reader, key: &str, password: Option<&Given<Secret>>) {
+    match password {
+        Some(given) => reader.note(key, given.value.to_string(), &given.origin),
+        None => reader.note(key, "", &Origin::Default),
+    }
+}
+
+fn check_readable(place: &str, origin: &Origin, path: &PathBuf) -> Result<()> {
+    let fail = |why: String| -> Error {
+        refuse(
+            place,
+            origin,
+            format!("{}: {why}", path.display()),
+            "name a PEM file that exists and that pg2ch's user may read",
+        )
+    };
+    let file = File::open(path).map_err(|e| fail(e.to_string()))?;
+    match file.metadata() {
+        Ok(metadata) if metadata.is_dir() => Err(fail("it is a directory".to_owned())),
+        _ => Ok(()),
+    }
+}

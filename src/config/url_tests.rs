@@ -1,0 +1,131 @@
+//! The URLs that people write, and those that they get wrong.
+
+use super::*;
+
+#[test]
+fn the_default_needs_no_tls_because_it_stays_on_this_machine() {
+    let url = PostgresUrl::parse("postgres://app:app@localhost:5432/app").unwrap();
+    assert_eq!((url.host.as_str(), url.port, url.user.as_str(), url.dbname.as_str()), ("localhost", 5432, "app", "app"));
+    assert_eq!(url.password.unwrap().reveal(), "app");
+    assert_eq!(url.ssl_mode, SslMode::Disable);
+}
+
+#[test]
+fn off_this_machine_the_certificate_is_verified_unless_told_otherwise() {
+    for (url, mode) in [
+        ("postgresql://u@db.example.com/d", SslMode::VerifyFull),
+        ("postgres://u@10.0.0.1/d", SslMode::VerifyFull),
+        ("postgres://u@db/d?sslmode=require", SslMode::Require),
+        ("postgres://u@127.0.0.1/d", SslMode::Disable),
+        ("postgres://u@[::1]/d", SslMode::Disable),
+        ("postgres://u@localhost/d?sslmode=verify-ca", SslMode::VerifyCa),
+        ("postgres://u@localhost/d?sslrootcert=system", SslMode::VerifyFull),
+        ("postgres://u@%2Frun%2Fpostgresql/d?sslmode=require", SslMode::Disable),
+    ] {
+        assert_eq!(PostgresUrl::parse(url).unwrap().ssl_mode, mode, "{url}");
+    }
+}
+
+#[test]
+fn every_part_is_percent_decoded() {
+    let url = PostgresUrl::parse("postgres://us%40er:p%2F%3A%3F%25%23@h:1/d%20b").unwrap();
+    assert_eq!(url.user, "us@er");
+    assert_eq!(url.password.unwrap().reveal(), "p/:?%#");
+    assert_eq!(url.dbname, "d b");
+}
+
+#[test]
+fn sockets_and_ipv6_are_hosts_too() {
+    for (url, host, port) in [
+        ("postgres://u@%2Frun%2Fpostgresql:5433/d", "/run/postgresql", 5433),
+        ("postgres:///d?host=/run/postgresql&user=u", "/run/postgresql", 5432),
+        ("postgres://u@[2001:db8::1]:6000/d", "2001:db8::1", 6000),
+        ("postgres://u@/d", "localhost", 5432),
+    ] {
+        let parsed = PostgresUrl::parse(url).unwrap();
+        assert_eq!((parsed.host.as_str(), parsed.port), (host, port), "{url}");
+    }
+}
+
+#[test]
+fn the_masked_form_means_the_same() {
+    let text = "postgres://u:hunter2@[2001:db8::1]:6000/d%20b?sslmode=verify-ca&sslrootcert=/etc/ca.pem&sslcert=c&sslkey=k";
+    let url = PostgresUrl::parse(text).unwrap();
+    assert!(!url.masked().contains("hunter2"));
+    let again = PostgresUrl::parse(&url.masked()).unwrap();
+    assert_eq!(again.masked(), url.masked());
+    assert_eq!((again.host, again.port, again.dbname, again.ssl_client), (url.host, url.port, url.dbname, url.ssl_client));
+}
+
+#[test]
+fn an_unknown_parameter_is_named() {
+    let why = PostgresUrl::parse("postgres://u@h/d?target_session_attrs=any").unwrap_err();
+    assert!(why.contains("`target_session_attrs`"), "{why}");
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    for url in [
+        "host=localhost user=app",
+        "postgres://localhost/d",
+        "postgres://u@a,b/d",
+        "postgres://u@::1/d",
+        "postgres://u@[::1/d",
+        "postgres://u@h:0/d",
+        "postgres://u@h/d?sslmode=allow",
+        "postgres://u@h/d?sslcert=c",
+        "postgres://u@h/d?sslrootcert=system&sslmode=require",
+        "postgres://u@h/d?connect_timeout=0",
+        "postgres://u@h/d?sslmode",
+        "postgres://u@h/d?sslmode=require&sslmode=disable",
+    ] {
+        assert!(PostgresUrl::parse(url).is_err(), "{url}");
+    }
+}
+
+#[test]
+fn a_clickhouse_url_gives_its_login_away_to_nobody() {
+    let url = ClickHouseUrl::parse("http://app:hunter2@localhost:8123/").unwrap();
+    assert_eq!((url.url.as_str(), url.user.as_str()), ("http://localhost:8123", "app"));
+    assert_eq!(url.password.unwrap().reveal(), "hunter2");
+    let url = ClickHouseUrl::parse("https://[::1]:8443/ch/").unwrap();
+    assert_eq!((url.url.as_str(), url.user.as_str()), ("https://[::1]:8443/ch", "default"));
+    assert!(url.password.is_none());
+}
+
+#[test]
+fn a_database_in_the_clickhouse_url_is_refused_with_the_place_where_it_belongs() {
+    let why = ClickHouseUrl::parse("http://h:8123/?database=analytics").unwrap_err();
+    assert!(why.contains("target"), "{why}");
+    assert!(ClickHouseUrl::parse("http://h:8123/?async_insert=1").is_err());
+    assert!(ClickHouseUrl::parse("clickhouse://h:9000").is_err());
+}
+
+#[test]
+fn no_refusal_repeats_a_password() {
+    let secret = "hunter2";
+    for url in [
+        "postgres://app:hunter2",
+        "postgres://app:hunter2/db",
+        "postgres://app:a/hunter2@host/db",
+        "postgres://app:a?hunter2@host/db",
+        "postgres://app:a?hunter2=1@host/db",
+        "postgres://app:a?hunter2=1",
+        "postgres://app:a#hunter2@host:x/db",
+        "postgres://app:a@hunter2@host/db",
+        "postgres://app:%zzhunter2@host/db",
+        "postgres://app:x@hunter2 /db",
+        "postgres://app@host/db?password=hunter2&password=hunter2",
+        "postgres://app:hunter2@host/db?sslmode=hunter2",
+        "app:hunter2@host",
+        "http:app:hunter2@host",
+        "http://app:hunter2@host:hunter2",
+        "http://app:hunter2@host?database=hunter2",
+        "http://app:hunter2%00@host",
+        "http://app:hunter2@host/a b",
+    ] {
+        for why in [PostgresUrl::parse(url).err(), ClickHouseUrl::parse(url).err()].into_iter().flatten() {
+            assert!(!why.contains(secret), "{url}: {why}");
+        }
+    }
+}

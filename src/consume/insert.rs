@@ -1,0 +1,302 @@
+//! Inserts batches, each row once, whatever the answers.
+//!
+//! Before a block is sent, its ranges and its token are recorded. A token names one set of rows for ever: halves, and
+//! sets reduced by what the target holds, get tokens of their own. After an end that is not known the same rows go again
+//! under the same token, which also disarms a request that is still under way; then the target is asked, and what is
+//! missing goes under a new token. Only then does the offset move.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::commit::Committer;
+use super::prepare::Prepared;
+use crate::clickhouse::{Block, Inserted, Ranges, RecordId, Target};
+use crate::config::{OnBadRow, RetryConfig};
+use crate::error::{Error, Result};
+use crate::exit_code::ExitCode;
+use crate::kafka::{DeadLetter, Fence};
+use crate::report::ConsumeReport;
+use crate::retry::Backoff;
+
+/// How often the target may be found to lack rows that it has confirmed.
+const ROUNDS: usize = 5;
+
+/// How an insert treats what it is given.
+#[derive(Clone, Debug)]
+pub struct InsertRules {
+    /// The format's name.
+    pub format: &'static str,
+    /// The columns of the INSERT.
+    pub columns: Vec<String>,
+    /// What happens to a record that is refused.
+    pub on_bad_row: OnBadRow,
+    /// How many may be refused before the run stops.
+    pub max_dead_letters: u64,
+    /// Repetitions of an INSERT whose end is not known.
+    pub retry: RetryConfig,
+}
+
+/// What an inserter takes from outside, so that tests decide it.
+pub struct Tools {
+    /// A token that was never used before.
+    pub token: Box<dyn FnMut() -> String + Send>,
+    /// Waits; `true` if the run was asked to finish meanwhile.
+    pub pause: Box<dyn FnMut(Duration) -> bool + Send>,
+}
+
+/// The last stage of the consume leg.
+pub struct Inserter<F, T> {
+    committer: Committer<F>,
+    target: T,
+    rules: InsertRules,
+    tools: Tools,
+    counts: ConsumeReport,
+}
+
+/// How a block's INSERT ended, retries included.
+enum Ended {
+    /// Stored at the first attempt.
+    Stored,
+    /// Confirmed after an attempt whose end is not known: the target must be asked.
+    Confirmed,
+    /// Refused as bad data; `certain` if no earlier attempt, of this run or another, can have been stored.
+    Refused { reason: String, certain: bool },
+}
+
+impl<F: Fence, T: Target> Inserter<F, T> {
+    /// Makes the stage.
+    pub fn new(committer: Committer<F>, target: T, rules: InsertRules, tools: Tools) -> Self {
+        Self { committer, target, rules, tools, counts: ConsumeReport::default() }
+    }
+
+    /// Inserts a batch and notes its offsets; they are committed with the next batch's intent, or by
+    /// [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// 65 if a bad record stops the run; ClickHouse's and Kafka's.
+    pub fn step(&mut self, prepared: &Prepared) -> Result<()> {
+        let stop_at = match (self.rules.on_bad_row, prepared.refused.first()) {
+            (OnBadRow::Stop, Some(first)) => Some(first),
+            _ => None,
+        };
+        let whole = 0..stop_at.map_or(prepared.batch.len(), |(index, _)| *index);
+        self.copy(prepared, whole, None)?;
+        match stop_at {
+            None => Ok(()),
+            Some((index, reason)) => {
+                self.committer.flush()?;
+                Err(stopped(&prepared.batch.id(*index), reason))
+            }
+        }
+    }
+
+    /// Finishes an INSERT that a dead run had recorded: `prepared` are the records of its ranges.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn finish_intent(&mut self, prepared: &Prepared, token: &str) -> Result<()> {
+        self.copy(prepared, 0..prepared.batch.len(), Some(token.to_owned()))
+    }
+
+    /// Commits what was inserted last.
+    ///
+    /// # Errors
+    /// Kafka's.
+    pub fn finish(&mut self) -> Result<()> {
+        self.committer.flush()
+    }
+
+    /// The offsets as this run has moved them.
+    pub const fn committer(&mut self) -> &mut Committer<F> {
+        &mut self.committer
+    }
+
+    /// Adds what was done to the report.
+    pub fn tell(&self, report: &mut ConsumeReport) {
+        report.add(&self.counts);
+    }
+
+    /// Brings the records `part` into the target; `recorded` is the token of an open intent for just these ranges.
+    fn copy(&mut self, prepared: &Prepared, part: Range<usize>, recorded: Option<String>) -> Result<()> {
+        let ranges = prepared.batch.ranges_of(&part);
+        let mut dead = self.refused_by_encoder(prepared, &part)?;
+        let mut rows = rows_of(prepared, &part);
+        let mut token = recorded;
+        if token.is_none() {
+            let to_ask = self.committer.to_ask(&ranges);
+            self.counts.rows_held += self.drop_held(prepared, &mut rows, &to_ask)?;
+        }
+        for _ in 0..ROUNDS {
+            if rows.is_empty() {
+                return self.dealt_with(prepared, &part, &ranges, dead);
+            }
+            let repeats = token.is_some();
+            let name = match token.take() {
+                Some(name) => name,
+                None => {
+                    let name = (self.tools.token)();
+                    self.committer.intend(&ranges, &name)?;
+                    name
+                }
+            };
+            match self.insert(prepared, &rows, &name)? {
+                Ended::Stored if !repeats => {
+                    self.counts.rows_inserted += rows.len() as u64;
+                    return self.dealt_with(prepared, &part, &ranges, dead);
+                }
+                Ended::Stored | Ended::Confirmed => {
+                    self.counts.rows_inserted += self.drop_held(prepared, &mut rows, &ranges)?;
+                }
+                Ended::Refused { reason, .. } if rows.len() == 1 => {
+                    dead.extend(self.refused_by_server(prepared, rows[0], &reason, dead.len())?);
+                    return self.dealt_with(prepared, &part, &ranges, dead);
+                }
+                Ended::Refused { certain, .. } => {
+                    self.committer.forget_intents(&ranges);
+                    if repeats || !certain {
+                        self.committer.distrust(&ranges);
+                    }
+                    let middle = prepared.rows[rows[rows.len() / 2]].record;
+                    self.copy(prepared, part.start..middle, None)?;
+                    return self.copy(prepared, middle..part.end, None);
+                }
+            }
+        }
+        Err(Error::unavailable(
+            "cannot bring a batch into the target",
+            format!("it confirmed {} rows {ROUNDS} times and still does not hold them: {ranges:?}", rows.len()),
+            "look for what deletes rows of the target, and at its server's log; the next run goes on from here",
+        ))
+    }
+
+    /// Notes that `part` is done. Dead letters are committed at once, with the offsets behind them.
+    fn dealt_with(
+        &mut self,
+        prepared: &Prepared,
+        part: &Range<usize>,
+        ranges: &Ranges,
+        dead: Vec<DeadLetter>,
+    ) -> Result<()> {
+        self.counts.records_copied += part.len() as u64;
+        self.counts.dead_letters += dead.len() as u64;
+        for letter in &dead {
+            log::warn!("partition {} offset {} goes to the dead letters: {}", letter.partition, letter.offset, letter.reason);
+        }
+        let urgent = !dead.is_empty();
+        self.committer.advance(ranges, &prepared.batch.last_of(part), dead);
+        if urgent { self.committer.flush() } else { Ok(()) }
+    }
+
+    /// Leaves out the rows that the target holds of `ranges`; returns how many.
+    fn drop_held(&mut self, prepared: &Prepared, rows: &mut Vec<usize>, ranges: &Ranges) -> Result<u64> {
+        if ranges.is_empty() || rows.is_empty() {
+            return Ok(0);
+        }
+        let held: HashSet<RecordId> = self.target.held(ranges)?;
+        let before = rows.len();
+        rows.retain(|&row| !held.contains(&prepared.batch.id(prepared.rows[row].record)));
+        Ok((before - rows.len()) as u64)
+    }
+
+    /// Sends the rows under a token until the server says yes or no, or the attempts are used up.
+    fn insert(&mut self, prepared: &Prepared, rows: &[usize], token: &str) -> Result<Ended> {
+        let body = body_of(prepared, rows);
+        let mut backoff = Backoff::new(&self.rules.retry);
+        let mut certain = true;
+        loop {
+            let block = Block { format: self.rules.format, columns: &self.rules.columns, body: &body };
+            self.counts.inserts += 1;
+            match self.target.insert(block, token)? {
+                Inserted::Stored if certain => return Ok(Ended::Stored),
+                Inserted::Stored => return Ok(Ended::Confirmed),
+                Inserted::Refused(reason) => return Ok(Ended::Refused { reason, certain }),
+                Inserted::Unknown(error) => {
+                    certain = false;
+                    let Some(pause) = backoff.next() else { return Err(error) };
+                    log::warn!("{error}\nthe same rows are sent again under the same token in {pause:?}");
+                    if (self.tools.pause)(pause) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn refused_by_encoder(&mut self, prepared: &Prepared, part: &Range<usize>) -> Result<Vec<DeadLetter>> {
+        let mut dead = Vec::new();
+        for (index, reason) in prepared.refused.iter().filter(|(index, _)| part.contains(index)) {
+            dead.push(self.dead_letter(prepared, *index, reason, dead.len())?);
+        }
+        Ok(dead)
+    }
+
+    fn refused_by_server(
+        &mut self,
+        prepared: &Prepared,
+        row: usize,
+        reason: &str,
+        before: usize,
+    ) -> Result<Option<DeadLetter>> {
+        let index = prepared.rows[row].record;
+        if self.rules.on_bad_row == OnBadRow::Stop {
+            self.committer.forget_intents(&prepared.batch.ranges_of(&(index..index + 1)));
+            self.committer.flush()?;
+            return Err(stopped(&prepared.batch.id(index), reason));
+        }
+        self.dead_letter(prepared, index, reason, before).map(Some)
+    }
+
+    /// Makes a dead letter, unless the run has had too many with the `before` ones of the same part.
+    fn dead_letter(&mut self, prepared: &Prepared, index: usize, reason: &str, before: usize) -> Result<DeadLetter> {
+        let record = prepared.batch.record(index);
+        let refused = self.counts.dead_letters + before as u64;
+        if refused >= self.rules.max_dead_letters {
+            self.committer.flush()?;
+            return Err(Error::new(
+                ExitCode::Data,
+                format!("stopped in front of partition {} offset {}", record.partition, record.offset),
+                format!("the target has refused {refused} records in this run; the next: {reason}"),
+                "so many are no bad data: check that topic and target belong together; `max_dead_letters` sets the limit",
+            ));
+        }
+        Ok(DeadLetter {
+            partition: record.partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            key: record.key.map(<[u8]>::to_vec),
+            value: record.value.map(<[u8]>::to_vec),
+            reason: reason.to_owned(),
+        })
+    }
+}
+
+fn stopped(id: &RecordId, reason: &str) -> Error {
+    Error::new(
+        ExitCode::Data,
+        format!("stopped in front of partition {} offset {}", id.partition, id.offset),
+        format!("the target does not take the record: {reason}"),
+        "mend the target or the data; with `on_bad_row = \"dead-letter\"` the run would go on without the record",
+    )
+}
+
+/// The indices of the encoded rows whose records are in `part`.
+fn rows_of(prepared: &Prepared, part: &Range<usize>) -> Vec<usize> {
+    let first = prepared.rows.partition_point(|row| row.record < part.start);
+    let end = prepared.rows.partition_point(|row| row.record < part.end);
+    (first..end).collect()
+}
+
+/// The rows' bytes: a slice of the body where they lie side by side.
+fn body_of<'a>(prepared: &'a Prepared, rows: &[usize]) -> std::borrow::Cow<'a, [u8]> {
+    let span = |row: usize| {
+        let start = row.checked_sub(1).map_or(0, |before| prepared.rows[before].end);
+        start..prepared.rows[row].end
+    };
+    match (rows.first(), rows.last()) {
+        (Some(&first), Some(&last)) if last - first + 1 == rows.len() => {
+            prepared.body[span(first).start..span(last).end].into()
+        }
+        _ => rows.iter().flat_map(|&row| &prepared.body[span(row)]).copied().collect::<Vec<u8>>().into(),
+    }
+}

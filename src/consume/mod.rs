@@ -1,0 +1,219 @@
+//! The second leg: records → inserted batches → committed offsets.
+//!
+//! ```text
+//! Kafka ── fetcher ──▶ preparer ──▶ inserter (and committer) ──▶ ClickHouse, Kafka
+//! ```
+//!
+//! Fence first, so that no dead run can commit any more; finish what it had begun to insert; only then copy on.
+
+mod commit;
+mod fetch;
+mod insert;
+mod json_rows;
+pub mod position;
+mod prepare;
+mod record_batch;
+mod recover;
+
+pub use commit::{Committer, Known};
+pub use fetch::{BatchSize, Fetcher};
+pub use insert::{InsertRules, Inserter, Tools};
+pub use prepare::{Prepared, Preparer, RowFormat};
+pub use record_batch::RecordBatch;
+pub use recover::Start;
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::bounded;
+
+use crate::batch::Offsets;
+use crate::clickhouse::{ClickHouseTarget, Target, TargetDescription};
+use crate::error::{Error, Result};
+use crate::kafka::{End, Fence, KafkaLog, KafkaWriter, OffsetsOf, TopicLog};
+use crate::limits::Budget;
+use crate::produce::{Surroundings, wait_until_stable};
+use crate::report::ConsumeReport;
+use crate::threads::{QUEUE, first_error, join, spawn};
+use position::Context;
+
+/// Offsets are committed again after a day without: brokers forget them a week after the last commit
+/// (`offsets.retention.minutes`).
+const REFRESH_AFTER: u64 = 24 * 60 * 60;
+
+/// Copies what the topic holds into the target, at least up to `delivered`.
+///
+/// What was done is counted into `report` even where the leg fails.
+///
+/// # Errors
+/// The first failure of a stage. Whatever was inserted and not committed is recognised by the next run.
+pub fn run(around: &Surroundings<'_>, delivered: &Offsets, report: &mut ConsumeReport) -> Result<()> {
+    let (config, table) = (around.config, around.table);
+    let mut log = KafkaLog::new(config, &table.topic, &table.group)?;
+    let mut target = ClickHouseTarget::new(config, &table.target)?;
+    let description = target.describe()?;
+    let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
+
+    let ends = wait_until_stable(&mut log, delivered, config.timeouts.stable, around.shutdown)?;
+    let starts = log.starts()?;
+    report.complete = log.ends(End::Written)? == ends;
+    let start = Start::of(&log.committed()?, &starts, &ends, context);
+    if start.is_done(&ends) && now() < start.oldest_commit() + REFRESH_AFTER {
+        return Ok(());
+    }
+
+    let mut fence = open_fence(around, &log)?;
+    fence.fence()?;
+    // Only now nobody else can move the offsets.
+    let mut start = Start::of(&log.committed()?, &starts, &ends, context);
+    start.check_log(&mut log, &starts, &ends, config.timeouts.kafka, report)?;
+    start.skip_lost(&starts, report);
+    if start.asks() {
+        wait_for_inserts(&mut target, around)?;
+    }
+    copy(around, log, target, &description, fence, start, &ends, report)
+}
+
+#[allow(clippy::too_many_arguments)] // each is a different thing, made once above
+fn copy(
+    around: &Surroundings<'_>,
+    mut log: KafkaLog,
+    target: ClickHouseTarget,
+    description: &TargetDescription,
+    fence: KafkaWriter,
+    start: Start,
+    ends: &Offsets,
+    report: &mut ConsumeReport,
+) -> Result<()> {
+    let (config, table) = (around.config, around.table);
+    let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
+    let format = RowFormat::of(&description.columns)?;
+    let rules = InsertRules {
+        format: format.name(),
+        columns: format.columns().to_vec(),
+        on_bad_row: table.on_bad_row,
+        max_dead_letters: table.max_dead_letters,
+        retry: config.retry,
+    };
+    let mut preparer = Preparer::new(format);
+    let committer = Committer::new(fence, context, start.known, now);
+    let shutdown = around.shutdown.clone();
+    let tools = Tools { token: tokens()?, pause: Box::new(move |pause| shutdown.wait(pause)) };
+    let mut inserter = Inserter::new(committer, target, rules, tools);
+
+    let ended = finish_intents(around, &mut log, &start.intents, &mut preparer, &mut inserter).and_then(|()| {
+        let size = BatchSize { records: config.batch.insert_rows, bytes: config.batch.insert_bytes };
+        let budget = Budget::new(&around.limits, around.started, around.shutdown);
+        let from = inserter.committer().next();
+        let mut fetcher = Fetcher::new(&mut log, &from, ends, size, budget, config.timeouts.kafka)?;
+        let pumped = pump(&mut fetcher, &mut preparer, &mut inserter);
+        report.complete &= fetcher.is_complete();
+        pumped?;
+        if report.complete {
+            inserter.committer().refresh();
+        }
+        inserter.finish()
+    });
+    inserter.tell(report);
+    ended
+}
+
+/// The producer through which offsets and dead letters go: one name for one group's way through one topic.
+///
+/// # Errors
+/// 78 if librdkafka refuses a property.
+pub fn open_fence(around: &Surroundings<'_>, log: &KafkaLog) -> Result<KafkaWriter> {
+    let (config, table) = (around.config, around.table);
+    let id = format!("{}-{}-{}", config.kafka.transactional_prefix, table.group, table.topic);
+    let group = log
+        .group_metadata()
+        .ok_or_else(|| Error::bug(format!("cannot commit offsets of group {}", table.group), "the client has no group"))?;
+    let offsets = OffsetsOf { group, topic: table.topic.clone() };
+    KafkaWriter::new(config, &id, &table.dead_letter_topic(), None, Some(offsets))
+}
+
+/// An insert of a dead run that is still executing would land after the target was asked.
+fn wait_for_inserts(target: &mut impl Target, around: &Surroundings<'_>) -> Result<()> {
+    let until = Instant::now() + around.config.timeouts.clickhouse;
+    while target.is_inserting()? {
+        if Instant::now() >= until || around.shutdown.wait(Duration::from_millis(100)) {
+            return Err(Error::unavailable(
+                format!("cannot ask what {} holds", around.table.target),
+                "an earlier run's INSERT into it is still executing",
+                "let it end, or KILL QUERY the one whose query_id begins with `pg2ch`; the next run goes on from here",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Sends again, under their tokens, the INSERTs that were recorded and not confirmed.
+fn finish_intents<F: Fence, T: Target>(
+    around: &Surroundings<'_>,
+    log: &mut KafkaLog,
+    intents: &std::collections::BTreeMap<String, crate::clickhouse::Ranges>,
+    preparer: &mut Preparer,
+    inserter: &mut Inserter<F, T>,
+) -> Result<()> {
+    for (token, ranges) in intents {
+        let from = ranges.iter().map(|(&partition, &(start, _))| (partition, start)).collect();
+        let ends = ranges.iter().map(|(&partition, &(_, end))| (partition, end)).collect();
+        // The recorded set was one batch, so it fits once more.
+        let size = BatchSize { records: usize::MAX, bytes: usize::MAX };
+        let budget = Budget::new(&crate::limits::Limits::default(), around.started, &crate::shutdown::Shutdown::default());
+        let mut fetcher = Fetcher::new(log, &from, &ends, size, budget, around.config.timeouts.kafka)?;
+        if let Some(batch) = fetcher.step()? {
+            log::info!("an insert of {} records was recorded and not confirmed; it is sent again", batch.len());
+            inserter.finish_intent(&preparer.step(batch), token)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the three stages until the fetcher ends, or one of them fails.
+fn pump<L: TopicLog + Send, F: Fence + Send, T: Target + Send>(
+    fetcher: &mut Fetcher<'_, L>,
+    preparer: &mut Preparer,
+    inserter: &mut Inserter<F, T>,
+) -> Result<()> {
+    let (fetched_out, fetched_in) = bounded::<RecordBatch>(QUEUE);
+    let (prepared_out, prepared_in) = bounded::<Prepared>(QUEUE);
+    std::thread::scope(|scope| {
+        let fetching = spawn(scope, "fetcher", move || {
+            while let Some(batch) = fetcher.step()? {
+                // A failed send means that the next stage has ended; its own error tells why.
+                if fetched_out.send(batch).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        let preparing = spawn(scope, "preparer", move || {
+            for batch in fetched_in {
+                if prepared_out.send(preparer.step(batch)).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        let inserting = spawn(scope, "inserter", move || prepared_in.iter().try_for_each(|batch| inserter.step(&batch)))?;
+        first_error([join("fetcher", fetching), join("preparer", preparing), join("inserter", inserting)])
+    })
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Tokens that no other run ever makes: 128 random bits, and a number.
+fn tokens() -> Result<Box<dyn FnMut() -> String + Send>> {
+    let mut run = [0; 16];
+    openssl::rand::rand_bytes(&mut run).map_err(|error| Error::bug("cannot make deduplication tokens", error))?;
+    let run: String = run.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut count = 0_u64;
+    Ok(Box::new(move || {
+        count += 1;
+        format!("{run}-{count}")
+    }))
+}

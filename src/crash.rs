@@ -1,0 +1,30 @@
+//! Named crash points, for the tests: a debug build ends there as if it were killed. A release build has none.
+
+/// The environment variable that names the point to die at, with `:N` for its N-th passing (1 if left out).
+#[cfg(debug_assertions)]
+pub const VARIABLE: &str = "PG2CH_CRASH_AT";
+
+/// Dies here, by SIGKILL, if the test asked for it.
+#[cfg(debug_assertions)]
+pub fn point(name: &str) {
+    use std::collections::HashMap;
+    use std::sync::{Mutex, PoisonError};
+
+    static PASSED: Mutex<Option<HashMap<String, u64>>> = Mutex::new(None);
+    let Ok(wanted) = std::env::var(VARIABLE) else { return };
+    let (wanted, passing) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+    if wanted != name {
+        return;
+    }
+    let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = passed.get_or_insert_default().entry(name.to_owned()).or_default();
+    *count += 1;
+    if *count == passing.parse().unwrap_or(1) {
+        let _ = signal_hook::low_level::raise(signal_hook::consts::SIGKILL);
+    }
+}
+
+/// Nothing, in a release build.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn point(_name: &str) {}

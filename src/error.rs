@@ -1,0 +1,97 @@
+//! What went wrong, told to the person who is woken by it: what failed and on what, why, and what to do next.
+
+use std::fmt;
+
+use crate::exit_code::ExitCode;
+
+/// The result of anything that can fail in pg2ch.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure that ends a command, or, if it [may pass](Error::is_transient), the present attempt of a leg.
+///
+/// It has the three parts that every message of pg2ch has. None of them ever holds a password: the servers are named by
+/// their masked addresses.
+#[derive(Debug)]
+pub struct Error {
+    exit: ExitCode,
+    what: String,
+    why: String,
+    hint: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// A failure that ends with `exit`: `what` failed (on what), `why`, and a `hint` at what to do next.
+    #[must_use]
+    pub fn new(exit: ExitCode, what: impl Into<String>, why: impl fmt::Display, hint: impl Into<String>) -> Self {
+        Self { exit, what: what.into(), why: why.to_string(), hint: hint.into(), source: None }
+    }
+
+    /// The configuration, or what it names, does not fit (78).
+    #[must_use]
+    pub fn config(what: impl Into<String>, why: impl fmt::Display, hint: impl Into<String>) -> Self {
+        Self::new(ExitCode::Config, what, why, hint)
+    }
+
+    /// A server did not answer, or answered that it cannot now (69).
+    #[must_use]
+    pub fn unavailable(what: impl Into<String>, why: impl fmt::Display, hint: impl Into<String>) -> Self {
+        Self::new(ExitCode::Unavailable, what, why, hint)
+    }
+
+    /// Something that cannot happen did (70).
+    #[must_use]
+    pub fn bug(what: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self::new(ExitCode::Bug, what, why, "this is a bug in pg2ch: please report it with this message; a new run is safe")
+    }
+
+    /// Keeps the error of the library below.
+    #[must_use]
+    pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Box::new(source));
+        self
+    }
+
+    /// The exit code that this failure asks for.
+    #[must_use]
+    pub const fn exit_code(&self) -> ExitCode {
+        self.exit
+    }
+
+    /// What failed, and on what.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Why it failed, in the server's own words where there are any.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn hint(&self) -> &str {
+        &self.hint
+    }
+
+    /// Whether the same attempt may succeed a moment later: the servers were out of reach, nothing was wrong.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.exit == ExitCode::Unavailable
+    }
+}
+
+impl fmt::Display for Error {
+    /// `what: why`, then the hint on a line of its own.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}\nhint: {}", self.what, self.why, self.hint)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|e| e as _)
+    }
+}

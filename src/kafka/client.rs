@@ -1,0 +1,83 @@
+//! What every librdkafka client of pg2ch has in common: addresses, limits, and the reasons that its threads report.
+
+use std::sync::{Mutex, PoisonError};
+
+use log::{Level, log};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use super::explain::explain;
+use crate::config::Config;
+use crate::error::Error;
+
+/// The settings that every client shares. Those on which the promise rests are set by the clients themselves.
+#[must_use]
+pub fn base(config: &Config) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    for (name, value) in &config.kafka.properties {
+        client.set(name, value.reveal());
+    }
+    let connect = config.timeouts.connect.as_millis().clamp(1000, 300_000);
+    client
+        .set("bootstrap.servers", &config.kafka.brokers)
+        .set("client.id", "pg2ch")
+        .set("allow.auto.create.topics", "false")
+        .set("socket.timeout.ms", config.timeouts.kafka.as_millis().clamp(10, 300_000).to_string())
+        .set("socket.connection.setup.timeout.ms", connect.to_string())
+        .set("socket.nagle.disable", "true")
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    client
+}
+
+/// Keeps what the client's threads report, and passes their log lines on.
+#[derive(Debug, Default)]
+pub struct Context {
+    heard: Mutex<Option<(Code, String)>>,
+}
+
+impl Context {
+    /// Tells a failure of a call, with the reason that was reported behind it.
+    pub fn explain(&self, what: &str, error: &KafkaError) -> Error {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        explain(what, error, heard)
+    }
+
+    /// Forgets what was reported: a call has succeeded since.
+    pub fn forget(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn hear(&self, code: Code, reason: &str) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        // A refused password is the reason for everything that follows it.
+        let decided = matches!(*heard, Some((Code::Authentication | Code::SSL, _)));
+        if !decided && code != Code::AllBrokersDown {
+            *heard = Some((code, reason.to_owned()));
+        }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // What matters comes back as an error of a call, told properly; these lines are for -v.
+        let level = match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => Level::Info,
+            RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => Level::Info,
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => Level::Debug,
+        };
+        log!(target: "librdkafka", level, "{facility}: {message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(code) = error.rdkafka_error_code() {
+            self.hear(code, reason);
+        }
+        log::debug!(target: "librdkafka", "{error}: {reason}");
+    }
+}
+
+impl ConsumerContext for Context {}

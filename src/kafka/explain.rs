@@ -1,0 +1,82 @@
+//! Sorts librdkafka's errors by what the reader has to do about them.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use crate::error::Error;
+use crate::exit_code::ExitCode;
+
+/// Tells a failure. `heard` is what the client's threads reported last: the reason behind a bare "timed out".
+pub fn explain(what: &str, error: &KafkaError, heard: Option<(Code, String)>) -> Error {
+    let code = match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    };
+    let told = match error {
+        KafkaError::Transaction(error) => error.string(),
+        other => other.to_string(),
+    };
+    let (decisive, why) = match (code, heard) {
+        (Some(code), Some((reported, text))) if is_vague(code) => (Some(reported), format!("{told}: {text}")),
+        _ => (code, told),
+    };
+    let (exit, hint) = decisive.map_or((ExitCode::Unavailable, UNAVAILABLE), sort);
+    Error::new(exit, what, why, hint).with_source(error.clone())
+}
+
+/// Whether a code only says that something else went wrong before.
+fn is_vague(code: Code) -> bool {
+    matches!(
+        code,
+        Code::BrokerTransportFailure
+            | Code::OperationTimedOut
+            | Code::AllBrokersDown
+            | Code::RequestTimedOut
+            | Code::MessageTimedOut
+            | Code::UnknownTopicOrPartition
+            | Code::UnknownTopic
+            | Code::Fail
+    )
+}
+
+/// Whether the code says that a later producer of the same name has shut this one out.
+pub fn is_fenced(code: Code) -> bool {
+    matches!(code, Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch)
+}
+
+const UNAVAILABLE: &str =
+    "check that the brokers run and that [kafka] brokers names them as this machine can reach them; the next run goes on from here";
+
+fn sort(code: Code) -> (ExitCode, &'static str) {
+    match code {
+        Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => (
+            ExitCode::Permission,
+            "check user, password, mechanism and certificates in [kafka.properties] (PG2CH_KAFKA_SASL_PASSWORD)",
+        ),
+        Code::TopicAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TransactionalIdAuthorizationFailed => {
+            (ExitCode::Permission, "grant the principal what docs/grants.md lists for topics, group and transactional ids")
+        }
+        code if is_fenced(code) => (
+            ExitCode::Locked,
+            "another run with the same transactional.id has begun and goes on from here; look for two schedules of one job, \
+             or set [kafka] transactional_prefix apart",
+        ),
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::InvalidTopic => {
+            (ExitCode::Config, "run `pg2ch init` to create the topic, or correct `topic` in [[table]]")
+        }
+        Code::InvalidTimestamp => (
+            ExitCode::Config,
+            "PostgreSQL's clock and the broker's differ too much for the topic's message.timestamp.after.max.ms: set the clocks right",
+        ),
+        Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress | Code::FencedInstanceId => (
+            ExitCode::Config,
+            "another consumer is a live member of this group: stop it, or give pg2ch a `group` of its own",
+        ),
+        Code::InvalidArgument | Code::InvalidConfig | Code::UnsupportedFeature | Code::UnsupportedVersion => {
+            (ExitCode::Config, "check [kafka] and [kafka.properties]; pg2ch needs brokers of version 2.5 or later")
+        }
+        _ => (ExitCode::Unavailable, UNAVAILABLE),
+    }
+}

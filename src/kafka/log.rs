@@ -1,0 +1,241 @@
+//! Reads a topic with librdkafka: an assigned consumer, committed records only, no group membership.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::client::{Context, base};
+use super::{Committed, End, Polled, Record, TopicLog};
+use crate::batch::Offsets;
+use crate::config::Config;
+use crate::error::{Error, Result};
+
+/// How many bytes of records librdkafka may hold ready, in KiB. Its own default, 64 MiB, is pg2ch's whole budget.
+const READ_AHEAD_KIB: &str = "6144";
+
+/// One topic of a real cluster.
+pub struct KafkaLog {
+    topic: String,
+    brokers: String,
+    group: String,
+    committed_reader: BaseConsumer<Context>,
+    partitions: Vec<i32>,
+    config: Config,
+    limit: Duration,
+}
+
+impl KafkaLog {
+    /// Makes a reader of `topic` that knows `group`'s offsets. No connection is waited for.
+    ///
+    /// # Errors
+    /// 78 if librdkafka refuses a property.
+    pub fn new(config: &Config, topic: &str, group: &str) -> Result<Self> {
+        Ok(Self {
+            topic: topic.to_owned(),
+            brokers: config.kafka.brokers.clone(),
+            group: group.to_owned(),
+            committed_reader: consumer(config, group, "read_committed")?,
+            partitions: Vec::new(),
+            config: config.clone(),
+            limit: config.timeouts.kafka,
+        })
+    }
+
+    /// What a transactional producer needs to commit offsets for the group.
+    #[must_use]
+    pub fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
+        self.committed_reader.group_metadata()
+    }
+
+    fn what(&self, verb: &str) -> String {
+        format!("cannot {verb} topic {} at {}", self.topic, self.brokers)
+    }
+
+    fn told<T>(&self, verb: &str, result: Result<T, KafkaError>) -> Result<T> {
+        let context = self.committed_reader.context();
+        match result {
+            Ok(value) => {
+                context.forget();
+                Ok(value)
+            }
+            Err(error) => Err(context.explain(&self.what(verb), &error)),
+        }
+    }
+
+    /// Asks `consumer` for one offset of every partition at once: [`Offset::Beginning`] or [`Offset::End`], which go where
+    /// librdkafka takes a timestamp (ListOffsets knows them as -2 and -1).
+    fn offsets_at(&self, consumer: &BaseConsumer<Context>, at: Offset) -> Result<Offsets> {
+        const VERB: &str = "ask for the offsets of";
+        let wanted = self.list(|_| Some(at))?;
+        let found = self.told(VERB, consumer.offsets_for_times(wanted, self.limit))?;
+        let mut offsets = Offsets::new();
+        for element in found.elements() {
+            self.told(VERB, element.error())?;
+            if let Offset::Offset(offset) = element.offset() {
+                offsets.insert(element.partition(), offset);
+            }
+        }
+        Ok(offsets)
+    }
+
+    /// The known partitions for which `at` has an offset, as librdkafka wants them.
+    fn list(&self, at: impl Fn(i32) -> Option<Offset>) -> Result<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        for &partition in &self.partitions {
+            if let Some(offset) = at(partition) {
+                self.told("name the partitions of", list.add_partition_offset(&self.topic, partition, offset))?;
+            }
+        }
+        Ok(list)
+    }
+
+    fn know_partitions(&mut self) -> Result<()> {
+        if self.partitions.is_empty() {
+            self.partitions()?;
+        }
+        Ok(())
+    }
+}
+
+fn consumer(config: &Config, group: &str, isolation: &str) -> Result<BaseConsumer<Context>> {
+    base(config)
+        .set("group.id", group)
+        .set("isolation.level", isolation)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        // The end of a partition is reported when a fetch comes back empty: that must not take half a second.
+        .set("fetch.wait.max.ms", "10")
+        // When the queue is full fetching pauses this long; the default of a second costs more than all the rest.
+        .set("fetch.queue.backoff.ms", "5")
+        .set("queued.max.messages.kbytes", READ_AHEAD_KIB)
+        .set("check.crcs", "true")
+        .create_with_context(Context::default())
+        .map_err(|error| refused(config, &error))
+}
+
+/// librdkafka does not take the configuration.
+pub(super) fn refused(config: &Config, error: &KafkaError) -> Error {
+    Error::config(
+        format!("cannot make a Kafka client for {}", config.kafka.brokers),
+        match error {
+            // The property's value may be a secret: only its name is told.
+            KafkaError::ClientConfig(_, reason, name, _) => format!("{name}: {reason}"),
+            other => other.to_string(),
+        },
+        "correct [kafka] and [kafka.properties]",
+    )
+}
+
+impl TopicLog for KafkaLog {
+    fn partitions(&mut self) -> Result<Vec<i32>> {
+        let metadata = self.committed_reader.fetch_metadata(Some(&self.topic), self.limit);
+        let metadata = self.told("find", metadata)?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
+        let error = topic.and_then(rdkafka::metadata::MetadataTopic::error).map(Code::from);
+        if let Some(code) = error {
+            return Err(super::explain::explain(&self.what("find"), &KafkaError::MetadataFetch(code), None));
+        }
+        let mut partitions: Vec<i32> =
+            topic.map(|topic| topic.partitions().iter().map(|partition| partition.id()).collect()).unwrap_or_default();
+        partitions.sort_unstable();
+        self.partitions.clone_from(&partitions);
+        if partitions.is_empty() {
+            return Err(super::explain::explain(
+                &self.what("find"),
+                &KafkaError::MetadataFetch(Code::UnknownTopicOrPartition),
+                None,
+            ));
+        }
+        Ok(partitions)
+    }
+
+    fn ends(&mut self, end: End) -> Result<Offsets> {
+        self.know_partitions()?;
+        match end {
+            End::Stable => self.offsets_at(&self.committed_reader, Offset::End),
+            End::Written => {
+                // The isolation level belongs to the client, so the other end needs another one; it is rarely asked for.
+                let consumer = consumer(&self.config, &self.group, "read_uncommitted")?;
+                self.offsets_at(&consumer, Offset::End)
+            }
+        }
+    }
+
+    fn starts(&mut self) -> Result<Offsets> {
+        self.know_partitions()?;
+        self.offsets_at(&self.committed_reader, Offset::Beginning)
+    }
+
+    fn committed(&mut self) -> Result<BTreeMap<i32, Committed>> {
+        self.know_partitions()?;
+        let list = self.list(|_| Some(Offset::Invalid))?;
+        let verb = format!("read the offsets of group {} in", self.group);
+        let found = self.told(&verb, self.committed_reader.committed_offsets(list, self.limit))?;
+        let mut committed = BTreeMap::new();
+        for element in found.elements() {
+            self.told(&verb, element.error())?;
+            if let Offset::Offset(next) = element.offset() {
+                committed.insert(element.partition(), Committed { next, metadata: metadata_of(&element) });
+            }
+        }
+        Ok(committed)
+    }
+
+    fn read_from(&mut self, from: &Offsets) -> Result<()> {
+        let list = self.list(|partition| from.get(&partition).copied().map(Offset::Offset))?;
+        self.told("read", self.committed_reader.assign(&list))
+    }
+
+    fn poll(&mut self, wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Polled> {
+        let until = Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.committed_reader.poll(left) {
+                None => return Ok(Polled::Nothing),
+                Some(Ok(message)) => {
+                    sink(Record {
+                        partition: message.partition(),
+                        offset: message.offset(),
+                        timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+                        key: message.key(),
+                        value: message.payload(),
+                    });
+                    return Ok(Polled::Record);
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => return Ok(Polled::End(partition)),
+                // librdkafka connects again by itself; whoever polls has a limit for the whole.
+                Some(Err(error)) if passes(&error) && !left.is_zero() => {
+                    log::debug!("reading topic {}: {error}", self.topic);
+                }
+                Some(Err(error)) => return self.told("read", Err(error)),
+            }
+        }
+    }
+}
+
+/// The text beside an offset. Another client may have committed bytes that are no UTF-8, on which the library panics.
+fn metadata_of(element: &TopicPartitionListElem<'_>) -> String {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default()
+}
+
+fn passes(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::Resolve
+                | Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+        )
+    )
+}

@@ -1,0 +1,312 @@
+//! The transactional producer: rows, offsets and dead letters, each wholly or not at all.
+//!
+//! If the process dies before a commit is asked for, the next producer of the same name aborts the transaction; if it dies
+//! after, the broker completes it. Either way the outcome is decided before [`Fence::fence`] of the next run returns.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::message::{Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::client::{Context, base};
+use super::log::refused;
+use super::{DeadLetter, Fence, OffsetCommit, Sent};
+use crate::batch::{RecordPosition, RowBatch};
+use crate::config::Config;
+use crate::error::{Error, Result};
+
+/// How long the sender sleeps at most before it looks at its limit again.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Whose offsets a writer commits.
+pub struct OffsetsOf {
+    /// The consumer group.
+    pub group: ConsumerGroupMetadata,
+    /// The topic they belong to.
+    pub topic: String,
+}
+
+/// A producer of a real cluster.
+pub struct KafkaWriter {
+    producer: BaseProducer<Deliveries>,
+    /// Where records go: the topic for rows, the dead-letter topic beside offsets.
+    topic: String,
+    offsets: Option<OffsetsOf>,
+    transactional_id: String,
+    limit: Duration,
+}
+
+impl KafkaWriter {
+    /// Makes a producer named `transactional_id` that writes to `topic`, in record batches of at most `max_bytes` (the
+    /// topic's `max.message.bytes`), and commits `offsets` if it is given what it needs for it.
+    ///
+    /// # Errors
+    /// 78 if librdkafka refuses a property.
+    pub fn new(
+        config: &Config,
+        transactional_id: &str,
+        topic: &str,
+        max_bytes: Option<usize>,
+        offsets: Option<OffsetsOf>,
+    ) -> Result<Self> {
+        let limit = config.timeouts.kafka;
+        let mut client = base(config);
+        if let Some(max_bytes) = max_bytes {
+            // Below librdkafka's own smallest value it could not be set; such a topic refuses, and the batch is split.
+            client.set("message.max.bytes", max_bytes.clamp(1000, 1_000_000_000).to_string());
+        }
+        let rows = config.batch.rows.max(1000);
+        let producer = client
+            .set("transactional.id", transactional_id)
+            .set("transaction.timeout.ms", (limit * 2).as_millis().clamp(1000, 900_000).to_string())
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("message.timeout.ms", limit.as_millis().clamp(1000, 300_000).to_string())
+            .set("request.timeout.ms", limit.as_millis().clamp(1, 900_000).to_string())
+            // Records leave when a broker's thread is free; a batch in hand is never waited for.
+            .set("linger.ms", "1")
+            .set("queue.buffering.max.messages", (rows * 2).to_string())
+            .create_with_context(Deliveries::default())
+            .map_err(|error| refused(config, &error))?;
+        Ok(Self { producer, topic: topic.to_owned(), offsets, transactional_id: transactional_id.to_owned(), limit })
+    }
+
+    fn what(&self, verb: &str) -> String {
+        format!("cannot {verb} topic {} as {}", self.topic, self.transactional_id)
+    }
+
+    fn explain(&self, verb: &str, error: &KafkaError) -> Error {
+        self.producer.context().base.explain(&self.what(verb), error)
+    }
+
+    /// Repeats a transactional call that says it may be repeated, until the limit.
+    fn retried(&self, verb: &str, call: impl Fn(Duration) -> KafkaResult<()>) -> Result<()> {
+        let until = Instant::now() + self.limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match call(left.max(TICK)) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && !left.is_zero() => {
+                    log::debug!("{} {}: {}", verb, self.topic, error.string());
+                }
+                Err(error) => return Err(self.explain(verb, &error)),
+            }
+        }
+    }
+
+    fn begin(&self, verb: &str) -> Result<()> {
+        self.producer.context().reset();
+        self.producer.begin_transaction().map_err(|error| self.explain(verb, &error))
+    }
+
+    /// Gives up the open transaction. If that fails too, the next fence does it.
+    fn abort(&self, verb: &str) -> Result<()> {
+        self.retried(verb, |limit| self.producer.abort_transaction(limit))
+    }
+
+    /// Hands a record over, waiting while librdkafka's queue is full. `false`: it is too large for this client's limit.
+    fn hand_over<'a>(&self, verb: &str, mut record: BaseRecord<'a, [u8], [u8], usize>) -> Result<bool> {
+        let until = Instant::now() + self.limit;
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(true),
+                Err((KafkaError::MessageProduction(Code::MessageSizeTooLarge), _)) => return Ok(false),
+                Err((KafkaError::MessageProduction(Code::QueueFull), back)) if Instant::now() < until => {
+                    record = back;
+                    self.producer.poll(TICK);
+                }
+                Err((error, _)) => return Err(self.explain(verb, &error)),
+            }
+        }
+    }
+
+    /// Polls until every record's outcome is known. Neither `flush` nor a commit is left to wait for them: both tick in
+    /// steps of 100 ms.
+    fn settle(&self, verb: &str) -> Result<()> {
+        let until = Instant::now() + self.limit + TICK;
+        while self.producer.in_flight_count() > 0 {
+            if Instant::now() > until {
+                return Err(self.explain(verb, &KafkaError::MessageProduction(Code::MessageTimedOut)));
+            }
+            self.producer.poll(TICK);
+        }
+        Ok(())
+    }
+
+    fn commit_transaction(&self, verb: &str) -> Result<()> {
+        crate::crash::point("kafka.commit.before");
+        self.retried(verb, |limit| self.producer.commit_transaction(limit))?;
+        self.producer.context().base.forget();
+        crate::crash::point("kafka.commit.after");
+        Ok(())
+    }
+
+    fn send_dead_letter(&self, index: usize, letter: &DeadLetter, source: &str) -> Result<()> {
+        const VERB: &str = "send a dead letter to";
+        let numbers = [letter.partition.to_string(), letter.offset.to_string(), letter.timestamp_ms.to_string()];
+        let names = ["pg2ch-partition", "pg2ch-offset", "pg2ch-timestamp"];
+        let mut headers = OwnedHeaders::new_with_capacity(5).insert(Header { key: "pg2ch-topic", value: Some(source) });
+        for (key, value) in names.into_iter().zip(&numbers) {
+            headers = headers.insert(Header { key, value: Some(value) });
+        }
+        headers = headers.insert(Header { key: "pg2ch-reason", value: Some(&letter.reason) });
+        let mut record = BaseRecord::with_opaque_to(&self.topic, index).headers(headers);
+        if let Some(key) = &letter.key {
+            record = record.key(key.as_slice());
+        }
+        if let Some(value) = &letter.value {
+            record = record.payload(value.as_slice());
+        }
+        if self.hand_over(VERB, record)? {
+            return Ok(());
+        }
+        Err(too_large_for_dead_letters(&self.what(VERB), letter))
+    }
+
+    fn list(&self, topic: &str, commits: &[OffsetCommit]) -> Result<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        for commit in commits {
+            let mut element = list.add_partition(topic, commit.partition);
+            element
+                .set_offset(Offset::Offset(commit.next))
+                .map_err(|error| self.explain("name the offsets of", &error))?;
+            element.set_metadata(&commit.metadata);
+        }
+        Ok(list)
+    }
+}
+
+fn too_large_for_dead_letters(what: &str, letter: &DeadLetter) -> Error {
+    Error::config(
+        what,
+        format!("the record at partition {} offset {} is too large for it", letter.partition, letter.offset),
+        "give the dead-letter topic a larger max.message.bytes than the topic itself has; the run stops in front of this record",
+    )
+}
+
+impl Fence for KafkaWriter {
+    fn fence(&mut self) -> Result<()> {
+        self.retried("fence", |limit| self.producer.init_transactions(limit))
+    }
+
+    fn send(&mut self, batch: &RowBatch, indices: &[usize]) -> Result<Sent> {
+        const VERB: &str = "send rows to";
+        self.begin(VERB)?;
+        let mut too_large = Vec::new();
+        for &index in indices {
+            let row = batch.row(index);
+            let record = BaseRecord::with_opaque_to(&self.topic, index)
+                .key(row.key)
+                .payload(row.value)
+                .timestamp(batch.timestamp_ms);
+            if !self.hand_over(VERB, record)? {
+                too_large.push(index);
+            }
+            // Outcomes are taken while records leave, so that their queue stays short.
+            if index % 1024 == 1023 {
+                self.producer.poll(Duration::ZERO);
+            }
+        }
+        crate::crash::point("kafka.send.after");
+        self.settle(VERB)?;
+        let delivered = self.producer.context().take();
+        for (index, error) in delivered.failed {
+            match error.rdkafka_error_code() {
+                Some(Code::MessageSizeTooLarge) => too_large.push(index),
+                // After the first refusal librdkafka purges the rest of the transaction.
+                Some(Code::PurgeQueue | Code::PurgeInflight) => {}
+                _ => return Err(self.explain(VERB, &error)),
+            }
+        }
+        if !too_large.is_empty() {
+            self.abort(VERB)?;
+            too_large.sort_unstable();
+            return Ok(Sent::TooLarge(too_large));
+        }
+        let positions: Vec<_> = indices.iter().filter_map(|index| delivered.at.get(index).copied()).collect();
+        if positions.len() != indices.len() {
+            return Err(Error::bug(
+                self.what(VERB),
+                format!("{} records were sent and {} acknowledged", indices.len(), positions.len()),
+            ));
+        }
+        self.commit_transaction(VERB)?;
+        Ok(Sent::Committed(positions))
+    }
+
+    fn commit(&mut self, commits: &[OffsetCommit], dead: &[DeadLetter]) -> Result<()> {
+        const VERB: &str = "commit offsets beside";
+        let Some(offsets) = &self.offsets else {
+            return Err(Error::bug(self.what(VERB), "this producer has no consumer group"));
+        };
+        self.begin(VERB)?;
+        for (index, letter) in dead.iter().enumerate() {
+            self.send_dead_letter(index, letter, &offsets.topic)?;
+        }
+        self.settle(VERB)?;
+        if let Some((index, error)) = self.producer.context().take().failed.into_iter().next() {
+            return Err(match (error.rdkafka_error_code(), dead.get(index)) {
+                (Some(Code::MessageSizeTooLarge), Some(letter)) => too_large_for_dead_letters(&self.what(VERB), letter),
+                _ => self.explain("send dead letters to", &error),
+            });
+        }
+        let list = self.list(&offsets.topic, commits)?;
+        self.retried(VERB, |limit| self.producer.send_offsets_to_transaction(&list, &offsets.group, limit))?;
+        self.commit_transaction(VERB)
+    }
+}
+
+/// Takes the outcome of every record, by its index.
+#[derive(Default)]
+struct Deliveries {
+    base: Context,
+    outcomes: Mutex<Outcomes>,
+}
+
+#[derive(Default)]
+struct Outcomes {
+    at: BTreeMap<usize, RecordPosition>,
+    failed: Vec<(usize, KafkaError)>,
+}
+
+impl Deliveries {
+    fn reset(&self) {
+        *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner) = Outcomes::default();
+    }
+
+    fn take(&self) -> Outcomes {
+        std::mem::take(&mut *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.base.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.base.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(message) => {
+                let at = RecordPosition { partition: message.partition(), offset: message.offset() };
+                outcomes.at.insert(index, at);
+            }
+            Err((error, _)) => outcomes.failed.push((index, error.clone())),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Log lines and errors on standard error: with time and level for people, with priorities for systemd's journal.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+
+use env_logger::{Builder, Target};
+use log::Level;
+
+use crate::cli::Verbosity;
+use crate::error::Error;
+
+/// Starts logging to standard error.
+///
+/// `RUST_LOG` counts unless the command line says `--quiet` or `-v`. Other crates' lines below warnings are shown only if
+/// `RUST_LOG` asks for them: they may hold what was sent to a server. librdkafka's hold nothing of the kind.
+pub fn start(verbosity: Verbosity) {
+    let mut builder = Builder::new();
+    match (verbosity, std::env::var("RUST_LOG")) {
+        (Verbosity::Quiet, _) => builder.parse_filters("error"),
+        (Verbosity::Verbose, _) => builder.parse_filters("warn,pg2ch=info,librdkafka=info"),
+        (Verbosity::Debug, _) => builder.parse_filters("warn,pg2ch=debug,librdkafka=debug"),
+        (Verbosity::Normal, Ok(filters)) => builder.parse_filters(&filters),
+        (Verbosity::Normal, Err(_)) => builder.parse_filters("warn"),
+    };
+    builder.target(Target::Stderr);
+    if goes_to_journal() {
+        builder.format(|out, record| write_for_journal(out, record.level(), &record.args().to_string()));
+    } else {
+        builder.format(|out, record| {
+            let (time, level) = (out.timestamp_millis(), record.level());
+            let style = out.default_level_style(level);
+            writeln!(out, "{time} {style}{level:<5}{style:#} {}", record.args())
+        });
+    }
+    // Only a second start can fail, and the first one goes on working.
+    let _ = builder.try_init();
+}
+
+/// Prints an error on standard error: `error: what: why`, and its hint on a line of its own.
+pub fn print_error(error: &Error) {
+    let text = format!("error: {error}");
+    let mut out = std::io::stderr().lock();
+    // There is nowhere to report a failure to.
+    let _ = if goes_to_journal() { write_for_journal(&mut out, Level::Error, &text) } else { writeln!(out, "{text}") };
+}
+
+/// Prints a line for a person on standard error.
+pub fn print_line(text: &str) {
+    let mut out = std::io::stderr().lock();
+    let _ = if goes_to_journal() { write_for_journal(&mut out, Level::Info, text) } else { writeln!(out, "{text}") };
+}
+
+/// Whether standard error is the stream that systemd connected to the journal, and not one that was redirected since.
+fn goes_to_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned().map(File::from).and_then(|file| file.metadata());
+    stderr.is_ok_and(|metadata| is_stream(&stream, metadata.dev(), metadata.ino()))
+}
+
+fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
+    stream.split_once(':').is_some_and(|(d, i)| d.parse() == Ok(device) && i.parse() == Ok(inode))
+}
+
+/// Each line with its priority in front, as sd-daemon(3) has it; the journal adds the time.
+fn write_for_journal(out: &mut impl Write, level: Level, text: &str) -> std::io::Result<()> {
+    let priority = match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    };
+    for line in text.lines() {
+        writeln!(out, "<{priority}>{line}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_for_the_journal_carries_its_priority() {
+        let mut out = Vec::new();
+        write_for_journal(&mut out, Level::Error, "error: a: b\nhint: c").unwrap();
+        write_for_journal(&mut out, Level::Info, "done").unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "<3>error: a: b\n<3>hint: c\n<6>done\n");
+    }
+
+    #[test]
+    fn the_journal_is_recognised_by_device_and_inode() {
+        assert!(is_stream("9:1234", 9, 1234));
+        for other in ["9:1235", "8:1234", "1234", "", "9:1234:5"] {
+            assert!(!is_stream(other, 9, 1234), "{other}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! `pg2ch`: parse, log, run, exit code.
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use pg2ch::cli::{self, Command, Invocation, Parsed, Verbosity};
+use pg2ch::commands::{self, dead_letters, init};
+use pg2ch::config::{self, Config};
+use pg2ch::error::{Error, Result};
+use pg2ch::exit_code::ExitCode;
+use pg2ch::logging;
+use pg2ch::report::RunReport;
+use pg2ch::run::{self, Legs};
+use pg2ch::shutdown::Shutdown;
+
+fn main() -> std::process::ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if arguments.is_empty() {
+        logging::print_line(cli::help().trim_end());
+        return ExitCode::Usage.into();
+    }
+    // A panic is a bug, and has its exit code like any other end.
+    let outcome = catch_unwind(AssertUnwindSafe(|| start(&arguments)));
+    let outcome = outcome.unwrap_or_else(|_| Err(Error::bug("pg2ch stopped", "a panic, whose message stands above")));
+    let code = outcome.unwrap_or_else(|error| fail(&error, cli::wants_json(&arguments)));
+    code.into()
+}
+
+fn start(arguments: &[OsString]) -> Result<ExitCode> {
+    match cli::parse(arguments)? {
+        Parsed::Text(text) => {
+            print(&text);
+            Ok(ExitCode::Done)
+        }
+        Parsed::Invocation(invocation) => {
+            logging::start(invocation.verbosity);
+            execute(&invocation)
+        }
+    }
+}
+
+fn execute(invocation: &Invocation) -> Result<ExitCode> {
+    let Invocation { command, flags, limits, json, .. } = invocation;
+    let load = || config::load(flags);
+    match command {
+        Command::Run { legs, every: None } => {
+            let report = run::run(&load()?, *legs, limits, &listen()?);
+            Ok(finish(&report, invocation))
+        }
+        Command::Run { legs, every: Some(pause) } => repeat(&load()?, *legs, *pause, invocation),
+        Command::Init { print, start_at_end } => {
+            let text = init::run(&load()?, *print, *start_at_end)?;
+            Ok(print_result(&text, ExitCode::Done, *json))
+        }
+        Command::DeadLetters => {
+            let (text, code) = dead_letters::list(&load()?, *json, limits, &listen()?)?;
+            print(&text);
+            Ok(code)
+        }
+        Command::ReplayDeadLetters => {
+            let (text, code) = dead_letters::replay(&load()?, *json, limits, &listen()?)?;
+            print(&text);
+            Ok(code)
+        }
+        Command::ShowConfig => {
+            print(&commands::config::show(&config::explain(flags)?, *json));
+            Ok(ExitCode::Done)
+        }
+        Command::GenerateConfig => {
+            print(config::EXAMPLE);
+            Ok(ExitCode::Done)
+        }
+    }
+}
+
+fn listen() -> Result<Shutdown> {
+    Shutdown::on_signals().map_err(|error| Error::bug("cannot listen to SIGTERM and SIGINT", error))
+}
+
+/// Runs, waits, and runs again, until a signal asks for the end. An error is printed and the next run tries again, but
+/// not where only a person can help.
+fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation) -> Result<ExitCode> {
+    let shutdown = listen()?;
+    loop {
+        let code = finish(&run::run(config, legs, &invocation.limits, &shutdown), invocation);
+        if matches!(code, ExitCode::Config | ExitCode::Permission) && !shutdown.is_asked() {
+            return Ok(code);
+        }
+        if shutdown.wait(pause) {
+            return Ok(ExitCode::Done);
+        }
+    }
+}
+
+/// Prints how a run went: its errors, one line for a person who is there or needs it, JSON for a machine that asked.
+fn finish(report: &RunReport, invocation: &Invocation) -> ExitCode {
+    let code = report.exit_code();
+    for error in report.errors() {
+        logging::print_error(error);
+    }
+    let has_reader = std::io::stderr().is_terminal() && !invocation.json;
+    // Cron sends what is printed: nothing where all went well.
+    let is_worth_it = has_reader || invocation.verbosity >= Verbosity::Verbose || code != ExitCode::Done;
+    if is_worth_it && invocation.verbosity > Verbosity::Quiet {
+        logging::print_line(&report.summary());
+    }
+    if invocation.json {
+        print(&report.to_json());
+    }
+    code
+}
+
+fn fail(error: &Error, json: bool) -> ExitCode {
+    logging::print_error(error);
+    let code = error.exit_code();
+    if json {
+        let parts = serde_json::json!({ "what": error.what(), "why": error.why(), "hint": error.hint() });
+        print(&serde_json::json!({ "error": parts, "exit_code": code.code() }).to_string());
+    }
+    code
+}
+
+fn print_result(text: &str, code: ExitCode, json: bool) -> ExitCode {
+    if json {
+        print(&serde_json::json!({ "output": text, "exit_code": code.code() }).to_string());
+    } else {
+        print(text);
+    }
+    code
+}
+
+/// Prints on standard output, with one newline at the end.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
+        // A reader that has seen enough (`| head`) is no failure.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            logging::print_line(&format!(
+                "error: cannot write to standard output: {error}\nhint: check the disk or the pipe behind it"
+            ));
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,111 @@
+//! Opens sessions: TLS as libpq's `sslmode` means it, and every setting that shapes a value's text pinned.
+
+use std::time::Duration;
+
+use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
+use postgres::config::SslMode as WireMode;
+use postgres::{Client, NoTls};
+use postgres_openssl::MakeTlsConnector;
+
+use super::session::{Session, explain};
+use crate::config::{Config, PostgresConfig, SslMode};
+use crate::error::{Error, Result};
+use crate::watchdog::Watchdog;
+
+/// Settings that change how a value looks as text, or how long a dead host keeps its lock.
+///
+/// The server's keepalives are set here because only they free the advisory lock of a host that has vanished: about a
+/// minute instead of the kernel's two hours. `row_security = off` turns a policy that would silently hide rows into an error.
+const PINNED: &str = "
+    SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; SET bytea_output = 'hex';
+    SET extra_float_digits = 1; SET lc_monetary = 'C'; SET xmlbinary = 'base64'; SET xmloption = 'content';
+    SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off;
+    SET client_min_messages = 'error'; SET row_security = off; SET idle_in_transaction_session_timeout = 0;
+    SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3;
+    SELECT set_config('idle_session_timeout', '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout';";
+
+/// Opens a session, named `role` among pg2ch's sessions in `pg_stat_activity`.
+///
+/// # Errors
+/// 69 if the server cannot be reached in time, 77 if it refuses the user or the password, 78 if the database does not
+/// exist or a certificate file cannot be read.
+pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Session> {
+    let postgres = &config.postgres;
+    let what = format!("cannot connect to PostgreSQL at {}", postgres.address());
+    // The name resolution and the handshake together get twice the limit of one connection attempt.
+    let limit = config.timeouts.connect * 2;
+    let mut client = watchdog.watch(&what, limit, || open(postgres, config.timeouts.connect, role))?;
+    let pinned = format!(
+        "{PINNED} SET statement_timeout = {}; SET lock_timeout = {};",
+        config.timeouts.postgres.as_millis(),
+        config.timeouts.postgres.as_millis(),
+    );
+    watchdog
+        .watch(&what, limit, || client.batch_execute(&pinned))
+        .map_err(|error| explain(&what, error))?;
+    Ok(Session::new(client, postgres.address(), config.timeouts.postgres, watchdog.clone()))
+}
+
+fn open(config: &PostgresConfig, timeout: Duration, role: &str) -> Result<Client> {
+    let what = || format!("cannot connect to PostgreSQL at {}", config.address());
+    let mut wire = postgres::Config::new();
+    wire.user(&config.user)
+        .host(&config.host)
+        .port(config.port)
+        .dbname(&config.dbname)
+        .application_name(&application_name(role))
+        .connect_timeout(timeout)
+        .tcp_user_timeout(timeout.max(Duration::from_secs(30)))
+        .keepalives_idle(Duration::from_secs(20))
+        .keepalives_interval(Duration::from_secs(10))
+        .keepalives_retries(3);
+    if let Some(password) = &config.password {
+        wire.password(password.reveal());
+    }
+    let client = match config.ssl_mode {
+        SslMode::Disable => wire.ssl_mode(WireMode::Disable).connect(NoTls),
+        mode => {
+            wire.ssl_mode(if mode == SslMode::Prefer { WireMode::Prefer } else { WireMode::Require });
+            wire.connect(tls(config)?)
+        }
+    };
+    client.map_err(|error| explain(&what(), error))
+}
+
+/// Tells whoever finds the lock taken which process holds it. PostgreSQL cuts the name at 63 bytes.
+fn application_name(role: &str) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("pg2ch {role} {}:{}", host.trim(), std::process::id())
+}
+
+fn tls(config: &PostgresConfig) -> Result<MakeTlsConnector> {
+    let fail = |file: &str, error: openssl::error::ErrorStack| {
+        Error::config(
+            format!("cannot set up TLS to PostgreSQL at {}", config.address()),
+            format!("{file}: {error}"),
+            "check that the certificate files named by sslrootcert, sslcert and sslkey exist, are PEM and may be read",
+        )
+    };
+    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(|e| fail("OpenSSL", e))?;
+    let verifies = match config.ssl_mode {
+        SslMode::VerifyCa | SslMode::VerifyFull => true,
+        // As libpq does: a root certificate makes `require` check the chain.
+        SslMode::Require => config.ssl_root_cert.is_some(),
+        SslMode::Disable | SslMode::Prefer => false,
+    };
+    if let Some(file) = &config.ssl_root_cert {
+        builder.set_ca_file(file).map_err(|e| fail(&file.display().to_string(), e))?;
+    }
+    builder.set_verify(if verifies { SslVerifyMode::PEER } else { SslVerifyMode::NONE });
+    if let Some((certificate, key)) = &config.ssl_client {
+        builder.set_certificate_chain_file(certificate).map_err(|e| fail(&certificate.display().to_string(), e))?;
+        builder.set_private_key_file(key, SslFiletype::PEM).map_err(|e| fail(&key.display().to_string(), e))?;
+    }
+    let mut connector = MakeTlsConnector::new(builder.build());
+    let checks_name = config.ssl_mode == SslMode::VerifyFull;
+    connector.set_callback(move |connection, _| {
+        connection.set_verify_hostname(checks_name);
+        Ok(())
+    });
+    Ok(connector)
+}

@@ -1,0 +1,232 @@
+//! The session that holds the lock, the epoch and the checkpoint.
+//!
+//! Its commits are asynchronous (`synchronous_commit = off`), but for the one that takes the epoch: flags and checkpoint
+//! move in one transaction, so a commit that a crash of PostgreSQL loses takes both back, and recovery finds the rows'
+//! records behind the checkpoint and flags them again.
+
+use std::time::Duration;
+
+use postgres::{Statement, Transaction};
+
+use super::flag::FlagStatements;
+use super::session::{Attempt, Session};
+use super::source_table::SourceTable;
+use super::unsent::highest_unsent_key;
+use super::{Checkpoint, CheckpointAfter, Flagged, Ledger, Recovered, WindowRecord, lock};
+use crate::batch::RowBatch;
+use crate::error::{Error, Result};
+use crate::exit_code::ExitCode;
+use crate::shutdown::Shutdown;
+
+/// The partition number of the source's own row in the checkpoint table: its epoch and its timestamp floor.
+const SOURCE_ROW: i32 = -1;
+
+/// The ledger of one source in a real PostgreSQL.
+pub struct PgLedger {
+    pub(super) session: Session,
+    pub(super) table: SourceTable,
+    topic: String,
+    shutdown: Shutdown,
+    epoch: Option<i64>,
+    statements: Option<Statements>,
+}
+
+struct Statements {
+    checkpoint: CheckpointStatements,
+    flag: FlagStatements,
+}
+
+/// What moves the checkpoint inside a transaction.
+#[derive(Clone)]
+pub(super) struct CheckpointStatements {
+    source: String,
+    topic: String,
+    epoch: i64,
+    claim: Statement,
+    partitions: Statement,
+}
+
+impl PgLedger {
+    /// Makes the ledger of `table`'s way into `topic` on `session`; rows that are locked are waited for `row_lock` long.
+    ///
+    /// # Errors
+    /// 78 if there is no checkpoint table; PostgreSQL's.
+    pub fn new(
+        mut session: Session,
+        table: SourceTable,
+        topic: &str,
+        row_lock: Duration,
+        shutdown: Shutdown,
+    ) -> Result<Self> {
+        let what = format!("cannot use the checkpoint of {}", table.name);
+        session.execute_batch(
+            &what,
+            &format!("SET synchronous_commit = off; SET lock_timeout = {}", row_lock.as_millis().max(1)),
+        )?;
+        let found = session.query_opt(&what, "SELECT 1 WHERE to_regclass('pg2ch_checkpoint') IS NOT NULL", &[])?;
+        if found.is_none() {
+            return Err(Error::config(
+                what,
+                "there is no table pg2ch_checkpoint in the role's search path",
+                "run `pg2ch init`, or load sql/postgres_init.sql",
+            ));
+        }
+        Ok(Self { session, table, topic: topic.to_owned(), shutdown, epoch: None, statements: None })
+    }
+
+    /// The table.
+    #[must_use]
+    pub const fn table(&self) -> &SourceTable {
+        &self.table
+    }
+
+    /// The highest unsent key, its columns as text; `None` if every row is sent.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn highest_unsent_key(&mut self) -> Result<Option<Vec<String>>> {
+        highest_unsent_key(&mut self.session, &self.table)
+    }
+
+    fn what(&self, verb: &str) -> String {
+        format!("cannot {verb} {}", self.table.name)
+    }
+
+    fn statements(&mut self) -> Result<(CheckpointStatements, FlagStatements)> {
+        if self.statements.is_none() {
+            let what = self.what("prepare to flag rows of");
+            let Some(epoch) = self.epoch else {
+                return Err(Error::bug(what, "no epoch was taken before the first flag"));
+            };
+            let checkpoint = CheckpointStatements {
+                source: self.table.name.clone(),
+                topic: self.topic.clone(),
+                epoch,
+                claim: self.session.prepare(&what, CLAIM)?,
+                partitions: self.session.prepare(&what, MOVE)?,
+            };
+            let flag = FlagStatements::prepare(&mut self.session, &self.table)?;
+            self.statements = Some(Statements { checkpoint, flag });
+        }
+        match &self.statements {
+            Some(statements) => Ok((statements.checkpoint.clone(), statements.flag.clone())),
+            None => Err(Error::bug(self.what("flag rows of"), "its statements vanished")),
+        }
+    }
+
+    pub(super) fn flag_rows(
+        &mut self,
+        batch: &RowBatch,
+        indices: &[usize],
+        after: CheckpointAfter<'_>,
+    ) -> Result<Flagged> {
+        let (checkpoint, flag) = self.statements()?;
+        flag.run(&mut self.session, batch, indices, &mut |transaction, flagged| {
+            after(flagged).map_or(Ok(()), |to| checkpoint.apply(transaction, &to))
+        })
+    }
+}
+
+/// Holds the epoch's row until the transaction ends, so that no later epoch can be taken in between.
+const CLAIM: &str = "UPDATE pg2ch_checkpoint SET timestamp_floor = greatest(timestamp_floor, $4), updated_at = now()
+    WHERE source = $1 AND topic = $2 AND partition = -1 AND epoch = $3";
+
+const MOVE: &str = "INSERT INTO pg2ch_checkpoint AS c (source, topic, partition, next_offset, epoch)
+    SELECT $1, $2, p, o, $3 FROM unnest($4::int[], $5::bigint[]) AS moved (p, o)
+    ON CONFLICT (source, topic, partition)
+    DO UPDATE SET next_offset = excluded.next_offset, epoch = excluded.epoch, updated_at = now()";
+
+impl CheckpointStatements {
+    /// Checks the epoch and moves the checkpoint, inside the caller's transaction.
+    fn apply(&self, transaction: &mut Transaction<'_>, to: &Checkpoint) -> Attempt<()> {
+        let claimed = transaction
+            .execute(&self.claim, &[&self.source, &self.topic, &self.epoch, &to.timestamp_floor])?;
+        if claimed != 1 {
+            return Err(shut_out(&self.source).into());
+        }
+        let (partitions, offsets): (Vec<i32>, Vec<i64>) = to.offsets.iter().map(|(&p, &o)| (p, o)).unzip();
+        transaction
+            .execute(&self.partitions, &[&self.source, &self.topic, &self.epoch, &partitions, &offsets])?;
+        Ok(())
+    }
+}
+
+fn shut_out(source: &str) -> Error {
+    Error::new(
+        ExitCode::Locked,
+        format!("cannot flag rows of {source}"),
+        "another run has begun since: it has taken the next epoch",
+        "nothing is lost: the other run finds what this one sent, and flags it; look for two schedules of one job",
+    )
+}
+
+impl Ledger for PgLedger {
+    fn lock(&mut self, wait: Duration) -> Result<bool> {
+        lock::take(&mut self.session, &self.table, wait, &self.shutdown)
+    }
+
+    fn checkpoint(&mut self) -> Result<Checkpoint> {
+        let what = self.what("read the checkpoint of");
+        let rows = self.session.query(
+            &what,
+            "SELECT source, partition, next_offset, timestamp_floor FROM pg2ch_checkpoint WHERE topic = $1",
+            &[&self.topic],
+        )?;
+        let mut checkpoint = Checkpoint::default();
+        for row in rows {
+            let source: String = row.get(0);
+            if source != self.table.name {
+                return Err(Error::config(
+                    what,
+                    format!("topic {} is fed by {source} already", self.topic),
+                    "give each source a topic of its own; if that one has moved away, delete its rows from pg2ch_checkpoint",
+                ));
+            }
+            match row.get(1) {
+                SOURCE_ROW => checkpoint.timestamp_floor = row.get(3),
+                partition => {
+                    checkpoint.offsets.insert(partition, row.get(2));
+                }
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    fn take_epoch(&mut self) -> Result<()> {
+        let what = self.what("take the next epoch of");
+        let (source, topic) = (self.table.name.clone(), self.topic.clone());
+        let epoch = self.session.transaction(&what, |transaction| {
+            // Durable before the first send: recovery has to find it after a crash of this run and of PostgreSQL.
+            transaction.batch_execute("SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = 0")?;
+            let row = transaction.query_one(
+                "INSERT INTO pg2ch_checkpoint AS c (source, topic, partition, next_offset, epoch) VALUES ($1, $2, -1, 0, 1)
+                 ON CONFLICT (source, topic, partition) DO UPDATE SET epoch = c.epoch + 1, updated_at = now()
+                 RETURNING epoch",
+                &[&source, &topic],
+            )?;
+            Ok(row.get(0))
+        });
+        self.epoch = Some(epoch.map_err(|failure| self.session.explain(&what, failure))?);
+        self.statements = None;
+        Ok(())
+    }
+
+    fn flag(&mut self, batch: &RowBatch, indices: &[usize], after: CheckpointAfter<'_>) -> Result<Flagged> {
+        self.flag_rows(batch, indices, after)
+    }
+
+    fn add_to_window(&mut self, records: &[WindowRecord]) -> Result<()> {
+        self.window_add(records)
+    }
+
+    fn settle_window(&mut self, end: &Checkpoint) -> Result<Recovered> {
+        self.window_settle(end)
+    }
+
+    fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<()> {
+        let what = self.what("move the checkpoint of");
+        let (checkpoint, _) = self.statements()?;
+        let moved = self.session.transaction(&what, |transaction| checkpoint.apply(transaction, to));
+        moved.map_err(|failure| self.session.explain(&what, failure))
+    }
+}

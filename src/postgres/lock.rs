@@ -1,0 +1,65 @@
+//! The source's advisory lock: one run at a time, held by the session that flags, so that lock and flags end together.
+
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use super::session::Session;
+use super::source_table::SourceTable;
+use crate::error::{Error, Result};
+use crate::exit_code::ExitCode;
+use crate::shutdown::Shutdown;
+
+/// How often a lock that is taken is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Takes the lock of `table`; `false` if the run was asked to finish while it waited.
+///
+/// # Errors
+/// 75 after `wait`, naming the holder.
+pub fn take(session: &mut Session, table: &SourceTable, wait: Duration, shutdown: &Shutdown) -> Result<bool> {
+    let what = format!("cannot take the lock of {}", table.name);
+    let key = lock_key(table);
+    let until = Instant::now() + wait;
+    loop {
+        let row = session.query_opt(&what, "SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key])?;
+        if row.is_some_and(|row| row.get(0)) {
+            return Ok(true);
+        }
+        if Instant::now() >= until {
+            return Err(Error::new(
+                ExitCode::Locked,
+                format!("{what} in database {}", table.database),
+                format!("another run holds it: {}", holder(session, &what, key)?),
+                "let it finish; --wait-lock 5m waits for it; a dead host's lock is freed within about a minute",
+            ));
+        }
+        if shutdown.wait(RETRY) {
+            return Ok(false);
+        }
+    }
+}
+
+/// A number for database and table: advisory locks have no names.
+fn lock_key(table: &SourceTable) -> i64 {
+    let digest = Sha256::digest(format!("pg2ch lock\0{}\0{}", table.database, table.name));
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    i64::from_be_bytes(first)
+}
+
+fn holder(session: &mut Session, what: &str, key: i64) -> Result<String> {
+    // A lock on one bigint shows its halves as classid and objid, with objsubid 1 (pg_locks in PostgreSQL's manual).
+    let row = session.query_opt(
+        what,
+        "SELECT format('%s, user %s, from %s, process %s, since %s',
+                       coalesce(nullif(a.application_name, ''), 'unnamed'), a.usename,
+                       coalesce(a.client_addr::text, 'this machine'), a.pid, a.backend_start::timestamp(0))
+         FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
+         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+           AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+           AND (l.classid::bigint << 32) | l.objid::bigint = $1",
+        &[&key],
+    )?;
+    Ok(row.map_or_else(|| "it has just ended".into(), |row| row.get(0)))
+}

@@ -1,0 +1,201 @@
+//! One session: every statement goes through here, under a time limit, and every error is sorted and told.
+
+use std::time::Duration;
+
+use postgres::error::SqlState;
+use postgres::types::ToSql;
+use postgres::{Client, Row, Statement, ToStatement, Transaction};
+
+use crate::error::{Error, Result};
+use crate::exit_code::ExitCode;
+use crate::watchdog::Watchdog;
+
+/// A connection with its pinned settings.
+pub struct Session {
+    client: Client,
+    address: String,
+    limit: Duration,
+    watchdog: Watchdog,
+}
+
+/// The parameters of a statement.
+pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+impl Session {
+    pub(super) fn new(client: Client, address: String, statement_limit: Duration, watchdog: Watchdog) -> Self {
+        // The server ends a statement itself, with a reason; the watchdog is for a server that no longer can.
+        let limit = statement_limit + Duration::from_secs(5);
+        Self { client, address, limit, watchdog }
+    }
+
+    /// Runs `call` on the client, under the time limit; `what` says, for a message, what cannot be done.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code.
+    pub fn call<T>(&mut self, what: &str, call: impl FnOnce(&mut Client) -> Result<T, postgres::Error>) -> Result<T> {
+        self.raw(what, call).map_err(|error| self.explain(what, error))
+    }
+
+    /// As [`call`](Self::call), with the library's error for callers that act on its code.
+    pub(super) fn raw<T>(
+        &mut self,
+        what: &str,
+        call: impl FnOnce(&mut Client) -> Result<T, postgres::Error>,
+    ) -> Result<T, postgres::Error> {
+        let Self { client, watchdog, limit, .. } = self;
+        watchdog.watch(&format!("{what} (PostgreSQL at {})", self.address), *limit, || call(client))
+    }
+
+    /// Queries rows.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code.
+    pub fn query<S: ?Sized + ToStatement>(&mut self, what: &str, sql: &S, params: Params<'_>) -> Result<Vec<Row>> {
+        self.call(what, |client| client.query(sql, params))
+    }
+
+    /// Queries one row, or none.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code.
+    pub fn query_opt<S: ?Sized + ToStatement>(
+        &mut self,
+        what: &str,
+        sql: &S,
+        params: Params<'_>,
+    ) -> Result<Option<Row>> {
+        self.call(what, |client| client.query_opt(sql, params))
+    }
+
+    /// Runs statements without parameters.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code.
+    pub fn execute_batch(&mut self, what: &str, sql: &str) -> Result<()> {
+        self.call(what, |client| client.batch_execute(sql))
+    }
+
+    /// Prepares a statement.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code.
+    pub fn prepare(&mut self, what: &str, sql: &str) -> Result<Statement> {
+        self.call(what, |client| client.prepare(sql))
+    }
+
+    /// Runs `work` in a transaction, committed when it returns `Ok`.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code, or what `work` returned.
+    pub fn transaction<T>(&mut self, what: &str, work: impl FnOnce(&mut Transaction<'_>) -> Attempt<T>) -> Attempt<T> {
+        let Self { client, watchdog, limit, .. } = self;
+        watchdog.watch(&format!("{what} (PostgreSQL at {})", self.address), *limit, || {
+            let mut transaction = client.transaction()?;
+            let result = work(&mut transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        })
+    }
+
+    /// Tells a failure of this session.
+    pub fn explain(&self, what: &str, error: impl Into<Failure>) -> Error {
+        match error.into() {
+            Failure::Postgres(error) => explain(&format!("{what} in PostgreSQL at {}", self.address), error),
+            Failure::Told(error) => error,
+        }
+    }
+}
+
+/// Why a piece of work in a transaction failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// PostgreSQL said so, or the connection broke.
+    Postgres(postgres::Error),
+    /// We say so.
+    Told(Error),
+}
+
+/// The result of a piece of work in a transaction.
+pub type Attempt<T> = Result<T, Failure>;
+
+impl From<postgres::Error> for Failure {
+    fn from(error: postgres::Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Told(error)
+    }
+}
+
+impl Failure {
+    /// The server's code for it, if the server said anything.
+    pub fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Postgres(error) => error.code(),
+            Self::Told(_) => None,
+        }
+    }
+}
+
+/// Sorts an error by what the reader has to do about it.
+pub(super) fn explain(what: &str, error: postgres::Error) -> Error {
+    let (exit, hint) = error.code().map_or(
+        (ExitCode::Unavailable, "check that the server runs, and that address, port and TLS mode are right; the next run goes on from here"),
+        sort,
+    );
+    let why = error.as_db_error().map_or_else(
+        || chain(&error),
+        |db| match db.detail() {
+            Some(detail) => format!("{} ({}, {detail})", db.message(), db.code().code()),
+            None => format!("{} ({})", db.message(), db.code().code()),
+        },
+    );
+    Error::new(exit, what, why, hint).with_source(error)
+}
+
+/// Appendix A of PostgreSQL's documentation lists the codes; their first two characters name the class.
+fn sort(code: &SqlState) -> (ExitCode, &'static str) {
+    match *code {
+        SqlState::INSUFFICIENT_PRIVILEGE => (
+            ExitCode::Permission,
+            "grant the role what docs/grants.md lists; a row-level security policy must not apply to it (BYPASSRLS)",
+        ),
+        SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME => {
+            (ExitCode::Config, "run `pg2ch init`, and check the table, key and flag in the configuration")
+        }
+        SqlState::INVALID_CATALOG_NAME => (ExitCode::Config, "check the database in the PostgreSQL URL"),
+        SqlState::READ_ONLY_SQL_TRANSACTION => (
+            ExitCode::Unavailable,
+            "the server is read-only: a standby, perhaps after a failover; connect to the primary",
+        ),
+        SqlState::QUERY_CANCELED | SqlState::LOCK_NOT_AVAILABLE => (
+            ExitCode::Unavailable,
+            "the statement took longer than [timeouts] postgres allows, or was cancelled; look for locks and a missing partial index",
+        ),
+        _ => match code.code().get(..2) {
+            Some("28") => (ExitCode::Permission, "check user and password (PG2CH_POSTGRES_URL, PGPASSWORD) and the server's pg_hba.conf"),
+            // Connection exceptions, lack of resources, operator intervention, system errors, serialisation and deadlocks.
+            Some("08" | "53" | "57" | "58" | "40") => {
+                (ExitCode::Unavailable, "the server cannot serve this now; the next run goes on from here")
+            }
+            _ => (ExitCode::Config, "the server refused a statement of this run: a trigger, rule or type of the source table may be in the way"),
+        },
+    }
+}
+
+/// An error with what lies below it; the library's own text is often only "error connecting to server".
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(cause) = below {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        below = cause.source();
+    }
+    text
+}

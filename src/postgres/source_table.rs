@@ -1,0 +1,233 @@
+//! The source table as the catalogue describes it, and the SQL fragments that name its parts.
+
+use super::session::Session;
+use crate::config::TableConfig;
+use crate::error::{Error, Result};
+
+/// One column of the source table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceColumn {
+    /// Its name, unquoted.
+    pub name: String,
+    /// Its type as SQL writes it, with length or precision.
+    pub type_name: String,
+    /// Whether it refuses NULL.
+    pub not_null: bool,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// A source table that has been found fit: it exists, the flag is boolean, and the key is unique and never NULL.
+#[derive(Clone, Debug)]
+pub struct SourceTable {
+    /// `schema.table`, quoted where needed: the name under which lock and checkpoint know it.
+    pub name: String,
+    /// The database.
+    pub database: String,
+    /// Its OID.
+    pub oid: u32,
+    /// Whether it has partitions.
+    pub is_partitioned: bool,
+    /// Every column but the flag, in the table's order: what a record holds.
+    pub columns: Vec<SourceColumn>,
+    /// The key's columns, in the key's order.
+    pub key: Vec<SourceColumn>,
+    /// The flag column, unquoted.
+    pub flag: String,
+}
+
+impl SourceTable {
+    /// Looks the table up.
+    ///
+    /// # Errors
+    /// 78 if the table, or a column, is missing or unfit; PostgreSQL's.
+    pub fn find(session: &mut Session, config: &TableConfig) -> Result<Self> {
+        let what = format!("cannot use table {} as the source", config.source);
+        let unfit = |why: String, hint: &str| Error::config(&what, why, hint);
+        let row = session
+            .query_opt(
+                &format!("cannot look up table {}", config.source),
+                "SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text, current_database()::text
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 WHERE c.oid = pg_catalog.to_regclass($1)",
+                &[&config.source],
+            )?
+            .ok_or_else(|| {
+                unfit(
+                    "there is no such table in the database".into(),
+                    "check `source` in [[table]] (schema.table, quoted as in SQL) and the database in the PostgreSQL URL",
+                )
+            })?;
+        let (oid, name, kind, database): (u32, String, String, String) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        if kind != "r" && kind != "p" {
+            return Err(unfit(
+                format!("{name} is not a table (relkind {kind})"),
+                "name an ordinary or a partitioned table: views and foreign tables cannot be flagged safely",
+            ));
+        }
+        // The types are named so that they mean the same under any search path.
+        session.execute_batch(&what, "SET search_path = pg_catalog")?;
+        let columns = read_columns(session, oid, &name);
+        session.execute_batch(&what, "RESET search_path")?;
+        let mut columns = columns?;
+        let column = |wanted: &str| columns.iter().find(|column| column.name == wanted).cloned();
+        let flag = column(&config.flag)
+            .ok_or_else(|| unfit(format!("{name} has no column {}", config.flag), "check `flag` in [[table]], or add the column"))?;
+        if flag.type_name != "boolean" {
+            return Err(unfit(
+                format!("the flag column {} is of type {}", flag.name, flag.type_name),
+                "the flag must be a boolean column",
+            ));
+        }
+        let key = config
+            .key
+            .iter()
+            .map(|wanted| {
+                column(wanted).ok_or_else(|| unfit(format!("{name} has no column {wanted}"), "check `key` in [[table]]"))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        columns.retain(|column| column.name != config.flag);
+        let table = Self { name, database, oid, is_partitioned: kind == "p", columns, key, flag: config.flag.clone() };
+        table.require_unique_key(session, &what)?;
+        Ok(table)
+    }
+
+    /// Everything rests on a key naming one row: without a unique index two rows would pass for versions of one.
+    fn require_unique_key(&self, session: &mut Session, what: &str) -> Result<()> {
+        let names: Vec<&str> = self.key.iter().map(|column| column.name.as_str()).collect();
+        let unique = session.query_opt(
+            &format!("cannot look up the indexes of {}", self.name),
+            "SELECT 1 FROM pg_catalog.pg_index i
+             WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+               AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+                 = (SELECT array_agg(k ORDER BY k COLLATE \"C\") FROM unnest($2::text[]) AS k)
+             LIMIT 1",
+            &[&self.oid, &names],
+        )?;
+        let nullable = self.key.iter().find(|column| !column.not_null);
+        match (unique, nullable) {
+            (Some(_), None) => Ok(()),
+            (None, _) => Err(Error::config(
+                what,
+                format!("no unique index covers exactly its key ({})", names.join(", ")),
+                "name the primary key's columns as `key` in [[table]], or create a unique index over them",
+            )),
+            (_, Some(column)) => Err(Error::config(
+                what,
+                format!("its key column {} may be NULL", column.name),
+                "name the primary key's columns as `key` in [[table]], or set the column NOT NULL",
+            )),
+        }
+    }
+
+    /// The flag, quoted.
+    #[must_use]
+    pub fn flag_sql(&self) -> String {
+        quote(&self.flag)
+    }
+
+    /// The key as one text: the column's own, or a JSON array of several. `row` is the table's alias.
+    #[must_use]
+    pub fn key_text_sql(&self, row: &str) -> String {
+        match self.key.as_slice() {
+            [only] => format!("{row}.{}::text", quote(&only.name)),
+            several => {
+                let parts: Vec<_> = several.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect();
+                format!("pg_catalog.json_build_array({})::text", parts.join(", "))
+            }
+        }
+    }
+
+    /// The key columns' values out of a key text `text`, each cast back to its type, in order.
+    #[must_use]
+    pub fn key_values_sql(&self, text: &str) -> Vec<String> {
+        match self.key.as_slice() {
+            [only] => vec![format!("({text})::{}", only.type_name)],
+            several => several
+                .iter()
+                .enumerate()
+                .map(|(index, column)| format!("(({text})::json ->> {index})::{}", column.type_name))
+                .collect(),
+        }
+    }
+
+    /// `row.key = values`, column by column.
+    #[must_use]
+    pub fn key_equals_sql(&self, row: &str, text: &str) -> String {
+        self.key
+            .iter()
+            .zip(self.key_values_sql(text))
+            .map(|(column, value)| format!("{row}.{} = {value}", quote(&column.name)))
+            .collect::<Vec<_>>()
+            .join(" AND ")
+    }
+
+    /// The key's columns, for `ORDER BY` and row comparisons.
+    #[must_use]
+    pub fn key_columns_sql(&self, row: &str) -> Vec<String> {
+        self.key.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect()
+    }
+
+    /// A lateral item that makes the record's value of `row`, under the name `record`: use `row_to_json(record)`.
+    #[must_use]
+    pub fn record_sql(&self, row: &str) -> String {
+        let columns: Vec<_> = self.columns.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect();
+        format!("LATERAL (SELECT {}) AS record", columns.join(", "))
+    }
+}
+
+fn read_columns(session: &mut Session, oid: u32, name: &str) -> Result<Vec<SourceColumn>> {
+    let rows = session.query(
+        &format!("cannot look up the columns of {name}"),
+        "SELECT attname::text, pg_catalog.format_type(atttypid, atttypmod), attnotnull, pg_catalog.col_description(attrelid, attnum)
+         FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        &[&oid],
+    )?;
+    Ok(rows
+        .iter()
+        .map(|row| SourceColumn { name: row.get(0), type_name: row.get(1), not_null: row.get(2), comment: row.get(3) })
+        .collect())
+}
+
+/// An identifier, quoted for SQL.
+#[must_use]
+pub fn quote(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(key: &[(&str, &str)]) -> SourceTable {
+        let column = |(name, type_name): &(&str, &str)| SourceColumn {
+            name: (*name).into(),
+            type_name: (*type_name).into(),
+            not_null: true,
+            comment: None,
+        };
+        SourceTable {
+            name: "public.t".into(),
+            database: "app".into(),
+            oid: 1,
+            is_partitioned: false,
+            columns: key.iter().map(column).collect(),
+            key: key.iter().map(column).collect(),
+            flag: "sent".into(),
+        }
+    }
+
+    #[test]
+    fn a_key_of_one_column_is_its_text() {
+        assert_eq!(table(&[("id", "bigint")]).key_text_sql("t"), r#"t."id"::text"#);
+        assert_eq!(table(&[("id", "bigint")]).key_equals_sql("t", "w.key"), r#"t."id" = (w.key)::bigint"#);
+    }
+
+    #[test]
+    fn a_key_of_several_columns_is_a_json_array() {
+        let table = table(&[("a", "integer"), ("odd \"name", "text")]);
+        assert_eq!(table.key_text_sql("t"), r#"pg_catalog.json_build_array(t."a", t."odd ""name")::text"#);
+        assert_eq!(table.key_values_sql("k"), ["((k)::json ->> 0)::integer", "((k)::json ->> 1)::text"]);
+    }
+}

@@ -1,0 +1,174 @@
+//! Reads the unsent rows in key order, in bounded batches.
+//!
+//! Each batch is one statement that starts behind the last key (keyset pagination over the partial index), so that no
+//! snapshot is held between batches. Reading changes nothing: a crash here leaves nothing to repair.
+
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::types::ToSql;
+use postgres::{RowIter, Statement};
+
+use super::UnsentRows;
+use super::session::{Params, Session};
+use super::source_table::{SourceTable, quote};
+use super::wire::{Raw, Tid, Xid};
+use crate::batch::{RowBatch, Version};
+use crate::error::Result;
+
+/// The unsent rows of a real PostgreSQL table.
+pub struct PgUnsentRows {
+    session: Session,
+    what: String,
+    first: Statement,
+    rest: Statement,
+    key_parts: usize,
+    last: Option<Vec<String>>,
+    highest: Vec<String>,
+    max_bytes: usize,
+    /// The size of a typical row, so that a statement asks for hardly more than fits into a batch.
+    typical_row: usize,
+    clock_floor: i64,
+}
+
+/// The highest unsent key of a table, its columns as text; `None` if every row is sent.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn highest_unsent_key(session: &mut Session, table: &SourceTable) -> Result<Option<Vec<String>>> {
+    let columns = table.key_columns_sql("t");
+    let texts: Vec<_> = columns.iter().map(|column| format!("{column}::text")).collect();
+    let descending: Vec<_> = columns.iter().map(|column| format!("{column} DESC")).collect();
+    let sql = format!(
+        "SELECT {} FROM {} AS t WHERE NOT t.{} ORDER BY {} LIMIT 1",
+        texts.join(", "),
+        table.name,
+        table.flag_sql(),
+        descending.join(", "),
+    );
+    let row = session.query_opt(&format!("cannot look for unsent rows of {}", table.name), sql.as_str(), &[])?;
+    Ok(row.map(|row| (0..row.len()).map(|index| row.get(index)).collect()))
+}
+
+impl PgUnsentRows {
+    /// Prepares to read the rows up to the key `highest`; no batch holds more than `max_bytes`, unless it is one row, nor
+    /// bears a timestamp at or below `clock_floor` (milliseconds).
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn new(
+        mut session: Session,
+        table: &SourceTable,
+        highest: Vec<String>,
+        max_bytes: usize,
+        clock_floor: i64,
+    ) -> Result<Self> {
+        let what = format!("cannot read unsent rows of {}", table.name);
+        // A value's text must not depend on the role's search path (the type names that `regclass` and the like print).
+        session.execute_batch(&what, "SET search_path = pg_catalog")?;
+        let first = session.prepare(&what, &select(table, false))?;
+        let rest = session.prepare(&what, &select(table, true))?;
+        Ok(Self {
+            session,
+            what,
+            first,
+            rest,
+            key_parts: table.key.len(),
+            last: None,
+            highest,
+            max_bytes,
+            typical_row: 256,
+            clock_floor,
+        })
+    }
+
+    /// Reads `rows` into a batch until it is full; what the server has sent beyond is left to the next statement.
+    fn fill(&mut self, limit: i64) -> Result<RowBatch> {
+        let Self { session, what, first, rest, key_parts, last, highest, max_bytes, .. } = self;
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&limit];
+        params.extend(highest.iter().map(|part| part as &(dyn ToSql + Sync)));
+        let statement = match &*last {
+            Some(last) => {
+                params.extend(last.iter().map(|part| part as &(dyn ToSql + Sync)));
+                &*rest
+            }
+            None => &*first,
+        };
+        let mut batch = RowBatch::with_capacity(usize::try_from(limit).unwrap_or_default(), 0);
+        let mut parts = None;
+        session.call(what, |client| {
+            let mut rows = query(client, statement, &params)?;
+            while let Some(row) = rows.next()? {
+                let (ctid, xmin, Raw(key), Raw(value)): (Tid, Xid, Raw<'_>, Raw<'_>) =
+                    (row.get(0), row.get(1), row.get(4), row.get(5));
+                if !batch.is_empty() && batch.bytes() + key.len() + value.len() > *max_bytes {
+                    break;
+                }
+                batch.timestamp_ms = row.get(3);
+                batch.push(Version { table: row.get(2), ctid: (ctid.0, ctid.1), xmin: xmin.0 }, key, value);
+                parts = Some(row);
+            }
+            Ok(())
+        })?;
+        if let Some(row) = parts {
+            *last = Some((0..*key_parts).map(|part| row.get(6 + part)).collect());
+        }
+        Ok(batch)
+    }
+}
+
+impl UnsentRows for PgUnsentRows {
+    fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch> {
+        // Twice what typically fits, so that rows that get smaller again are found out.
+        let limit = max_rows.min(2 * self.max_bytes / self.typical_row + 1);
+        let mut batch = self.fill(i64::try_from(limit).unwrap_or(i64::MAX))?;
+        if !batch.is_empty() {
+            self.typical_row = (batch.bytes() / batch.len()).max(64);
+            // A clock that goes back must not make new versions look older than those that were sent.
+            batch.timestamp_ms = batch.timestamp_ms.max(self.clock_floor + 1);
+            self.clock_floor = batch.timestamp_ms - 1;
+        }
+        Ok(batch)
+    }
+}
+
+fn query<'a>(
+    client: &'a mut postgres::Client,
+    statement: &Statement,
+    params: Params<'_>,
+) -> Result<RowIter<'a>, postgres::Error> {
+    client.query_raw(statement, params.iter().copied())
+}
+
+/// Columns: ctid, xmin, table, clock, key, value, then the key's parts as text.
+/// Parameters: limit, the highest key's parts, and the last key's parts if `behind`.
+fn select(table: &SourceTable, behind: bool) -> String {
+    let columns = table.key_columns_sql("t");
+    let tuple = |first: usize| {
+        let values: Vec<_> = table
+            .key
+            .iter()
+            .enumerate()
+            .map(|(index, column)| format!("${}::text::{}", first + index, column.type_name))
+            .collect();
+        format!("({})", values.join(", "))
+    };
+    let row = format!("({})", columns.join(", "));
+    let after = if behind { format!("AND {row} > {}", tuple(2 + columns.len())) } else { String::new() };
+    let inner: Vec<_> = table.columns.iter().map(|column| format!("t.{}", quote(&column.name))).collect();
+    let parts: Vec<_> = table.key_columns_sql("s").iter().map(|column| format!("{column}::text")).collect();
+    format!(
+        "SELECT s.ctid, s.xmin, s.tableoid,
+                (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) AS clock,
+                {key}, row_to_json(record)::text, {parts}
+         FROM (SELECT t.ctid, t.xmin, t.tableoid, {inner} FROM {name} AS t
+               WHERE NOT t.{flag} AND {row} <= {highest} {after}
+               ORDER BY {order} LIMIT $1::bigint) AS s, {record}",
+        key = table.key_text_sql("s"),
+        parts = parts.join(", "),
+        inner = inner.join(", "),
+        name = table.name,
+        flag = table.flag_sql(),
+        highest = tuple(2),
+        order = columns.join(", "),
+        record = table.record_sql("s"),
+    )
+}

@@ -1,0 +1,136 @@
+//! Flags the rows whose records are committed, and moves the checkpoint with them.
+//!
+//! Flags and checkpoint move in one transaction. If the process dies before it commits, recovery finds the records behind
+//! the checkpoint and flags the rows; if it dies after, there is nothing to repair. The checkpoint never passes a record
+//! whose row is unflagged though unchanged: such a row (locked by an application) would be taken for unsent.
+
+use crate::batch::{Offsets, RecordPosition, RowBatch, SentBatch, raise};
+use crate::error::Result;
+use crate::postgres::{Checkpoint, Flagged, Ledger};
+use crate::report::ProduceReport;
+
+/// How many locked rows are kept for another try at the end of the leg. The next run's recovery takes care of more.
+const MAX_PENDING: usize = 1_000;
+
+/// The last stage of the produce leg.
+pub struct Flagger<'a, L> {
+    ledger: &'a mut L,
+    /// The next offset after everything that was sent, by partition.
+    ends: Offsets,
+    /// Where the checkpoint has to stop, by partition: the first record whose row is still to be flagged.
+    caps: Offsets,
+    timestamp_floor: i64,
+    pending: RowBatch,
+    pending_at: Vec<RecordPosition>,
+    flagged: u64,
+    changed: u64,
+    locked: u64,
+    taken_back: Vec<String>,
+}
+
+impl<'a, L: Ledger> Flagger<'a, L> {
+    /// Makes the stage; `caps` are what recovery left unflagged.
+    pub fn new(ledger: &'a mut L, caps: Offsets, timestamp_floor: i64) -> Self {
+        Self {
+            ledger,
+            ends: Offsets::new(),
+            caps,
+            timestamp_floor,
+            pending: RowBatch::default(),
+            pending_at: Vec::new(),
+            flagged: 0,
+            changed: 0,
+            locked: 0,
+            taken_back: Vec::new(),
+        }
+    }
+
+    /// Flags a batch.
+    ///
+    /// # Errors
+    /// PostgreSQL's; 75 if another run has taken over.
+    pub fn step(&mut self, batch: &SentBatch) -> Result<()> {
+        self.timestamp_floor = self.timestamp_floor.max(batch.rows.timestamp_ms);
+        for (&partition, &next) in &batch.ends() {
+            raise(&mut self.ends, partition, next);
+        }
+        let indices: Vec<usize> = batch.sent.iter().map(|(index, _)| *index).collect();
+        let place = |index: usize| {
+            batch.sent.binary_search_by_key(&index, |(index, _)| *index).ok().map(|found| batch.sent[found].1)
+        };
+        let (ends, caps, timestamp_floor) = (batch.ends(), &self.caps, self.timestamp_floor);
+        let flagged = self.ledger.flag(&batch.rows, &indices, &|flagged| {
+            let mut caps = caps.clone();
+            lower_to_unflagged(&mut caps, flagged, &place);
+            Some(Checkpoint { offsets: below(&ends, &caps), timestamp_floor })
+        })?;
+        lower_to_unflagged(&mut self.caps, &flagged, &place);
+        self.count(&flagged, &batch.rows);
+        for &index in &flagged.locked {
+            if let (Some(at), true) = (place(index), self.pending_at.len() < MAX_PENDING) {
+                let row = batch.rows.row(index);
+                self.pending.push(row.version, row.key, row.value);
+                self.pending_at.push(at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries once more to flag what was locked.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn finish(&mut self) -> Result<()> {
+        if self.pending.is_empty() || self.locked > self.pending_at.len() as u64 {
+            return Ok(());
+        }
+        let indices: Vec<usize> = (0..self.pending.len()).collect();
+        let flagged = self.ledger.flag(&self.pending, &indices, &|_| None)?;
+        self.locked = 0;
+        self.count(&flagged, &self.pending.clone());
+        if flagged.locked.is_empty() && self.taken_back.is_empty() {
+            self.caps.clear();
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, flagged: &Flagged, batch: &RowBatch) {
+        self.flagged += flagged.flagged as u64;
+        self.changed += flagged.changed as u64;
+        self.locked += flagged.locked.len() as u64;
+        let keys = flagged.taken_back.iter().map(|&index| String::from_utf8_lossy(batch.row(index).key).into_owned());
+        self.taken_back.extend(keys);
+    }
+
+    /// The checkpoint behind everything, if everything was sent and flagged.
+    pub fn settled(&self) -> Option<Checkpoint> {
+        let settled = self.caps.is_empty() && !self.ends.is_empty();
+        settled.then(|| Checkpoint { offsets: self.ends.clone(), timestamp_floor: self.timestamp_floor })
+    }
+
+    /// Adds what was done to the report.
+    pub fn tell(&mut self, report: &mut ProduceReport) {
+        report.rows_flagged += self.flagged;
+        report.rows_changed += self.changed;
+        report.rows_locked += self.locked;
+        report.taken_back.append(&mut self.taken_back);
+        for (&partition, &next) in &self.ends {
+            raise(&mut report.delivered, partition, next);
+        }
+    }
+}
+
+/// Lowers the caps to the records of rows that are still to be flagged.
+fn lower_to_unflagged(caps: &mut Offsets, flagged: &Flagged, place: &dyn Fn(usize) -> Option<RecordPosition>) {
+    for at in flagged.locked.iter().chain(&flagged.taken_back).filter_map(|&index| place(index)) {
+        caps.entry(at.partition).and_modify(|cap| *cap = (*cap).min(at.offset)).or_insert(at.offset);
+    }
+}
+
+/// Offsets, none above its cap.
+fn below(offsets: &Offsets, caps: &Offsets) -> Offsets {
+    offsets
+        .iter()
+        .map(|(&partition, &next)| (partition, caps.get(&partition).map_or(next, |&cap| next.min(cap))))
+        .collect()
+}

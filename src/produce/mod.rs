@@ -1,0 +1,174 @@
+//! The first leg: unsent rows → acknowledged records → flags.
+//!
+//! ```text
+//! PostgreSQL ── reader ──▶ sender ──▶ flagger ──▶ PostgreSQL
+//! ```
+//!
+//! Fence first, so that nothing of a dead run can still land; then recover what it had delivered; only then send.
+
+mod flag;
+mod read;
+mod recover;
+mod send;
+
+pub use flag::Flagger;
+pub use read::Reader;
+pub use recover::{Recovery, recover, wait_until_stable};
+pub use send::Sender;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::bounded;
+
+use crate::batch::{RowBatch, SentBatch};
+use crate::config::{Config, TableConfig};
+use crate::error::Result;
+use crate::kafka::admin::Admin;
+use crate::kafka::{Fence, KafkaLog, KafkaWriter, TopicLog};
+use crate::limits::{Budget, Limits};
+use crate::postgres::{Checkpoint, Ledger, PgLedger, PgUnsentRows, SourceTable, UnsentRows, connect};
+use crate::report::ProduceReport;
+use crate::shutdown::Shutdown;
+use crate::threads::{QUEUE, first_error, join, spawn};
+use crate::watchdog::Watchdog;
+
+/// Everything a leg needs from outside.
+pub struct Surroundings<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// The table to move.
+    pub table: &'a TableConfig,
+    /// The run's limits.
+    pub limits: Limits,
+    /// When the run began.
+    pub started: Instant,
+    /// Whether to go on.
+    pub shutdown: &'a Shutdown,
+    /// The time limits of PostgreSQL's calls.
+    pub watchdog: &'a Watchdog,
+}
+
+/// Opens the ledger of a table and takes its lock; `None` if the run was asked to finish while it waited.
+///
+/// # Errors
+/// 75 if another run holds the lock; PostgreSQL's.
+pub fn open_ledger(around: &Surroundings<'_>) -> Result<Option<PgLedger>> {
+    let mut session = connect(around.config, "ledger", around.watchdog)?;
+    let table = SourceTable::find(&mut session, around.table)?;
+    let row_lock = around.config.timeouts.row_lock;
+    let mut ledger = PgLedger::new(session, table, &around.table.topic, row_lock, around.shutdown.clone())?;
+    Ok(ledger.lock(around.limits.wait_lock)?.then_some(ledger))
+}
+
+/// Sends what is unsent and flags it, on a ledger whose lock is held.
+///
+/// What was done is counted into `report` even where the leg fails.
+///
+/// # Errors
+/// The first failure of a stage. Whatever was sent and not flagged is found by the next run.
+pub fn run(around: &Surroundings<'_>, ledger: &mut PgLedger, report: &mut ProduceReport) -> Result<()> {
+    let checkpoint = ledger.checkpoint()?;
+    let Some(highest) = ledger.highest_unsent_key()? else {
+        return Ok(());
+    };
+    let (config, topic) = (around.config, &around.table.topic);
+    let mut log = KafkaLog::new(config, topic, &around.table.group)?;
+    log.partitions()?;
+    let mut writer = open_writer(around, ledger)?;
+    ledger.take_epoch()?;
+    writer.fence()?;
+    let recovery = recover(&mut log, ledger, checkpoint, config.timeouts, around.shutdown, report)?;
+    let Some(recovery) = recovery else {
+        report.complete = false;
+        return Ok(());
+    };
+
+    let session = connect(config, "reader", around.watchdog)?;
+    let floor = recovery.checkpoint.timestamp_floor;
+    let rows = PgUnsentRows::new(session, ledger.table(), highest, config.batch.bytes, floor)?;
+    let budget = Budget::new(&around.limits, around.started, around.shutdown);
+    let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held);
+    let mut sender = Sender::new(writer);
+    let mut flagger = Flagger::new(ledger, recovery.caps, floor);
+    let ended = pump(&mut reader, &mut sender, &mut flagger).and_then(|()| flagger.finish());
+    report.rows_read += reader.rows_read();
+    report.complete &= reader.is_complete();
+    report.records_sent += sender.records_sent();
+    report.too_large.append(&mut sender.take_too_large());
+    flagger.tell(report);
+    ended?;
+    if let Some(checkpoint) = flagger.settled() {
+        let checkpoint = behind_markers(&mut log, around, checkpoint)?;
+        ledger.move_checkpoint(&checkpoint)?;
+    }
+    Ok(())
+}
+
+/// The producer of the source's rows. Its name, `prefix-database-table`, is one for one source in the whole cluster.
+///
+/// # Errors
+/// 78 if librdkafka refuses a property.
+pub fn open_writer(around: &Surroundings<'_>, ledger: &PgLedger) -> Result<KafkaWriter> {
+    let (config, table, topic) = (around.config, ledger.table(), &around.table.topic);
+    let id = format!("{}-{}-{}", config.kafka.transactional_prefix, table.database, table.name);
+    KafkaWriter::new(config, &id, topic, record_limit(config, topic), None)
+}
+
+/// The topic's own limit on a batch of records; where it may not be asked, librdkafka's default applies, and what is too
+/// large is found by trying.
+fn record_limit(config: &Config, topic: &str) -> Option<usize> {
+    let setting = Admin::new(config).and_then(|admin| admin.topic_setting(topic, "max.message.bytes"));
+    match setting {
+        Ok(value) => value.and_then(|value| value.parse().ok()),
+        Err(error) => {
+            log::debug!("{error}");
+            None
+        }
+    }
+}
+
+/// Runs the three stages until the reader ends, or one of them fails.
+fn pump<U: UnsentRows + Send, F: Fence + Send, L: Ledger + Send>(
+    reader: &mut Reader<U>,
+    sender: &mut Sender<F>,
+    flagger: &mut Flagger<'_, L>,
+) -> Result<()> {
+    let (read_out, read_in) = bounded::<Arc<RowBatch>>(QUEUE);
+    let (sent_out, sent_in) = bounded::<SentBatch>(QUEUE);
+    std::thread::scope(|scope| {
+        let reading = spawn(scope, "reader", move || {
+            while let Some(batch) = reader.step()? {
+                // A failed send means that the sender has ended; its own error tells why.
+                if read_out.send(Arc::new(batch)).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        let sending = spawn(scope, "sender", move || {
+            for batch in read_in {
+                let sent = sender.step(&batch)?;
+                if sent.into_iter().any(|sent| sent_out.send(sent).is_err()) {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        let flagging = spawn(scope, "flagger", move || sent_in.iter().try_for_each(|batch| flagger.step(&batch)))?;
+        first_error([join("reader", reading), join("sender", sending), join("flagger", flagging)])
+    })
+}
+
+/// The checkpoint behind the transaction markers that follow our last records, so that the next run has no window to
+/// read. Only where nothing but our own marker can lie in between: one offset, at the end of the partition.
+fn behind_markers(log: &mut impl TopicLog, around: &Surroundings<'_>, mut checkpoint: Checkpoint) -> Result<Checkpoint> {
+    let timeout = around.config.timeouts.stable;
+    let stable = wait_until_stable(log, &checkpoint.offsets, timeout, around.shutdown)?;
+    for (partition, next) in &mut checkpoint.offsets {
+        if stable.get(partition) == Some(&(*next + 1)) {
+            *next += 1;
+        }
+    }
+    Ok(checkpoint)
+}

@@ -1,0 +1,286 @@
+//! What a run did, for a person (a line) and for a machine (JSON).
+
+use serde::Serialize;
+
+use crate::batch::Offsets;
+use crate::error::Error;
+use crate::exit_code::ExitCode;
+
+/// Offsets whose records are gone before they could be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lost {
+    /// Partition.
+    pub partition: i32,
+    /// First offset.
+    pub from: i64,
+    /// Next offset after the last.
+    pub to: i64,
+}
+
+/// A row that the topic does not take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TooLargeRow {
+    /// Its key.
+    pub key: String,
+    /// The size of its record's key and value.
+    pub bytes: usize,
+}
+
+/// What the produce leg did to one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProduceReport {
+    /// Whether it came to the end: no limit, no signal.
+    pub complete: bool,
+    /// Rows read.
+    pub rows_read: u64,
+    /// Records committed to the topic.
+    pub records_sent: u64,
+    /// Rows flagged after their records were committed.
+    pub rows_flagged: u64,
+    /// Rows flagged because an earlier run had delivered them.
+    pub rows_recovered: u64,
+    /// Rows that changed between reading and flagging: they go out again.
+    pub rows_changed: u64,
+    /// Rows that were sent and could not be flagged yet, because they were locked.
+    pub rows_locked: u64,
+    /// Keys of rows whose flag a trigger takes back.
+    pub taken_back: Vec<String>,
+    /// Rows that are too large for the topic, and stay unsent.
+    pub too_large: Vec<TooLargeRow>,
+    /// Parts of the recovery window that retention had deleted.
+    pub window_lost: Vec<Lost>,
+    /// Whether the topic was found deleted and made again.
+    pub topic_recreated: bool,
+    /// The next offset after the last record sent, by partition.
+    #[serde(skip)]
+    pub delivered: Offsets,
+}
+
+impl Default for ProduceReport {
+    fn default() -> Self {
+        Self {
+            complete: true,
+            rows_read: 0,
+            records_sent: 0,
+            rows_flagged: 0,
+            rows_recovered: 0,
+            rows_changed: 0,
+            rows_locked: 0,
+            taken_back: Vec::new(),
+            too_large: Vec::new(),
+            window_lost: Vec::new(),
+            topic_recreated: false,
+            delivered: Offsets::new(),
+        }
+    }
+}
+
+impl ProduceReport {
+    fn lost_data(&self) -> bool {
+        self.topic_recreated
+            || !(self.taken_back.is_empty() && self.too_large.is_empty() && self.window_lost.is_empty())
+    }
+}
+
+/// What the consume leg did to one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConsumeReport {
+    /// Whether it came to the end: no limit, no signal, no foreign transaction in the way.
+    pub complete: bool,
+    /// Records dealt with: inserted, found in the target, or dead letters.
+    pub records_copied: u64,
+    /// Rows inserted.
+    pub rows_inserted: u64,
+    /// Rows that the target held already.
+    pub rows_held: u64,
+    /// INSERT requests sent.
+    pub inserts: u64,
+    /// Records sent to the dead-letter topic.
+    pub dead_letters: u64,
+    /// Offsets that retention deleted before they were copied.
+    pub lost: Vec<Lost>,
+    /// Whether the topic was found deleted and made again.
+    pub topic_recreated: bool,
+}
+
+impl ConsumeReport {
+    /// Adds what a stage counted.
+    pub fn add(&mut self, other: &Self) {
+        self.records_copied += other.records_copied;
+        self.rows_inserted += other.rows_inserted;
+        self.rows_held += other.rows_held;
+        self.inserts += other.inserts;
+        self.dead_letters += other.dead_letters;
+    }
+
+    fn lost_data(&self) -> bool {
+        self.topic_recreated || self.dead_letters > 0 || !self.lost.is_empty()
+    }
+}
+
+/// What a run did to one table.
+#[derive(Debug)]
+pub struct TableReport {
+    /// The source table.
+    pub source: String,
+    /// The topic.
+    pub topic: String,
+    /// The target table.
+    pub target: String,
+    /// The first leg, if it ran.
+    pub produce: Option<ProduceReport>,
+    /// The second leg, if it ran.
+    pub consume: Option<ConsumeReport>,
+    /// Why it did not come to its end.
+    pub error: Option<Error>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl TableReport {
+    /// Whether everything that there was has been moved.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.error.is_none()
+            && self.produce.as_ref().is_none_or(|leg| leg.complete)
+            && self.consume.as_ref().is_none_or(|leg| leg.complete)
+    }
+
+    /// The exit code that this table asks for.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        let lost = self.produce.as_ref().is_some_and(ProduceReport::lost_data)
+            || self.consume.as_ref().is_some_and(ConsumeReport::lost_data);
+        let data = if lost { ExitCode::Data } else { ExitCode::Done };
+        self.error.as_ref().map_or(data, |error| data.graver(error.exit_code()))
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub struct RunReport {
+    /// One report for each table, in the configuration's order.
+    pub tables: Vec<TableReport>,
+    /// How long the run took.
+    pub seconds: f64,
+}
+
+#[derive(Serialize)]
+struct ErrorJson<'a> {
+    what: &'a str,
+    why: &'a str,
+    hint: &'a str,
+}
+
+#[derive(Serialize)]
+struct TableJson<'a> {
+    source: &'a str,
+    topic: &'a str,
+    target: &'a str,
+    complete: bool,
+    exit_code: u8,
+    seconds: f64,
+    produce: Option<&'a ProduceReport>,
+    consume: Option<&'a ConsumeReport>,
+    error: Option<ErrorJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct RunJson<'a> {
+    complete: bool,
+    exit_code: u8,
+    seconds: f64,
+    tables: Vec<TableJson<'a>>,
+}
+
+impl RunReport {
+    /// The run's exit code: the gravest of its tables'.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        self.tables.iter().map(TableReport::exit_code).fold(ExitCode::Done, ExitCode::graver)
+    }
+
+    /// The errors that ended tables, in order.
+    #[must_use]
+    pub fn errors(&self) -> Vec<&Error> {
+        self.tables.iter().filter_map(|table| table.error.as_ref()).collect()
+    }
+
+    /// A line for each table, for a person.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        self.tables.iter().map(summary_of).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The whole as JSON, for a machine: the same with every end.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let tables = self.tables.iter().map(table_json).collect();
+        let document = RunJson {
+            complete: self.tables.iter().all(TableReport::is_complete),
+            exit_code: self.exit_code().code(),
+            seconds: millis(self.seconds),
+            tables,
+        };
+        // Strings, numbers and lists always have a JSON form.
+        serde_json::to_string_pretty(&document).unwrap_or_default()
+    }
+}
+
+fn millis(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+fn table_json(table: &TableReport) -> TableJson<'_> {
+    TableJson {
+        source: &table.source,
+        topic: &table.topic,
+        target: &table.target,
+        complete: table.is_complete(),
+        exit_code: table.exit_code().code(),
+        seconds: millis(table.seconds),
+        produce: table.produce.as_ref(),
+        consume: table.consume.as_ref(),
+        error: table.error.as_ref().map(|error| ErrorJson { what: error.what(), why: error.why(), hint: error.hint() }),
+    }
+}
+
+/// `public.t → t → analytics.t: 5 rows sent and flagged, 5 records copied in 1 insert, 0.21 s (24 rows/s)`
+fn summary_of(table: &TableReport) -> String {
+    let mut parts = Vec::new();
+    if let Some(leg) = &table.produce {
+        parts.push(format!("{} sent, {} flagged", count(leg.records_sent, "row"), leg.rows_flagged + leg.rows_recovered));
+        parts.extend(some(leg.rows_recovered, "recovered"));
+        parts.extend(some(leg.rows_changed, "changed meanwhile"));
+        parts.extend(some(leg.rows_locked, "locked"));
+        parts.extend(some(leg.taken_back.len() as u64, "taken back by a trigger"));
+        parts.extend(some(leg.too_large.len() as u64, "too large"));
+    }
+    if let Some(leg) = &table.consume {
+        parts.push(format!("{} copied in {}", count(leg.records_copied, "record"), count(leg.inserts, "insert")));
+        parts.extend(some(leg.rows_held, "held already"));
+        parts.extend(some(leg.dead_letters, "to the dead letters"));
+        parts.extend(some(leg.lost.iter().map(|lost| (lost.to - lost.from).unsigned_abs()).sum(), "lost to retention"));
+    }
+    let rows = table.produce.as_ref().map_or(0, |leg| leg.records_sent);
+    let rows = rows.max(table.consume.as_ref().map_or(0, |leg| leg.records_copied));
+    let rate = if rows > 0 { format!(" ({:.0} rows/s)", rows as f64 / table.seconds.max(0.001)) } else { String::new() };
+    let left = if table.is_complete() { "" } else { "; more is left" };
+    format!(
+        "{} → {} → {}: {}, {:.2} s{rate}{left}",
+        table.source,
+        table.topic,
+        table.target,
+        parts.join(", "),
+        table.seconds
+    )
+}
+
+fn count(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+fn some(number: u64, what: &str) -> Option<String> {
+    (number > 0).then(|| format!("{number} {what}"))
+}
