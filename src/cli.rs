@@ -126,7 +126,8 @@ fn usage(why: &str, hint: &str) -> Error {
 
 /// argh's message on one line, without a word that may be a URL with a password in it.
 fn presentable(message: &str) -> String {
-    let words = message.split_whitespace().map(|word| if word.contains("://") || word.contains('@') { "****" } else { word });
+    let words =
+        message.split_whitespace().map(|word| if word.contains("://") || word.contains('@') { "****" } else { word });
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -216,18 +217,27 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
     }
     let legs = match raw {
         None if once || every.is_some() => Legs::Both,
-        None => return Err(usage("it does not say what to do", "`pg2ch --once` makes one run; `pg2ch --help` shows the rest")),
+        None => {
+            return Err(usage(
+                "it does not say what to do",
+                "`pg2ch --once` makes one run; `pg2ch --help` shows the rest",
+            ));
+        }
         Some(RawCommand::Produce(_)) => Legs::Produce,
         Some(RawCommand::Consume(_)) => Legs::Consume,
         Some(_) if once || every.is_some() => {
             return Err(usage("--once and --every are for moving rows: alone, or with produce or consume", SEE_HELP));
         }
-        Some(RawCommand::Init(init)) => return Ok(Command::Init { print: init.print, start_at_end: init.start_at_end }),
+        Some(RawCommand::Init(init)) => {
+            return Ok(Command::Init { print: init.print, start_at_end: init.start_at_end });
+        }
         Some(RawCommand::DeadLetters(RawDeadLetters { action: None })) => return Ok(Command::DeadLetters),
         Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Replay(_)) })) => {
             return Ok(Command::ReplayDeadLetters);
         }
-        Some(RawCommand::Config(RawConfig { action: Some(RawConfigAction::Show(_)) })) => return Ok(Command::ShowConfig),
+        Some(RawCommand::Config(RawConfig { action: Some(RawConfigAction::Show(_)) })) => {
+            return Ok(Command::ShowConfig);
+        }
         Some(RawCommand::Config(RawConfig { action: Some(RawConfigAction::Generate(_)) })) => {
             return Ok(Command::GenerateConfig);
         }

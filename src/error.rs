@@ -42,7 +42,12 @@ impl Error {
     /// Something that cannot happen did (70).
     #[must_use]
     pub fn bug(what: impl Into<String>, why: impl fmt::Display) -> Self {
-        Self::new(ExitCode::Bug, what, why, "this is a bug in pg2ch: please report it with this message; a new run is safe")
+        Self::new(
+            ExitCode::Bug,
+            what,
+            why,
+            "this is a bug in pg2ch: please report it with this message; a new run is safe",
+        )
     }
 
     /// Keeps the error of the library below.

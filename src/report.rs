@@ -249,7 +249,11 @@ fn table_json(table: &TableReport) -> TableJson<'_> {
 fn summary_of(table: &TableReport) -> String {
     let mut parts = Vec::new();
     if let Some(leg) = &table.produce {
-        parts.push(format!("{} sent, {} flagged", count(leg.records_sent, "row"), leg.rows_flagged + leg.rows_recovered));
+        parts.push(format!(
+            "{} sent, {} flagged",
+            count(leg.records_sent, "row"),
+            leg.rows_flagged + leg.rows_recovered
+        ));
         parts.extend(some(leg.rows_recovered, "recovered"));
         parts.extend(some(leg.rows_changed, "changed meanwhile"));
         parts.extend(some(leg.rows_locked, "locked"));
@@ -264,7 +268,8 @@ fn summary_of(table: &TableReport) -> String {
     }
     let rows = table.produce.as_ref().map_or(0, |leg| leg.records_sent);
     let rows = rows.max(table.consume.as_ref().map_or(0, |leg| leg.records_copied));
-    let rate = if rows > 0 { format!(" ({:.0} rows/s)", rows as f64 / table.seconds.max(0.001)) } else { String::new() };
+    let rate =
+        if rows > 0 { format!(" ({:.0} rows/s)", rows as f64 / table.seconds.max(0.001)) } else { String::new() };
     let left = if table.is_complete() { "" } else { "; more is left" };
     format!(
         "{} → {} → {}: {}, {:.2} s{rate}{left}",

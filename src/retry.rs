@@ -38,11 +38,8 @@ mod tests {
 
     #[test]
     fn pauses_grow_up_to_the_longest_and_end() {
-        let config = RetryConfig {
-            attempts: 5,
-            pause: Duration::from_millis(100),
-            max_pause: Duration::from_millis(300),
-        };
+        let config =
+            RetryConfig { attempts: 5, pause: Duration::from_millis(100), max_pause: Duration::from_millis(300) };
         let pauses: Vec<_> = Backoff::new(&config).collect();
         assert_eq!(pauses.len(), 4);
         for (pause, nominal) in pauses.iter().zip([100, 200, 300, 300]) {

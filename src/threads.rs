@@ -16,10 +16,9 @@ pub fn spawn<'scope, T: Send + 'scope>(
     name: &str,
     stage: impl FnOnce() -> Result<T> + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, Result<T>>> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn_scoped(scope, stage)
-        .map_err(|error| Error::unavailable(format!("cannot start the thread {name}"), error, "raise the limit on processes (ulimit -u)"))
+    std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, stage).map_err(|error| {
+        Error::unavailable(format!("cannot start the thread {name}"), error, "raise the limit on processes (ulimit -u)")
+    })
 }
 
 /// Waits for a stage.

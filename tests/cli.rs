@@ -92,7 +92,8 @@ fn help_and_version_go_to_standard_output() {
 #[test]
 fn usage_errors_end_with_64_and_a_hint() {
     let scene = Scene::new("usage");
-    for arguments in [&["--twice"][..], &["--once", "--every", "5s"], &["--once", "--max-rows", "many"], &["config"], &["ship"]]
+    for arguments in
+        [&["--twice"][..], &["--once", "--every", "5s"], &["--once", "--max-rows", "many"], &["config"], &["ship"]]
     {
         let ended = scene.run(arguments, &[]);
         assert_error(&ended, 64);
@@ -104,7 +105,8 @@ fn usage_errors_end_with_64_and_a_hint() {
 fn a_failure_is_json_too_where_json_is_wanted() {
     let scene = Scene::new("json");
     scene.write("pg2ch.toml", "[batch]\nrwos = 1\n");
-    for (arguments, code) in [(&["--once", "--json"][..], 78), (&["--json", "--twice"], 64), (&["init", "--json"], 78)] {
+    for (arguments, code) in [(&["--once", "--json"][..], 78), (&["--json", "--twice"], 64), (&["init", "--json"], 78)]
+    {
         let ended = scene.run(arguments, &[]);
         assert_error(&ended, code);
         let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
@@ -145,7 +147,8 @@ fn flags_come_before_environment_before_file_before_defaults() {
     let flag = scene.write("flag.toml", "[kafka]\nbrokers = \"flag:1\"\n");
     let variable = scene.write("variable.toml", "[kafka]\nbrokers = \"variable:1\"\n");
     let (flag, variable) = (flag.to_str().unwrap(), ("PG2CH_CONFIG", variable.to_str().unwrap()));
-    let brokers = |arguments: &[&str], variables: &[(&str, &str)]| scene.setting("kafka.brokers", arguments, variables).0;
+    let brokers =
+        |arguments: &[&str], variables: &[(&str, &str)]| scene.setting("kafka.brokers", arguments, variables).0;
     assert_eq!(brokers(&[], &[]), "here:1");
     assert_eq!(brokers(&[], &[variable]), "variable:1");
     assert_eq!(brokers(&["--config", flag], &[variable]), "flag:1");
@@ -168,7 +171,9 @@ fn config_show_masks_every_secret_in_both_forms() {
         for arguments in [&["config", "show"][..], &["config", "show", "--json", "-vv"]] {
             let ended = scene.run(arguments, variables);
             assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-            assert!(ended.stdout.contains("****") && ended.stdout.contains("postgres://u@h:5432/d?sslmode=verify-full"));
+            assert!(
+                ended.stdout.contains("****") && ended.stdout.contains("postgres://u@h:5432/d?sslmode=verify-full")
+            );
             assert!(!ended.stdout.contains("hunter2") && !ended.stderr.contains("hunter2"), "{}", ended.stdout);
         }
     }
@@ -188,7 +193,8 @@ fn no_error_shows_a_secret() {
     .enumerate()
     {
         let file = scene.write(&format!("{at}.toml"), text);
-        let ended = scene.run(&["--once", "--json", "-vv", "--config", file.to_str().unwrap()], &[("RUST_LOG", "trace")]);
+        let ended =
+            scene.run(&["--once", "--json", "-vv", "--config", file.to_str().unwrap()], &[("RUST_LOG", "trace")]);
         assert_error(&ended, 78);
         assert!(!ended.stderr.contains("hunter2") && !ended.stdout.contains("hunter2"), "{text}: {}", ended.stderr);
     }

@@ -85,17 +85,32 @@ pub(super) enum RawCommand {
 
 /// The first leg alone: unsent rows from PostgreSQL to Kafka.
 #[derive(ArgsInfo, Debug, FromArgs)]
-#[argh(subcommand, name = "produce", help_triggers("-h", "--help"), note = "The options of `pg2ch --help` work here, too.")]
+#[argh(
+    subcommand,
+    name = "produce",
+    help_triggers("-h", "--help"),
+    note = "The options of `pg2ch --help` work here, too."
+)]
 pub(super) struct RawProduce {}
 
 /// The second leg alone: records from Kafka to ClickHouse.
 #[derive(ArgsInfo, Debug, FromArgs)]
-#[argh(subcommand, name = "consume", help_triggers("-h", "--help"), note = "The options of `pg2ch --help` work here, too.")]
+#[argh(
+    subcommand,
+    name = "consume",
+    help_triggers("-h", "--help"),
+    note = "The options of `pg2ch --help` work here, too."
+)]
 pub(super) struct RawConsume {}
 
 /// Creates what is missing: checkpoint table, partial index, topic, target database and table.
 #[derive(ArgsInfo, Debug, FromArgs)]
-#[argh(subcommand, name = "init", help_triggers("-h", "--help"), note = "The options of `pg2ch --help` work here, too.")]
+#[argh(
+    subcommand,
+    name = "init",
+    help_triggers("-h", "--help"),
+    note = "The options of `pg2ch --help` work here, too."
+)]
 pub(super) struct RawInit {
     /// prints what would be done, and changes nothing
     #[argh(switch)]

@@ -127,7 +127,8 @@ fn a_slip_of_the_keyboard_is_answered_with_the_word_that_was_meant() {
 
 #[test]
 fn a_url_that_strays_onto_the_command_line_is_not_repeated() {
-    for line in ["postgres://app:hunter2@h/d", "--once --url=postgres://app:hunter2@h", "produce http://app:hunter2@h"] {
+    for line in ["postgres://app:hunter2@h/d", "--once --url=postgres://app:hunter2@h", "produce http://app:hunter2@h"]
+    {
         let error = parsed(line).expect_err(line);
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }

@@ -63,11 +63,7 @@ impl fmt::Display for UnsupportedType {
         if let Some(column) = &self.column {
             write!(f, "column {column:?}: ")?;
         }
-        write!(
-            f,
-            "the typed encoder does not know the type {}",
-            self.type_name
-        )
+        write!(f, "the typed encoder does not know the type {}", self.type_name)
     }
 }
 
@@ -182,10 +178,7 @@ impl EnumType {
     /// The number that stands for a name.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<i16> {
-        let at = self
-            .members
-            .binary_search_by(|(member, _)| member.as_str().cmp(name))
-            .ok()?;
+        let at = self.members.binary_search_by(|(member, _)| member.as_str().cmp(name)).ok()?;
         self.members.get(at).map(|(_, number)| *number)
     }
 }

@@ -107,11 +107,8 @@ impl Http {
             request = request.query(*name, *value);
         }
         // A statement without data goes into the body, where no proxy limits its length.
-        let mut response = if data.is_empty() {
-            request.send(sql.as_bytes())?
-        } else {
-            request.query("query", sql).send(data)?
-        };
+        let mut response =
+            if data.is_empty() { request.send(sql.as_bytes())? } else { request.query("query", sql).send(data)? };
         let status = response.status().as_u16();
         let header = response.headers().get("X-ClickHouse-Exception-Code").and_then(|code| code.to_str().ok());
         let code = header.and_then(|code| code.parse().ok());
@@ -207,7 +204,9 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
             (ExitCode::Permission, "check user and password (PG2CH_CLICKHOUSE_URL, PG2CH_CLICKHOUSE_PASSWORD)")
         }
         // ACCESS_DENIED, READONLY.
-        497 | 164 => (ExitCode::Permission, "grant the user what docs/grants.md lists, and a profile that is not readonly"),
+        497 | 164 => {
+            (ExitCode::Permission, "grant the user what docs/grants.md lists, and a profile that is not readonly")
+        }
         // UNKNOWN_TABLE, UNKNOWN_DATABASE.
         60 | 81 => (ExitCode::Config, "run `pg2ch init` to create the target table, or correct `target` in [[table]]"),
         // NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_SETTING, UNKNOWN_FUNCTION, SYNTAX_ERROR, NOT_IMPLEMENTED,
@@ -219,9 +218,10 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
         0 if matches!(exception.status, 401 | 403) => {
             (ExitCode::Permission, "check user and password, and any proxy in front of ClickHouse")
         }
-        0 if matches!(exception.status, 300..=399 | 404) => {
-            (ExitCode::Config, "[clickhouse] url does not lead to ClickHouse's HTTP interface (port 8123, or 8443 for https)")
-        }
+        0 if matches!(exception.status, 300..=399 | 404) => (
+            ExitCode::Config,
+            "[clickhouse] url does not lead to ClickHouse's HTTP interface (port 8123, or 8443 for https)",
+        ),
         _ => (ExitCode::Unavailable, "the server cannot serve this now; the next run goes on from here"),
     }
 }

@@ -82,10 +82,6 @@ impl Settings {
         let of = |pinned: &[(&'static str, &'static str)]| {
             pinned.iter().copied().filter(|(name, _)| known.contains(name)).collect::<Vec<_>>()
         };
-        Ok(Self {
-            insert: of(INSERT),
-            ask: of(ASK),
-            knows_tokens: known.contains("insert_deduplication_token"),
-        })
+        Ok(Self { insert: of(INSERT), ask: of(ASK), knows_tokens: known.contains("insert_deduplication_token") })
     }
 }

@@ -99,7 +99,11 @@ impl ClickHouseTarget {
         let found: Vec<ColumnRow> = rows(&what, &self.http.ask(&what, &sql, &[])?)?;
         Ok(found
             .into_iter()
-            .map(|row| Column { name: row.name, type_name: row.r#type, default_kind: DefaultKind::parse(&row.default_kind).unwrap_or(DefaultKind::Materialized) })
+            .map(|row| Column {
+                name: row.name,
+                type_name: row.r#type,
+                default_kind: DefaultKind::parse(&row.default_kind).unwrap_or(DefaultKind::Materialized),
+            })
             .collect())
     }
 

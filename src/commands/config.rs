@@ -16,13 +16,16 @@ fn as_json(explained: &Explained) -> String {
         .iter()
         .map(|setting| json!({ "key": setting.key, "value": setting.value, "origin": setting.origin.to_string() }))
         .collect();
-    let file =
-        explained.file.as_ref().map(|(path, origin)| json!({ "path": path.to_string_lossy(), "origin": origin.to_string() }));
+    let file = explained
+        .file
+        .as_ref()
+        .map(|(path, origin)| json!({ "path": path.to_string_lossy(), "origin": origin.to_string() }));
     format!("{:#}", json!({ "file": file, "settings": settings, "exit_code": 0 }))
 }
 
 fn as_table(explained: &Explained) -> String {
-    let width = |length: fn(&(String, String)) -> usize, rows: &[(String, String)]| rows.iter().map(length).max().unwrap_or(0);
+    let width =
+        |length: fn(&(String, String)) -> usize, rows: &[(String, String)]| rows.iter().map(length).max().unwrap_or(0);
     let shown = |value: &str| if value.is_empty() { "-".to_owned() } else { value.to_owned() };
     let rows: Vec<_> = explained.settings.iter().map(|s| (s.key.clone(), shown(&s.value))).collect();
     let keys = width(|(key, _)| key.chars().count(), &rows);

@@ -6,5 +6,9 @@ use crate::exit_code::ExitCode;
 use crate::limits::Limits;
 use crate::shutdown::Shutdown;
 
-pub fn list(_: &Config, _: bool, _: &Limits, _: &Shutdown) -> Result<(String, ExitCode)> { unimplemented!() }
-pub fn replay(_: &Config, _: bool, _: &Limits, _: &Shutdown) -> Result<(String, ExitCode)> { unimplemented!() }
+pub fn list(_: &Config, _: bool, _: &Limits, _: &Shutdown) -> Result<(String, ExitCode)> {
+    unimplemented!()
+}
+pub fn replay(_: &Config, _: bool, _: &Limits, _: &Shutdown) -> Result<(String, ExitCode)> {
+    unimplemented!()
+}

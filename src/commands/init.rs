@@ -9,8 +9,8 @@ use std::time::Instant;
 use crate::batch::Offsets;
 use crate::clickhouse::{ClickHouseTarget, Http, Target, quote, text};
 use crate::config::{Config, TableConfig};
-use crate::consume::{self, Committer, Known};
 use crate::consume::position::Context;
+use crate::consume::{self, Committer, Known};
 use crate::error::Result;
 use crate::kafka::admin::Admin;
 use crate::kafka::{End, Fence, KafkaLog, TopicLog};
@@ -155,7 +155,9 @@ impl Init<'_> {
     /// Moves checkpoint and offsets to the end of the topic, under the lock and through the fences, as a run would.
     fn start_at_end(&mut self) -> Result<()> {
         let (config, table) = (self.config, self.table);
-        if !self.step(&format!("-- checkpoint and offsets of {} move to the end of topic {}", table.source, table.topic)) {
+        if !self
+            .step(&format!("-- checkpoint and offsets of {} move to the end of topic {}", table.source, table.topic))
+        {
             return Ok(());
         }
         let (limits, shutdown) = (Limits::default(), Shutdown::default());

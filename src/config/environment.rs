@@ -74,7 +74,8 @@ impl Environment {
     /// Warns about a variable that looks like a slip for one of ours: it would do nothing, in silence.
     pub fn warn_about_slips(&self) {
         for name in self.variables.keys().filter(|n| n.starts_with("PG2CH_") && !OURS.contains(&n.as_str())) {
-            let close = value::nearest(name, OURS.iter().copied()).filter(|known| name.len().abs_diff(known.len()) <= 2);
+            let close =
+                value::nearest(name, OURS.iter().copied()).filter(|known| name.len().abs_diff(known.len()) <= 2);
             if let Some(known) = close {
                 log::warn!("the environment variable {name} does nothing; {known} would");
             }

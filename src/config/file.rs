@@ -181,7 +181,12 @@ impl Parser<'_> {
                 return Err(self.unknown_section(name, line));
             };
             let DeValue::Table(section) = value.into_inner() else {
-                return Err(self.wrong(name, line, "it is a section of keys, not a value", &format!("write it as [{name}]")));
+                return Err(self.wrong(
+                    name,
+                    line,
+                    "it is a section of keys, not a value",
+                    &format!("write it as [{name}]"),
+                ));
             };
             let entries = self.section(&format!("[{name}]"), section, keys, &mut file.properties)?;
             file.sections.insert(name.to_owned(), entries);
@@ -190,7 +195,8 @@ impl Parser<'_> {
     }
 
     fn tables(&self, line: usize, value: DeValue<'_>) -> Result<Vec<(usize, Section)>> {
-        let wrong = || self.wrong("table", line, "a table to move stands in double brackets", "write its header as [[table]]");
+        let wrong =
+            || self.wrong("table", line, "a table to move stands in double brackets", "write its header as [[table]]");
         let DeValue::Array(array) = value else { return Err(wrong()) };
         let mut tables = Vec::new();
         for item in array {
@@ -234,7 +240,12 @@ impl Parser<'_> {
             if matches!(value.get_ref(), DeValue::Table(_)) {
                 self.flatten(&key, line, value, into)?;
             } else if into.insert(key.clone(), Entry { value: simplify(value.into_inner()), line }).is_some() {
-                return Err(self.wrong(&format!("kafka.properties.{key}"), line, "it is there twice", "keep one of the two"));
+                return Err(self.wrong(
+                    &format!("kafka.properties.{key}"),
+                    line,
+                    "it is there twice",
+                    "keep one of the two",
+                ));
             }
         }
         Ok(())
@@ -252,9 +263,11 @@ impl Parser<'_> {
         let hint = match value::nearest(name, known) {
             Some("table") => "did you mean [[table]]?".to_owned(),
             Some(near) => format!("did you mean [{near}]?"),
-            None => "the sections are [postgres], [kafka], [kafka.properties], [clickhouse], [batch], [timeouts], [retry], \
+            None => {
+                "the sections are [postgres], [kafka], [kafka.properties], [clickhouse], [batch], [timeouts], [retry], \
                      [metrics] and [[table]]"
-                .to_owned(),
+                    .to_owned()
+            }
         };
         self.wrong(name, line, "pg2ch knows no such section", &hint)
     }

@@ -27,7 +27,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("message.send.max.retries", PROMISE),
     ("isolation.level", "records of aborted transactions must stay out of the target, so pg2ch sets it itself"),
     ("check.crcs", "a damaged record must not reach the target, so pg2ch sets it itself"),
-    ("transactional.id", "it is made of `transactional_prefix` in [kafka] and the table, which is what fences a dead run"),
+    (
+        "transactional.id",
+        "it is made of `transactional_prefix` in [kafka] and the table, which is what fences a dead run",
+    ),
     ("enable.auto.commit", OFFSETS),
     ("auto.commit.enable", OFFSETS),
     ("auto.commit.interval.ms", OFFSETS),
@@ -179,7 +182,8 @@ fn property(name: &str, origin: &Origin, value: Value) -> Result<String> {
 }
 
 fn is_harmless(name: &str) -> bool {
-    HARMLESS.contains(&name) || [".ms", ".bytes", ".messages", ".kbytes", ".location"].iter().any(|end| name.ends_with(end))
+    HARMLESS.contains(&name)
+        || [".ms", ".bytes", ".messages", ".kbytes", ".location"].iter().any(|end| name.ends_with(end))
 }
 
 fn is_secret(name: &str) -> bool {

@@ -105,10 +105,18 @@ fn retry(reader: &mut Reader) -> Result<RetryConfig> {
             Origin::Default => ("retry.pause", &pause.origin),
             origin => ("retry.max_pause", origin),
         };
-        let why = format!("`max_pause` ({}) is below `pause` ({})", show_duration(max_pause.value), show_duration(pause.value));
+        let why = format!(
+            "`max_pause` ({}) is below `pause` ({})",
+            show_duration(max_pause.value),
+            show_duration(pause.value)
+        );
         return Err(super::reader::refuse(place, origin, why, "make `max_pause` at least as long as `pause`"));
     }
-    Ok(RetryConfig { attempts: u32::try_from(attempts).unwrap_or(u32::MAX), pause: pause.value, max_pause: max_pause.value })
+    Ok(RetryConfig {
+        attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
+        pause: pause.value,
+        max_pause: max_pause.value,
+    })
 }
 
 fn warn_about_permissions(reader: &Reader) {

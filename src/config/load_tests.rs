@@ -88,7 +88,9 @@ fn every_commented_key_of_the_example_is_a_key_with_its_default() {
     let uncommented: Vec<&str> = EXAMPLE
         .lines()
         .filter(|line| !line.starts_with("#ca_cert") && !line.starts_with("#ssl.ca.location"))
-        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#']) && !rest.is_empty()).unwrap_or(line))
+        .map(|line| {
+            line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#']) && !rest.is_empty()).unwrap_or(line)
+        })
         .collect();
     let path = directory.write("pg2ch.toml", &uncommented.join("\n"), 0o600);
     let explained = explain_in(&Flags::default(), Environment::default(), &[path]).unwrap();
@@ -204,7 +206,8 @@ fn kafka_properties_are_passed_on_quoted_or_not() {
 
 #[test]
 fn the_properties_that_the_promise_rests_on_are_refused_with_the_reason() {
-    for name in ["acks", "enable.idempotence", "isolation.level", "group.id", "transactional.id", "enable.auto.commit"] {
+    for name in ["acks", "enable.idempotence", "isolation.level", "group.id", "transactional.id", "enable.auto.commit"]
+    {
         let error = refused(&format!("[kafka.properties]\n{name} = \"1\"\n"));
         assert_eq!(error.exit_code(), ExitCode::Config);
         assert!(error.what().contains(name) && error.what().contains(":2"), "{error}");

@@ -27,12 +27,19 @@ pub fn from_file(reader: &mut Reader, section: &str, key: &str) -> Result<Option
     if given.value.is_empty() {
         return Err(refuse(&place, &given.origin, "it is empty", "name a file, or leave the key out"));
     }
-    let base =
-        reader.environment.path(environment::CREDENTIALS_DIRECTORY).unwrap_or_else(|| reader.directory_of(&given.origin));
+    let base = reader
+        .environment
+        .path(environment::CREDENTIALS_DIRECTORY)
+        .unwrap_or_else(|| reader.directory_of(&given.origin));
     let path = base.join(&given.value);
     let secret = read(&path).map_err(|why| {
         let why = format!("{}: {why}", path.display());
-        refuse(&place, &given.origin, why, "the file holds the password, alone on one line, and pg2ch's user may read it")
+        refuse(
+            &place,
+            &given.origin,
+            why,
+            "the file holds the password, alone on one line, and pg2ch's user may read it",
+        )
     })?;
     Ok(Some(Given { value: secret, origin: Origin::PasswordFile(path) }))
 }
@@ -94,7 +101,9 @@ pub fn from_pgpass(
 }
 
 fn pgpass_path(environment: &Environment) -> Option<PathBuf> {
-    environment.path(environment::PGPASSFILE).or_else(|| environment.path(environment::HOME).map(|home| home.join(".pgpass")))
+    environment
+        .path(environment::PGPASSFILE)
+        .or_else(|| environment.path(environment::HOME).map(|home| home.join(".pgpass")))
 }
 
 fn unreadable(path: &Path, why: &str) -> Error {

@@ -48,7 +48,12 @@ impl Reader {
     }
 
     /// A text from the environment variable `name`, or from the file. Not noted: it may hold a password.
-    pub fn given_text(&mut self, section: &str, key: &str, name: Option<&'static str>) -> Result<Option<Given<String>>> {
+    pub fn given_text(
+        &mut self,
+        section: &str,
+        key: &str,
+        name: Option<&'static str>,
+    ) -> Result<Option<Given<String>>> {
         let from_file = match self.entry(section, key) {
             Some((entry, origin)) => {
                 let value = text(&place(section, key), &origin, entry.value)?;
@@ -88,7 +93,13 @@ impl Reader {
     }
 
     /// A duration of at least `shortest` and at most an hour.
-    pub fn duration(&mut self, section: &str, key: &str, shortest: Duration, default: Duration) -> Result<Given<Duration>> {
+    pub fn duration(
+        &mut self,
+        section: &str,
+        key: &str,
+        shortest: Duration,
+        default: Duration,
+    ) -> Result<Given<Duration>> {
         let place = place(section, key);
         let Some((entry, origin)) = self.entry(section, key) else {
             self.note(place, show_duration(default), &Origin::Default);
@@ -172,10 +183,18 @@ pub fn text(place: &str, origin: &Origin, value: Value) -> Result<String> {
 }
 
 /// The whole number of an entry, or `default`.
-pub fn whole(place: &str, entry: Option<(Entry, Origin)>, range: RangeInclusive<u64>, default: u64) -> Result<(u64, Origin)> {
+pub fn whole(
+    place: &str,
+    entry: Option<(Entry, Origin)>,
+    range: RangeInclusive<u64>,
+    default: u64,
+) -> Result<(u64, Origin)> {
     let Some((entry, origin)) = entry else { return Ok((default, Origin::Default)) };
-    let hint =
-        format!("give a whole number from {} to {}, without quotes; the default is {default}", range.start(), range.end());
+    let hint = format!(
+        "give a whole number from {} to {}, without quotes; the default is {default}",
+        range.start(),
+        range.end()
+    );
     match entry.value {
         Value::Whole(number) => match u64::try_from(number) {
             Ok(number) if range.contains(&number) => Ok((number, origin)),

@@ -207,7 +207,8 @@ fn check_pair(at: usize, table: &TableConfig, other: &TableConfig, origin: &Orig
         return fail("topic", why, "give each table a topic of its own");
     }
     if table.topic == other.dead_letter_topic() || other.topic == table.dead_letter_topic() {
-        let why = format!("the dead letters of one of {} and {} would land in the other's topic", other.source, table.source);
+        let why =
+            format!("the dead letters of one of {} and {} would land in the other's topic", other.source, table.source);
         return fail("topic", why, "choose a topic that does not end in .dead");
     }
     if table.target == other.target {

@@ -38,8 +38,9 @@ impl PostgresUrl {
     /// # Errors
     /// The reason, without any part of the URL except the name of a parameter.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let rest =
-            strip_scheme(text, &["postgres", "postgresql"]).ok_or("it does not begin with postgres:// or postgresql://")?.1;
+        let rest = strip_scheme(text, &["postgres", "postgresql"])
+            .ok_or("it does not begin with postgres:// or postgresql://")?
+            .1;
         let parts = Parts::split(rest)?;
         let dbname = decode(parts.path.strip_prefix('/').unwrap_or(parts.path), "the database")?;
         let mut fields = Fields {
@@ -141,7 +142,8 @@ impl Fields {
         if from_system && mode.is_some_and(|m| m != SslMode::VerifyFull) {
             return Err("sslrootcert=system asks for sslmode=verify-full: any authority would do otherwise".to_owned());
         }
-        let by_default = if is_socket || is_loopback(&host) && !from_system { SslMode::Disable } else { SslMode::VerifyFull };
+        let by_default =
+            if is_socket || is_loopback(&host) && !from_system { SslMode::Disable } else { SslMode::VerifyFull };
         Ok(PostgresUrl {
             // As in libpq: no TLS on a Unix socket, whatever sslmode says.
             ssl_mode: if is_socket { SslMode::Disable } else { mode.unwrap_or(by_default) },
@@ -192,7 +194,8 @@ impl ClickHouseUrl {
     /// # Errors
     /// The reason, without any part of the URL.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (scheme, rest) = strip_scheme(text, &["http", "https"]).ok_or("it does not begin with http:// or https://")?;
+        let (scheme, rest) =
+            strip_scheme(text, &["http", "https"]).ok_or("it does not begin with http:// or https://")?;
         let parts = Parts::split(rest)?;
         if let Some(query) = parts.query {
             return Err(if query.split('&').any(|p| p.starts_with("database=")) {
@@ -244,7 +247,8 @@ impl<'a> Parts<'a> {
         // An @ further on means that a password with a / or ? in it has been cut in two: nothing below could be trusted.
         if tail.contains('@') || authority.matches('@').count() > 1 {
             return Err(
-                "there is an `@` too many: in user and password, `@` is written %40, `/` %2F, `?` %3F and `#` %23".to_owned()
+                "there is an `@` too many: in user and password, `@` is written %40, `/` %2F, `?` %3F and `#` %23"
+                    .to_owned(),
             );
         }
         if tail.contains('#') {
@@ -333,7 +337,9 @@ fn decode(text: &str, part: &str) -> Result<String, String> {
             continue;
         }
         let (Some(high), Some(low)) = (hex(rest.first()), hex(rest.get(1))) else {
-            return Err(format!("in {part}, a `%` is not followed by two hexadecimal digits (a `%` itself is written %25)"));
+            return Err(format!(
+                "in {part}, a `%` is not followed by two hexadecimal digits (a `%` itself is written %25)"
+            ));
         };
         bytes.push(high << 4 | low);
         rest = &rest[2..];

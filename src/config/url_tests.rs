@@ -5,7 +5,10 @@ use super::*;
 #[test]
 fn the_default_needs_no_tls_because_it_stays_on_this_machine() {
     let url = PostgresUrl::parse("postgres://app:app@localhost:5432/app").unwrap();
-    assert_eq!((url.host.as_str(), url.port, url.user.as_str(), url.dbname.as_str()), ("localhost", 5432, "app", "app"));
+    assert_eq!(
+        (url.host.as_str(), url.port, url.user.as_str(), url.dbname.as_str()),
+        ("localhost", 5432, "app", "app")
+    );
     assert_eq!(url.password.unwrap().reveal(), "app");
     assert_eq!(url.ssl_mode, SslMode::Disable);
 }
@@ -49,12 +52,16 @@ fn sockets_and_ipv6_are_hosts_too() {
 
 #[test]
 fn the_masked_form_means_the_same() {
-    let text = "postgres://u:hunter2@[2001:db8::1]:6000/d%20b?sslmode=verify-ca&sslrootcert=/etc/ca.pem&sslcert=c&sslkey=k";
+    let text =
+        "postgres://u:hunter2@[2001:db8::1]:6000/d%20b?sslmode=verify-ca&sslrootcert=/etc/ca.pem&sslcert=c&sslkey=k";
     let url = PostgresUrl::parse(text).unwrap();
     assert!(!url.masked().contains("hunter2"));
     let again = PostgresUrl::parse(&url.masked()).unwrap();
     assert_eq!(again.masked(), url.masked());
-    assert_eq!((again.host, again.port, again.dbname, again.ssl_client), (url.host, url.port, url.dbname, url.ssl_client));
+    assert_eq!(
+        (again.host, again.port, again.dbname, again.ssl_client),
+        (url.host, url.port, url.dbname, url.ssl_client)
+    );
 }
 
 #[test]

@@ -15,7 +15,8 @@ const KAFKA_NAME: usize = 249;
 /// # Errors
 /// The reason, if it is not one.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text.trim()).map_err(|_| "is not a duration such as \"30s\", \"5m\" or \"500ms\"".to_owned())
+    humantime::parse_duration(text.trim())
+        .map_err(|_| "is not a duration such as \"30s\", \"5m\" or \"500ms\"".to_owned())
 }
 
 /// A number of bytes: `65536`, `512 KiB`, `4MiB`, `1 GB`.
@@ -146,7 +147,8 @@ pub fn source_table(text: &str) -> Result<String, String> {
         names.push(exact);
     }
     // After a dot SQL takes any word; in front of it a reserved one needs quotes.
-    let schema = if RESERVED.split(' ').any(|word| word == names[0]) { quote(&names[0]) } else { quote_if_needed(&names[0]) };
+    let schema =
+        if RESERVED.split(' ').any(|word| word == names[0]) { quote(&names[0]) } else { quote_if_needed(&names[0]) };
     Ok(format!("{schema}.{}", quote_if_needed(&names[1])))
 }
 
@@ -249,7 +251,9 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let limit = (word.len() / 3).max(2);
     known
         .into_iter()
-        .map(|candidate| (if word.len() > 2 && candidate.starts_with(word) { 0 } else { distance(word, candidate) }, candidate))
+        .map(|candidate| {
+            (if word.len() > 2 && candidate.starts_with(word) { 0 } else { distance(word, candidate) }, candidate)
+        })
         .filter(|(distance, candidate)| *distance <= limit && *distance < candidate.len())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -310,9 +314,19 @@ mod tests {
 
     #[test]
     fn nothing_but_a_name_comes_through_as_a_source_table() {
-        for text in
-            ["user_logins", "a.b.c", "a.", ".b", "", "a.b; DROP TABLE c", "a.\"b", "a.\"b\"c", "a.b c", "a.1b", "a.\"\""]
-        {
+        for text in [
+            "user_logins",
+            "a.b.c",
+            "a.",
+            ".b",
+            "",
+            "a.b; DROP TABLE c",
+            "a.\"b",
+            "a.\"b\"c",
+            "a.b c",
+            "a.1b",
+            "a.\"\"",
+        ] {
             assert!(source_table(text).is_err(), "{text}");
         }
         assert!(source_table(&format!("a.{}", "x".repeat(64))).is_err());

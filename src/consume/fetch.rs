@@ -88,7 +88,9 @@ impl<'a, L: TopicLog> Fetcher<'a, L> {
         let mut reached = None;
         let polled = log.poll(*limit, &mut |record| {
             // Records beyond the end belong to the next run, repeated ones to nobody.
-            let (Some(next), Some(&end)) = (next.get_mut(&record.partition), ends.get(&record.partition)) else { return };
+            let (Some(next), Some(&end)) = (next.get_mut(&record.partition), ends.get(&record.partition)) else {
+                return;
+            };
             if record.offset < *next || !open.contains(&record.partition) {
                 return;
             }

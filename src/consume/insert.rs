@@ -181,7 +181,12 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         self.counts.records_copied += part.len() as u64;
         self.counts.dead_letters += dead.len() as u64;
         for letter in &dead {
-            log::warn!("partition {} offset {} goes to the dead letters: {}", letter.partition, letter.offset, letter.reason);
+            log::warn!(
+                "partition {} offset {} goes to the dead letters: {}",
+                letter.partition,
+                letter.offset,
+                letter.reason
+            );
         }
         let urgent = !dead.is_empty();
         self.committer.advance(ranges, &prepared.batch.last_of(part), dead);

@@ -124,9 +124,9 @@ fn copy(
 pub fn open_fence(around: &Surroundings<'_>, log: &KafkaLog) -> Result<KafkaWriter> {
     let (config, table) = (around.config, around.table);
     let id = format!("{}-{}-{}", config.kafka.transactional_prefix, table.group, table.topic);
-    let group = log
-        .group_metadata()
-        .ok_or_else(|| Error::bug(format!("cannot commit offsets of group {}", table.group), "the client has no group"))?;
+    let group = log.group_metadata().ok_or_else(|| {
+        Error::bug(format!("cannot commit offsets of group {}", table.group), "the client has no group")
+    })?;
     let offsets = OffsetsOf { group, topic: table.topic.clone() };
     KafkaWriter::new(config, &id, &table.dead_letter_topic(), None, Some(offsets))
 }
@@ -159,7 +159,8 @@ fn finish_intents<F: Fence, T: Target>(
         let ends = ranges.iter().map(|(&partition, &(_, end))| (partition, end)).collect();
         // The recorded set was one batch, so it fits once more.
         let size = BatchSize { records: usize::MAX, bytes: usize::MAX };
-        let budget = Budget::new(&crate::limits::Limits::default(), around.started, &crate::shutdown::Shutdown::default());
+        let budget =
+            Budget::new(&crate::limits::Limits::default(), around.started, &crate::shutdown::Shutdown::default());
         let mut fetcher = Fetcher::new(log, &from, &ends, size, budget, around.config.timeouts.kafka)?;
         if let Some(batch) = fetcher.step()? {
             log::info!("an insert of {} records was recorded and not confirmed; it is sent again", batch.len());
@@ -195,7 +196,8 @@ fn pump<L: TopicLog + Send, F: Fence + Send, T: Target + Send>(
             }
             Ok(())
         })?;
-        let inserting = spawn(scope, "inserter", move || prepared_in.iter().try_for_each(|batch| inserter.step(&batch)))?;
+        let inserting =
+            spawn(scope, "inserter", move || prepared_in.iter().try_for_each(|batch| inserter.step(&batch)))?;
         first_error([join("fetcher", fetching), join("preparer", preparing), join("inserter", inserting)])
     })
 }

@@ -90,7 +90,8 @@ impl Position {
 
     fn signature(&self, context: Context<'_>, partition: i32, next: NextOffset) -> String {
         let content = serde_json::to_string(self).unwrap_or_default();
-        let covered = [context.group, context.topic, context.target, &partition.to_string(), &next.to_string(), &content];
+        let covered =
+            [context.group, context.topic, context.target, &partition.to_string(), &next.to_string(), &content];
         let digest = Sha256::digest(covered.join("\0"));
         digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }

@@ -26,12 +26,7 @@ pub struct Start {
 impl Start {
     /// Sorts the group's offsets into trusted ones and others.
     #[must_use]
-    pub fn of(
-        committed: &BTreeMap<i32, Committed>,
-        starts: &Offsets,
-        ends: &Offsets,
-        context: Context<'_>,
-    ) -> Self {
+    pub fn of(committed: &BTreeMap<i32, Committed>, starts: &Offsets, ends: &Offsets, context: Context<'_>) -> Self {
         let mut start = Self::default();
         for (&partition, &end) in ends {
             let first = starts.get(&partition).copied().unwrap_or(0);
@@ -41,7 +36,9 @@ impl Start {
             });
             if trusted.is_none() && end > first {
                 let why = if committed.contains_key(&partition) { "not pg2ch's for this target" } else { "missing" };
-                log::info!("partition {partition}: the committed offset is {why}; beginning at {first} and asking the target");
+                log::info!(
+                    "partition {partition}: the committed offset is {why}; beginning at {first} and asking the target"
+                );
             }
             start.known.insert(partition, trusted.unwrap_or_else(|| untrusted(first, end)));
         }
@@ -91,7 +88,8 @@ impl Start {
         log.read_from(&wanted)?;
         while !wanted.is_empty() {
             let mut found = None;
-            let polled = log.poll(limit, &mut |record| found = Some((record.partition, record.offset, record.timestamp_ms)))?;
+            let polled =
+                log.poll(limit, &mut |record| found = Some((record.partition, record.offset, record.timestamp_ms)))?;
             match polled {
                 Polled::Record => {}
                 Polled::End(partition) => {

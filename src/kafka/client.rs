@@ -65,7 +65,9 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // What matters comes back as an error of a call, told properly; these lines are for -v.
         let level = match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => Level::Info,
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                Level::Info
+            }
             RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => Level::Info,
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => Level::Debug,
         };

@@ -43,8 +43,7 @@ pub fn is_fenced(code: Code) -> bool {
     matches!(code, Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch)
 }
 
-const UNAVAILABLE: &str =
-    "check that the brokers run and that [kafka] brokers names them as this machine can reach them; the next run goes on from here";
+const UNAVAILABLE: &str = "check that the brokers run and that [kafka] brokers names them as this machine can reach them; the next run goes on from here";
 
 fn sort(code: Code) -> (ExitCode, &'static str) {
     match code {
@@ -55,9 +54,10 @@ fn sort(code: Code) -> (ExitCode, &'static str) {
         Code::TopicAuthorizationFailed
         | Code::GroupAuthorizationFailed
         | Code::ClusterAuthorizationFailed
-        | Code::TransactionalIdAuthorizationFailed => {
-            (ExitCode::Permission, "grant the principal what docs/grants.md lists for topics, group and transactional ids")
-        }
+        | Code::TransactionalIdAuthorizationFailed => (
+            ExitCode::Permission,
+            "grant the principal what docs/grants.md lists for topics, group and transactional ids",
+        ),
         code if is_fenced(code) => (
             ExitCode::Locked,
             "another run with the same transactional.id has begun and goes on from here; look for two schedules of one job, \

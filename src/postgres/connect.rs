@@ -40,9 +40,7 @@ pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Sessi
         config.timeouts.postgres.as_millis(),
         config.timeouts.postgres.as_millis(),
     );
-    watchdog
-        .watch(&what, limit, || client.batch_execute(&pinned))
-        .map_err(|error| explain(&what, error))?;
+    watchdog.watch(&what, limit, || client.batch_execute(&pinned)).map_err(|error| explain(&what, error))?;
     Ok(Session::new(client, postgres.address(), config.timeouts.postgres, watchdog.clone()))
 }
 

@@ -139,14 +139,13 @@ const MOVE: &str = "INSERT INTO pg2ch_checkpoint AS c (source, topic, partition,
 impl CheckpointStatements {
     /// Checks the epoch and moves the checkpoint, inside the caller's transaction.
     fn apply(&self, transaction: &mut Transaction<'_>, to: &Checkpoint) -> Attempt<()> {
-        let claimed = transaction
-            .execute(&self.claim, &[&self.source, &self.topic, &self.epoch, &to.timestamp_floor])?;
+        let claimed =
+            transaction.execute(&self.claim, &[&self.source, &self.topic, &self.epoch, &to.timestamp_floor])?;
         if claimed != 1 {
             return Err(shut_out(&self.source).into());
         }
         let (partitions, offsets): (Vec<i32>, Vec<i64>) = to.offsets.iter().map(|(&p, &o)| (p, o)).unzip();
-        transaction
-            .execute(&self.partitions, &[&self.source, &self.topic, &self.epoch, &partitions, &offsets])?;
+        transaction.execute(&self.partitions, &[&self.source, &self.topic, &self.epoch, &partitions, &offsets])?;
         Ok(())
     }
 }

@@ -143,7 +143,10 @@ impl Failure {
 /// Sorts an error by what the reader has to do about it.
 pub(super) fn explain(what: &str, error: postgres::Error) -> Error {
     let (exit, hint) = error.code().map_or(
-        (ExitCode::Unavailable, "check that the server runs, and that address, port and TLS mode are right; the next run goes on from here"),
+        (
+            ExitCode::Unavailable,
+            "check that the server runs, and that address, port and TLS mode are right; the next run goes on from here",
+        ),
         sort,
     );
     let why = error.as_db_error().map_or_else(
@@ -176,12 +179,18 @@ fn sort(code: &SqlState) -> (ExitCode, &'static str) {
             "the statement took longer than [timeouts] postgres allows, or was cancelled; look for locks and a missing partial index",
         ),
         _ => match code.code().get(..2) {
-            Some("28") => (ExitCode::Permission, "check user and password (PG2CH_POSTGRES_URL, PGPASSWORD) and the server's pg_hba.conf"),
+            Some("28") => (
+                ExitCode::Permission,
+                "check user and password (PG2CH_POSTGRES_URL, PGPASSWORD) and the server's pg_hba.conf",
+            ),
             // Connection exceptions, lack of resources, operator intervention, system errors, serialisation and deadlocks.
             Some("08" | "53" | "57" | "58" | "40") => {
                 (ExitCode::Unavailable, "the server cannot serve this now; the next run goes on from here")
             }
-            _ => (ExitCode::Config, "the server refused a statement of this run: a trigger, rule or type of the source table may be in the way"),
+            _ => (
+                ExitCode::Config,
+                "the server refused a statement of this run: a trigger, rule or type of the source table may be in the way",
+            ),
         },
     }
 }

@@ -58,7 +58,8 @@ impl SourceTable {
                     "check `source` in [[table]] (schema.table, quoted as in SQL) and the database in the PostgreSQL URL",
                 )
             })?;
-        let (oid, name, kind, database): (u32, String, String, String) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        let (oid, name, kind, database): (u32, String, String, String) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
         if kind != "r" && kind != "p" {
             return Err(unfit(
                 format!("{name} is not a table (relkind {kind})"),
@@ -71,8 +72,9 @@ impl SourceTable {
         session.execute_batch(&what, "RESET search_path")?;
         let mut columns = columns?;
         let column = |wanted: &str| columns.iter().find(|column| column.name == wanted).cloned();
-        let flag = column(&config.flag)
-            .ok_or_else(|| unfit(format!("{name} has no column {}", config.flag), "check `flag` in [[table]], or add the column"))?;
+        let flag = column(&config.flag).ok_or_else(|| {
+            unfit(format!("{name} has no column {}", config.flag), "check `flag` in [[table]], or add the column")
+        })?;
         if flag.type_name != "boolean" {
             return Err(unfit(
                 format!("the flag column {} is of type {}", flag.name, flag.type_name),
@@ -83,7 +85,8 @@ impl SourceTable {
             .key
             .iter()
             .map(|wanted| {
-                column(wanted).ok_or_else(|| unfit(format!("{name} has no column {wanted}"), "check `key` in [[table]]"))
+                column(wanted)
+                    .ok_or_else(|| unfit(format!("{name} has no column {wanted}"), "check `key` in [[table]]"))
             })
             .collect::<Result<Vec<_>>>()?;
         columns.retain(|column| column.name != config.flag);

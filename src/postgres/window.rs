@@ -51,15 +51,16 @@ impl PgLedger {
             key = self.table.key_text_sql("t"),
             flag = self.table.flag_sql(),
         );
-        let text = |bytes: &Option<Vec<u8>>| bytes.as_deref().and_then(|b| std::str::from_utf8(b).ok()).map(str::to_owned);
+        let text =
+            |bytes: &Option<Vec<u8>>| bytes.as_deref().and_then(|b| std::str::from_utf8(b).ok()).map(str::to_owned);
         let keys: Vec<_> = records.iter().map(|record| text(&record.key)).collect();
         let partitions: Vec<_> = records.iter().map(|record| record.partition).collect();
         let offsets: Vec<_> = records.iter().map(|record| record.offset).collect();
         let timestamps: Vec<_> = records.iter().map(|record| record.timestamp_ms).collect();
         let values: Vec<_> = records.iter().map(|record| text(&record.value)).collect();
-        let inserted = self.session.raw(what, |client| {
-            client.execute(sql.as_str(), &[&keys, &partitions, &offsets, &timestamps, &values])
-        });
+        let inserted = self
+            .session
+            .raw(what, |client| client.execute(sql.as_str(), &[&keys, &partitions, &offsets, &timestamps, &values]));
         match inserted {
             Ok(_) => Ok(()),
             // Class 22: a value that does not fit its type.
@@ -109,7 +110,11 @@ impl PgLedger {
     /// Unflagged rows that equal their last record, in the keys' text order, with the records' places.
     fn window_matches(&mut self, after: Option<&str>) -> Result<(RowBatch, Vec<(i32, i64)>)> {
         let what = format!("cannot compare the rows of {} with what was sent", self.table.name);
-        if self.session.query_opt(&what, "SELECT 1 WHERE to_regclass('pg_temp.pg2ch_window') IS NOT NULL", &[])?.is_none() {
+        if self
+            .session
+            .query_opt(&what, "SELECT 1 WHERE to_regclass('pg_temp.pg2ch_window') IS NOT NULL", &[])?
+            .is_none()
+        {
             return Ok((RowBatch::default(), Vec::new()));
         }
         let sql = format!(

@@ -162,7 +162,11 @@ fn pump<U: UnsentRows + Send, F: Fence + Send, L: Ledger + Send>(
 
 /// The checkpoint behind the transaction markers that follow our last records, so that the next run has no window to
 /// read. Only where nothing but our own marker can lie in between: one offset, at the end of the partition.
-fn behind_markers(log: &mut impl TopicLog, around: &Surroundings<'_>, mut checkpoint: Checkpoint) -> Result<Checkpoint> {
+fn behind_markers(
+    log: &mut impl TopicLog,
+    around: &Surroundings<'_>,
+    mut checkpoint: Checkpoint,
+) -> Result<Checkpoint> {
     let timeout = around.config.timeouts.stable;
     let stable = wait_until_stable(log, &checkpoint.offsets, timeout, around.shutdown)?;
     for (partition, next) in &mut checkpoint.offsets {

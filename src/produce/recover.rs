@@ -51,7 +51,8 @@ pub fn recover(
     let mut end = Checkpoint { offsets: stable, timestamp_floor: checkpoint.timestamp_floor };
     let windows: Offsets =
         from.into_iter().filter(|(partition, next)| end.offsets.get(partition).is_some_and(|end| next < end)).collect();
-    if windows.is_empty() && end.offsets.iter().all(|(partition, next)| checkpoint.offsets.get(partition) == Some(next)) {
+    if windows.is_empty() && end.offsets.iter().all(|(partition, next)| checkpoint.offsets.get(partition) == Some(next))
+    {
         return Ok(Some(Recovery { checkpoint, ..Recovery::default() }));
     }
     let newest = read_window(log, ledger, &windows, &end.offsets, timeouts.kafka)?;

@@ -61,7 +61,8 @@ impl<F: Fence> Sender<F> {
             self.too_large.push(TooLargeRow { key, bytes: row.key.len() + row.value.len() });
             return;
         }
-        let innocent: Vec<usize> = indices.iter().copied().filter(|index| suspects.binary_search(index).is_err()).collect();
+        let innocent: Vec<usize> =
+            indices.iter().copied().filter(|index| suspects.binary_search(index).is_err()).collect();
         if !innocent.is_empty() {
             waiting.push_back(innocent);
         }

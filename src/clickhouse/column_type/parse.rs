@@ -8,25 +8,15 @@ impl ColumnType {
     /// # Errors
     /// Names the innermost part that the encoder does not know.
     pub fn parse(type_name: &str) -> Result<ColumnType, UnsupportedType> {
-        let mut parser = Parser {
-            text: type_name,
-            at: 0,
-        };
+        let mut parser = Parser { text: type_name, at: 0 };
         let parsed = parser.column_type(0)?;
         parser.spaces();
-        if parser.rest().is_empty() {
-            Ok(parsed)
-        } else {
-            Err(unsupported(type_name))
-        }
+        if parser.rest().is_empty() { Ok(parsed) } else { Err(unsupported(type_name)) }
     }
 }
 
 pub(super) fn unsupported(type_name: &str) -> UnsupportedType {
-    UnsupportedType {
-        column: None,
-        type_name: type_name.to_owned(),
-    }
+    UnsupportedType { column: None, type_name: type_name.to_owned() }
 }
 
 /// Types nest no deeper than this; the server's own limit is of the same order.
@@ -58,20 +48,14 @@ impl<'a> Parser<'a> {
     }
 
     pub(super) fn expect(&mut self, token: char) -> Parsed<()> {
-        if self.eat(token) {
-            Ok(())
-        } else {
-            Err(unsupported(self.text))
-        }
+        if self.eat(token) { Ok(()) } else { Err(unsupported(self.text)) }
     }
 
     /// Letters, digits and underscores.
     pub(super) fn word(&mut self) -> &'a str {
         self.spaces();
         let rest = self.rest();
-        let length = rest
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
+        let length = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
         self.at += length;
         &rest[..length]
     }
@@ -81,9 +65,7 @@ impl<'a> Parser<'a> {
         let start = self.at;
         self.eat('-');
         self.word();
-        self.text[start..self.at]
-            .parse()
-            .map_err(|_| unsupported(self.text))
+        self.text[start..self.at].parse().map_err(|_| unsupported(self.text))
     }
 
     /// What stands between two quotes of a kind, its escapes resolved.
@@ -184,10 +166,7 @@ impl<'a> Parser<'a> {
                 | ScalarType::Time64(_)
                 | ScalarType::Json,
             ) => {
-                return Err(unsupported(&format!(
-                    "Map({}, ...)",
-                    &self.text[start..self.at]
-                )));
+                return Err(unsupported(&format!("Map({}, ...)", &self.text[start..self.at])));
             }
             ColumnType::Scalar(key) => key,
             _ => return Err(unsupported(self.text)),
@@ -262,36 +241,17 @@ mod tests {
 
     #[test]
     fn integers_carry_their_sign_and_width() {
-        assert_eq!(
-            scalar("UInt8"),
-            ScalarType::Integer(Integer {
-                signed: false,
-                bytes: 1
-            })
-        );
-        assert_eq!(
-            scalar("Int256"),
-            ScalarType::Integer(Integer {
-                signed: true,
-                bytes: 32
-            })
-        );
+        assert_eq!(scalar("UInt8"), ScalarType::Integer(Integer { signed: false, bytes: 1 }));
+        assert_eq!(scalar("Int256"), ScalarType::Integer(Integer { signed: true, bytes: 32 }));
         assert!(ColumnType::parse("Int24").is_err());
     }
 
     #[test]
     fn every_spelling_of_a_decimal_is_known() {
-        for (spelling, precision, scale) in [
-            ("Decimal(10, 2)", 10, 2),
-            ("Decimal(5)", 5, 0),
-            ("Decimal32(4)", 9, 4),
-            ("Decimal256(76)", 76, 76),
-        ] {
-            assert_eq!(
-                scalar(spelling),
-                ScalarType::Decimal(Decimal { precision, scale }),
-                "{spelling}"
-            );
+        for (spelling, precision, scale) in
+            [("Decimal(10, 2)", 10, 2), ("Decimal(5)", 5, 0), ("Decimal32(4)", 9, 4), ("Decimal256(76)", 76, 76)]
+        {
+            assert_eq!(scalar(spelling), ScalarType::Decimal(Decimal { precision, scale }), "{spelling}");
         }
         assert!(ColumnType::parse("Decimal(77, 0)").is_err());
         assert!(ColumnType::parse("Decimal(5, 6)").is_err());
@@ -307,9 +267,7 @@ mod tests {
 
     #[test]
     fn enum_members_may_be_negative_and_escaped() {
-        let ScalarType::Enum(members) =
-            scalar(r"Enum8('it\'s' = -3, 'tab\t' = 2, 'a, b) = 1' = 0)")
-        else {
+        let ScalarType::Enum(members) = scalar(r"Enum8('it\'s' = -3, 'tab\t' = 2, 'a, b) = 1' = 0)") else {
             panic!("no enum")
         };
         assert_eq!(members.number("it's"), Some(-3));
@@ -322,36 +280,18 @@ mod tests {
     #[test]
     fn wrappers_that_do_not_show_in_the_encoding_are_left_out() {
         let nullable_text = ColumnType::Nullable(Box::new(ColumnType::Scalar(ScalarType::String)));
-        assert_eq!(
-            ColumnType::parse("LowCardinality(Nullable(String))"),
-            Ok(nullable_text.clone())
-        );
-        assert_eq!(
-            ColumnType::parse("SimpleAggregateFunction(anyLast, Nullable(String))"),
-            Ok(nullable_text)
-        );
+        assert_eq!(ColumnType::parse("LowCardinality(Nullable(String))"), Ok(nullable_text.clone()));
+        assert_eq!(ColumnType::parse("SimpleAggregateFunction(anyLast, Nullable(String))"), Ok(nullable_text));
     }
 
     #[test]
     fn tuples_are_named_or_not() {
-        let int = || {
-            ColumnType::Scalar(ScalarType::Integer(Integer {
-                signed: true,
-                bytes: 4,
-            }))
-        };
+        let int = || ColumnType::Scalar(ScalarType::Integer(Integer { signed: true, bytes: 4 }));
         assert_eq!(
             ColumnType::parse(r"Tuple(`a b` Int32, c Int32, `d\`e` Int32)"),
-            Ok(ColumnType::NamedTuple(vec![
-                ("a b".into(), int()),
-                ("c".into(), int()),
-                ("d`e".into(), int())
-            ]))
+            Ok(ColumnType::NamedTuple(vec![("a b".into(), int()), ("c".into(), int()), ("d`e".into(), int())]))
         );
-        assert_eq!(
-            ColumnType::parse("Tuple(Int32, Int32)"),
-            Ok(ColumnType::Tuple(vec![int(), int()]))
-        );
+        assert_eq!(ColumnType::parse("Tuple(Int32, Int32)"), Ok(ColumnType::Tuple(vec![int(), int()])));
         assert!(ColumnType::parse("Tuple()").is_err());
     }
 
@@ -359,10 +299,7 @@ mod tests {
     fn an_unknown_part_is_named() {
         for (type_name, part) in [
             ("Array(Variant(String, UInt8))", "Variant(String, UInt8)"),
-            (
-                "AggregateFunction(sum, UInt64)",
-                "AggregateFunction(sum, UInt64)",
-            ),
+            ("AggregateFunction(sum, UInt64)", "AggregateFunction(sum, UInt64)"),
             ("Nullable(Nothing)", "Nothing"),
             ("Object('json')", "Object('json')"),
             ("JSON(a UInt8)", "JSON(a UInt8)"),
@@ -375,17 +312,7 @@ mod tests {
     #[test]
     fn garbage_is_refused() {
         let deep = "Array(".repeat(10_000);
-        for garbage in [
-            "",
-            "(",
-            "Int32)",
-            "Array(Int32",
-            "Enum8()",
-            "Enum8('a' = )",
-            "FixedString('a')",
-            "é",
-            &deep,
-        ] {
+        for garbage in ["", "(", "Int32)", "Array(Int32", "Enum8()", "Enum8('a' = )", "FixedString('a')", "é", &deep] {
             assert!(ColumnType::parse(garbage).is_err(), "{garbage}");
         }
     }

@@ -84,11 +84,7 @@ impl Parser<'_> {
             self.quoted('\'')?;
         }
         self.expect(')')?;
-        if digits <= 9 {
-            Ok(digits)
-        } else {
-            Err(unsupported(self.text))
-        }
+        if digits <= 9 { Ok(digits) } else { Err(unsupported(self.text)) }
     }
 
     fn enumeration(&mut self, bytes: usize) -> Parsed<ScalarType> {

@@ -1,0 +1,74 @@
+//! Where the servers are: the shared ones of `scripts/test`, or a set that a test starts for itself to break it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use pg2ch::clickhouse::Http;
+
+/// The addresses of three servers.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    pub postgres_url: String,
+    pub brokers: String,
+    pub clickhouse_url: String,
+}
+
+impl Servers {
+    /// The servers that `scripts/test` has started.
+    pub fn shared() -> Self {
+        let address =
+            |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test"));
+        Self {
+            postgres_url: address("PG2CH_POSTGRES_URL"),
+            brokers: address("PG2CH_KAFKA_BROKERS"),
+            clickhouse_url: address("PG2CH_CLICKHOUSE_URL"),
+        }
+    }
+
+    pub fn clickhouse(&self) -> Http {
+        super::http(&self.clickhouse_url)
+    }
+}
+
+/// Servers of a test's own, ended with it.
+pub struct OwnServers {
+    pub servers: Servers,
+    dir: PathBuf,
+}
+
+impl OwnServers {
+    /// Starts PostgreSQL, Kafka and ClickHouse on free ports.
+    pub fn start(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("pg2ch-servers-{name}-{}", std::process::id()));
+        call(&["up", "--free-ports", "--dir", &dir.to_string_lossy()]);
+        let env = std::fs::read_to_string(dir.join("servers.env")).unwrap();
+        let address = |name: &str| {
+            let line = env.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            line.unwrap_or_else(|| panic!("{name} is not in servers.env")).to_owned()
+        };
+        let servers = Servers {
+            postgres_url: address("PG2CH_POSTGRES_URL"),
+            brokers: address("PG2CH_KAFKA_BROKERS"),
+            clickhouse_url: address("PG2CH_CLICKHOUSE_URL"),
+        };
+        Self { servers, dir }
+    }
+
+    /// `start`, `stop`, `kill`, `pause` or `resume` of `postgres`, `kafka` or `clickhouse`.
+    pub fn act(&self, action: &str, server: &str) {
+        call(&[action, server, "--dir", &self.dir.to_string_lossy()]);
+    }
+}
+
+impl Drop for OwnServers {
+    fn drop(&mut self) {
+        call(&["down", "--dir", &self.dir.to_string_lossy()]);
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn call(args: &[&str]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/servers");
+    let output = Command::new(script).args(args).output().unwrap();
+    assert!(output.status.success(), "scripts/servers {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
