@@ -91,7 +91,7 @@ class Kafka(Server):
         target = self.libraries()
         unfinished = target.with_suffix(".part")
         shutil.rmtree(unfinished, ignore_errors=True)
-        run(["mvn", "-q", "-B", "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={unfinished}"])
+        run(["mvn", "-q", "-B", "-Dstyle.color=never", "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={unfinished}"])
         unfinished.rename(target)
 
     def java(self, main, *arguments):

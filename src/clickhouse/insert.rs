@@ -46,6 +46,7 @@ impl ClickHouseTarget {
         let query_id = format!("{}{token}", self.query_prefix());
         let settings = self.settings()?;
         let mut parameters: Vec<(&str, &str)> = settings.insert.clone();
+        parameters.extend(block.settings);
         // The answer is kept back until the statement has ended, so that its status is the statement's.
         parameters.push(("wait_end_of_query", "1"));
         parameters.push(("query_id", &query_id));

@@ -16,6 +16,7 @@ use std::collections::HashSet;
 use crate::batch::Offsets;
 use crate::error::{Error, Result};
 use column_type::Column;
+use encode::CalendarRange;
 
 /// What identifies the target: its address would not tell a table that was dropped and made again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct TargetDescription {
     pub identity: String,
     /// Its columns, in order.
     pub columns: Vec<Column>,
+    /// The years that its server can show.
+    pub calendar: CalendarRange,
 }
 
 /// A record's identity in the target: partition, offset and timestamp. The timestamp tells a topic that was deleted and
@@ -48,6 +51,8 @@ pub struct Block<'a> {
     pub format: &'static str,
     /// The columns, in the order of the encoded values.
     pub columns: &'a [String],
+    /// Settings that the format asks for.
+    pub settings: &'static [(&'static str, &'static str)],
     /// The rows.
     pub body: &'a [u8],
 }

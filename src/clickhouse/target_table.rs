@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use serde::Deserialize;
 
 use super::column_type::{Column, DefaultKind};
-use super::http::{Http, quote, text};
+use super::encode::CalendarRange;
+use super::http::{Answer, Http, quote, text};
 use super::settings::Settings;
 use super::{Block, Inserted, Ranges, RecordId, Target, TargetDescription};
 use crate::config::{Config, TargetName};
@@ -107,6 +108,14 @@ impl ClickHouseTarget {
             .collect())
     }
 
+    /// The years that the server can show: older ones know fewer, or none of the functions that are asked.
+    fn calendar(&self) -> CalendarRange {
+        match self.http.send(&format!("{} FORMAT TabSeparated", CalendarRange::PROBE), &[], &[]) {
+            Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"1" => CalendarRange::Wide,
+            _ => CalendarRange::Narrow,
+        }
+    }
+
     /// Tokens do nothing in a table that does not remember them, and are not even known to old servers.
     fn require_tokens(&mut self, table: &TableRow) -> Result<()> {
         if !self.settings()?.knows_tokens {
@@ -158,7 +167,7 @@ impl Target for ClickHouseTarget {
         self.require_tokens(&table)?;
         let has_uuid = table.uuid.bytes().any(|byte| byte.is_ascii_hexdigit() && byte != b'0');
         let identity = if has_uuid { table.uuid } else { self.name.to_string() };
-        Ok(TargetDescription { identity, columns })
+        Ok(TargetDescription { identity, columns, calendar: self.calendar() })
     }
 
     fn held(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {

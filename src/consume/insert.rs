@@ -29,6 +29,8 @@ pub struct InsertRules {
     pub format: &'static str,
     /// The columns of the INSERT.
     pub columns: Vec<String>,
+    /// Settings that the format asks for.
+    pub settings: &'static [(&'static str, &'static str)],
     /// What happens to a record that is refused.
     pub on_bad_row: OnBadRow,
     /// How many may be refused before the run stops.
@@ -210,7 +212,8 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         let mut backoff = Backoff::new(&self.rules.retry);
         let mut certain = true;
         loop {
-            let block = Block { format: self.rules.format, columns: &self.rules.columns, body: &body };
+            let InsertRules { format, columns, settings, .. } = &self.rules;
+            let block = Block { format, columns, settings, body: &body };
             self.counts.inserts += 1;
             match self.target.insert(block, token)? {
                 Inserted::Stored if certain => return Ok(Ended::Stored),

@@ -86,10 +86,11 @@ fn copy(
 ) -> Result<()> {
     let (config, table) = (around.config, around.table);
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
-    let format = RowFormat::of(&description.columns)?;
+    let format = RowFormat::of(description);
     let rules = InsertRules {
         format: format.name(),
         columns: format.columns().to_vec(),
+        settings: format.settings(),
         on_bad_row: table.on_bad_row,
         max_dead_letters: table.max_dead_letters,
         retry: config.retry,

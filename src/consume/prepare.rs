@@ -4,7 +4,7 @@
 
 use super::json_rows::JsonRows;
 use super::record_batch::RecordBatch;
-use crate::clickhouse::column_type::Column;
+use crate::clickhouse::TargetDescription;
 use crate::clickhouse::encode::{Position, RowEncoder};
 use crate::error::Result;
 use crate::kafka::Record;
@@ -40,17 +40,24 @@ pub struct EncodedRow {
 }
 
 impl RowFormat {
-    /// The best format that serves these columns.
-    ///
-    /// # Errors
-    /// 78 if no format does.
-    pub fn of(columns: &[Column]) -> Result<Self> {
-        match RowEncoder::new(columns) {
-            Ok(encoder) => Ok(Self::Typed(Box::new(encoder))),
+    /// The best format that serves the target.
+    #[must_use]
+    pub fn of(target: &TargetDescription) -> Self {
+        match RowEncoder::new(&target.columns) {
+            Ok(encoder) => Self::Typed(Box::new(encoder.with_calendar_range(target.calendar))),
             Err(unsupported) => {
                 log::warn!("{unsupported}; rows go as JSONEachRow, where the server may change values without a word");
-                Ok(Self::Json(JsonRows::new(columns)))
+                Self::Json(JsonRows::new(&target.columns))
             }
+        }
+    }
+
+    /// Settings that the format asks for.
+    #[must_use]
+    pub fn settings(&self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Typed(encoder) => encoder.settings(),
+            Self::Json(_) => &[],
         }
     }
 

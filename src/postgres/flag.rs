@@ -94,7 +94,7 @@ impl FlagStatements {
              WHERE NOT t.{flag} FOR NO KEY UPDATE OF t SKIP LOCKED"
         );
         let missed = format!(
-            "SELECT b.n, t.tableoid, t.ctid, t.xmin, row_to_json(record)::text = b.value,
+            "SELECT b.n, t.tableoid, t.ctid, t.xmin, row_to_json(pg2ch_record)::text = b.value,
                     t.xmin::text::bigint = (pg_catalog.txid_current() & 4294967295)
              FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS b (key, value, n) JOIN {name} AS t ON {by_key},
                   {record}

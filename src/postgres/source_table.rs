@@ -172,11 +172,11 @@ impl SourceTable {
         self.key.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect()
     }
 
-    /// A lateral item that makes the record's value of `row`, under the name `record`: use `row_to_json(record)`.
+    /// A lateral item that makes the record's value of `row`, under the name `record`: use `row_to_json(pg2ch_record)`.
     #[must_use]
     pub fn record_sql(&self, row: &str) -> String {
         let columns: Vec<_> = self.columns.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect();
-        format!("LATERAL (SELECT {}) AS record", columns.join(", "))
+        format!("LATERAL (SELECT {}) AS pg2ch_record", columns.join(", "))
     }
 }
 

@@ -158,7 +158,7 @@ fn select(table: &SourceTable, behind: bool) -> String {
     format!(
         "SELECT s.ctid, s.xmin, s.tableoid,
                 (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) AS clock,
-                {key}, row_to_json(record)::text, {parts}
+                {key}, row_to_json(pg2ch_record)::text, {parts}
          FROM (SELECT t.ctid, t.xmin, t.tableoid, {inner} FROM {name} AS t
                WHERE NOT t.{flag} AND {row} <= {highest} {after}
                ORDER BY {order} LIMIT $1::bigint) AS s, {record}",

@@ -122,7 +122,7 @@ impl PgLedger {
              FROM (SELECT * FROM pg_temp.pg2ch_window AS w WHERE $1::text IS NULL OR w.key COLLATE \"C\" > $1
                    ORDER BY w.key COLLATE \"C\") AS w
              JOIN {name} AS t ON {by_key}, {record}
-             WHERE NOT t.{flag} AND row_to_json(record)::text = w.value
+             WHERE NOT t.{flag} AND row_to_json(pg2ch_record)::text = w.value
              ORDER BY w.key COLLATE \"C\" LIMIT $2",
             name = self.table.name,
             by_key = self.table.key_equals_sql("t", "w.key"),
