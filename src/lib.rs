@@ -20,6 +20,7 @@ pub mod produce;
 pub mod report;
 pub mod retry;
 pub mod run;
+pub mod servers;
 pub mod shutdown;
 pub mod threads;
 pub mod type_map;

@@ -10,6 +10,7 @@ use crate::limits::Limits;
 use crate::produce::{self, Surroundings};
 use crate::report::{ConsumeReport, ProduceReport, RunReport, TableReport};
 use crate::retry::Backoff;
+use crate::servers::{RealServers, Servers};
 use crate::shutdown::Shutdown;
 use crate::threads::panic_text;
 use crate::watchdog::{Overdue, Watchdog};
@@ -67,7 +68,7 @@ fn run_table(
                 watchdog: &watchdog,
             };
             // The receiver is gone only if the main thread has given this one up.
-            let _ = done.send(move_table(&around, legs));
+            let _ = done.send(move_table(&around, &RealServers::new(&around), legs));
         })
     };
     let mut report = match worker {
@@ -112,10 +113,12 @@ fn failed(table: &TableConfig, error: Error) -> TableReport {
     }
 }
 
-fn move_table(around: &Surroundings<'_>, legs: Legs) -> TableReport {
+/// Moves one table, on the present thread and those of its stages.
+#[must_use]
+pub fn move_table(around: &Surroundings<'_>, servers: &impl Servers, legs: Legs) -> TableReport {
     let mut produce = (legs != Legs::Consume).then(ProduceReport::default);
     let mut consume = (legs != Legs::Produce).then(ConsumeReport::default);
-    let error = move_legs(around, produce.as_mut(), consume.as_mut()).err();
+    let error = move_legs(around, servers, produce.as_mut(), consume.as_mut()).err();
     let table = around.table;
     TableReport {
         source: table.source.clone(),
@@ -130,6 +133,7 @@ fn move_table(around: &Surroundings<'_>, legs: Legs) -> TableReport {
 
 fn move_legs(
     around: &Surroundings<'_>,
+    servers: &impl Servers,
     produce: Option<&mut ProduceReport>,
     consume: Option<&mut ConsumeReport>,
 ) -> Result<()> {
@@ -140,7 +144,7 @@ fn move_legs(
         let produced = with_retries(around, || {
             let mut opened = match ledger.take() {
                 Some(opened) => opened,
-                None => match produce::open_ledger(around)? {
+                None => match servers.ledger()? {
                     Some(opened) => opened,
                     None => {
                         report.complete = false;
@@ -148,7 +152,7 @@ fn move_legs(
                     }
                 },
             };
-            produce::run(around, &mut opened, report)?;
+            produce::run(around, servers, &mut opened, report)?;
             ledger = Some(opened);
             Ok(())
         });
@@ -160,7 +164,7 @@ fn move_legs(
         report.complete = false;
         return Ok(());
     }
-    with_retries(around, || consume::run(around, &delivered, report))
+    with_retries(around, || consume::run(around, servers, &delivered, report))
 }
 
 /// Tries a leg again when what was wrong may have passed. Each attempt begins with its recovery, so it goes on where the

@@ -2,10 +2,50 @@
 
 use std::thread::{Scope, ScopedJoinHandle};
 
+use crossbeam_channel::bounded;
+
 use crate::error::{Error, Result};
 
 /// How many batches may wait between two stages: one in each hand and one between keeps everybody busy.
 pub const QUEUE: usize = 1;
+
+/// Runs three stages, each on its own thread, until the first has nothing left or one of them fails: `first` makes pieces
+/// of work, `second` turns each into others, `third` takes those in.
+///
+/// A stage that fails stops the one before it at its next hand-over, and lets the one behind it finish what it was given.
+///
+/// # Errors
+/// The first failure, in the data's order.
+pub fn side_by_side<A: Send, B: Send>(
+    names: [&str; 3],
+    mut first: impl FnMut() -> Result<Option<A>> + Send,
+    mut second: impl FnMut(A) -> Result<Vec<B>> + Send,
+    third: impl FnMut(B) -> Result<()> + Send,
+) -> Result<()> {
+    let (first_out, second_in) = bounded::<A>(QUEUE);
+    let (second_out, third_in) = bounded::<B>(QUEUE);
+    std::thread::scope(|scope| {
+        let ahead = spawn(scope, names[0], move || {
+            while let Some(piece) = first()? {
+                // A failed send means that the next stage has ended; its own error tells why.
+                if first_out.send(piece).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        let between = spawn(scope, names[1], move || {
+            for piece in second_in {
+                if second(piece)?.into_iter().any(|made| second_out.send(made).is_err()) {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        let behind = spawn(scope, names[2], move || third_in.iter().try_for_each(third))?;
+        first_error([join(names[0], ahead), join(names[1], between), join(names[2], behind)])
+    })
+}
 
 /// Starts a stage's thread.
 ///

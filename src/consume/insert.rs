@@ -39,10 +39,13 @@ pub struct InsertRules {
     pub retry: RetryConfig,
 }
 
+/// Makes a token that was never used before.
+pub type NewToken = Box<dyn FnMut() -> String + Send>;
+
 /// What an inserter takes from outside, so that tests decide it.
 pub struct Tools {
     /// A token that was never used before.
-    pub token: Box<dyn FnMut() -> String + Send>,
+    pub token: NewToken,
     /// Waits; `true` if the run was asked to finish meanwhile.
     pub pause: Box<dyn FnMut(Duration) -> bool + Send>,
 }

@@ -17,23 +17,22 @@ mod recover;
 
 pub use commit::{Committer, Known};
 pub use fetch::{BatchSize, Fetcher};
-pub use insert::{InsertRules, Inserter, Tools};
+pub use insert::{InsertRules, Inserter, NewToken, Tools};
 pub use prepare::{Prepared, Preparer, RowFormat};
 pub use record_batch::RecordBatch;
 pub use recover::Start;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::bounded;
-
 use crate::batch::Offsets;
-use crate::clickhouse::{ClickHouseTarget, Target, TargetDescription};
+use crate::clickhouse::{Ranges, Target, TargetDescription};
 use crate::error::{Error, Result};
 use crate::kafka::{End, Fence, KafkaLog, KafkaWriter, OffsetsOf, TopicLog};
 use crate::limits::Budget;
 use crate::produce::{Surroundings, wait_until_stable};
 use crate::report::ConsumeReport;
-use crate::threads::{QUEUE, first_error, join, spawn};
+use crate::servers::Servers;
 use position::Context;
 
 /// Offsets are committed again after a day without: brokers forget them a week after the last commit
@@ -46,10 +45,15 @@ const REFRESH_AFTER: u64 = 24 * 60 * 60;
 ///
 /// # Errors
 /// The first failure of a stage. Whatever was inserted and not committed is recognised by the next run.
-pub fn run(around: &Surroundings<'_>, delivered: &Offsets, report: &mut ConsumeReport) -> Result<()> {
+pub fn run<S: Servers>(
+    around: &Surroundings<'_>,
+    servers: &S,
+    delivered: &Offsets,
+    report: &mut ConsumeReport,
+) -> Result<()> {
     let (config, table) = (around.config, around.table);
-    let mut log = KafkaLog::new(config, &table.topic, &table.group)?;
-    let mut target = ClickHouseTarget::new(config, &table.target)?;
+    let mut log = servers.log()?;
+    let mut target = servers.target()?;
     let description = target.describe()?;
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
 
@@ -61,7 +65,7 @@ pub fn run(around: &Surroundings<'_>, delivered: &Offsets, report: &mut ConsumeR
         return Ok(());
     }
 
-    let mut fence = open_fence(around, &log)?;
+    let mut fence = servers.fence(&log)?;
     fence.fence()?;
     // Only now nobody else can move the offsets.
     let mut start = Start::of(&log.committed()?, &starts, &ends, context);
@@ -70,16 +74,17 @@ pub fn run(around: &Surroundings<'_>, delivered: &Offsets, report: &mut ConsumeR
     if start.asks() {
         wait_for_inserts(&mut target, around)?;
     }
-    copy(around, log, target, &description, fence, start, &ends, report)
+    copy(around, servers, log, target, &description, fence, start, &ends, report)
 }
 
 #[allow(clippy::too_many_arguments)] // each is a different thing, made once above
-fn copy(
+fn copy<S: Servers>(
     around: &Surroundings<'_>,
-    mut log: KafkaLog,
-    target: ClickHouseTarget,
+    servers: &S,
+    mut log: S::Log,
+    target: S::Target,
     description: &TargetDescription,
-    fence: KafkaWriter,
+    fence: S::Fence,
     start: Start,
     ends: &Offsets,
     report: &mut ConsumeReport,
@@ -98,7 +103,7 @@ fn copy(
     let mut preparer = Preparer::new(format);
     let committer = Committer::new(fence, context, start.known, now);
     let shutdown = around.shutdown.clone();
-    let tools = Tools { token: tokens()?, pause: Box::new(move |pause| shutdown.wait(pause)) };
+    let tools = Tools { token: servers.tokens()?, pause: Box::new(move |pause| shutdown.wait(pause)) };
     let mut inserter = Inserter::new(committer, target, rules, tools);
 
     let ended = finish_intents(around, &mut log, &start.intents, &mut preparer, &mut inserter).and_then(|()| {
@@ -106,9 +111,14 @@ fn copy(
         let budget = Budget::new(&around.limits, around.started, around.shutdown);
         let from = inserter.committer().next();
         let mut fetcher = Fetcher::new(&mut log, &from, ends, size, budget, config.timeouts.kafka)?;
-        let pumped = pump(&mut fetcher, &mut preparer, &mut inserter);
+        let moved = servers.side_by_side(
+            ["fetcher", "preparer", "inserter"],
+            || fetcher.step(),
+            |batch| Ok(vec![preparer.step(batch)]),
+            |prepared| inserter.step(&prepared),
+        );
         report.complete &= fetcher.is_complete();
-        pumped?;
+        moved?;
         if report.complete {
             inserter.committer().refresh();
         }
@@ -150,8 +160,8 @@ fn wait_for_inserts(target: &mut impl Target, around: &Surroundings<'_>) -> Resu
 /// Sends again, under their tokens, the INSERTs that were recorded and not confirmed.
 fn finish_intents<F: Fence, T: Target>(
     around: &Surroundings<'_>,
-    log: &mut KafkaLog,
-    intents: &std::collections::BTreeMap<String, crate::clickhouse::Ranges>,
+    log: &mut impl TopicLog,
+    intents: &BTreeMap<String, Ranges>,
     preparer: &mut Preparer,
     inserter: &mut Inserter<F, T>,
 ) -> Result<()> {
@@ -171,38 +181,6 @@ fn finish_intents<F: Fence, T: Target>(
     Ok(())
 }
 
-/// Runs the three stages until the fetcher ends, or one of them fails.
-fn pump<L: TopicLog + Send, F: Fence + Send, T: Target + Send>(
-    fetcher: &mut Fetcher<'_, L>,
-    preparer: &mut Preparer,
-    inserter: &mut Inserter<F, T>,
-) -> Result<()> {
-    let (fetched_out, fetched_in) = bounded::<RecordBatch>(QUEUE);
-    let (prepared_out, prepared_in) = bounded::<Prepared>(QUEUE);
-    std::thread::scope(|scope| {
-        let fetching = spawn(scope, "fetcher", move || {
-            while let Some(batch) = fetcher.step()? {
-                // A failed send means that the next stage has ended; its own error tells why.
-                if fetched_out.send(batch).is_err() {
-                    break;
-                }
-            }
-            Ok(())
-        })?;
-        let preparing = spawn(scope, "preparer", move || {
-            for batch in fetched_in {
-                if prepared_out.send(preparer.step(batch)).is_err() {
-                    break;
-                }
-            }
-            Ok(())
-        })?;
-        let inserting =
-            spawn(scope, "inserter", move || prepared_in.iter().try_for_each(|batch| inserter.step(&batch)))?;
-        first_error([join("fetcher", fetching), join("preparer", preparing), join("inserter", inserting)])
-    })
-}
-
 /// Seconds since 1970.
 #[must_use]
 pub fn now() -> u64 {
@@ -210,7 +188,10 @@ pub fn now() -> u64 {
 }
 
 /// Tokens that no other run ever makes: 128 random bits, and a number.
-fn tokens() -> Result<Box<dyn FnMut() -> String + Send>> {
+///
+/// # Errors
+/// 70 if the operating system gives no random bits.
+pub fn tokens() -> Result<NewToken> {
     let mut run = [0; 16];
     openssl::rand::rand_bytes(&mut run).map_err(|error| Error::bug("cannot make deduplication tokens", error))?;
     let run: String = run.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -80,14 +80,6 @@ impl PgLedger {
         &self.table
     }
 
-    /// The highest unsent key, its columns as text; `None` if every row is sent.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
-    pub fn highest_unsent_key(&mut self) -> Result<Option<Vec<String>>> {
-        highest_unsent_key(&mut self.session, &self.table)
-    }
-
     fn what(&self, verb: &str) -> String {
         format!("cannot {verb} {}", self.table.name)
     }
@@ -189,6 +181,10 @@ impl Ledger for PgLedger {
             }
         }
         Ok(checkpoint)
+    }
+
+    fn highest_unsent_key(&mut self) -> Result<Option<Vec<String>>> {
+        highest_unsent_key(&mut self.session, &self.table)
     }
 
     fn take_epoch(&mut self) -> Result<()> {

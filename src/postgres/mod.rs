@@ -113,6 +113,12 @@ pub trait Ledger {
     /// 78 if another source feeds the same topic.
     fn checkpoint(&mut self) -> Result<Checkpoint>;
 
+    /// The highest unsent key, its columns as text; `None` if every row is sent.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    fn highest_unsent_key(&mut self) -> Result<Option<Vec<String>>>;
+
     /// Takes the next epoch. When this returns, the checkpoint's row is durable, and no transaction of an earlier epoch
     /// can commit any more.
     ///

@@ -19,18 +19,15 @@ pub use send::Sender;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::bounded;
-
-use crate::batch::{RowBatch, SentBatch};
 use crate::config::{Config, TableConfig};
 use crate::error::Result;
 use crate::kafka::admin::Admin;
-use crate::kafka::{Fence, KafkaLog, KafkaWriter, TopicLog};
+use crate::kafka::{Fence, KafkaWriter, TopicLog};
 use crate::limits::{Budget, Limits};
-use crate::postgres::{Checkpoint, Ledger, PgLedger, PgUnsentRows, SourceTable, UnsentRows, connect};
+use crate::postgres::{Checkpoint, Ledger, PgLedger, SourceTable, connect};
 use crate::report::ProduceReport;
+use crate::servers::Servers;
 use crate::shutdown::Shutdown;
-use crate::threads::{QUEUE, first_error, join, spawn};
 use crate::watchdog::Watchdog;
 
 /// Everything a leg needs from outside.
@@ -67,15 +64,20 @@ pub fn open_ledger(around: &Surroundings<'_>) -> Result<Option<PgLedger>> {
 ///
 /// # Errors
 /// The first failure of a stage. Whatever was sent and not flagged is found by the next run.
-pub fn run(around: &Surroundings<'_>, ledger: &mut PgLedger, report: &mut ProduceReport) -> Result<()> {
+pub fn run<S: Servers>(
+    around: &Surroundings<'_>,
+    servers: &S,
+    ledger: &mut S::Ledger,
+    report: &mut ProduceReport,
+) -> Result<()> {
     let checkpoint = ledger.checkpoint()?;
     let Some(highest) = ledger.highest_unsent_key()? else {
         return Ok(());
     };
-    let (config, topic) = (around.config, &around.table.topic);
-    let mut log = KafkaLog::new(config, topic, &around.table.group)?;
+    let config = around.config;
+    let mut log = servers.log()?;
     log.partitions()?;
-    let mut writer = open_writer(around, ledger)?;
+    let mut writer = servers.writer(ledger)?;
     ledger.take_epoch()?;
     writer.fence()?;
     let recovery = recover(&mut log, ledger, checkpoint, config.timeouts, around.shutdown, report)?;
@@ -84,14 +86,19 @@ pub fn run(around: &Surroundings<'_>, ledger: &mut PgLedger, report: &mut Produc
         return Ok(());
     };
 
-    let session = connect(config, "reader", around.watchdog)?;
     let floor = recovery.checkpoint.timestamp_floor;
-    let rows = PgUnsentRows::new(session, ledger.table(), highest, config.batch.bytes, floor)?;
+    let rows = servers.rows(ledger, highest, floor)?;
     let budget = Budget::new(&around.limits, around.started, around.shutdown);
     let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held);
     let mut sender = Sender::new(writer);
     let mut flagger = Flagger::new(ledger, recovery.caps, floor);
-    let ended = pump(&mut reader, &mut sender, &mut flagger).and_then(|()| flagger.finish());
+    let moved = servers.side_by_side(
+        ["reader", "sender", "flagger"],
+        || reader.step(),
+        |batch| sender.step(&Arc::new(batch)),
+        |sent| flagger.step(&sent),
+    );
+    let ended = moved.and_then(|()| flagger.finish());
     report.rows_read += reader.rows_read();
     report.complete &= reader.is_complete();
     report.records_sent += sender.records_sent();
@@ -126,38 +133,6 @@ fn record_limit(config: &Config, topic: &str) -> Option<usize> {
             None
         }
     }
-}
-
-/// Runs the three stages until the reader ends, or one of them fails.
-fn pump<U: UnsentRows + Send, F: Fence + Send, L: Ledger + Send>(
-    reader: &mut Reader<U>,
-    sender: &mut Sender<F>,
-    flagger: &mut Flagger<'_, L>,
-) -> Result<()> {
-    let (read_out, read_in) = bounded::<Arc<RowBatch>>(QUEUE);
-    let (sent_out, sent_in) = bounded::<SentBatch>(QUEUE);
-    std::thread::scope(|scope| {
-        let reading = spawn(scope, "reader", move || {
-            while let Some(batch) = reader.step()? {
-                // A failed send means that the sender has ended; its own error tells why.
-                if read_out.send(Arc::new(batch)).is_err() {
-                    break;
-                }
-            }
-            Ok(())
-        })?;
-        let sending = spawn(scope, "sender", move || {
-            for batch in read_in {
-                let sent = sender.step(&batch)?;
-                if sent.into_iter().any(|sent| sent_out.send(sent).is_err()) {
-                    break;
-                }
-            }
-            Ok(())
-        })?;
-        let flagging = spawn(scope, "flagger", move || sent_in.iter().try_for_each(|batch| flagger.step(&batch)))?;
-        first_error([join("reader", reading), join("sender", sending), join("flagger", flagging)])
-    })
 }
 
 /// The checkpoint behind the transaction markers that follow our last records, so that the next run has no window to
