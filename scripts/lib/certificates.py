@@ -15,7 +15,8 @@ def make(directory):
     if not shutil.which("openssl"):
         apt_install("openssl")
     directory.mkdir(exist_ok=True)
-    run(["openssl", "req", "-x509", *KEY, *DAYS, "-subj", "/CN=pg2ch test CA", "-keyout", "ca.key", "-out", "ca.crt"], cwd=directory)
+    authority = ["-subj", "/CN=pg2ch test CA", "-keyout", "ca.key", "-out", "ca.crt"]
+    run(["openssl", "req", "-x509", *KEY, *DAYS, *authority], cwd=directory)
     run(["openssl", "req", "-new", *KEY, "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"], cwd=directory)
     (directory / "server.ext").write_text("subjectAltName = DNS:localhost, IP:127.0.0.1, IP:::1\n")
     sign = ["openssl", "x509", "-req", *DAYS, "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"]

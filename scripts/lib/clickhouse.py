@@ -48,7 +48,8 @@ class ClickHouse(Server):
             front += ["--https-port", str(self.port_of("clickhouse_https"))]
             front += ["--cert", self.tls / "server.crt", "--key", self.tls / "server.key"]
         # The password comes through the environment: a command line is everybody's to read.
-        return front, {"env": {**os.environ, "CLICKHOUSE_USER": "app", "CLICKHOUSE_PASSWORD": "app", "TZ": "UTC"}}
+        user = {"CLICKHOUSE_USER": "app", "CLICKHOUSE_PASSWORD": "app"}
+        return front, {"env": {**os.environ, **user, "TZ": "UTC", "PYTHONDONTWRITEBYTECODE": "1"}}
 
     def request(self, path, query=None):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

@@ -1,11 +1,11 @@
 """ClickHouse's HTTP interface over the engine in this process (PyPI's chdb): the part of it that pg2ch and its tests use.
 
-The engine is the real one: MergeTree on disk, its own parser, formats, settings, errors and deduplication. This file is only the
-HTTP side of it. A request gets an engine connection of its own (they cost 0.1 ms and share one data directory), so settings
-never leak into another request, and requests run at the same time as on a server. An INSERT's body, once it is complete, becomes
-a file in memory that the engine reads as INSERT ... FROM INFILE: a request whose body was cut short stores nothing. (chdb's
-streaming insert would be the obvious way, but it answers "done" to an INSERT that fails while it is written, for example by a
-constraint or by too many partitions.)
+The engine is the real one: MergeTree on disk, its own parser, formats, settings, errors and deduplication. This file is the HTTP
+side of it, clickhouse_engine.py the other one. A request gets an engine connection of its own (they cost 0.1 ms and share one
+data directory), so settings never leak into another request, and requests run at the same time as on a server. An INSERT's body,
+once it is complete, becomes a file in memory that the engine reads as INSERT ... FROM INFILE: a request whose body was cut short
+stores nothing. (chdb's streaming insert would be the obvious way, but it answers "done" to an INSERT that fails while it is
+written, for example by a constraint or by too many partitions.)
 
 What differs from a server: a result is complete before the first byte of it is sent (as with wait_end_of_query=1); an INSERT is
 synchronous unless it asks for async_insert=1, which is refused; there is one user, checked here. What is not known here
@@ -33,7 +33,7 @@ import zlib
 
 import lz4.frame
 import zstandard
-from chdb import _chdb
+from clickhouse_engine import CODES, Engine, Refusal, refuse, server_text
 
 # ClickHouse's own mapping of exception codes to HTTP statuses (exceptionCodeToHTTPStatus); any other code is a 500.
 STATUS_CODES = {
@@ -50,8 +50,6 @@ STATUS_CODES = {
 }
 STATUS_OF_CODE = {int(code): status for status, codes in STATUS_CODES.items() for code in codes.split()}
 
-SYNTAX_ERROR, NOT_IMPLEMENTED, UNKNOWN_SETTING, SAME_ID, AUTHENTICATION_FAILED, STD_EXCEPTION = 62, 48, 115, 216, 516, 1001
-
 # Parameters of the request itself; every other one is a setting or, with the prefix param_, a query parameter.
 HANDLED = {"query", "database", "default_format", "user", "password", "query_id"}
 WITHOUT_EFFECT = {"wait_end_of_query", "buffer_size"}  # results are always complete before they are sent
@@ -60,20 +58,7 @@ REFUSED = {
     "compress", "decompress", "stacktrace", "client_protocol_version",
 }  # fmt: skip
 
-MAX_INSERT_BLOCK_SIZE = 1048449  # the server's default
-
-# What chdb sets otherwise than a server does.
-SERVER_SETTINGS = "SET implicit_select = 0, allow_introspection_functions = 0"
-
-# As much of the SQL lexer as it takes to find where an INSERT's data begin.
-TOKEN = re.compile(
-    rb"""(?P<blank>\s+|--[^\n]*|\#[ !][^\n]*|/\*.*?\*/)
-       | (?P<quoted>'(?:[^'\\]|\\.|'')*' | "(?:[^"\\]|\\.|"")*" | `(?:[^`\\]|\\.|``)*`)
-       | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
-       | (?P<other>.)""",
-    re.VERBOSE | re.DOTALL,
-)
-OUTPUT_FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*(?:SETTINGS\b[^']*)?;?\s*$", re.IGNORECASE)
+SUMMARY = "read_rows read_bytes written_rows written_bytes total_rows_to_read result_rows result_bytes".split()
 
 CONTENT_TYPES = {
     "TabSeparated": "text/tab-separated-values; charset=UTF-8",
@@ -85,171 +70,6 @@ CONTENT_TYPES = {
     "RowBinary": "application/octet-stream",
     "Native": "application/octet-stream",
 }
-
-
-class Refusal(Exception):
-    """An answer that is not the engine's: ClickHouse's exception code, and the text."""
-
-    def __init__(self, code, text, name):
-        super().__init__(f"Code: {code}. DB::Exception: {text}. ({name})")
-
-
-def refuse(what):
-    raise Refusal(NOT_IMPLEMENTED, f"{what}: not supported by this stand-in for a ClickHouse server", "NOT_IMPLEMENTED")
-
-
-def quote(value):
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def tokens(text):
-    """The words and signs of a statement, with their end and the depth of parentheses, without blanks and comments."""
-    depth = 0
-    for match in TOKEN.finditer(text):
-        if match.lastgroup == "blank":
-            continue
-        sign = match.group()
-        depth -= sign == b")"
-        yield (sign.upper() if match.lastgroup == "word" else sign), match, depth
-        depth += sign == b"("
-
-
-class Insert:
-    """An INSERT with data: its text up to FORMAT, where the SETTINGS begin in it, the name of the format, and the data."""
-
-    def __init__(self, head, settings, format_name, data):
-        self.head, self.settings, self.format, self.data = head, settings, format_name, data
-
-
-def parse_insert(query, body):
-    """The INSERT with data that a request is; None for every other statement."""
-    # The statement is the parameter `query`, a line break and the body; the body is copied only where SQL may be in it.
-    text = query + b"\n" if query else body
-    stream = tokens(text)
-    if next(stream, (b"",))[0] != b"INSERT":
-        return None
-    settings = None
-    for word, match, depth in stream:
-        if depth or match.lastgroup != "word":
-            continue
-        if word in (b"SELECT", b"WITH"):
-            if any(word == b"INPUT" for word, _, _ in stream):
-                refuse("INSERT ... SELECT FROM input()")
-            return None
-        if word == b"FROM":
-            refuse("INSERT ... FROM INFILE over HTTP")
-        if word == b"SETTINGS":
-            settings = match.start()
-        if word == b"VALUES":
-            return Insert(text[: match.start()], settings, "Values", data_after(text, match.end(), query, body))
-        if word == b"FORMAT":
-            _, name, _ = next(stream, (None, None, None))
-            if name and name.lastgroup == "word":
-                data = data_after(text, name.end(), query, body)
-                return Insert(text[: match.start()], settings, name.group().decode(), data)
-    return None
-
-
-def data_after(text, start, query, body):
-    """The data behind FORMAT and its name: blanks and one line break do not belong to it."""
-    if text[start : start + 1] == b";":
-        raise Refusal(SYNTAX_ERROR, "You have excessive ';' symbol before data for INSERT", "SYNTAX_ERROR")
-    start = re.compile(rb"[ \t\f]*\r?\n?").match(text, start).end()
-    if not query:
-        return text[start:]
-    return text[start:] + body if start < len(text) else body
-
-
-def server_text(text):
-    """The engine's message as a server would word it: without what chdb wraps around it, and without our file."""
-    text = text.strip()
-    while wrapped := re.fullmatch(r"Code: (\d+)\. DB::Exception: (Code: \1\. .*\(version [^)]*\))\. \(\w+\)(?: \(version [^)]*\))?", text, re.DOTALL):
-        text = wrapped.group(2)
-    return re.sub(r"\(in file/uri /proc/self/fd/\d+\): |: While executing File: data for INSERT was parsed from file", "", text)
-
-
-class Engine:
-    """The engine and the requests that run in it."""
-
-    def __init__(self, path):
-        self.path = path
-        # Keeps the engine up while no request does; opening connections one at a time costs nothing.
-        self.base = _chdb.connect(path)
-        self.opening = threading.Lock()
-        self.running = set()
-        self.version, self.timezone = self.base.query("SELECT version(), timezone()", "TSV").bytes().decode().split()
-
-    def connect(self):
-        with self.opening:
-            return _chdb.connect(self.path)
-
-    def execute(self, request):
-        """Run a request's statement. Gives the result, the name of its format, and the statistics of the summary."""
-        insert = parse_insert(request.query, request.body)
-        with self.opening:
-            if request.query_id in self.running:
-                text = f"Query with id = {request.query_id} is already running"
-                raise Refusal(SAME_ID, text, "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING")
-            self.running.add(request.query_id)
-        connection = self.connect()
-        try:
-            self.prepare(connection, request, insert)
-            if insert:
-                return self.insert(connection, insert)
-            return self.select(connection, request)
-        finally:
-            with self.opening:
-                connection.close()
-                self.running.discard(request.query_id)
-
-    @staticmethod
-    def prepare(connection, request, insert):
-        """Database, settings and query parameters: those of the connection, which belongs to this request alone."""
-        # A file's blocks are as large as a SELECT's, those of a request's body max_insert_block_size: one INSERT, one block.
-        rows = dict(request.settings).get("max_insert_block_size", "")
-        block = f", max_block_size = {rows if rows.isdigit() else MAX_INSERT_BLOCK_SIZE}" if insert else ""
-        connection.query(SERVER_SETTINGS + block, "Null")
-        if request.database:
-            connection.query("USE `" + request.database.replace("\\", "\\\\").replace("`", "\\`") + "`", "Null")
-        if request.read_only:
-            connection.query("SET readonly = 2", "Null")
-        for name, value in request.settings:
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise Refusal(UNKNOWN_SETTING, f"Unknown setting '{name}'", "UNKNOWN_SETTING")
-            if name == "async_insert" and value not in ("0", "false"):
-                refuse("async_insert")
-        if request.settings:
-            connection.query("SET " + ", ".join(f"{name} = {quote(value)}" for name, value in request.settings), "Null")
-
-    @staticmethod
-    def insert(connection, insert):
-        file = os.memfd_create("insert")
-        try:
-            rest = memoryview(insert.data)
-            while rest:
-                rest = rest[os.write(file, rest) :]
-            at = len(insert.head) if insert.settings is None else insert.settings
-            source = f" FROM INFILE '/proc/self/fd/{file}' COMPRESSION 'none' "
-            head = insert.head[:at].decode() + "\n" + source + insert.head[at:].decode()
-            result = connection.query(f"{head} FORMAT {insert.format}", "Null")
-        finally:
-            os.close(file)
-        return b"", "", {"written_rows": str(result.rows_read()), "written_bytes": str(result.bytes_read())}
-
-    @staticmethod
-    def select(connection, request):
-        text = (request.query + b"\n" + request.body if request.query and request.body else request.query or request.body).decode()
-        if not text.strip():
-            raise Refusal(SYNTAX_ERROR, "Syntax error: failed at position 1 (end of query)", "SYNTAX_ERROR")
-        if "outfile" in text.lower() and any(word == b"OUTFILE" for word, _, _ in tokens(text.encode())):
-            refuse("SELECT ... INTO OUTFILE over HTTP")
-        if connection.classify_query(text)["statement_count"] > 1:
-            raise Refusal(SYNTAX_ERROR, "Syntax error (Multi-statements are not allowed)", "SYNTAX_ERROR")
-        result = connection.query(text, request.default_format)
-        content = bytes(result.bytes())
-        named = OUTPUT_FORMAT.search(text[-1000:])
-        read = {"read_rows": str(result.storage_rows_read()), "read_bytes": str(result.storage_bytes_read())}
-        return content, named.group(1) if named else request.default_format, read
 
 
 class Request:
@@ -285,10 +105,8 @@ def decompress(body, encoding):
         if encoding == "lz4":
             return lz4.frame.decompress(body)
     except (zlib.error, gzip.BadGzipFile, EOFError, zstandard.ZstdError, RuntimeError) as error:
-        name, code = {"zstd": ("ZSTD_DECODER_FAILED", 561), "lz4": ("LZ4_DECODER_FAILED", 618)}.get(
-            encoding, ("ZLIB_INFLATE_FAILED", 354)
-        )
-        raise Refusal(code, f"Cannot decompress the {encoding} body: {error}", name) from error
+        name = {"zstd": "ZSTD_DECODER_FAILED", "lz4": "LZ4_DECODER_FAILED"}.get(encoding, "ZLIB_INFLATE_FAILED")
+        raise Refusal(name, f"Cannot decompress the {encoding} body: {error}") from error
     return refuse(f"Content-Encoding: {encoding}")
 
 
@@ -358,8 +176,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     size = int(self.rfile.readline(1000).split(b";")[0], 16)
                 except ValueError:
                     return None
-                chunk = self.rfile.read(size + 2)
-                if len(chunk) < size + 2:
+                chunk = self.rfile.read(size + 2) if size >= 0 else b""
+                if len(chunk) < size + 2 or not chunk.endswith(b"\r\n"):
                     return None
                 if size == 0:
                     return b"".join(chunks)
@@ -381,11 +199,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except (Refusal, RuntimeError, UnicodeDecodeError) as error:
             self.reply_error(str(error), headers)
         else:
-            none = dict.fromkeys(
-                ("read_rows", "read_bytes", "written_rows", "written_bytes", "total_rows_to_read", "result_rows", "result_bytes"), "0"
-            )
-            elapsed = {"elapsed_ns": str(int((time.monotonic() - started) * 1e9))}
-            headers["X-ClickHouse-Summary"] = json.dumps({**none, **counts, **elapsed}, separators=(",", ":"))
+            summary = dict.fromkeys(SUMMARY, "0") | counts | {"elapsed_ns": str(int((time.monotonic() - started) * 1e9))}
+            headers["X-ClickHouse-Summary"] = json.dumps(summary, separators=(",", ":"))
             headers["X-ClickHouse-Format"] = format_name or request.default_format
             headers["Content-Type"] = CONTENT_TYPES.get(format_name, "text/plain; charset=UTF-8")
             if request.compressed:
@@ -404,7 +219,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             scheme, _, credentials = basic.partition(" ")
             if scheme.lower() != "basic":
                 text = f"Invalid authentication: '{scheme}' HTTP Authorization scheme is not supported"
-                raise Refusal(AUTHENTICATION_FAILED, text, "AUTHENTICATION_FAILED")
+                raise Refusal("AUTHENTICATION_FAILED", text)
             try:
                 user, _, password = base64.b64decode(credentials).decode().partition(":")
             except ValueError:
@@ -414,17 +229,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             given.append((values.get("user", "default"), values.get("password", "")))
         if len(given) > 1:
             text = "Invalid authentication: it is not allowed to use more than one way to give user and password simultaneously"
-            raise Refusal(AUTHENTICATION_FAILED, text, "AUTHENTICATION_FAILED")
+            raise Refusal("AUTHENTICATION_FAILED", text)
         user, password = given[0] if given else ("default", "")
         same_user = hmac.compare_digest(user.encode(), self.user.encode())
         if not (hmac.compare_digest(password.encode(), self.password.encode()) and same_user):
             text = f"{user}: Authentication failed: password is incorrect, or there is no user with such name"
-            raise Refusal(AUTHENTICATION_FAILED, text, "AUTHENTICATION_FAILED")
+            raise Refusal("AUTHENTICATION_FAILED", text)
 
     def reply_error(self, text, headers):
         text = server_text(text)
         found = re.match(r"Code: (\d+)\. ", text)
-        code = int(found.group(1)) if found else STD_EXCEPTION
+        code = int(found.group(1)) if found else CODES["STD_EXCEPTION"]
         text = text if found else f"Code: {code}. DB::Exception: {text}. (STD_EXCEPTION)"
         if "(version " not in text:
             text += f" (version {self.engine.version})"
@@ -479,7 +294,7 @@ class Front(http.server.ThreadingHTTPServer):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="A ClickHouse server for tests; CLICKHOUSE_USER and CLICKHOUSE_PASSWORD are its user.")
+    parser = argparse.ArgumentParser(description="A ClickHouse server for tests; its user: CLICKHOUSE_USER, CLICKHOUSE_PASSWORD.")
     parser.add_argument("--data", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--https-port", type=int)
@@ -510,7 +325,7 @@ def main():
 
 
 def stop(*_):
-    """Let the running statements end, for a while; an engine that is not closed properly is a killed one, and must recover as well."""
+    """Let the running statements end, for a while. An engine that is not closed is like a killed one, and recovers as well."""
     deadline = time.monotonic() + 10
     while Handler.engine.running and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import textwrap
 import time
 
 LIB = pathlib.Path(__file__).resolve().parent
@@ -22,11 +23,16 @@ class Failure(Exception):
 
 
 def run(argv, **options):
-    """Run a command to its end; a failure shows what it printed."""
+    """Run a command to its end; a failure shows the end of what it printed."""
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, **options)
     if done.returncode != 0:
-        raise Failure(f"{' '.join(map(str, argv))} failed ({done.returncode}):\n{done.stdout}{done.stderr}".rstrip())
+        command = textwrap.shorten(" ".join(map(str, argv)), 300)
+        raise Failure(f"`{command}` failed with status {done.returncode}:\n{indented_end(done.stdout + done.stderr)}")
     return done.stdout
+
+
+def indented_end(text, lines=25):
+    return "\n".join("    " + line for line in text.splitlines()[-lines:])
 
 
 @contextlib.contextmanager
@@ -88,7 +94,7 @@ def process_table():
 
 
 class Server:
-    """One server: its files are `DIR/<name>/`, `DIR/<name>.log` and `DIR/<name>.pid`. Subclasses say how it is installed and run."""
+    """One server. Its files are `DIR/<name>/`, `DIR/<name>.log` and `DIR/<name>.pid`; subclasses say how it is run."""
 
     name = ""
     title = ""
@@ -188,11 +194,9 @@ class Server:
                 raise Failure(f"{self.title} does not answer ({reason}); the end of {self.log}:\n{self.log_end()}")
             time.sleep(0.05)
 
-    def log_end(self, lines=25):
+    def log_end(self):
         """What the server wrote since it was started, the last lines of it."""
-        with open(self.log, errors="replace", encoding="utf-8") as log:
-            log.seek(self.log_start)
-            return "".join("    " + line for line in log.readlines()[-lines:])
+        return indented_end(self.log.read_bytes()[self.log_start :].decode(errors="replace"))
 
     def stop(self):
         """Ask the server to end, wait, and kill it after a while. Says whether it ran."""

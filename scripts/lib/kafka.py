@@ -18,8 +18,8 @@ node.id=1
 controller.quorum.voters=1@localhost:{controller}
 controller.listener.names=CONTROLLER
 listeners={listeners},CONTROLLER://localhost:{controller}
-advertised.listeners={listeners}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
+advertised.listeners={advertised}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,LOOPBACK6:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
 log.dirs={data}
 auto.create.topics.enable=false
 
@@ -91,7 +91,8 @@ class Kafka(Server):
         target = self.libraries()
         unfinished = target.with_suffix(".part")
         shutil.rmtree(unfinished, ignore_errors=True)
-        run(["mvn", "-q", "-B", "-Dstyle.color=never", "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={unfinished}"])
+        quiet = ["-q", "-B", "-Dstyle.color=never"]
+        run(["mvn", *quiet, "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={unfinished}"])
         unfinished.rename(target)
 
     def java(self, main, *arguments):
@@ -108,8 +109,15 @@ class Kafka(Server):
         ports = {"PLAINTEXT": self.port}
         if self.tls:
             ports |= {"SSL": self.port_of("kafka_ssl"), "SASL_SSL": self.port_of("kafka_sasl")}
-        listeners = ",".join(f"{name}://localhost:{port}" for name, port in ports.items())
-        settings = CONFIGURATION.format(listeners=listeners, controller=self.port_of("kafka_controller"), data=self.data)
+        advertised = ",".join(f"{name}://localhost:{port}" for name, port in ports.items())
+        listeners = advertised.replace("localhost", "127.0.0.1")
+        if has_ipv6():
+            # Where `localhost` is ::1 too, clients may try that first: the same port there, as a listener of its own.
+            advertised += f",LOOPBACK6://localhost:{self.port}"
+            listeners += f",LOOPBACK6://[::1]:{self.port}"
+        settings = CONFIGURATION.format(
+            listeners=listeners, advertised=advertised, controller=self.port_of("kafka_controller"), data=self.data
+        )
         self.settings().write_text(settings + (TLS.format(tls=self.tls) if self.tls else ""))
         if not (self.data / "meta.properties").exists():
             shutil.rmtree(self.data, ignore_errors=True)
@@ -127,6 +135,15 @@ class Kafka(Server):
 
     def load(self):
         create_topics(self.port, TOPICS)
+
+
+def has_ipv6():
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
 
 
 # The few requests we need of Kafka's protocol: a JVM for its command line tools takes longer to start than the broker.

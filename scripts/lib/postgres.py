@@ -120,9 +120,7 @@ class Postgres(Server):
         )  # fmt: skip
 
     def ready(self):
-        exists = self.sql(
-            "-c", "SELECT 1 FROM pg_database WHERE datname = 'app'", user="postgres", database="postgres"
-        )
+        exists = self.sql("-c", "SELECT 1 FROM pg_database WHERE datname = 'app'", user="postgres", database="postgres")
         if not exists.strip():
             self.sql("-c", "CREATE ROLE app LOGIN PASSWORD 'app'", "-c", "CREATE DATABASE app OWNER app",
                      user="postgres", database="postgres")  # fmt: skip
