@@ -19,7 +19,7 @@ controller.quorum.voters=1@localhost:{controller}
 controller.listener.names=CONTROLLER
 listeners={listeners},CONTROLLER://localhost:{controller}
 advertised.listeners={advertised}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,LOOPBACK6:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,LOOPBACK6:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL{plain}
 log.dirs={data}
 auto.create.topics.enable=false
 
@@ -115,9 +115,15 @@ class Kafka(Server):
             # Where `localhost` is ::1 too, clients may try that first: the same port there, as a listener of its own.
             advertised += f",LOOPBACK6://localhost:{self.port}"
             listeners += f",LOOPBACK6://[::1]:{self.port}"
+        proxies = [(n, self.port_of(f"kafka_proxied_{n}"), self.port_of(f"kafka_proxy_{n}")) for n in (1, 2, 3)]
+        proxies = [proxy for proxy in proxies if all(proxy)]
+        for number, listens_on, tells in proxies:
+            listeners += f",PROXIED{number}://127.0.0.1:{listens_on}"
+            advertised += f",PROXIED{number}://127.0.0.1:{tells}"
         settings = CONFIGURATION.format(
-            listeners=listeners, advertised=advertised, controller=self.port_of("kafka_controller"), data=self.data
-        )
+            listeners=listeners, advertised=advertised, controller=self.port_of("kafka_controller"), data=self.data,
+            plain="".join(f",PROXIED{number}:PLAINTEXT" for number, _, _ in proxies),
+        )  # fmt: skip
         self.settings().write_text(settings + (TLS.format(tls=self.tls) if self.tls else ""))
         if not (self.data / "meta.properties").exists():
             shutil.rmtree(self.data, ignore_errors=True)

@@ -2,6 +2,7 @@
 //! configuration; what a test asks of them; and the one question behind every test of the promise.
 #![allow(dead_code)] // each test file uses a part of it
 
+pub mod proxy;
 pub mod servers;
 
 use std::collections::{BTreeMap, HashMap};
@@ -131,6 +132,17 @@ impl World {
     pub fn wait_for(&self, what: &str, mut condition: impl FnMut() -> bool) {
         for _ in 0..500 {
             if condition() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("waited ten seconds for {what}");
+    }
+
+    /// Waits for a condition that asks the source, ten seconds at most.
+    pub fn wait_until(&mut self, mut condition: impl FnMut(&mut Self) -> bool, what: &str) {
+        for _ in 0..500 {
+            if condition(self) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));

@@ -11,17 +11,28 @@ pub struct Servers {
     pub postgres_url: String,
     pub brokers: String,
     pub clickhouse_url: String,
+    /// For each proxy that Kafka has a listener for: the port that it tells clients to use, and the one it listens on.
+    pub kafka_proxies: Vec<(u16, u16)>,
 }
 
 impl Servers {
     /// The servers that `scripts/test` has started.
     pub fn shared() -> Self {
-        let address =
-            |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test"));
+        Self::of(&|name| std::env::var(name).ok(), "set: run scripts/test")
+    }
+
+    fn of(find: &dyn Fn(&str) -> Option<String>, missing: &str) -> Self {
+        let address = |name: &str| find(name).unwrap_or_else(|| panic!("{name} is not {missing}"));
+        let port = |name: String| find(&name)?.parse().ok();
+        let pair = |number| {
+            let of = |kind| port(format!("SERVERS_KAFKA_{kind}_{number}_PORT"));
+            Some((of("PROXY")?, of("PROXIED")?))
+        };
         Self {
             postgres_url: address("PG2CH_POSTGRES_URL"),
             brokers: address("PG2CH_KAFKA_BROKERS"),
             clickhouse_url: address("PG2CH_CLICKHOUSE_URL"),
+            kafka_proxies: (1..=3).filter_map(pair).collect(),
         }
     }
 
@@ -42,16 +53,9 @@ impl OwnServers {
         let dir = std::env::temp_dir().join(format!("pg2ch-servers-{name}-{}", std::process::id()));
         call(&["up", "--free-ports", "--dir", &dir.to_string_lossy()]);
         let env = std::fs::read_to_string(dir.join("servers.env")).unwrap();
-        let address = |name: &str| {
-            let line = env.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            line.unwrap_or_else(|| panic!("{name} is not in servers.env")).to_owned()
-        };
-        let servers = Servers {
-            postgres_url: address("PG2CH_POSTGRES_URL"),
-            brokers: address("PG2CH_KAFKA_BROKERS"),
-            clickhouse_url: address("PG2CH_CLICKHOUSE_URL"),
-        };
-        Self { servers, dir }
+        let find =
+            |name: &str| Some(env.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?.to_owned());
+        Self { servers: Servers::of(&find, "in servers.env"), dir }
     }
 
     /// `start`, `stop`, `kill`, `pause` or `resume` of `postgres`, `kafka` or `clickhouse`.
