@@ -4,6 +4,39 @@
 #[cfg(debug_assertions)]
 pub const VARIABLE: &str = "PG2CH_CRASH_AT";
 
+/// The points of the produce leg, in the order in which a run passes them: before and after every call with an effect.
+#[cfg(debug_assertions)]
+pub const PRODUCE: &[&str] = &[
+    "lock.after",
+    "epoch.before",
+    "epoch.after",
+    "fence.before",
+    "fence.after",
+    "read.after",
+    "kafka.begin.after",
+    "kafka.send.after",
+    "kafka.commit.before",
+    "kafka.commit.after",
+    "flag.begin.after",
+    "flag.update.after",
+    "flag.commit.before",
+    "flag.commit.after",
+    "finish.before",
+    "finish.after",
+    "checkpoint.before",
+    "checkpoint.commit.before",
+    "checkpoint.after",
+];
+
+/// The points that a run passes only where an earlier one has left something to recover.
+#[cfg(debug_assertions)]
+pub const PRODUCE_RECOVERY: &[&str] =
+    &["window.before", "window.after", "settle.flag.before", "settle.flag.after", "settle.move.before"];
+
+/// The points around a record that the topic does not take.
+#[cfg(debug_assertions)]
+pub const PRODUCE_TOO_LARGE: &[&str] = &["kafka.abort.before", "kafka.abort.after"];
+
 /// Dies here, by SIGKILL, if the test asked for it.
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {

@@ -20,6 +20,7 @@ use super::log::refused;
 use super::{DeadLetter, Fence, OffsetCommit, Sent};
 use crate::batch::{RecordPosition, RowBatch};
 use crate::config::Config;
+use crate::crash;
 use crate::error::{Error, Result};
 
 /// How long the sender sleeps at most before it looks at its limit again.
@@ -103,12 +104,17 @@ impl KafkaWriter {
 
     fn begin(&self, verb: &str) -> Result<()> {
         self.producer.context().reset();
-        self.producer.begin_transaction().map_err(|error| self.explain(verb, &error))
+        self.producer.begin_transaction().map_err(|error| self.explain(verb, &error))?;
+        crash::point("kafka.begin.after");
+        Ok(())
     }
 
     /// Gives up the open transaction. If that fails too, the next fence does it.
     fn abort(&self, verb: &str) -> Result<()> {
-        self.retried(verb, |limit| self.producer.abort_transaction(limit))
+        crash::point("kafka.abort.before");
+        self.retried(verb, |limit| self.producer.abort_transaction(limit))?;
+        crash::point("kafka.abort.after");
+        Ok(())
     }
 
     /// Hands a record over, waiting while librdkafka's queue is full. `false`: it is too large for this client's limit.
@@ -141,10 +147,10 @@ impl KafkaWriter {
     }
 
     fn commit_transaction(&self, verb: &str) -> Result<()> {
-        crate::crash::point("kafka.commit.before");
+        crash::point("kafka.commit.before");
         self.retried(verb, |limit| self.producer.commit_transaction(limit))?;
         self.producer.context().base.forget();
-        crate::crash::point("kafka.commit.after");
+        crash::point("kafka.commit.after");
         Ok(())
     }
 
@@ -193,7 +199,10 @@ fn too_large_for_dead_letters(what: &str, letter: &DeadLetter) -> Error {
 
 impl Fence for KafkaWriter {
     fn fence(&mut self) -> Result<()> {
-        self.retried("fence", |limit| self.producer.init_transactions(limit))
+        crash::point("fence.before");
+        self.retried("fence", |limit| self.producer.init_transactions(limit))?;
+        crash::point("fence.after");
+        Ok(())
     }
 
     fn send(&mut self, batch: &RowBatch, indices: &[usize]) -> Result<Sent> {
@@ -214,7 +223,7 @@ impl Fence for KafkaWriter {
                 self.producer.poll(Duration::ZERO);
             }
         }
-        crate::crash::point("kafka.send.after");
+        crash::point("kafka.send.after");
         self.settle(VERB)?;
         let delivered = self.producer.context().take();
         for (index, error) in delivered.failed {

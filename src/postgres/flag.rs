@@ -14,6 +14,7 @@ use super::session::{Attempt, Session};
 use super::source_table::SourceTable;
 use super::wire::{Tid, Xid};
 use crate::batch::{RowBatch, Version};
+use crate::crash;
 use crate::error::{Error, Result};
 
 /// How often a transaction is begun again after a deadlock, a lock that is not given, or a flag that is taken back.
@@ -126,17 +127,23 @@ impl FlagStatements {
             let known = taken_back.len();
             let mut retry = false;
             let attempt = session.transaction(&self.what, |transaction| {
+                crash::point("flag.begin.after");
                 let flagged = self.flag_in(transaction, batch, indices, &mut taken_back, skip_locked)?;
+                crash::point("flag.update.after");
                 if taken_back.len() > known {
                     // Undo what the trigger made of those rows: an early return rolls the transaction back.
                     retry = true;
                     return Err(Error::bug(&self.what, "a flag was taken back").into());
                 }
                 before_commit(transaction, &flagged)?;
+                crash::point("flag.commit.before");
                 Ok(flagged)
             });
             match attempt {
-                Ok(flagged) => return Ok(flagged),
+                Ok(flagged) => {
+                    crash::point("flag.commit.after");
+                    return Ok(flagged);
+                }
                 Err(_) if retry => {}
                 Err(failure) => match failure.code() {
                     Some(&SqlState::LOCK_NOT_AVAILABLE) => skip_locked = true,

@@ -14,6 +14,7 @@ use super::source_table::SourceTable;
 use super::unsent::highest_unsent_key;
 use super::{Checkpoint, CheckpointAfter, Flagged, Ledger, Recovered, WindowRecord, lock};
 use crate::batch::RowBatch;
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::shutdown::Shutdown;
@@ -189,6 +190,7 @@ impl Ledger for PgLedger {
 
     fn take_epoch(&mut self) -> Result<()> {
         let what = self.what("take the next epoch of");
+        crash::point("epoch.before");
         let (source, topic) = (self.table.name.clone(), self.topic.clone());
         let epoch = self.session.transaction(&what, |transaction| {
             // Durable before the first send: recovery has to find it after a crash of this run and of PostgreSQL.
@@ -202,6 +204,7 @@ impl Ledger for PgLedger {
             Ok(row.get(0))
         });
         self.epoch = Some(epoch.map_err(|failure| self.session.explain(&what, failure))?);
+        crash::point("epoch.after");
         self.statements = None;
         Ok(())
     }
@@ -221,7 +224,14 @@ impl Ledger for PgLedger {
     fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<()> {
         let what = self.what("move the checkpoint of");
         let (checkpoint, _) = self.statements()?;
-        let moved = self.session.transaction(&what, |transaction| checkpoint.apply(transaction, to));
-        moved.map_err(|failure| self.session.explain(&what, failure))
+        crash::point("checkpoint.before");
+        let moved = self.session.transaction(&what, |transaction| {
+            checkpoint.apply(transaction, to)?;
+            crash::point("checkpoint.commit.before");
+            Ok(())
+        });
+        moved.map_err(|failure| self.session.explain(&what, failure))?;
+        crash::point("checkpoint.after");
+        Ok(())
     }
 }

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::session::Session;
 use super::source_table::SourceTable;
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::shutdown::Shutdown;
@@ -24,6 +25,7 @@ pub fn take(session: &mut Session, table: &SourceTable, wait: Duration, shutdown
     loop {
         let row = session.query_opt(&what, "SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key])?;
         if row.is_some_and(|row| row.get(0)) {
+            crash::point("lock.after");
             return Ok(true);
         }
         if Instant::now() >= until {

@@ -11,6 +11,7 @@ use super::ledger::PgLedger;
 use super::wire::{Tid, Xid};
 use super::{Checkpoint, Held, Recovered, WindowRecord};
 use crate::batch::{RowBatch, Version};
+use crate::crash;
 use crate::error::Result;
 
 /// How many rows are compared and flagged at once.
@@ -25,7 +26,10 @@ impl PgLedger {
                  (key text PRIMARY KEY, partition int, record_offset bigint, timestamp_ms bigint, value text)",
         )?;
         let last: Vec<&WindowRecord> = last_of_each_key(records);
-        self.window_insert(&what, &last)
+        crash::point("window.before");
+        self.window_insert(&what, &last)?;
+        crash::point("window.after");
+        Ok(())
     }
 
     /// A record whose key is no key of this table is another producer's. One such must not hide its neighbours, so the
@@ -85,7 +89,9 @@ impl PgLedger {
                 break;
             }
             let indices: Vec<usize> = (0..batch.len()).collect();
+            crash::point("settle.flag.before");
             let flagged = self.flag_rows(&batch, &indices, &|_| None)?;
+            crash::point("settle.flag.after");
             recovered.flagged += flagged.flagged as u64;
             let held = |taken_back| move |index: &usize| (*index, taken_back);
             let stuck = flagged.locked.iter().map(held(false)).chain(flagged.taken_back.iter().map(held(true)));
@@ -103,6 +109,7 @@ impl PgLedger {
         for held in &recovered.held {
             to.offsets.entry(held.partition).and_modify(|next| *next = (*next).min(held.offset)).or_insert(held.offset);
         }
+        crash::point("settle.move.before");
         super::Ledger::move_checkpoint(self, &to)?;
         Ok(recovered)
     }

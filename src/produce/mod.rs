@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{Config, TableConfig};
+use crate::crash;
 use crate::error::Result;
 use crate::kafka::admin::Admin;
 use crate::kafka::{Fence, KafkaWriter, TopicLog};
@@ -98,7 +99,11 @@ pub fn run<S: Servers>(
         |batch| sender.step(&Arc::new(batch)),
         |sent| flagger.step(&sent),
     );
-    let ended = moved.and_then(|()| flagger.finish());
+    let ended = moved.and_then(|()| {
+        crash::point("finish.before");
+        flagger.finish()
+    });
+    crash::point("finish.after");
     report.rows_read += reader.rows_read();
     report.complete &= reader.is_complete();
     report.records_sent += sender.records_sent();

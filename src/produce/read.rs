@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use crate::batch::RowBatch;
+use crate::crash;
 use crate::error::Result;
 use crate::limits::Budget;
 use crate::postgres::UnsentRows;
@@ -46,6 +47,7 @@ impl<U: UnsentRows> Reader<U> {
             self.budget.spend(batch.len());
             self.rows_read += batch.len() as u64;
             if !batch.is_empty() {
+                crash::point("read.after");
                 return Ok(Some(batch));
             }
         }
