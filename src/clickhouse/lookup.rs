@@ -13,7 +13,6 @@ const ROW: usize = 20;
 
 impl ClickHouseTarget {
     pub(super) fn lookup(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {
-        let what = format!("cannot ask which records {} holds", self.name());
         if ranges.is_empty() {
             return Ok(HashSet::new());
         }
@@ -23,10 +22,27 @@ impl ClickHouseTarget {
                 format!("(_partition = {partition} AND _offset >= {start} AND _offset < {end})")
             })
             .collect();
+        self.look_up(&conditions.join(" OR "))
+    }
+
+    /// Which of a few records, wherever they lie, the table holds.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn held_of(&mut self, records: &[RecordId]) -> Result<HashSet<RecordId>> {
+        if records.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let places: Vec<String> = records.iter().map(|id| format!("({}, {})", id.partition, id.offset)).collect();
+        self.look_up(&format!("(_partition, _offset) IN ({})", places.join(", ")))
+    }
+
+    fn look_up(&mut self, condition: &str) -> Result<HashSet<RecordId>> {
+        let what = format!("cannot ask which records {} holds", self.name());
         let sql = format!(
             "SELECT toInt32(_partition), toInt64(_offset), toUnixTimestamp64Milli(_timestamp) FROM {} WHERE {} FORMAT RowBinary",
             self.sql_name(),
-            conditions.join(" OR "),
+            condition,
         );
         let settings = self.settings()?.ask.clone();
         let answer = self.http().ask(&what, &sql, &settings)?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -94,6 +94,26 @@ impl KafkaLog {
         Ok(list)
     }
 
+    /// Waits for the next message, or the end of a partition.
+    pub(super) fn poll_message(&self, until: Instant, sink: impl FnOnce(&BorrowedMessage<'_>)) -> Result<Polled> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.committed_reader.poll(left) {
+                None => return Ok(Polled::Nothing),
+                Some(Ok(message)) => {
+                    sink(&message);
+                    return Ok(Polled::Record);
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => return Ok(Polled::End(partition)),
+                // librdkafka connects again by itself; whoever polls has a limit for the whole.
+                Some(Err(error)) if passes(&error) && !left.is_zero() => {
+                    log::debug!("reading topic {}: {error}", self.topic);
+                }
+                Some(Err(error)) => return self.told("read", Err(error)),
+            }
+        }
+    }
+
     fn know_partitions(&mut self) -> Result<()> {
         if self.partitions.is_empty() {
             self.partitions()?;
@@ -142,8 +162,9 @@ impl TopicLog for KafkaLog {
         if let Some(code) = error {
             return Err(super::explain::explain(&self.what("find"), &KafkaError::MetadataFetch(code), None));
         }
-        let mut partitions: Vec<i32> =
-            topic.map(|topic| topic.partitions().iter().map(|partition| partition.id()).collect()).unwrap_or_default();
+        let mut partitions: Vec<i32> = topic
+            .map(|topic| topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect())
+            .unwrap_or_default();
         partitions.sort_unstable();
         self.partitions.clone_from(&partitions);
         if partitions.is_empty() {
@@ -194,29 +215,15 @@ impl TopicLog for KafkaLog {
     }
 
     fn poll(&mut self, wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Polled> {
-        let until = Instant::now() + wait;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.committed_reader.poll(left) {
-                None => return Ok(Polled::Nothing),
-                Some(Ok(message)) => {
-                    sink(Record {
-                        partition: message.partition(),
-                        offset: message.offset(),
-                        timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
-                        key: message.key(),
-                        value: message.payload(),
-                    });
-                    return Ok(Polled::Record);
-                }
-                Some(Err(KafkaError::PartitionEOF(partition))) => return Ok(Polled::End(partition)),
-                // librdkafka connects again by itself; whoever polls has a limit for the whole.
-                Some(Err(error)) if passes(&error) && !left.is_zero() => {
-                    log::debug!("reading topic {}: {error}", self.topic);
-                }
-                Some(Err(error)) => return self.told("read", Err(error)),
-            }
-        }
+        self.poll_message(Instant::now() + wait, |message| {
+            sink(Record {
+                partition: message.partition(),
+                offset: message.offset(),
+                timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+                key: message.key(),
+                value: message.payload(),
+            });
+        })
     }
 }
 

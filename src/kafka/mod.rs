@@ -6,9 +6,11 @@
 pub mod admin;
 pub mod client;
 mod explain;
+mod letter;
 mod log;
 mod writer;
 
+pub use self::letter::{Letter, PolledLetter};
 pub use self::log::KafkaLog;
 pub use self::writer::{KafkaWriter, OffsetsOf};
 

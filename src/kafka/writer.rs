@@ -11,11 +11,12 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
-use rdkafka::message::{Header, Message, OwnedHeaders};
+use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{Context, base};
+use super::letter::headers;
 use super::log::refused;
 use super::{DeadLetter, Fence, OffsetCommit, Sent};
 use crate::batch::{RecordPosition, RowBatch};
@@ -156,14 +157,7 @@ impl KafkaWriter {
 
     fn send_dead_letter(&self, index: usize, letter: &DeadLetter, source: &str) -> Result<()> {
         const VERB: &str = "send a dead letter to";
-        let numbers = [letter.partition.to_string(), letter.offset.to_string(), letter.timestamp_ms.to_string()];
-        let names = ["pg2ch-partition", "pg2ch-offset", "pg2ch-timestamp"];
-        let mut headers = OwnedHeaders::new_with_capacity(5).insert(Header { key: "pg2ch-topic", value: Some(source) });
-        for (key, value) in names.into_iter().zip(&numbers) {
-            headers = headers.insert(Header { key, value: Some(value) });
-        }
-        headers = headers.insert(Header { key: "pg2ch-reason", value: Some(&letter.reason) });
-        let mut record = BaseRecord::with_opaque_to(&self.topic, index).headers(headers);
+        let mut record = BaseRecord::with_opaque_to(&self.topic, index).headers(headers(letter, source));
         if let Some(key) = &letter.key {
             record = record.key(key.as_slice());
         }

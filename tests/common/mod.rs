@@ -2,8 +2,10 @@
 //! configuration; what a test asks of them; and the one question behind every test of the promise.
 #![allow(dead_code)] // each test file uses a part of it
 
+pub mod http_proxy;
 pub mod proxy;
 pub mod servers;
+pub mod topic;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -291,6 +293,13 @@ impl World {
     /// No merge may hide a row that is there twice.
     pub fn stop_merges(&self) {
         self.ch("SYSTEM STOP MERGES {t}");
+    }
+
+    /// Deletes rows of the target. Merges must run for it: a mutation waits for them.
+    pub fn delete_from_target(&self, condition: &str) {
+        self.ch("SYSTEM START MERGES {t}");
+        self.ch(&format!("DELETE FROM {{t}} WHERE {condition}"));
+        self.stop_merges();
     }
 
     /// The promise, for rows that have each been sent in `versions` versions: nothing unsent, each version once in the

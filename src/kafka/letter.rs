@@ -1,0 +1,92 @@
+//! How a refused record lies in the dead-letter topic: its own key and value, and headers that tell where it was and why
+//! the target did not take it.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message, OwnedHeaders};
+
+use super::log::KafkaLog;
+use super::{DeadLetter, Polled};
+use crate::batch::RecordPosition;
+use crate::error::Result;
+
+const TOPIC: &str = "pg2ch-topic";
+const PARTITION: &str = "pg2ch-partition";
+const OFFSET: &str = "pg2ch-offset";
+const TIMESTAMP: &str = "pg2ch-timestamp";
+const REASON: &str = "pg2ch-reason";
+
+/// What lies at one position of a dead-letter topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// Its own position, in the dead-letter topic.
+    pub at: RecordPosition,
+    /// The topic that the record was refused from.
+    pub topic: String,
+    /// The record as it was.
+    pub record: DeadLetter,
+}
+
+/// What a look at a dead-letter topic brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolledLetter {
+    /// A letter.
+    Letter(Box<Letter>),
+    /// A record without the headers of a letter: somebody else's.
+    Foreign(RecordPosition),
+    /// The stable end of this partition.
+    End(i32),
+    /// Nothing within the time.
+    Nothing,
+}
+
+/// The headers of a letter from topic `source`.
+pub(super) fn headers(letter: &DeadLetter, source: &str) -> OwnedHeaders {
+    let numbers = [
+        (PARTITION, letter.partition.to_string()),
+        (OFFSET, letter.offset.to_string()),
+        (TIMESTAMP, letter.timestamp_ms.to_string()),
+    ];
+    let mut headers = OwnedHeaders::new_with_capacity(5).insert(Header { key: TOPIC, value: Some(source) });
+    for (key, value) in &numbers {
+        headers = headers.insert(Header { key, value: Some(value) });
+    }
+    headers.insert(Header { key: REASON, value: Some(&letter.reason) })
+}
+
+fn read(message: &BorrowedMessage<'_>) -> Option<Letter> {
+    let headers = message.headers()?;
+    let text = |name: &str| {
+        let header = headers.iter().find(|header| header.key == name)?;
+        std::str::from_utf8(header.value?).ok()
+    };
+    let record = DeadLetter {
+        partition: text(PARTITION)?.parse().ok()?,
+        offset: text(OFFSET)?.parse().ok()?,
+        timestamp_ms: text(TIMESTAMP)?.parse().ok()?,
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        reason: text(REASON)?.to_owned(),
+    };
+    let at = RecordPosition { partition: message.partition(), offset: message.offset() };
+    Some(Letter { at, topic: text(TOPIC)?.to_owned(), record })
+}
+
+impl KafkaLog {
+    /// Waits for the next letter, if this is the log of a dead-letter topic.
+    ///
+    /// # Errors
+    /// Kafka's.
+    pub fn poll_letter(&mut self, wait: Duration) -> Result<PolledLetter> {
+        let mut found = PolledLetter::Nothing;
+        let polled = self.poll_message(Instant::now() + wait, |message| {
+            let at = RecordPosition { partition: message.partition(), offset: message.offset() };
+            found = read(message).map_or(PolledLetter::Foreign(at), |letter| PolledLetter::Letter(Box::new(letter)));
+        })?;
+        Ok(match polled {
+            Polled::Record => found,
+            Polled::End(partition) => PolledLetter::End(partition),
+            Polled::Nothing => PolledLetter::Nothing,
+        })
+    }
+}

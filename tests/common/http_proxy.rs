@@ -1,0 +1,182 @@
+//! A proxy in front of ClickHouse that does to INSERTs what networks do: loses a request or its answer, answers for the
+//! server, keeps a request back and lets it through when its sender is long gone.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+/// What happens to one INSERT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// It passes.
+    Pass,
+    /// The connection is cut before the server sees anything.
+    CutBefore,
+    /// The server carries it out; the connection is cut instead of its answer.
+    CutAfter,
+    /// The server carries it out; the sender is told 502.
+    BadGateway,
+    /// The server carries it out; its answer never comes.
+    Swallow,
+    /// It is kept back until it is released; its sender hears nothing.
+    Hold,
+}
+
+#[derive(Default)]
+struct State {
+    plan: VecDeque<Act>,
+    inserts: usize,
+    held: usize,
+    landed: usize,
+    is_released: bool,
+}
+
+/// The proxy; its threads end with the test's process.
+#[derive(Clone)]
+pub struct HttpProxy {
+    address: SocketAddr,
+    upstream: String,
+    shared: Arc<(Mutex<State>, Condvar)>,
+}
+
+impl HttpProxy {
+    /// In front of `url`: the first INSERTs meet the acts of `plan`, later ones pass.
+    pub fn before(url: &str, plan: &[Act]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let state = State { plan: plan.iter().copied().collect(), ..State::default() };
+        let proxy = Self {
+            address: listener.local_addr().unwrap(),
+            upstream: url.rsplit('@').next().unwrap().to_owned(),
+            shared: Arc::new((Mutex::new(state), Condvar::new())),
+        };
+        let accepting = proxy.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let proxy = accepting.clone();
+                std::thread::spawn(move || proxy.serve(&client));
+            }
+        });
+        proxy
+    }
+
+    /// The configuration's line that leads through the proxy.
+    pub fn setting(&self) -> String {
+        format!("url = \"http://app:app@{}\"", self.address)
+    }
+
+    /// How many INSERTs came.
+    pub fn inserts(&self) -> usize {
+        self.shared.0.lock().unwrap().inserts
+    }
+
+    /// Waits until an INSERT is held back.
+    pub fn wait_for_held(&self) {
+        let (state, changed) = &*self.shared;
+        let waited =
+            changed.wait_timeout_while(state.lock().unwrap(), Duration::from_secs(20), |s| s.held == 0).unwrap();
+        assert!(waited.0.held > 0, "no INSERT came to be held back");
+    }
+
+    /// Lets the held INSERTs through, and waits for the server's answers.
+    pub fn release(&self) {
+        let (state, changed) = &*self.shared;
+        let mut state = state.lock().unwrap();
+        state.is_released = true;
+        changed.notify_all();
+        let (state, _) = changed.wait_timeout_while(state, Duration::from_secs(20), |s| s.landed < s.held).unwrap();
+        assert_eq!(state.landed, state.held, "a held INSERT was not answered");
+    }
+
+    fn serve(&self, client: &TcpStream) {
+        let mut reader = BufReader::new(client.try_clone().unwrap());
+        while let Some(head) = read_head(&mut reader) {
+            let act =
+                if head.starts_with("POST /?") && head.contains("query=INSERT") { self.next() } else { Act::Pass };
+            if act == Act::CutBefore {
+                // What was not read makes the kernel answer with a reset.
+                return;
+            }
+            let mut request = head.clone().into_bytes();
+            read_body(&mut reader, &head, &mut request);
+            if act == Act::Hold {
+                return self.hold(&request);
+            }
+            let Some(answer) = self.forward(&request) else { return };
+            let mut client = client;
+            let answered = match act {
+                Act::CutAfter => return,
+                Act::Swallow => return std::thread::sleep(Duration::from_secs(60)),
+                Act::BadGateway => client.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 3\r\n\r\nbad"),
+                _ => client.write_all(&answer),
+            };
+            if answered.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn next(&self) -> Act {
+        let mut state = self.shared.0.lock().unwrap();
+        state.inserts += 1;
+        state.plan.pop_front().unwrap_or(Act::Pass)
+    }
+
+    fn hold(&self, request: &[u8]) {
+        let (state, changed) = &*self.shared;
+        let mut guard = state.lock().unwrap();
+        guard.held += 1;
+        changed.notify_all();
+        drop(changed.wait_while(guard, |state| !state.is_released).unwrap());
+        let answer = self.forward(request);
+        let answer = String::from_utf8_lossy(answer.as_deref().unwrap_or_default()).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 200"), "the late INSERT: {answer}");
+        state.lock().unwrap().landed += 1;
+        changed.notify_all();
+    }
+
+    fn forward(&self, request: &[u8]) -> Option<Vec<u8>> {
+        let mut server = TcpStream::connect(&self.upstream).ok()?;
+        server.write_all(request).ok()?;
+        let mut reader = BufReader::new(server);
+        let head = read_head(&mut reader)?;
+        let mut answer = head.clone().into_bytes();
+        read_body(&mut reader, &head, &mut answer);
+        Some(answer)
+    }
+}
+
+fn read_head(reader: &mut impl BufRead) -> Option<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    Some(head)
+}
+
+/// Appends the body as it came, chunked or not.
+fn read_body(reader: &mut impl BufRead, head: &str, out: &mut Vec<u8>) {
+    let head = head.to_ascii_lowercase();
+    let mut take = |count: u64, reader: &mut dyn BufRead| {
+        let _ = reader.take(count).read_to_end(out);
+    };
+    if let Some(length) = head.split("content-length: ").nth(1) {
+        take(length.split("\r\n").next().unwrap().parse().unwrap(), reader);
+    } else if head.contains("transfer-encoding: chunked") {
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            let size = u64::from_str_radix(line.trim(), 16).unwrap_or(0);
+            take(line.len() as u64, &mut line.as_bytes());
+            take(size + 2, reader);
+            if size == 0 {
+                return;
+            }
+        }
+    }
+}
