@@ -1,5 +1,7 @@
 //! What the target refuses waits in the dead-letter topic, and is inserted once when the cause is gone.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use common::World;

@@ -276,7 +276,7 @@ impl Shared {
         matches!(state.faults.get(&id).copied().or(state.all), Some(Fault::Hold | Fault::Stall))
     }
 
-    fn from_server(&self, id: u64) -> u64 {
+    fn server_bytes(&self, id: u64) -> u64 {
         self.lock().bytes.get(&id).map_or(0, |bytes| bytes[1])
     }
 }
@@ -354,14 +354,14 @@ fn deliver_late(shared: &Shared, id: u64, mut held: Vec<u8>, client: &mut TcpStr
     if shared.ended.load(Ordering::Relaxed) {
         return false;
     }
-    let answered = shared.from_server(id);
+    let answered = shared.server_bytes(id);
     if server.write_all(&held).is_err() {
         return false;
     }
     if gone {
         // The connection stays until the server has dealt with it: many a server stops when its client goes.
         let until = Instant::now() + Duration::from_secs(5);
-        while shared.from_server(id) == answered && Instant::now() < until {
+        while shared.server_bytes(id) == answered && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(2));
         }
         return false;
