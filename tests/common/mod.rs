@@ -131,6 +131,11 @@ impl World {
         config
     }
 
+    /// A session of an application, or for looking on.
+    pub fn another_session(&self) -> Client {
+        Client::connect(&self.servers.postgres_url, NoTls).unwrap()
+    }
+
     /// Waits for a condition, ten seconds at most.
     pub fn wait_for(&self, what: &str, mut condition: impl FnMut() -> bool) {
         for _ in 0..500 {
@@ -424,6 +429,12 @@ impl Seen {
             headers: headers.unwrap_or_default(),
         }
     }
+}
+
+/// Sends a signal, such as `TERM`, to a process.
+pub fn signal(name: &str, process: &Child) {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(process.id().to_string()).status().unwrap();
+    assert!(status.success());
 }
 
 fn admin_options() -> AdminOptions {

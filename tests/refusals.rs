@@ -1,0 +1,171 @@
+//! Runs that cannot do their work end in time, with the exit code and the message that their reader needs, and never
+//! show a password.
+
+mod common;
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use common::{Ended, USER_LOGINS, World};
+
+const SECRET: &str = "hunter2-is-secret";
+
+/// Runs with every form of output there is, checks the code, the parts of the message, and that no password is shown.
+fn refused(world: &World, code: i32, told: &[&str]) -> Ended {
+    let mut last = None;
+    for args in [&["--once"][..], &["--once", "--json", "-vv"]] {
+        let ended = Ended::of(&world.command(args).env("RUST_LOG", "trace").output().unwrap()).expect(code);
+        assert!(ended.stderr.contains("error: ") && ended.stderr.contains("hint: "), "{}", ended.stderr);
+        for part in told {
+            assert!(ended.stderr.contains(part), "{part:?} is not in {}", ended.stderr);
+        }
+        assert!(!ended.stderr.contains(SECRET) && !ended.stdout.contains(SECRET), "{}{}", ended.stderr, ended.stdout);
+        last = Some(ended);
+    }
+    let json: serde_json::Value = serde_json::from_str(&last.as_ref().unwrap().stdout).unwrap();
+    assert_eq!(json["exit_code"], code);
+    last.unwrap()
+}
+
+/// A world with rows to move, little patience, and passwords that can be recognised.
+fn impatient(name: &str) -> World {
+    let mut world = World::new(name);
+    world.insert_rows(3);
+    world
+        .settings
+        .insert("timeouts", "connect = \"1s\"\npostgres = \"2s\"\nkafka = \"2s\"\nclickhouse = \"2s\"".into());
+    world.settings.insert("retry", "attempts = 2\npause = \"50ms\"".into());
+    world
+}
+
+/// Replaces host and port of a server's address.
+fn at(url: &str, port: u16) -> String {
+    let (front, rest) = url.rsplit_once(':').unwrap();
+    let path = rest.find('/').map_or("", |at| &rest[at..]);
+    format!("{front}:{port}{path}").replace("app:app@", &format!("app:{SECRET}@"))
+}
+
+/// Where a server does not answer: the section of the configuration, and the port.
+fn each_server_at(world: &mut World, port: u16, what_happens: &str) {
+    let (postgres, clickhouse) = (at(&world.servers.postgres_url, port), at(&world.servers.clickhouse_url, port));
+    for (section, line, name) in [
+        ("postgres", format!("url = \"{postgres}\""), "PostgreSQL"),
+        ("kafka", format!("brokers = \"localhost:{port}\""), ""),
+        ("clickhouse", format!("url = \"{clickhouse}\""), "ClickHouse"),
+    ] {
+        world.settings.insert(section, line);
+        let started = Instant::now();
+        refused(world, 69, &[&format!("localhost:{port}"), name]);
+        // Two runs of two attempts, each within the limits of its calls.
+        assert!(started.elapsed() < Duration::from_secs(24), "{section} {what_happens}: {:?}", started.elapsed());
+        world.settings.remove(section);
+    }
+}
+
+#[test]
+fn a_server_that_is_down_is_named_and_the_next_run_goes_on() {
+    let mut world = impatient("down");
+    let port = TcpListener::bind("localhost:0").unwrap().local_addr().unwrap().port();
+    each_server_at(&mut world, port, "is down");
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_server_that_accepts_and_never_answers_is_given_up_in_time() {
+    let mut world = impatient("silent");
+    let listener = TcpListener::bind("localhost:0").unwrap();
+    each_server_at(&mut world, listener.local_addr().unwrap().port(), "is silent");
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_wrong_password_is_a_permission_error() {
+    let mut world = impatient("password");
+    for (section, url, name) in [
+        ("postgres", world.servers.postgres_url.clone(), "PostgreSQL"),
+        ("clickhouse", world.servers.clickhouse_url.clone(), "ClickHouse"),
+    ] {
+        let url = url.replace("app:app@", &format!("app:{SECRET}@"));
+        world.settings.insert(section, format!("url = \"{url}\""));
+        refused(&world, 77, &[name, "password"]);
+        world.settings.remove(section);
+    }
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_password_for_kafka_is_shown_by_no_failure() {
+    let mut world = impatient("sasl");
+    // The broker's port takes no passwords: the handshake fails.
+    let properties = format!(
+        "security.protocol = \"SASL_PLAINTEXT\"\nsasl.mechanism = \"PLAIN\"\nsasl.username = \"app\"\nsasl.password = \"{SECRET}\""
+    );
+    world.settings.insert("kafka", format!("[kafka.properties]\n{properties}"));
+    let ended = Ended::of(&world.command(&["--once", "--json", "-vv"]).env("RUST_LOG", "trace").output().unwrap());
+    assert_ne!(ended.code, 0);
+    assert!(ended.stderr.contains("error: "), "{}", ended.stderr);
+    assert!(!ended.stderr.contains(SECRET) && !ended.stdout.contains(SECRET), "{}{}", ended.stderr, ended.stdout);
+}
+
+#[test]
+fn a_configuration_that_names_what_is_not_there_is_refused() {
+    let mut world = impatient("absent");
+    for (line, told) in [
+        ("source = \"public.no_such_table\"", "no_such_table"),
+        ("key = \"no_such_column\"", "no_such_column"),
+        ("key = \"user_id\"", "no unique index"),
+        ("flag = \"no_such_flag\"", "no_such_flag"),
+        ("flag = \"event_type\"", "boolean"),
+        ("topic = \"no_such_topic\"", "no_such_topic"),
+        ("target = \"analytics.no_such_target\"", "no_such_target"),
+        ("target = \"no_such_database.t\"", "no_such_database"),
+        ("topics = \"a slip\"", "topics"),
+    ] {
+        world.settings.insert("[table]", line.into());
+        refused(&world, 78, &[told]);
+    }
+    world.settings.remove("[table]");
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_target_that_forgets_tokens_is_refused() {
+    let mut world = impatient("forgetful");
+    world.ch("ALTER TABLE {t} MODIFY SETTING non_replicated_deduplication_window = 0");
+    let told = refused(&world, 78, &["non_replicated_deduplication_window"]);
+    // The hint is the statement that mends it.
+    let statement = told.stderr.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap();
+    world.ch(statement);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_target_that_lacks_a_position_column_is_refused() {
+    let mut world = impatient("positionless");
+    world.ch("ALTER TABLE {t} DROP INDEX _position");
+    world.ch("ALTER TABLE {t} DROP COLUMN _offset");
+    refused(&world, 78, &["_offset"]);
+    world.ch("ALTER TABLE {t} ADD COLUMN _offset Int64");
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_field_that_the_target_has_no_column_for_is_put_aside_not_dropped() {
+    let mut world = World::with("column_more", &format!("{USER_LOGINS}, added text"), 1);
+    world.sql("INSERT INTO {t} (user_id, event_type, event_time, added) VALUES (1, 'login', now(), 'kept')");
+    world.ch("ALTER TABLE {t} DROP COLUMN added");
+
+    let ended = world.once().expect(65);
+
+    assert_eq!(ended.number("consume", "dead_letters"), 1);
+    assert_eq!(world.ch_number("SELECT count() FROM {t}"), 0);
+    let letters = world.topic_named(&format!("{}.dead", world.name));
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].value.contains(r#""added":"kept""#), "{letters:?}");
+}
