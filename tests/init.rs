@@ -1,5 +1,7 @@
 //! `pg2ch init`: creates what is missing, as often as it is called, or only says what.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use std::time::Duration;

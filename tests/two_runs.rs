@@ -1,5 +1,7 @@
 //! One run at a time for each source table: the second names the first and ends, or waits for it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use std::process::Child;
