@@ -23,5 +23,6 @@ pub mod run;
 pub mod servers;
 pub mod shutdown;
 pub mod threads;
+pub mod type_fit;
 pub mod type_map;
 pub mod watchdog;

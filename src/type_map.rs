@@ -52,7 +52,7 @@ fn numeric(modifiers: &[u32]) -> String {
 }
 
 /// `timestamp(3) without time zone` → the name without its numbers, and these.
-fn split(type_name: &str) -> (String, Vec<u32>) {
+pub(crate) fn split(type_name: &str) -> (String, Vec<u32>) {
     let Some((before, rest)) = type_name.split_once('(') else { return (type_name.to_owned(), Vec::new()) };
     let (inside, after) = rest.split_once(')').unwrap_or((rest, ""));
     let numbers = inside.split(',').map(|number| number.trim().parse().unwrap_or(u32::MAX)).collect();
