@@ -39,6 +39,8 @@ pub enum Command {
         /// Count what the topic holds as flagged and copied.
         start_at_end: bool,
     },
+    /// Look for what would go wrong.
+    Check,
     /// List the dead letters.
     DeadLetters,
     /// Insert the dead letters into the target again.
@@ -231,6 +233,7 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
         Some(RawCommand::Init(init)) => {
             return Ok(Command::Init { print: init.print, start_at_end: init.start_at_end });
         }
+        Some(RawCommand::Check(_)) => return Ok(Command::Check),
         Some(RawCommand::DeadLetters(RawDeadLetters { action: None })) => return Ok(Command::DeadLetters),
         Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Replay(_)) })) => {
             return Ok(Command::ReplayDeadLetters);

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use pg2ch::cli::{self, Command, Invocation, Parsed, Verbosity};
-use pg2ch::commands::{self, dead_letters, init};
+use pg2ch::commands::{self, check, dead_letters, init};
 use pg2ch::config::{self, Config};
 use pg2ch::error::{Error, Result};
 use pg2ch::exit_code::ExitCode;
@@ -53,6 +53,11 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
         Command::Init { print, start_at_end } => {
             let text = init::run(&load()?, *print, *start_at_end)?;
             Ok(print_result(&text, ExitCode::Done, *json))
+        }
+        Command::Check => {
+            let (text, code) = check::run(&load()?, *json)?;
+            print(&text);
+            Ok(code)
         }
         Command::DeadLetters => {
             let (text, code) = dead_letters::list(&load()?, *json, limits, &listen()?)?;

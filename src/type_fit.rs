@@ -36,19 +36,25 @@ fn fit_nullable(source: &str, not_null: bool, target: &ColumnType) -> Fit {
         other => (other, false),
     };
     match fit_value(source, target) {
+        Fit::Lossless if is_document(source) && !takes_null => {
+            Fit::Lossy("a document that is just null is refused".into())
+        }
         Fit::Lossless if !not_null && !takes_null => Fit::Lossy("NULL is refused".into()),
         fit => fit,
     }
 }
 
+fn is_document(source: &str) -> bool {
+    matches!(source, "json" | "jsonb")
+}
+
 fn fit_value(source: &str, target: &ColumnType) -> Fit {
-    let is_document = matches!(source, "json" | "jsonb");
     match (source.strip_suffix("[]"), target) {
         (_, ColumnType::Scalar(ScalarType::String)) => Fit::Lossless,
         (Some(element), ColumnType::Array(inner)) => fit_nullable(element, false, inner),
         (Some(_), _) => Fit::Impossible("an array fits only an Array or a String".into()),
         (None, ColumnType::Scalar(target)) => fit_scalar(source, target),
-        (None, _) if is_document => Fit::Lossy("only documents of just this shape are taken".into()),
+        (None, _) if is_document(source) => Fit::Lossy("only documents of just this shape are taken".into()),
         (None, _) => Fit::Impossible(format!("{source} is a single value")),
     }
 }

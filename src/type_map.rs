@@ -19,7 +19,8 @@ pub fn target_type(column: &SourceColumn) -> String {
         return if column.not_null { format!("Array(Nullable({}))", scalar(base)) } else { "Nullable(String)".into() };
     }
     let scalar = scalar(base);
-    if column.not_null { scalar } else { format!("Nullable({scalar})") }
+    // The document `null` is printed like a NULL, also where the column has none.
+    if column.not_null && !matches!(base, "json" | "jsonb") { scalar } else { format!("Nullable({scalar})") }
 }
 
 fn scalar(type_name: &str) -> String {
@@ -78,6 +79,7 @@ mod tests {
             ("character varying(20)", true, "String"),
             ("public.mood", true, "String"),
             ("jsonb", false, "Nullable(String)"),
+            ("jsonb", true, "Nullable(String)"),
         ] {
             let column = SourceColumn { name: "c".into(), type_name: source.into(), not_null, comment: None };
             assert_eq!(target_type(&column), target, "{source}");

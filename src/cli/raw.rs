@@ -79,6 +79,7 @@ pub(super) enum RawCommand {
     Produce(RawProduce),
     Consume(RawConsume),
     Init(RawInit),
+    Check(RawCheck),
     DeadLetters(RawDeadLetters),
     Config(RawConfig),
 }
@@ -120,6 +121,17 @@ pub(super) struct RawInit {
     #[argh(switch)]
     pub(super) start_at_end: bool,
 }
+
+/// Asks all three servers what would go wrong, and what a run would move now; changes nothing.
+#[derive(ArgsInfo, Debug, FromArgs)]
+#[argh(
+    subcommand,
+    name = "check",
+    help_triggers("-h", "--help"),
+    note = "Ends with 0, or with 78 if there is an error among the findings.\n\
+            The options of `pg2ch --help` work here, too."
+)]
+pub(super) struct RawCheck {}
 
 /// Lists the records that the target refused.
 #[derive(ArgsInfo, Debug, FromArgs)]

@@ -91,6 +91,12 @@ impl Http {
         &self.url
     }
 
+    /// The user.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
     /// Sends a statement, its data, and settings as URL parameters. `Err` is a request without an answer: it may or may
     /// not have been carried out.
     ///

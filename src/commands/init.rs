@@ -86,24 +86,12 @@ impl Init<'_> {
 
     /// Without the partial index every batch reads the whole table.
     fn index(&mut self, session: &mut Session, source: &SourceTable) -> Result<()> {
-        let what = format!("cannot create the index of unsent rows of {}", source.name);
-        let flag = source.flag_sql();
-        let found = session.query_opt(
-            &what,
-            "SELECT 1 FROM pg_catalog.pg_index WHERE indrelid = $1 AND indisvalid
-             AND pg_catalog.pg_get_expr(indpred, indrelid) = format('(NOT %s)', $2::text)",
-            &[&source.oid, &unquoted_if_plain(&source.flag)],
-        )?;
-        if found.is_some() {
+        if has_index(session, source)? {
             return Ok(());
         }
-        let columns: Vec<_> = source.key.iter().map(|column| quote_sql(&column.name)).collect();
-        // A partitioned table's index cannot be built beside its writers.
-        let concurrently = if source.is_partitioned { "" } else { "CONCURRENTLY " };
-        let statement =
-            format!("CREATE INDEX {concurrently}ON {} ({}) WHERE NOT {flag}", source.name, columns.join(", "));
+        let statement = index_statement(source);
         if self.step(&statement) {
-            session.execute_batch(&what, &statement)?;
+            session.execute_batch(&format!("cannot create the index of unsent rows of {}", source.name), &statement)?;
         }
         Ok(())
     }
@@ -187,6 +175,29 @@ impl Init<'_> {
     }
 }
 
+/// Whether the source has a partial index of its unsent rows.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn has_index(session: &mut Session, source: &SourceTable) -> Result<bool> {
+    let found = session.query_opt(
+        &format!("cannot look up the index of unsent rows of {}", source.name),
+        "SELECT 1 FROM pg_catalog.pg_index WHERE indrelid = $1 AND indisvalid
+         AND pg_catalog.pg_get_expr(indpred, indrelid) = format('(NOT %s)', $2::text)",
+        &[&source.oid, &unquoted_if_plain(&source.flag)],
+    )?;
+    Ok(found.is_some())
+}
+
+/// The statement that makes it.
+#[must_use]
+pub fn index_statement(source: &SourceTable) -> String {
+    let columns: Vec<_> = source.key.iter().map(|column| quote_sql(&column.name)).collect();
+    // A partitioned table's index cannot be built beside its writers.
+    let concurrently = if source.is_partitioned { "" } else { "CONCURRENTLY " };
+    format!("CREATE INDEX {concurrently}ON {} ({}) WHERE NOT {}", source.name, columns.join(", "), source.flag_sql())
+}
+
 fn known_at(ends: &Offsets) -> BTreeMap<i32, Known> {
     ends.iter().map(|(&partition, &next)| (partition, Known { next, ..Known::default() })).collect()
 }
@@ -199,7 +210,8 @@ fn unquoted_if_plain(name: &str) -> String {
 }
 
 /// The target that takes every value of the source whole.
-fn create_target(table: &TableConfig, source: &SourceTable) -> String {
+#[must_use]
+pub fn create_target(table: &TableConfig, source: &SourceTable) -> String {
     let column = |column: &crate::postgres::SourceColumn| {
         let comment = column.comment.as_ref().map_or_else(String::new, |c| format!(" COMMENT {}", text(c)));
         format!("    {} {}{comment},\n", quote(&column.name), target_type(column))

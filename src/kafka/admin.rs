@@ -2,6 +2,9 @@
 //!
 //! The library offers these calls as futures only; each is waited for here, at once, and nothing else of pg2ch is async.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
@@ -15,6 +18,7 @@ pub struct Admin {
     client: AdminClient<Context>,
     options: AdminOptions,
     brokers: String,
+    limit: Duration,
 }
 
 impl Admin {
@@ -26,7 +30,7 @@ impl Admin {
         let client = base(config).create_with_context(Context::default()).map_err(|error| refused(config, &error))?;
         let limit = Some(config.timeouts.kafka);
         let options = AdminOptions::new().request_timeout(limit).operation_timeout(limit);
-        Ok(Self { client, options, brokers: config.kafka.brokers.clone() })
+        Ok(Self { client, options, brokers: config.kafka.brokers.clone(), limit: config.timeouts.kafka })
     }
 
     fn explain(&self, verb: &str, topic: &str, error: &KafkaError) -> crate::error::Error {
@@ -38,14 +42,34 @@ impl Admin {
     /// # Errors
     /// Kafka's.
     pub fn topic_setting(&self, topic: &str, name: &str) -> Result<Option<String>> {
+        Ok(self.topic_settings(topic)?.remove(name))
+    }
+
+    /// Every setting of a topic that has a value, defaults included.
+    ///
+    /// # Errors
+    /// Kafka's.
+    pub fn topic_settings(&self, topic: &str) -> Result<BTreeMap<String, String>> {
         const VERB: &str = "read the settings of";
         let wanted = [ResourceSpecifier::Topic(topic)];
         let answer = pollster::block_on(self.client.describe_configs(&wanted, &self.options));
         let resources = answer.map_err(|error| self.explain(VERB, topic, &error))?;
         let found: Result<Vec<ConfigResource>, Code> = resources.into_iter().collect();
         let found = found.map_err(|code| self.explain(VERB, topic, &KafkaError::AdminOp(code)))?;
-        let entry = found.first().and_then(|resource| resource.get(name));
-        Ok(entry.and_then(|entry| entry.value.clone()))
+        let entries = found.into_iter().flat_map(|resource| resource.entries);
+        Ok(entries.filter_map(|entry| Some((entry.name, entry.value?))).collect())
+    }
+
+    /// How many copies the partition with the fewest has.
+    ///
+    /// # Errors
+    /// Kafka's.
+    pub fn replication(&self, topic: &str) -> Result<i64> {
+        const VERB: &str = "look up";
+        let answer = self.client.inner().fetch_metadata(Some(topic), self.limit);
+        let metadata = answer.map_err(|error| self.explain(VERB, topic, &error))?;
+        let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
+        Ok(partitions.map(|partition| partition.replicas().len()).min().unwrap_or(0) as i64)
     }
 
     /// Creates a topic, partitions and replication as the cluster has them by default. `false` if it exists already.

@@ -13,7 +13,7 @@ mod wire;
 pub use connect::connect;
 pub use ledger::PgLedger;
 pub use session::Session;
-pub use source_table::{SourceColumn, SourceTable, quote};
+pub use source_table::{SourceColumn, SourceTable, has_unique_index, quote, read_columns};
 pub use unsent::PgUnsentRows;
 
 use std::time::Duration;

@@ -98,25 +98,16 @@ impl SourceTable {
     /// Everything rests on a key naming one row: without a unique index two rows would pass for versions of one.
     fn require_unique_key(&self, session: &mut Session, what: &str) -> Result<()> {
         let names: Vec<&str> = self.key.iter().map(|column| column.name.as_str()).collect();
-        let unique = session.query_opt(
-            &format!("cannot look up the indexes of {}", self.name),
-            "SELECT 1 FROM pg_catalog.pg_index i
-             WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
-               AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_catalog.pg_attribute a
-                    WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
-                 = (SELECT array_agg(k ORDER BY k COLLATE \"C\") FROM unnest($2::text[]) AS k)
-             LIMIT 1",
-            &[&self.oid, &names],
-        )?;
+        let unique = has_unique_index(session, self.oid, &self.name, &names)?;
         let nullable = self.key.iter().find(|column| !column.not_null);
         match (unique, nullable) {
-            (Some(_), None) => Ok(()),
-            (None, _) => Err(Error::config(
+            (true, None) => Ok(()),
+            (false, _) => Err(Error::config(
                 what,
                 format!("no unique index covers exactly its key ({})", names.join(", ")),
                 "name the primary key's columns as `key` in [[table]], or create a unique index over them",
             )),
-            (_, Some(column)) => Err(Error::config(
+            (true, Some(column)) => Err(Error::config(
                 what,
                 format!("its key column {} may be NULL", column.name),
                 "name the primary key's columns as `key` in [[table]], or set the column NOT NULL",
@@ -180,7 +171,29 @@ impl SourceTable {
     }
 }
 
-fn read_columns(session: &mut Session, oid: u32, name: &str) -> Result<Vec<SourceColumn>> {
+/// Whether a unique index covers exactly these columns.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn has_unique_index(session: &mut Session, oid: u32, name: &str, columns: &[&str]) -> Result<bool> {
+    let found = session.query_opt(
+        &format!("cannot look up the indexes of {name}"),
+        "SELECT 1 FROM pg_catalog.pg_index i
+         WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+           AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+             = (SELECT array_agg(k ORDER BY k COLLATE \"C\") FROM unnest($2::text[]) AS k)
+         LIMIT 1",
+        &[&oid, &columns],
+    )?;
+    Ok(found.is_some())
+}
+
+/// The columns of a table, in its order.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn read_columns(session: &mut Session, oid: u32, name: &str) -> Result<Vec<SourceColumn>> {
     let rows = session.query(
         &format!("cannot look up the columns of {name}"),
         "SELECT attname::text, pg_catalog.format_type(atttypid, atttypmod), attnotnull, pg_catalog.col_description(attrelid, attnum)

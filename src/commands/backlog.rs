@@ -1,0 +1,146 @@
+//! What waits to be moved: unsent rows, and records that are not copied yet.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::clickhouse::{ClickHouseTarget, Target};
+use crate::config::{Config, TableConfig};
+use crate::consume::Start;
+use crate::consume::position::Context;
+use crate::error::Result;
+use crate::kafka::{End, KafkaLog, TopicLog};
+use crate::postgres::{Session, SourceTable, connect, quote};
+use crate::watchdog::Watchdog;
+
+/// Unsent rows are counted up to here: a table that was never sent is not read to its end for a number.
+const COUNTED: i64 = 1_000_000;
+
+/// The unsent rows of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unsent {
+    /// How many there are, 1,000,000 at most.
+    pub rows: i64,
+    /// Whether there are more than were counted.
+    pub or_more: bool,
+    /// The lowest unsent key.
+    pub lowest_key: Option<String>,
+    /// How long the row with the lowest key has been as it is; known only where the server tracks commit timestamps.
+    pub seconds: Option<i64>,
+}
+
+/// One partition's records that are not copied yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PartitionLag {
+    /// Partition.
+    pub partition: i32,
+    /// Where copying goes on.
+    pub next: i64,
+    /// The end of its committed records.
+    pub end: i64,
+    /// Whether the offset is one that pg2ch has committed for this target; otherwise copying begins at the log's start,
+    /// and the target is asked what it holds already.
+    pub trusted: bool,
+    /// Offsets between the two; transactions' markers count among them, so there are at most so many records.
+    pub behind: i64,
+}
+
+/// What waits to be moved, as far as it could be found out.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    /// In PostgreSQL.
+    pub unsent: Option<Unsent>,
+    /// In Kafka.
+    pub partitions: Option<Vec<PartitionLag>>,
+}
+
+impl Backlog {
+    /// Asks the servers; what one of them refuses to tell stays unknown.
+    #[must_use]
+    pub fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Self {
+        let told = |error: &crate::error::Error| log::debug!("{error}");
+        let unsent = connect(config, "status", watchdog).and_then(|mut session| {
+            let source = SourceTable::find(&mut session, table)?;
+            unsent(&mut session, &source)
+        });
+        Self { unsent: unsent.inspect_err(told).ok(), partitions: partitions(config, table).inspect_err(told).ok() }
+    }
+
+    /// For a person.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let rows = self.unsent.as_ref().map_or_else(
+            || "an unknown number of rows".into(),
+            |unsent| format!("{}{} unsent rows", unsent.rows, if unsent.or_more { " or more" } else { "" }),
+        );
+        let records = self
+            .behind()
+            .map_or_else(|| "an unknown number of records".into(), |records| format!("at most {records} records"));
+        format!("{rows} into Kafka, then {records} that wait there into ClickHouse")
+    }
+
+    /// Offsets between the group's and the ends, in all partitions.
+    #[must_use]
+    pub fn behind(&self) -> Option<i64> {
+        self.partitions.as_ref().map(|partitions| partitions.iter().map(|partition| partition.behind).sum())
+    }
+
+    /// For a machine.
+    #[must_use]
+    pub fn would_move(&self) -> Value {
+        json!({ "unsent": self.unsent, "records_at_most": self.behind() })
+    }
+}
+
+/// Counts the unsent rows.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn unsent(session: &mut Session, table: &SourceTable) -> Result<Unsent> {
+    let what = format!("cannot count the unsent rows of {}", table.name);
+    let (name, flag) = (&table.name, table.flag_sql());
+    let sql = format!("SELECT count(*) FROM (SELECT FROM {name} WHERE NOT {flag} LIMIT {}) AS unsent", COUNTED + 1);
+    let rows: i64 = session.query_opt(&what, &sql, &[])?.map_or(0, |row| row.get(0));
+    let key: Vec<String> = table.key.iter().map(|column| format!("t.{}", quote(&column.name))).collect();
+    let tracked = session.query_opt(&what, "SELECT current_setting('track_commit_timestamp') = 'on'", &[])?;
+    let age = if tracked.is_some_and(|row| row.get(0)) {
+        // Transactions that are frozen, or older than the tracking, have no time.
+        "extract(epoch FROM now() - pg_catalog.pg_xact_commit_timestamp(t.xmin))::bigint"
+    } else {
+        "NULL::bigint"
+    };
+    let sql = format!(
+        "SELECT {}, {age} FROM {name} AS t WHERE NOT t.{flag} ORDER BY {} LIMIT 1",
+        table.key_text_sql("t"),
+        key.join(", ")
+    );
+    let lowest = session.query_opt(&what, &sql, &[])?;
+    Ok(Unsent {
+        rows: rows.min(COUNTED),
+        or_more: rows > COUNTED,
+        lowest_key: lowest.as_ref().map(|row| row.get(0)),
+        seconds: lowest.and_then(|row| row.get(1)),
+    })
+}
+
+/// Compares the group's offsets with the topic's ends, as a run would.
+///
+/// # Errors
+/// Kafka's, ClickHouse's.
+pub fn partitions(config: &Config, table: &TableConfig) -> Result<Vec<PartitionLag>> {
+    let mut log = KafkaLog::new(config, &table.topic, &table.group)?;
+    let (ends, starts) = (log.ends(End::Stable)?, log.starts()?);
+    let committed = log.committed()?;
+    // Without the target's identity no offset can be trusted.
+    let identity = ClickHouseTarget::new(config, &table.target)?.describe()?.identity;
+    let context = Context { group: &table.group, topic: &table.topic, target: &identity };
+    let start = Start::of(&committed, &starts, &ends, context);
+    Ok(ends
+        .iter()
+        .map(|(&partition, &end)| {
+            let next = start.known.get(&partition).map_or(0, |known| known.next);
+            let trusted = start.known.get(&partition).is_some_and(|known| known.position.at > 0);
+            let first = starts.get(&partition).copied().unwrap_or(0);
+            PartitionLag { partition, next, end, trusted, behind: (end - next.max(first)).max(0) }
+        })
+        .collect())
+}

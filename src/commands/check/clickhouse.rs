@@ -1,0 +1,294 @@
+//! ClickHouse: the target table's engine, its settings, and what hangs on it.
+
+use serde::Deserialize;
+
+use super::Source;
+use super::clickhouse_columns::{TargetColumn, columns};
+use super::finding::{Finding, Findings, Server, Severity};
+use crate::clickhouse::{Answer, Http, quote, text};
+use crate::commands::init::create_target;
+use crate::config::{Config, TableConfig};
+use crate::error::{Error, Result};
+
+/// The target as `system.tables` has it.
+#[derive(Debug, Deserialize)]
+struct TableRow {
+    engine: String,
+    engine_full: String,
+    sorting_key: String,
+    dependencies_database: Vec<String>,
+    dependencies_table: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct SettingRow {
+    name: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+struct ViewRow {
+    target: String,
+    engine_full: String,
+}
+
+/// Checks the target; the server's version, and what was found.
+///
+/// # Errors
+/// ClickHouse's.
+pub fn check(config: &Config, table: &TableConfig, source: Option<&Source>) -> Result<(String, Vec<Finding>)> {
+    let http = Http::new(config)?;
+    let what = format!("cannot look up the target {}", table.target);
+    let version = http.ask(&what, "SELECT version() FORMAT TabSeparatedRaw", &[])?;
+    let version = String::from_utf8_lossy(&version).trim().to_owned();
+    let mut check = Check { http, table, source, what, findings: Findings::new(Server::ClickHouse) };
+    check.run()?;
+    Ok((version, check.findings.into_list()))
+}
+
+struct Check<'a> {
+    http: Http,
+    table: &'a TableConfig,
+    source: Option<&'a Source>,
+    what: String,
+    findings: Findings,
+}
+
+impl Check<'_> {
+    fn rows<T: for<'de> Deserialize<'de>>(&self, sql: &str) -> Result<Vec<T>> {
+        let settings = [("output_format_json_quote_64bit_integers", "0")];
+        let answer = self.http.ask(&self.what, &format!("{sql} FORMAT JSONEachRow"), &settings)?;
+        serde_json::Deserializer::from_slice(&answer)
+            .into_iter()
+            .collect::<Result<Vec<T>, _>>()
+            .map_err(|error| Error::bug(&self.what, format!("the server's answer cannot be read: {error}")))
+    }
+
+    fn here(&self, name_column: &str) -> String {
+        let target = &self.table.target;
+        format!("database = {} AND {name_column} = {}", text(&target.database), text(&target.table))
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{}", quote(&self.table.target.database), quote(&self.table.target.table))
+    }
+
+    fn run(&mut self) -> Result<()> {
+        self.grants();
+        let sql = format!(
+            "SELECT engine, engine_full, sorting_key, dependencies_database, dependencies_table FROM system.tables WHERE {}",
+            self.here("name")
+        );
+        let Some(row) = self.rows::<TableRow>(&sql)?.into_iter().next() else {
+            let fix = self.source.map_or_else(
+                || "pg2ch init".to_owned(),
+                |source| {
+                    let database = quote(&self.table.target.database);
+                    format!("CREATE DATABASE IF NOT EXISTS {database};\n{};", create_target(self.table, &source.table))
+                },
+            );
+            let (what, why) =
+                (format!("there is no table {}", self.table.target), "there is nothing to copy records to");
+            self.findings.add(Severity::Error, "target-missing", what, why, fix);
+            return Ok(());
+        };
+        self.engine(&row);
+        if row.engine.contains("MergeTree") {
+            self.settings(&row)?;
+        }
+        self.views(&row)?;
+        self.index()?;
+        let sql = format!(
+            "SELECT name, type, default_kind, is_in_sorting_key FROM system.columns WHERE {}",
+            self.here("table")
+        );
+        let found: Vec<TargetColumn> = self.rows(&sql)?;
+        let name = self.name();
+        columns(&name, &found, self.source, &mut self.findings);
+        Ok(())
+    }
+
+    /// Servers before 24.10 do not answer this.
+    fn grants(&mut self) {
+        for privilege in ["SELECT", "INSERT"] {
+            let (name, sql) = (self.name(), format!("CHECK GRANT {privilege} ON {} FORMAT TabSeparated", self.name()));
+            if let Ok(Answer::Ok(answer)) = self.http.send(&sql, &[], &[])
+                && answer.trim_ascii() == b"0"
+            {
+                self.findings.add(
+                    Severity::Error,
+                    "grant-missing",
+                    format!("the user lacks {privilege} on {}", self.table.target),
+                    "rows are inserted, and asked for after a crash",
+                    format!("GRANT {privilege} ON {name} TO {};", quote(self.http.user())),
+                );
+            }
+        }
+    }
+
+    fn engine(&mut self, row: &TableRow) {
+        let Some(source) = self.source else { return };
+        let wanted: Vec<&str> = source.table.key.iter().map(|column| column.name.as_str()).collect();
+        // Some versions print the expression with its brackets.
+        let key = row.sorting_key.trim();
+        let key = key.strip_prefix('(').and_then(|key| key.strip_suffix(')')).unwrap_or(key);
+        let sorted: Vec<String> = key.split(',').map(|part| part.trim().trim_matches('`').to_owned()).collect();
+        let is_replacing =
+            row.engine.ends_with("ReplacingMergeTree") && row.engine_full.replace('`', "").contains("_timestamp)");
+        if !is_replacing {
+            let what = format!("{} has the engine {}", self.table.target, row.engine);
+            let why = "a row that changes and is sent again stays there in every version: only ReplacingMergeTree(_timestamp) \
+                       shows the newest one, with FINAL";
+            self.findings.add(Severity::Warning, "engine", what, why, self.remake(source));
+        } else if sorted != wanted {
+            let what = format!(
+                "{} is ordered by {}, not by the key ({})",
+                self.table.target,
+                row.sorting_key,
+                wanted.join(", ")
+            );
+            let why = "ReplacingMergeTree takes rows that are equal in its ORDER BY for versions of one row";
+            self.findings.add(Severity::Warning, "sorting-key", what, why, self.remake(source));
+        }
+    }
+
+    /// Engine and order cannot be altered: a new table takes the rows over.
+    fn remake(&self, source: &Source) -> String {
+        let old =
+            format!("{}.{}", quote(&self.table.target.database), quote(&format!("{}_old", self.table.target.table)));
+        let mut columns: Vec<String> = source.columns.iter().map(|column| quote(&column.name)).collect();
+        columns.extend(["_partition", "_offset", "_timestamp"].map(quote));
+        let (name, columns) = (self.name(), columns.join(", "));
+        format!(
+            "RENAME TABLE {name} TO {old};\n{};\nINSERT INTO {name} ({columns}) SELECT {columns} FROM {old};",
+            create_target(self.table, &source.table)
+        )
+    }
+
+    /// The settings of the table that the promise rests on.
+    fn settings(&mut self, row: &TableRow) -> Result<()> {
+        let sql = "SELECT name, value FROM system.merge_tree_settings WHERE name IN ('non_replicated_deduplication_window', \
+                   'replicated_deduplication_window', 'fsync_after_insert', 'fsync_part_directory')";
+        let defaults: Vec<SettingRow> = self.rows(sql)?;
+        let value = |name: &str| {
+            setting(&row.engine_full, name)
+                .or_else(|| defaults.iter().find(|row| row.name == name).and_then(|row| row.value.parse().ok()))
+        };
+        let is_replicated = row.engine.starts_with("Replicated") || row.engine.starts_with("Shared");
+        let window =
+            if is_replicated { "replicated_deduplication_window" } else { "non_replicated_deduplication_window" };
+        let name = self.name();
+        if value(window) == Some(0) {
+            self.findings.add(
+                Severity::Error,
+                "deduplication-window",
+                format!("{} remembers no deduplication tokens", self.table.target),
+                "an insert whose answer is lost would be doubled",
+                format!("ALTER TABLE {name} MODIFY SETTING {window} = 10000;"),
+            );
+        }
+        // A replicated table has its data elsewhere, too.
+        let unsynced: Vec<&str> = ["fsync_after_insert", "fsync_part_directory"]
+            .into_iter()
+            .filter(|name| !is_replicated && value(name) == Some(0))
+            .collect();
+        if !unsynced.is_empty() {
+            let settings: Vec<String> = unsynced.iter().map(|name| format!("{name} = 1")).collect();
+            self.findings.add(
+                Severity::Warning,
+                "fsync",
+                format!("{} does not put inserts on disk before they are answered", self.table.target),
+                "after a power cut rows may be missing whose offsets are committed",
+                format!("ALTER TABLE {name} MODIFY SETTING {};", settings.join(", ")),
+            );
+        }
+        Ok(())
+    }
+
+    fn views(&mut self, row: &TableRow) -> Result<()> {
+        for (database, view) in row.dependencies_database.iter().zip(&row.dependencies_table) {
+            let sql = format!(
+                "SELECT database || '.' || name AS target, engine_full FROM system.tables WHERE (database || '.' || name) = \
+                 (SELECT replaceAll(extract(create_table_query, ' TO ([^ (]+)'), '`', '') FROM system.tables \
+                  WHERE database = {} AND name = {})",
+                text(database),
+                text(view)
+            );
+            let behind: Option<ViewRow> = self.rows(&sql)?.into_iter().next();
+            let forgetful = behind.filter(|row| {
+                row.engine_full.contains("MergeTree")
+                    && !row.engine_full.contains("Replicated")
+                    && setting(&row.engine_full, "non_replicated_deduplication_window").unwrap_or(0) == 0
+            });
+            if let Some(ViewRow { target, .. }) = forgetful {
+                self.findings.add(
+                    Severity::Warning,
+                    "view-deduplication",
+                    format!("the materialized view {database}.{view} writes to {target}, which remembers no deduplication tokens"),
+                    "an insert that is sent again after a lost answer is stored once in the target, but twice there",
+                    format!("ALTER TABLE {target} MODIFY SETTING non_replicated_deduplication_window = 10000;"),
+                );
+            } else {
+                self.findings.add(
+                    Severity::Note,
+                    "view",
+                    format!("the materialized view {database}.{view} hangs on {}", self.table.target),
+                    "it sees every inserted block, before versions of a row are merged; if it fails, the insert does",
+                    format!(
+                        "-- nothing, if that is meant; otherwise:\n-- DROP VIEW {}.{};",
+                        quote(database),
+                        quote(view)
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn index(&mut self) -> Result<()> {
+        #[derive(Deserialize)]
+        struct IndexRow {
+            expr: String,
+        }
+        let sql =
+            format!("SELECT expr FROM system.data_skipping_indices WHERE type = 'minmax' AND {}", self.here("table"));
+        let found: Vec<IndexRow> = self.rows(&sql)?;
+        let serves = |row: &IndexRow| row.expr.contains("_partition") && row.expr.contains("_offset");
+        if !found.iter().any(serves) {
+            let name = self.name();
+            self.findings.add(
+                Severity::Warning,
+                "position-index",
+                format!("{} has no index on (_partition, _offset)", self.table.target),
+                "asking what the target holds, after a crash, reads the whole table",
+                format!(
+                    "ALTER TABLE {name} ADD INDEX _position (_partition, _offset) TYPE minmax GRANULARITY 1;\nALTER TABLE \
+                     {name} MATERIALIZE INDEX _position;"
+                ),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A number among the settings of a table's definition.
+fn setting(engine_full: &str, name: &str) -> Option<u64> {
+    // One name may be the end of another.
+    let (_, settings) = engine_full.split_once(" SETTINGS ")?;
+    let value = settings.split(", ").find_map(|setting| setting.strip_prefix(name)?.strip_prefix(" = "))?;
+    value.trim_matches(|c: char| !c.is_ascii_digit()).parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_read_from_the_definition() {
+        let engine = "MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 100, fsync_after_insert = 1";
+        assert_eq!(setting(engine, "non_replicated_deduplication_window"), Some(100));
+        assert_eq!(setting(engine, "fsync_after_insert"), Some(1));
+        assert_eq!(setting(engine, "replicated_deduplication_window"), None);
+        assert_eq!(setting("MergeTree ORDER BY id", "fsync_after_insert"), None);
+    }
+}

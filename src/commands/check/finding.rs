@@ -1,0 +1,188 @@
+//! What a check has found, for a person and for a machine.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::commands::backlog::Backlog;
+use crate::error::Error;
+use crate::exit_code::ExitCode;
+
+/// How much a finding weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// A run fails, or loses or refuses data.
+    Error,
+    /// The promise is weaker, or some data will be refused.
+    Warning,
+    /// It works, but could work better.
+    Note,
+}
+
+/// The server that a finding is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Server {
+    /// PostgreSQL.
+    PostgreSQL,
+    /// Kafka.
+    Kafka,
+    /// ClickHouse.
+    ClickHouse,
+}
+
+/// One thing that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How much it weighs.
+    pub severity: Severity,
+    /// Where it is.
+    pub server: Server,
+    /// A name that stays the same from version to version.
+    pub id: &'static str,
+    /// What was found, and on what.
+    pub what: String,
+    /// Why it matters.
+    pub why: String,
+    /// The statement, or command, that mends it.
+    pub fix: String,
+}
+
+/// The findings on one server.
+#[derive(Debug)]
+pub struct Findings {
+    server: Server,
+    list: Vec<Finding>,
+}
+
+impl Findings {
+    /// None yet.
+    #[must_use]
+    pub const fn new(server: Server) -> Self {
+        Self { server, list: Vec::new() }
+    }
+
+    /// Adds one.
+    pub fn add(
+        &mut self,
+        severity: Severity,
+        id: &'static str,
+        what: impl Into<String>,
+        why: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        let (what, why, fix) = (what.into(), why.into(), fix.into());
+        self.list.push(Finding { severity, server: self.server, id, what, why, fix });
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn into_list(self) -> Vec<Finding> {
+        self.list
+    }
+}
+
+/// What was found for one table.
+#[derive(Debug, Default)]
+pub struct TableFindings {
+    /// The source table.
+    pub source: String,
+    /// The topic.
+    pub topic: String,
+    /// The target table.
+    pub target: String,
+    /// Server and version, for those that told.
+    pub versions: Vec<(&'static str, String)>,
+    /// The findings, the gravest first.
+    pub findings: Vec<Finding>,
+    /// Servers that could not be asked, and why.
+    pub failures: Vec<Error>,
+    /// What a run would move now, as far as it could be found out.
+    pub backlog: Backlog,
+}
+
+impl TableFindings {
+    /// 78 if there is an error among the findings; the code of a server that could not be asked.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        let has_error = self.findings.iter().any(|finding| finding.severity == Severity::Error);
+        let found = if has_error { ExitCode::Config } else { ExitCode::Done };
+        self.failures.iter().map(Error::exit_code).fold(found, ExitCode::graver)
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+}
+
+/// For a person.
+#[must_use]
+pub fn as_text(tables: &[TableFindings]) -> String {
+    let mut text = String::new();
+    for table in tables {
+        // A string takes everything.
+        let _ = tell_table(&mut text, table);
+    }
+    text
+}
+
+fn tell_table(text: &mut String, table: &TableFindings) -> std::fmt::Result {
+    let versions: Vec<String> = table.versions.iter().map(|(server, version)| format!("{server} {version}")).collect();
+    writeln!(text, "{} → {} → {}  ({})", table.source, table.topic, table.target, versions.join(", "))?;
+    for failure in &table.failures {
+        writeln!(text, "\n  not checked: {}: {}\n    hint: {}", failure.what(), failure.why(), failure.hint())?;
+    }
+    for finding in &table.findings {
+        let severity = match finding.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        };
+        writeln!(text, "\n  {severity}: {:?}: {} [{}]", finding.server, finding.what, finding.id)?;
+        writeln!(text, "    why: {}", finding.why)?;
+        writeln!(text, "    fix: {}", finding.fix.replace('\n', "\n         "))?;
+    }
+    let (errors, warnings, notes) =
+        (table.count(Severity::Error), table.count(Severity::Warning), table.count(Severity::Note));
+    writeln!(text, "\n  {}, {}, {}", plural(errors, "error"), plural(warnings, "warning"), plural(notes, "note"))?;
+    writeln!(text, "  a run would move now: {}\n", table.backlog.summary())
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// For a machine.
+#[must_use]
+pub fn as_json(tables: &[TableFindings], code: ExitCode) -> String {
+    let tables: Vec<_> = tables
+        .iter()
+        .map(|table| {
+            let errors: Vec<_> = table
+                .failures
+                .iter()
+                .map(|error| serde_json::json!({ "what": error.what(), "why": error.why(), "hint": error.hint() }))
+                .collect();
+            let versions: serde_json::Map<_, _> =
+                table.versions.iter().map(|(server, version)| ((*server).to_owned(), version.clone().into())).collect();
+            serde_json::json!({
+                "source": table.source,
+                "topic": table.topic,
+                "target": table.target,
+                "exit_code": table.exit_code().code(),
+                "versions": versions,
+                "findings": table.findings,
+                "errors": errors,
+                "would_move": table.backlog.would_move(),
+            })
+        })
+        .collect();
+    let document = serde_json::json!({ "exit_code": code.code(), "tables": tables });
+    serde_json::to_string_pretty(&document).unwrap_or_default()
+}

@@ -1,0 +1,105 @@
+//! What the role may do, and the smallest GRANT that is missing.
+
+use super::finding::{Findings, Severity};
+use super::source::Found;
+use crate::config::TableConfig;
+use crate::error::Result;
+use crate::postgres::{Session, quote};
+
+const WHAT: &str = "cannot ask for the role's privileges";
+
+/// Whether the role may look into the source's schema at all.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn schema(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<bool> {
+    let row = session.query_opt(
+        WHAT,
+        "SELECT n.nspname::text, pg_catalog.quote_ident(current_user) FROM pg_catalog.pg_namespace n
+         WHERE n.nspname = (pg_catalog.parse_ident($1))[1] AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')",
+        &[&table.source],
+    )?;
+    let Some(row) = row else { return Ok(true) };
+    let (schema, role): (String, String) = (row.get(0), row.get(1));
+    missing(
+        findings,
+        "USAGE",
+        &format!("schema {schema}"),
+        "finding the table",
+        &format!("SCHEMA {}", quote(&schema)),
+        &role,
+    );
+    Ok(false)
+}
+
+/// What the role may do with the source, the checkpoint and temporary tables.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn table(session: &mut Session, found: &Found, findings: &mut Findings) -> Result<()> {
+    let row = session.query_opt(
+        WHAT,
+        "SELECT pg_catalog.quote_ident(current_user), pg_catalog.has_table_privilege($1::oid, 'SELECT'),
+                $2::text IS NULL OR pg_catalog.has_column_privilege($1::oid, $2::text, 'UPDATE'),
+                pg_catalog.has_database_privilege(current_database(), 'TEMPORARY'),
+                pg_catalog.quote_ident(current_database()), pg_catalog.row_security_active($1::oid)",
+        &[&found.oid, &found.flag],
+    )?;
+    let Some(row) = row else { return Ok(()) };
+    let role: String = row.get(0);
+    let (selects, updates, makes_temporary): (bool, bool, bool) = (row.get(1), row.get(2), row.get(3));
+    let (database, is_filtered): (String, bool) = (row.get(4), row.get(5));
+    let name = &found.name;
+    if !selects {
+        missing(findings, "SELECT", name, "reading rows", name, &role);
+    }
+    if let (false, Some(flag)) = (updates, &found.flag) {
+        let privilege = format!("UPDATE ({})", quote(flag));
+        missing(findings, &privilege, name, "flagging rows", name, &role);
+    }
+    if !makes_temporary {
+        let on = format!("DATABASE {database}");
+        missing(
+            findings,
+            "TEMPORARY",
+            &format!("database {database}"),
+            "comparing a window with the table",
+            &on,
+            &role,
+        );
+    }
+    if is_filtered {
+        findings.add(
+            Severity::Error,
+            "row-level-security",
+            format!("a row-level security policy of {name} applies to {role}"),
+            "rows that it hides would never be sent; a run refuses to begin",
+            format!("ALTER ROLE {role} BYPASSRLS;"),
+        );
+    }
+    checkpoint(session, &role, findings)
+}
+
+fn checkpoint(session: &mut Session, role: &str, findings: &mut Findings) -> Result<()> {
+    let rows = session.query(
+        WHAT,
+        "SELECT c.oid::regclass::text, p FROM pg_catalog.pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS p
+         WHERE c.oid = pg_catalog.to_regclass('pg2ch_checkpoint') AND NOT pg_catalog.has_table_privilege(c.oid, p)",
+        &[],
+    )?;
+    for row in rows {
+        let (name, privilege): (String, String) = (row.get(0), row.get(1));
+        missing(findings, &privilege, &name, "keeping the checkpoint", &name, role);
+    }
+    Ok(())
+}
+
+fn missing(findings: &mut Findings, privilege: &str, what: &str, why: &str, object: &str, role: &str) {
+    findings.add(
+        Severity::Error,
+        "grant-missing",
+        format!("{role} lacks {privilege} on {what}"),
+        format!("it is needed for {why}"),
+        format!("GRANT {privilege} ON {object} TO {role};"),
+    );
+}

@@ -1,0 +1,235 @@
+//! Kafka: the topic, and the one for dead letters.
+
+use std::collections::BTreeMap;
+
+use super::finding::{Finding, Findings, Server, Severity};
+use crate::config::{Config, TableConfig};
+use crate::error::{Error, Result};
+use crate::exit_code::ExitCode;
+use crate::kafka::admin::Admin;
+use crate::kafka::{KafkaLog, TopicLog};
+
+/// A job that stands still over the holidays must find its records again.
+const WEEK_MS: i64 = 7 * 24 * 3600 * 1000;
+
+/// What brokers take by default: 1 MiB and a batch's head.
+const USUAL_BYTES: i64 = 1_048_588;
+
+/// Checks both topics.
+///
+/// # Errors
+/// Kafka's.
+pub fn check(config: &Config, table: &TableConfig) -> Result<Vec<Finding>> {
+    let mut check = Check { config, admin: Admin::new(config)?, findings: Findings::new(Server::Kafka) };
+    let (topic, dead) = (table.topic.as_str(), table.dead_letter_topic());
+    let limit = check.topic(table, topic)?;
+    let dead_limit = check.dead_letters(table, &dead)?;
+    if let (Some(limit), Some(dead_limit)) = (limit, dead_limit)
+        && dead_limit < limit
+    {
+        check.add(
+            Severity::Warning,
+            "dead-letters-smaller",
+            format!("topic {dead} takes {dead_limit} bytes, topic {topic} {limit}"),
+            "a refused record that does not fit among the dead letters stops the run",
+            check.alter(&dead, &format!("max.message.bytes={limit}")),
+        );
+    }
+    if !config.kafka.transactional {
+        check.add(
+            Severity::Warning,
+            "not-transactional",
+            "[kafka] transactional is false",
+            "after a crash other consumers of the topic may see a record twice, and a run that was thought dead may still write; \
+             the target still gets each version once",
+            "set `transactional = true` in [kafka], unless the cluster forbids transactions",
+        );
+    }
+    Ok(check.findings.into_list())
+}
+
+struct Check<'a> {
+    config: &'a Config,
+    admin: Admin,
+    findings: Findings,
+}
+
+impl Check<'_> {
+    fn add(
+        &mut self,
+        severity: Severity,
+        id: &'static str,
+        what: impl Into<String>,
+        why: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.findings.add(severity, id, what, why, fix);
+    }
+
+    fn alter(&self, topic: &str, setting: &str) -> String {
+        format!(
+            "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config {setting}",
+            self.config.kafka.brokers
+        )
+    }
+
+    /// Whether there is such a topic.
+    fn exists(
+        &mut self,
+        table: &TableConfig,
+        topic: &str,
+        severity: Severity,
+        id: &'static str,
+        why: &str,
+    ) -> Result<bool> {
+        match KafkaLog::new(self.config, topic, &table.group)?.partitions() {
+            Ok(_) => Ok(true),
+            Err(error) if error.exit_code() == ExitCode::Config => {
+                let fix = format!(
+                    "kafka-topics.sh --bootstrap-server {} --create --topic {topic}",
+                    self.config.kafka.brokers
+                );
+                self.add(severity, id, format!("there is no topic {topic}"), why, format!("{fix}    # or: pg2ch init"));
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The settings of a topic, where the principal may see them.
+    fn settings(&mut self, topic: &str) -> Result<Option<BTreeMap<String, String>>> {
+        match self.admin.topic_settings(topic) {
+            Ok(settings) => Ok(Some(settings)),
+            Err(error) if error.exit_code() == ExitCode::Permission => {
+                self.hidden(topic, &error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn hidden(&mut self, topic: &str, error: &Error) {
+        self.add(
+            Severity::Note,
+            "settings-hidden",
+            format!("the settings of topic {topic} may not be read: {}", error.why()),
+            "retention and limits could not be checked, and a record that is too large is found by trying",
+            format!(
+                "kafka-acls.sh --bootstrap-server {} --add --allow-principal User:<principal> --operation DescribeConfigs --topic {topic}",
+                self.config.kafka.brokers
+            ),
+        );
+    }
+
+    /// Checks the topic of the rows; the size that it takes.
+    fn topic(&mut self, table: &TableConfig, topic: &str) -> Result<Option<i64>> {
+        let why = "there is nothing to send rows to";
+        if !self.exists(table, topic, Severity::Error, "topic-missing", why)? {
+            return Ok(None);
+        }
+        let Some(settings) = self.settings(topic)? else { return Ok(None) };
+        let number = |name: &str| settings.get(name).and_then(|value| value.parse::<i64>().ok());
+        if settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+            self.add(
+                Severity::Error,
+                "compaction",
+                format!("topic {topic} is compacted"),
+                "older versions of a row vanish before they are copied, without a trace",
+                self.alter(topic, "cleanup.policy=delete"),
+            );
+        }
+        if let Some(retention) = number("retention.ms").filter(|&ms| (0..WEEK_MS).contains(&ms)) {
+            self.add(
+                Severity::Warning,
+                "retention",
+                format!("topic {topic} keeps records for {} hours", retention / 3_600_000),
+                "what is not copied within that time is lost; a week outlasts most outages and holidays",
+                self.alter(topic, &format!("retention.ms={WEEK_MS}")),
+            );
+        }
+        if let Some(bytes) = number("retention.bytes").filter(|&bytes| bytes >= 0) {
+            self.add(
+                Severity::Warning,
+                "retention-bytes",
+                format!("a partition of topic {topic} keeps {bytes} bytes"),
+                "a large load may push records out before they are copied, however young they are",
+                self.alter(topic, "retention.bytes=-1"),
+            );
+        }
+        if settings.get("message.timestamp.type").is_some_and(|kind| kind == "LogAppendTime") {
+            self.add(
+                Severity::Warning,
+                "log-append-time",
+                format!("topic {topic} replaces the records' timestamps by the broker's"),
+                "the target's newest version of a row is the one with the highest timestamp: it should be PostgreSQL's time of \
+                 reading, which never goes back",
+                self.alter(topic, "message.timestamp.type=CreateTime"),
+            );
+        }
+        self.replication(topic, number("min.insync.replicas"))?;
+        Ok(self.size(topic, number("max.message.bytes")))
+    }
+
+    fn size(&mut self, topic: &str, limit: Option<i64>) -> Option<i64> {
+        if let Some(bytes) = limit.filter(|&bytes| bytes < USUAL_BYTES) {
+            self.add(
+                Severity::Warning,
+                "message-size",
+                format!("topic {topic} takes records of {bytes} bytes at most"),
+                "larger rows stay unsent and end every run with 65; so small a limit also makes batches small",
+                self.alter(topic, &format!("max.message.bytes={USUAL_BYTES}")),
+            );
+        }
+        limit
+    }
+
+    fn replication(&mut self, topic: &str, in_sync: Option<i64>) -> Result<()> {
+        let copies = self.admin.replication(topic)?;
+        let Some(in_sync) = in_sync else { return Ok(()) };
+        if in_sync > copies {
+            self.add(
+                Severity::Error,
+                "min-insync",
+                format!("topic {topic} wants {in_sync} copies in sync, but has {copies}"),
+                "the brokers refuse every record",
+                self.alter(topic, &format!("min.insync.replicas={copies}")),
+            );
+        } else if copies == 1 {
+            self.add(
+                Severity::Note,
+                "one-copy",
+                format!("topic {topic} has a single copy"),
+                "a broker's lost disk takes records along that are flagged and not yet copied",
+                "kafka-reassign-partitions.sh, with three replicas for each partition (a cluster of one broker has no more than one)",
+            );
+        } else if in_sync == 1 {
+            self.add(
+                Severity::Warning,
+                "min-insync",
+                format!("topic {topic} has {copies} copies, but one in sync is enough"),
+                "a record may be acknowledged, and its row flagged, while only one broker has it",
+                self.alter(topic, "min.insync.replicas=2"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks the topic of the dead letters; the size that it takes.
+    fn dead_letters(&mut self, table: &TableConfig, dead: &str) -> Result<Option<i64>> {
+        let why = "a record that the target refuses has nowhere to go, and stops the run";
+        if !self.exists(table, dead, Severity::Error, "dead-letters-missing", why)? {
+            return Ok(None);
+        }
+        let Some(settings) = self.settings(dead)? else { return Ok(None) };
+        if settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+            self.add(
+                Severity::Error,
+                "dead-letters-compaction",
+                format!("topic {dead} is compacted"),
+                "refused records vanish before anybody has looked at them",
+                self.alter(dead, "cleanup.policy=delete"),
+            );
+        }
+        Ok(settings.get("max.message.bytes").and_then(|bytes| bytes.parse().ok()))
+    }
+}

@@ -1,0 +1,163 @@
+//! The source table: its columns, its key, its flag, its index of unsent rows.
+
+use super::Source;
+use super::finding::{Findings, Severity};
+use crate::commands::init;
+use crate::config::TableConfig;
+use crate::error::Result;
+use crate::postgres::{Session, SourceColumn, SourceTable, has_unique_index, quote, read_columns};
+
+/// A table that exists, fit or not.
+pub struct Found {
+    /// Its OID.
+    pub oid: u32,
+    /// Its name, quoted where needed.
+    pub name: String,
+    /// Whether it has partitions.
+    pub is_partitioned: bool,
+    /// The flag's name, if the table has such a column.
+    pub flag: Option<String>,
+    /// The whole, if it is fit.
+    pub source: Option<Source>,
+}
+
+/// Looks the table up; `None` if there is nothing to look at.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<Option<Found>> {
+    let what = format!("cannot look up table {}", table.source);
+    let row = session.query_opt(
+        &what,
+        "SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass($1)",
+        &[&table.source],
+    )?;
+    let Some(row) = row else {
+        findings.add(
+            Severity::Error,
+            "source-missing",
+            format!("there is no table {} in the database", table.source),
+            "there is nothing to move",
+            "correct `source` in [[table]], or the database in [postgres] url",
+        );
+        return Ok(None);
+    };
+    let (oid, name, kind): (u32, String, String) = (row.get(0), row.get(1), row.get(2));
+    if kind != "r" && kind != "p" {
+        findings.add(
+            Severity::Error,
+            "source-kind",
+            format!("{name} is not a table (relkind {kind})"),
+            "rows of views and foreign tables cannot be flagged safely",
+            "name an ordinary or a partitioned table as `source` in [[table]]",
+        );
+        return Ok(None);
+    }
+    session.execute_batch(&what, "SET search_path = pg_catalog")?;
+    let columns = read_columns(session, oid, &name);
+    session.execute_batch(&what, "RESET search_path")?;
+    let columns = columns?;
+    let mut found = Found { oid, name, is_partitioned: kind == "p", flag: None, source: None };
+    flag(table, &columns, &mut found, findings);
+    let key_is_fit = key(session, table, &columns, &found, findings)?;
+    if key_is_fit && found.flag.is_some() {
+        let source = SourceTable::find(session, table)?;
+        index(session, &source, findings)?;
+        found.source = Some(Source { columns: source.columns.clone(), table: source });
+    }
+    Ok(Some(found))
+}
+
+fn flag(table: &TableConfig, columns: &[SourceColumn], found: &mut Found, findings: &mut Findings) {
+    let (name, flag) = (&found.name, quote(&table.flag));
+    let Some(column) = columns.iter().find(|column| column.name == table.flag) else {
+        findings.add(
+            Severity::Error,
+            "flag-missing",
+            format!("{name} has no column {}", table.flag),
+            "it says whether a row was sent",
+            format!("ALTER TABLE {name} ADD COLUMN {flag} boolean NOT NULL DEFAULT FALSE;"),
+        );
+        return;
+    };
+    if column.type_name != "boolean" {
+        findings.add(
+            Severity::Error,
+            "flag-type",
+            format!("the flag {} is of type {}", column.name, column.type_name),
+            "it must be TRUE or FALSE",
+            "name a boolean column as `flag` in [[table]]",
+        );
+        return;
+    }
+    found.flag = Some(table.flag.clone());
+    if !column.not_null {
+        findings.add(
+            Severity::Warning,
+            "flag-nullable",
+            format!("the flag {} may be NULL", column.name),
+            "a row whose flag is NULL is never sent, without a word",
+            format!(
+                "UPDATE {name} SET {flag} = FALSE WHERE {flag} IS NULL;\nALTER TABLE {name} ALTER COLUMN {flag} SET DEFAULT \
+                 FALSE, ALTER COLUMN {flag} SET NOT NULL;"
+            ),
+        );
+    }
+}
+
+/// Whether the key names one row.
+fn key(
+    session: &mut Session,
+    table: &TableConfig,
+    columns: &[SourceColumn],
+    found: &Found,
+    findings: &mut Findings,
+) -> Result<bool> {
+    let (name, before) = (&found.name, findings.len());
+    for wanted in &table.key {
+        match columns.iter().find(|column| column.name == *wanted) {
+            None => findings.add(
+                Severity::Error,
+                "key-missing",
+                format!("{name} has no column {wanted}"),
+                "the key tells rows and records apart",
+                "correct `key` in [[table]]",
+            ),
+            Some(column) if !column.not_null => findings.add(
+                Severity::Error,
+                "key-nullable",
+                format!("the key column {wanted} may be NULL"),
+                "a row without a key cannot be told apart from another one",
+                format!("ALTER TABLE {name} ALTER COLUMN {} SET NOT NULL;", quote(wanted)),
+            ),
+            Some(_) => {}
+        }
+    }
+    let exists = |wanted: &String| columns.iter().any(|column| column.name == *wanted);
+    let names: Vec<&str> = table.key.iter().map(String::as_str).collect();
+    if table.key.iter().all(exists) && !has_unique_index(session, found.oid, name, &names)? {
+        let quoted: Vec<_> = table.key.iter().map(|column| quote(column)).collect();
+        findings.add(
+            Severity::Error,
+            "key-not-unique",
+            format!("no unique index covers exactly the key ({})", names.join(", ")),
+            "two rows of one key would pass for versions of one",
+            format!("CREATE UNIQUE INDEX ON {name} ({});", quoted.join(", ")),
+        );
+    }
+    Ok(findings.len() == before)
+}
+
+fn index(session: &mut Session, source: &SourceTable, findings: &mut Findings) -> Result<()> {
+    if !init::has_index(session, source)? {
+        findings.add(
+            Severity::Warning,
+            "index-missing",
+            format!("{} has no index of its unsent rows", source.name),
+            "every batch reads the whole table",
+            format!("{};", init::index_statement(source)),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! What happens around a flagging UPDATE: triggers, free space, vacuum.
+
+use super::finding::{Findings, Severity};
+use super::source::Found;
+use crate::error::Result;
+use crate::postgres::{Session, quote};
+
+/// A table of fewer rows is vacuumed often enough by default.
+const MANY_ROWS: f64 = 1_000_000.0;
+
+/// Looks for what slows flagging down, or undoes it.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn check(session: &mut Session, found: &Found, findings: &mut Findings) -> Result<()> {
+    if let Some(flag) = &found.flag {
+        triggers(session, found, flag, findings)?;
+    }
+    if !found.is_partitioned {
+        space(session, found, findings)?;
+    }
+    Ok(())
+}
+
+fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Findings) -> Result<()> {
+    // tgtype: 1 for each row, 4 on INSERT, 16 on UPDATE (pg_trigger in PostgreSQL's manual). A trigger on columns fires
+    // only if the flag is one of them.
+    let rows = session.query(
+        &format!("cannot look up the triggers of {}", found.name),
+        "SELECT t.tgname::text, pg_catalog.pg_get_triggerdef(t.oid), t.tgtype & 1 = 1 AND t.tgtype & 4 = 0 AND t.tgqual IS NULL
+         FROM pg_catalog.pg_trigger t
+         WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgtype & 16 = 16 AND t.tgenabled <> 'D'
+           AND (cardinality(t.tgattr::int2[]) = 0 OR (SELECT a.attnum FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = $1 AND a.attname = $2::text) = ANY (t.tgattr::int2[]))
+           AND coalesce(pg_catalog.pg_get_triggerdef(t.oid), '') !~* ('WHEN .*old\\.\"?' || $2::text)",
+        &[&found.oid, &flag],
+    )?;
+    for row in rows {
+        let (trigger, definition, can_be_narrowed): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
+        let name = quote(&trigger);
+        let fix = match definition.split_once(" EXECUTE ") {
+            Some((head, call)) if can_be_narrowed => format!(
+                "BEGIN;\nDROP TRIGGER {name} ON {table};\n{head} WHEN (OLD.{flag} IS NOT DISTINCT FROM NEW.{flag}) EXECUTE \
+                 {call};\nCOMMIT;",
+                table = found.name,
+                flag = quote(flag),
+            ),
+            _ => format!("-- let it do nothing where only {flag} changes; it is:\n-- {definition}"),
+        };
+        findings.add(
+            Severity::Warning,
+            "update-trigger",
+            format!("the trigger {trigger} fires on every row that is flagged"),
+            "it costs time for each row; if it changes the row (an `updated_at`), the target never sees that change; if it \
+             resets the flag, the row is sent for ever and runs end with 65",
+            fix,
+        );
+    }
+    Ok(())
+}
+
+fn space(session: &mut Session, found: &Found, findings: &mut Findings) -> Result<()> {
+    let row = session.query_opt(
+        &format!("cannot look up the settings of {}", found.name),
+        "SELECT reltuples::float8, coalesce((SELECT option_value FROM pg_catalog.pg_options_to_table(reloptions)
+                    WHERE option_name = 'fillfactor')::int, 100),
+                EXISTS (SELECT FROM pg_catalog.pg_options_to_table(reloptions)
+                    WHERE option_name = 'autovacuum_enabled' AND NOT option_value::boolean),
+                EXISTS (SELECT FROM pg_catalog.pg_options_to_table(reloptions)
+                    WHERE option_name = 'autovacuum_vacuum_scale_factor')
+         FROM pg_catalog.pg_class WHERE oid = $1",
+        &[&found.oid],
+    )?;
+    let Some(row) = row else { return Ok(()) };
+    let (rows, fill, is_left, is_tuned): (f64, i32, bool, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
+    let name = &found.name;
+    if is_left {
+        findings.add(
+            Severity::Warning,
+            "table-autovacuum-off",
+            format!("autovacuum leaves {name} alone"),
+            "each flagged row leaves a dead version behind: table and indexes only grow",
+            format!("ALTER TABLE {name} RESET (autovacuum_enabled);"),
+        );
+    }
+    if fill > 90 {
+        findings.add(
+            Severity::Note,
+            "fillfactor",
+            format!("the pages of {name} are filled to {fill} %"),
+            "each row is updated once, when it is flagged: with room in its page the new version stays there, which writes a \
+             third less WAL; it takes up to twice the disk, and counts for rows that come from now on",
+            format!("ALTER TABLE {name} SET (fillfactor = 50);"),
+        );
+    }
+    if rows > MANY_ROWS && !is_tuned {
+        findings.add(
+            Severity::Note,
+            "autovacuum-scale",
+            format!("{name} has some {rows:.0} rows, and is vacuumed when a fifth of them is dead"),
+            "each row dies once, when it is flagged: a smaller part keeps the index of unsent rows quick",
+            format!("ALTER TABLE {name} SET (autovacuum_vacuum_scale_factor = 0.02);"),
+        );
+    }
+    Ok(())
+}
