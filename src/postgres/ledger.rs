@@ -115,7 +115,8 @@ impl PgLedger {
     ) -> Result<Flagged> {
         let (checkpoint, flag) = self.statements()?;
         flag.run(&mut self.session, batch, indices, &mut |transaction, flagged| {
-            after(flagged).map_or(Ok(()), |to| checkpoint.apply(transaction, &to))
+            // Where the checkpoint stays, the epoch is checked all the same.
+            checkpoint.apply(transaction, &after(flagged).unwrap_or_default())
         })
     }
 }

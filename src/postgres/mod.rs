@@ -54,6 +54,13 @@ pub struct Flagged {
     pub taken_back: Vec<usize>,
 }
 
+impl Flagged {
+    /// The indices of the rows that were sent and are not flagged, though unchanged.
+    pub fn unflagged(&self) -> impl Iterator<Item = usize> {
+        self.locked.iter().chain(&self.taken_back).copied()
+    }
+}
+
 /// Says, once it is known what became of a batch's rows, where its checkpoint lies; `None` leaves it where it is.
 pub type CheckpointAfter<'a> = &'a dyn Fn(&Flagged) -> Option<Checkpoint>;
 

@@ -17,7 +17,8 @@ pub struct Flagger<'a, L> {
     ledger: &'a mut L,
     /// The next offset after everything that was sent, by partition.
     ends: Offsets,
-    /// Where the checkpoint has to stop, by partition: the first record whose row is still to be flagged.
+    /// Where the checkpoint has to stop, by partition: the first record of a row that this run cannot flag any more. The
+    /// rows that are tried again at the end are not among them.
     caps: Offsets,
     timestamp_floor: i64,
     pending: RowBatch,
@@ -58,19 +59,23 @@ impl<'a, L: Ledger> Flagger<'a, L> {
         let place = |index: usize| {
             batch.sent.binary_search_by_key(&index, |(index, _)| *index).ok().map(|found| batch.sent[found].1)
         };
-        let (ends, caps, timestamp_floor) = (batch.ends(), &self.caps, self.timestamp_floor);
+        let (ends, timestamp_floor) = (batch.ends(), self.timestamp_floor);
+        let mut now = self.caps.clone();
+        self.pending_at.iter().for_each(|&at| lower(&mut now, at));
         let flagged = self.ledger.flag(&batch.rows, &indices, &|flagged| {
-            let mut caps = caps.clone();
-            lower_to_unflagged(&mut caps, flagged, &place);
+            let mut caps = now.clone();
+            flagged.unflagged().filter_map(place).for_each(|at| lower(&mut caps, at));
             Some(Checkpoint { offsets: below(&ends, &caps), timestamp_floor })
         })?;
-        lower_to_unflagged(&mut self.caps, &flagged, &place);
         self.count(&flagged, &batch.rows);
-        for &index in &flagged.locked {
-            if let (Some(at), true) = (place(index), self.pending_at.len() < MAX_PENDING) {
+        flagged.taken_back.iter().filter_map(|&index| place(index)).for_each(|at| lower(&mut self.caps, at));
+        for (index, at) in flagged.locked.iter().filter_map(|&index| Some((index, place(index)?))) {
+            if self.pending_at.len() < MAX_PENDING {
                 let row = batch.rows.row(index);
                 self.pending.push(row.version, row.key, row.value);
                 self.pending_at.push(at);
+            } else {
+                lower(&mut self.caps, at);
             }
         }
         Ok(())
@@ -81,16 +86,20 @@ impl<'a, L: Ledger> Flagger<'a, L> {
     /// # Errors
     /// As [`step`](Self::step).
     pub fn finish(&mut self) -> Result<()> {
-        if self.pending.is_empty() || self.locked > self.pending_at.len() as u64 {
+        if self.pending.is_empty() {
             return Ok(());
         }
-        let indices: Vec<usize> = (0..self.pending.len()).collect();
-        let flagged = self.ledger.flag(&self.pending, &indices, &|_| None)?;
-        self.locked = 0;
-        self.count(&flagged, &self.pending.clone());
-        if flagged.locked.is_empty() && self.taken_back.is_empty() {
-            self.caps.clear();
-        }
+        let (rows, at) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.pending_at));
+        let indices: Vec<usize> = (0..rows.len()).collect();
+        let (ends, caps, timestamp_floor) = (&self.ends, &self.caps, self.timestamp_floor);
+        let flagged = self.ledger.flag(&rows, &indices, &|flagged| {
+            let mut caps = caps.clone();
+            flagged.unflagged().for_each(|index| lower(&mut caps, at[index]));
+            Some(Checkpoint { offsets: below(ends, &caps), timestamp_floor })
+        })?;
+        flagged.unflagged().for_each(|index| lower(&mut self.caps, at[index]));
+        self.locked -= rows.len() as u64;
+        self.count(&flagged, &rows);
         Ok(())
     }
 
@@ -104,7 +113,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
 
     /// The checkpoint behind everything, if everything was sent and flagged.
     pub fn settled(&self) -> Option<Checkpoint> {
-        let settled = self.caps.is_empty() && !self.ends.is_empty();
+        let settled = self.caps.is_empty() && self.pending.is_empty() && !self.ends.is_empty();
         settled.then(|| Checkpoint { offsets: self.ends.clone(), timestamp_floor: self.timestamp_floor })
     }
 
@@ -120,11 +129,9 @@ impl<'a, L: Ledger> Flagger<'a, L> {
     }
 }
 
-/// Lowers the caps to the records of rows that are still to be flagged.
-fn lower_to_unflagged(caps: &mut Offsets, flagged: &Flagged, place: &dyn Fn(usize) -> Option<RecordPosition>) {
-    for at in flagged.locked.iter().chain(&flagged.taken_back).filter_map(|&index| place(index)) {
-        caps.entry(at.partition).and_modify(|cap| *cap = (*cap).min(at.offset)).or_insert(at.offset);
-    }
+/// Lowers a partition's cap to the record at `at`.
+fn lower(caps: &mut Offsets, at: RecordPosition) {
+    caps.entry(at.partition).and_modify(|cap| *cap = (*cap).min(at.offset)).or_insert(at.offset);
 }
 
 /// Offsets, none above its cap.
