@@ -27,6 +27,8 @@ pub struct FlagStatements {
     update: Statement,
     lockable: Statement,
     missed: Statement,
+    /// Whether triggers fire behind the UPDATE, which may change again what it returned.
+    has_after_triggers: bool,
 }
 
 /// Runs inside the flagging transaction, before it commits.
@@ -106,6 +108,7 @@ impl FlagStatements {
             update: session.prepare(&what, &update)?,
             lockable: session.prepare(&what, &lockable)?,
             missed: session.prepare(&what, &missed)?,
+            has_after_triggers: has_after_triggers(session, &what, table)?,
             what,
         })
     }
@@ -178,6 +181,7 @@ impl FlagStatements {
         }
         flagged.flagged = self.update(transaction, &named)?;
         if flagged.flagged == named.indices.len() {
+            self.look_behind_triggers(transaction, batch, &named, taken_back)?;
             return Ok(flagged);
         }
         let missed = self.missed(transaction, batch, &named.indices)?;
@@ -196,7 +200,24 @@ impl FlagStatements {
             taken_back.extend(stubborn.iter().filter(|row| row.equal || row.written).map(|row| row.index));
         }
         flagged.changed = named.indices.len() - flagged.flagged;
+        self.look_behind_triggers(transaction, batch, &named, taken_back)?;
         Ok(flagged)
+    }
+
+    /// Adds the rows whose flag a trigger took back after the UPDATE had returned it, deferred triggers included.
+    fn look_behind_triggers(
+        &self,
+        transaction: &mut Transaction<'_>,
+        batch: &RowBatch,
+        named: &Named,
+        taken_back: &mut HashSet<usize>,
+    ) -> Attempt<()> {
+        if self.has_after_triggers {
+            transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE")?;
+            let missed = self.missed(transaction, batch, &named.indices)?;
+            taken_back.extend(missed.iter().filter(|row| row.equal || row.written).map(|row| row.index));
+        }
+        Ok(())
     }
 
     fn update(&self, transaction: &mut Transaction<'_>, rows: &Named) -> Attempt<usize> {
@@ -247,6 +268,20 @@ impl FlagStatements {
             })
             .collect())
     }
+}
+
+/// Whether a trigger of the table, or of one of its partitions, fires after an UPDATE. `tgtype` is a set of bits: 2 is
+/// BEFORE, 16 is UPDATE, 64 is INSTEAD OF (pg_trigger in PostgreSQL's sources).
+fn has_after_triggers(session: &mut Session, what: &str, table: &SourceTable) -> Result<bool> {
+    let found = session.query_opt(
+        what,
+        "SELECT 1 FROM pg_catalog.pg_trigger
+         WHERE (tgrelid = $1 OR tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::regclass)))
+           AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 16 <> 0 AND tgtype & (2 | 64) = 0
+         LIMIT 1",
+        &[&table.oid],
+    )?;
+    Ok(found.is_some())
 }
 
 /// The batch index behind an ordinality, which counts from 1.
