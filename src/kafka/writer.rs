@@ -220,11 +220,12 @@ impl Fence for KafkaWriter {
         crash::point("kafka.send.after");
         self.settle(VERB)?;
         let delivered = self.producer.context().take();
+        let mut purged = None;
         for (index, error) in delivered.failed {
             match error.rdkafka_error_code() {
                 Some(Code::MessageSizeTooLarge) => too_large.push(index),
                 // After the first refusal librdkafka purges the rest of the transaction.
-                Some(Code::PurgeQueue | Code::PurgeInflight) => {}
+                Some(Code::PurgeQueue | Code::PurgeInflight) => purged = Some(error),
                 _ => return Err(self.explain(VERB, &error)),
             }
         }
@@ -232,6 +233,12 @@ impl Fence for KafkaWriter {
             self.abort(VERB)?;
             too_large.sort_unstable();
             return Ok(Sent::TooLarge(too_large));
+        }
+        if let Some(error) = purged {
+            // It also purges everything when another producer has shut this one out.
+            let fatal = self.producer.client().fatal_error();
+            let reason = fatal.map_or(error, |(code, _)| KafkaError::MessageProduction(code));
+            return Err(self.explain(VERB, &reason));
         }
         let positions: Vec<_> = indices.iter().filter_map(|index| delivered.at.get(index).copied()).collect();
         if positions.len() != indices.len() {
