@@ -55,8 +55,11 @@ impl PgLedger {
             key = self.table.key_text_sql("t"),
             flag = self.table.flag_sql(),
         );
-        let text =
-            |bytes: &Option<Vec<u8>>| bytes.as_deref().and_then(|b| std::str::from_utf8(b).ok()).map(str::to_owned);
+        // What PostgreSQL's text cannot hold equals no row; it is the last record of its key all the same.
+        let text = |bytes: &Option<Vec<u8>>| {
+            let text = bytes.as_deref().and_then(|b| std::str::from_utf8(b).ok());
+            text.filter(|text| !text.contains('\0')).map(str::to_owned)
+        };
         let keys: Vec<_> = records.iter().map(|record| text(&record.key)).collect();
         let partitions: Vec<_> = records.iter().map(|record| record.partition).collect();
         let offsets: Vec<_> = records.iter().map(|record| record.offset).collect();
@@ -67,7 +70,7 @@ impl PgLedger {
             .raw(what, |client| client.execute(sql.as_str(), &[&keys, &partitions, &offsets, &timestamps, &values]));
         match inserted {
             Ok(_) => Ok(()),
-            // Class 22: a value that does not fit its type.
+            // Class 22: a value that does not fit its type; class 23: the check of a domain.
             Err(error) if error.code().is_some_and(is_data_exception) => {
                 if records.len() > 1 {
                     let (left, right) = records.split_at(records.len() / 2);
@@ -152,7 +155,7 @@ impl PgLedger {
 }
 
 fn is_data_exception(code: &SqlState) -> bool {
-    code.code().starts_with("22")
+    matches!(code.code().get(..2), Some("22" | "23"))
 }
 
 /// The records that count, in log order: in a partition a later one replaces an earlier one; across partitions (their
