@@ -4,6 +4,10 @@
 #[cfg(debug_assertions)]
 pub const VARIABLE: &str = "PG2CH_CRASH_AT";
 
+/// The same for a point to stop at, as a machine that is suspended does.
+#[cfg(debug_assertions)]
+pub const STOP_VARIABLE: &str = "PG2CH_STOP_AT";
+
 /// The points of the produce leg, in the order in which a run passes them: before and after every call with an effect.
 #[cfg(debug_assertions)]
 pub const PRODUCE: &[&str] = &[
@@ -37,24 +41,34 @@ pub const PRODUCE_RECOVERY: &[&str] =
 #[cfg(debug_assertions)]
 pub const PRODUCE_TOO_LARGE: &[&str] = &["kafka.abort.before", "kafka.abort.after"];
 
-/// Dies here, by SIGKILL, if the test asked for it.
+/// Dies here, by SIGKILL, or stops until SIGCONT, if the test asked for it.
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {
+    use signal_hook::consts::{SIGKILL, SIGSTOP};
+
+    for (variable, signal) in [(VARIABLE, SIGKILL), (STOP_VARIABLE, SIGSTOP)] {
+        if is_asked_for(variable, name) {
+            let _ = signal_hook::low_level::raise(signal);
+        }
+    }
+}
+
+/// Whether this is the passing of the point that `variable` names.
+#[cfg(debug_assertions)]
+fn is_asked_for(variable: &'static str, name: &str) -> bool {
     use std::collections::HashMap;
     use std::sync::{Mutex, PoisonError};
 
-    static PASSED: Mutex<Option<HashMap<String, u64>>> = Mutex::new(None);
-    let Ok(wanted) = std::env::var(VARIABLE) else { return };
+    static PASSED: Mutex<Option<HashMap<&str, u64>>> = Mutex::new(None);
+    let Ok(wanted) = std::env::var(variable) else { return false };
     let (wanted, passing) = wanted.split_once(':').unwrap_or((&wanted, "1"));
     if wanted != name {
-        return;
+        return false;
     }
     let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = passed.get_or_insert_default().entry(name.to_owned()).or_default();
+    let count = passed.get_or_insert_default().entry(variable).or_default();
     *count += 1;
-    if *count == passing.parse().unwrap_or(1) {
-        let _ = signal_hook::low_level::raise(signal_hook::consts::SIGKILL);
-    }
+    *count == passing.parse().unwrap_or(1)
 }
 
 /// Nothing, in a release build.

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test file uses a part of it
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+pub mod foreign;
 pub mod http_proxy;
 pub mod proxy;
 pub mod servers;
@@ -52,6 +53,26 @@ pub struct Ended {
     pub stderr: String,
 }
 
+/// A run that has stopped at a crash point.
+pub struct Suspended(Child);
+
+impl Suspended {
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Wakes it up.
+    pub fn go_on(&mut self) {
+        let woken = Command::new("kill").args(["-CONT", &self.pid().to_string()]).status().unwrap();
+        assert!(woken.success());
+    }
+
+    /// Waits for its end.
+    pub fn end(self) -> Ended {
+        Ended::of(&self.0.wait_with_output().unwrap())
+    }
+}
+
 /// A record as a consumer of committed records sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
@@ -76,6 +97,13 @@ impl World {
 
     /// The same on other servers.
     pub fn on(servers: Servers, name: &str, columns: &str, partitions: i32) -> Self {
+        let world = Self::unmade(servers, name, columns, partitions);
+        world.run(&["init"]).expect(0);
+        world
+    }
+
+    /// Table and topic only: the test runs `pg2ch init` when its table is ready.
+    pub fn unmade(servers: Servers, name: &str, columns: &str, partitions: i32) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("{name}_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(format!("pg2ch-test-{name}"));
@@ -84,8 +112,6 @@ impl World {
         pg.batch_execute(&format!("CREATE TABLE public.{name} ({columns})")).unwrap();
         let world = Self { servers, name, pg, settings: BTreeMap::new(), dir };
         world.create_topic(&world.name.clone(), partitions, &[]);
-        let made = world.run(&["init"]);
-        assert_eq!(made.code, 0, "{}", made.stderr);
         world
     }
 
@@ -271,6 +297,20 @@ impl World {
     /// Runs the program with a crash point armed: it dies there by SIGKILL.
     pub fn crash_at(&self, point: &str, args: &[&str]) -> Ended {
         Ended::of(&self.command(args).env("PG2CH_CRASH_AT", point).output().unwrap())
+    }
+
+    /// Starts the first leg and waits until it has stopped at a crash point, as a suspended machine stops.
+    pub fn start_stopped_at(&self, point: &str) -> Suspended {
+        let mut command = self.command(&["produce", "--json"]);
+        command.env("PG2CH_STOP_AT", point).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let run = Suspended(command.spawn().unwrap());
+        let stat = format!("/proc/{}/stat", run.pid());
+        self.wait_for(&format!("the run to stop at {point}"), || {
+            let text = std::fs::read_to_string(&stat).unwrap();
+            // The state comes behind the command's name, which is in parentheses.
+            text.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+        });
+        run
     }
 
     /// What the topic holds for consumers of committed records, by partition and offset.
