@@ -8,6 +8,9 @@ use super::World;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// Key and value.
+pub type Pair<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
 pub struct Foreign {
     producer: BaseProducer,
     topic: String,
@@ -30,7 +33,7 @@ impl Foreign {
     }
 
     /// Sends records, key and value, and waits until they are there. What has the key of a row goes where the row's record goes.
-    pub fn send(&self, records: &[(Option<&[u8]>, Option<&[u8]>)]) {
+    pub fn send(&self, records: &[Pair<'_>]) {
         for (key, value) in records {
             let mut record = BaseRecord::to(&self.topic);
             if let Some(key) = key {
