@@ -1,5 +1,7 @@
 //! The first leg, killed: at every crash point, in late batches, and at random, while the rows change.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::sync::Arc;

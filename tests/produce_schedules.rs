@@ -1,6 +1,8 @@
 //! Schedules that broke simpler versions of the first leg: what applications, other producers and operators do at the
 //! wrong moment.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use common::World;
