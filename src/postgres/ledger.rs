@@ -1,7 +1,6 @@
 //! The session that holds the lock, the epoch and the checkpoint.
 //!
-//! Its commits are asynchronous (`synchronous_commit = off`), but for the one that takes the epoch: flags and checkpoint
-//! move in one transaction, so a commit that a crash of PostgreSQL loses takes both back, and recovery finds the rows'
+//! The commits of its flags are asynchronous (`synchronous_commit = off`): flags and checkpoint move in one transaction, so a commit that a crash of PostgreSQL loses takes both back, and recovery finds the rows'
 //! records behind the checkpoint and flags them again.
 
 use std::time::Duration;
@@ -227,6 +226,9 @@ impl Ledger for PgLedger {
         let (checkpoint, _) = self.statements()?;
         crash::point("checkpoint.before");
         let moved = self.session.transaction(&what, |transaction| {
+            // Durable, because it may go back: a crash of PostgreSQL that undid it would leave the checkpoint of a topic that
+            // is gone, and hide what was sent to the new one since.
+            transaction.batch_execute("SET LOCAL synchronous_commit = on")?;
             checkpoint.apply(transaction, to)?;
             crash::point("checkpoint.commit.before");
             Ok(())
