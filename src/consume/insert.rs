@@ -3,7 +3,8 @@
 //! Before a block is sent, its ranges and its token are recorded. A token names one set of rows for ever: halves, and
 //! sets reduced by what the target holds, get tokens of their own. After an end that is not known the same rows go again
 //! under the same token, which also disarms a request that is still under way; then the target is asked, and what is
-//! missing goes under a new token. Only then does the offset move.
+//! missing goes under a new token. Only then does the offset move. A later run knows only the ranges: it asks first, and
+//! sends what is missing of them under the recorded token.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -127,11 +128,11 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         let ranges = prepared.batch.ranges_of(&part);
         let mut dead = self.refused_by_encoder(prepared, &part)?;
         let mut rows = rows_of(prepared, &part);
+        // A recorded set may have been reduced by what was held then, and the ranges do not tell: so it is asked for now. If
+        // the first INSERT lands after the answer, the token drops this one.
+        let to_ask = if recorded.is_some() { ranges.clone() } else { self.committer.to_ask(&ranges) };
+        self.counts.rows_held += self.drop_held(prepared, &mut rows, &to_ask)?;
         let mut token = recorded;
-        if token.is_none() {
-            let to_ask = self.committer.to_ask(&ranges);
-            self.counts.rows_held += self.drop_held(prepared, &mut rows, &to_ask)?;
-        }
         for _ in 0..ROUNDS {
             if rows.is_empty() {
                 return self.dealt_with(prepared, &part, &ranges, dead);
