@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::commit::Known;
-use super::position::{Context, Position};
+use super::position::{Context, LastRecord, Position};
 use crate::batch::Offsets;
 use crate::clickhouse::Ranges;
 use crate::error::{Error, Result};
-use crate::kafka::{Committed, Polled, TopicLog};
+use crate::kafka::{Committed, Polled, Record, TopicLog};
 use crate::report::{ConsumeReport, Lost};
 
 /// Where the leg begins.
@@ -32,6 +32,10 @@ impl Start {
             let first = starts.get(&partition).copied().unwrap_or(0);
             let trusted = committed.get(&partition).filter(|committed| committed.next <= end).and_then(|committed| {
                 let position = Position::verify(&committed.metadata, context, partition, committed.next)?;
+                // An end never comes back: an INSERT recorded beyond it was of a topic that has been made again.
+                if position.intent.as_ref().is_some_and(|intent| intent.end > end) {
+                    return None;
+                }
                 Some(Known { next: committed.next, position })
             });
             if trusted.is_none() && end > first {
@@ -59,7 +63,7 @@ impl Start {
         }
     }
 
-    /// Checks the last record below each offset that is about to be read on from: a topic that was deleted and made again
+    /// Checks the last record below each offset: a topic that was deleted and made again
     /// has another one there, or none. What cannot be checked, because retention has deleted it, is trusted.
     ///
     /// # Errors
@@ -77,7 +81,7 @@ impl Start {
             let first = starts.get(&partition).copied().unwrap_or(0);
             if let Some(last) = known.position.last
                 && last.offset >= first
-                && ends.get(&partition).is_some_and(|&end| known.next < end)
+                && ends.contains_key(&partition)
             {
                 wanted.insert(partition, last.offset);
             }
@@ -88,12 +92,13 @@ impl Start {
         log.read_from(&wanted)?;
         while !wanted.is_empty() {
             let mut found = None;
-            let polled =
-                log.poll(limit, &mut |record| found = Some((record.partition, record.offset, record.timestamp_ms)))?;
+            let polled = log.poll(limit, &mut |record| found = Some((record.partition, last_record(&record))))?;
             match polled {
                 Polled::Record => {}
                 Polled::End(partition) => {
-                    wanted.remove(&partition);
+                    if wanted.remove(&partition).is_some() {
+                        self.compare(partition, None, starts, ends, report);
+                    }
                 }
                 Polled::Nothing => {
                     return Err(Error::unavailable(
@@ -103,36 +108,47 @@ impl Start {
                     ));
                 }
             }
-            if let Some((partition, offset, timestamp_ms)) = found
+            if let Some((partition, record)) = found
                 && wanted.remove(&partition).is_some()
             {
-                self.compare(partition, offset, timestamp_ms, starts, ends, report);
+                self.compare(partition, Some(record), starts, ends, report);
             }
         }
         self.collect_intents(starts);
         Ok(())
     }
 
+    /// `found` is the first record at or behind the place of the last one that was read.
     fn compare(
         &mut self,
         partition: i32,
-        offset: i64,
-        timestamp_ms: i64,
+        found: Option<LastRecord>,
         starts: &Offsets,
         ends: &Offsets,
         report: &mut ConsumeReport,
     ) {
         let Some(known) = self.known.get_mut(&partition) else { return };
-        let same = known.position.last.is_none_or(|last| last.offset != offset || last.timestamp_ms == timestamp_ms);
-        if !same {
-            let first = starts.get(&partition).copied().unwrap_or(0);
+        let Some(last) = known.position.last else { return };
+        if found == Some(last) {
+            return;
+        }
+        let first = starts.get(&partition).copied().unwrap_or(0);
+        // A compacted topic loses records for later ones of their keys; it neither gains any nor loses its very last one.
+        if found.is_some_and(|found| found.offset >= known.next) {
+            log::info!(
+                "partition {partition}: the record at offset {}, the last that was read, is gone: compacted, or the topic was \
+                 made again; beginning at {first} and asking the target",
+                last.offset
+            );
+        } else {
             log::error!(
-                "partition {partition}: the record at offset {offset} is not the one that was read before: the topic was \
-                 deleted and made again; beginning at {first}. Records that were not copied before are lost"
+                "partition {partition}: the record at offset {} is not the one that was read before: the topic was deleted and \
+                 made again; beginning at {first}. Records that were not copied before are lost",
+                last.offset
             );
             report.topic_recreated = true;
-            *known = untrusted(first, ends.get(&partition).copied().unwrap_or(first));
         }
+        *known = untrusted(first, ends.get(&partition).copied().unwrap_or(first));
     }
 
     /// Reports what retention has deleted between the offsets and the log's first ones, and goes on behind it.
@@ -169,6 +185,10 @@ impl Start {
     pub fn oldest_commit(&self) -> u64 {
         self.known.values().map(|known| known.position.at).min().unwrap_or(0)
     }
+}
+
+fn last_record(record: &Record<'_>) -> LastRecord {
+    LastRecord { offset: record.offset, timestamp_ms: record.timestamp_ms }
 }
 
 fn untrusted(first: i64, end: i64) -> Known {
