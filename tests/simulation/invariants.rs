@@ -1,0 +1,106 @@
+//! What must hold after every call, and what at the end of a life.
+
+use std::collections::{HashMap, HashSet};
+
+use pg2ch::clickhouse::RecordId;
+
+use crate::clickhouse::{POISON, Stored};
+use crate::kafka::{Delivered, MAX_VALUE};
+use crate::world::World;
+
+/// Every row version is once in the topic, every record once in the target or among the dead letters; and below a
+/// committed offset nothing is missing. That a flag is true is checked where it is set, that an offset does not go back
+/// where it is committed.
+pub fn check(world: &mut World) {
+    if world.broken.is_some() {
+        return;
+    }
+    if let Some(broken) = first_broken(world) {
+        world.broke(|| broken);
+    }
+}
+
+fn first_broken(world: &World) -> Option<String> {
+    let kafka = &world.kafka;
+    let mut versions = HashSet::new();
+    // What retention has deleted, or went with its topic, nobody can compare a row with: it may come again.
+    let mut present = kafka.history.iter().filter(|found| !found.excused);
+    if let Some(twice) = present.find(|found| !versions.insert(found.data.version.xmin)) {
+        return Some(format!("a version of row {} is twice in the topic: {}", twice.data.key, twice.data.value));
+    }
+    let mut there = HashSet::new();
+    if let Some(twice) = world.clickhouse.rows.iter().find(|row| !there.insert(row.id)) {
+        return Some(format!("{:?} is twice in the target", twice.id));
+    }
+    let mut dead = HashSet::new();
+    if let Some(twice) = kafka.dead.iter().find(|id| (!dead.insert(**id) && !kafka.set_back) || there.contains(*id)) {
+        return Some(format!("{twice:?} is a dead letter and also in the target, or one twice"));
+    }
+    for (partition, committed) in &kafka.offsets {
+        if kafka.foreign.contains(partition) {
+            continue;
+        }
+        let below = |found: &&Delivered| {
+            let id = &found.id;
+            !found.excused && id.partition == *partition && id.offset < committed.next && kafka.has(id)
+        };
+        let missing =
+            kafka.history.iter().filter(below).find(|found| !there.contains(&found.id) && !dead.contains(&found.id));
+        if let Some(missing) = missing {
+            return Some(format!("offset {} is committed, but {:?} is not in the target", committed.next, missing.id));
+        }
+    }
+    None
+}
+
+/// Everything has arrived: after at most three clean runs.
+pub fn check_end(world: &mut World) {
+    check(world);
+    if let Some(broken) = unfinished(world) {
+        world.broke(|| broken);
+    }
+}
+
+fn unfinished(world: &World) -> Option<String> {
+    for (id, row) in &world.postgres.tables.rows {
+        let value = row.content.json(*id);
+        let stays = world.postgres.stubborn == Some(*id) || value.len() > MAX_VALUE;
+        if row.flag == stays {
+            return Some(format!("row {id} should be flagged: {}, but is: {}", !stays, row.flag));
+        }
+        let last = world.kafka.last_of(*id);
+        if value.len() <= MAX_VALUE && last != Some(&value) {
+            return Some(format!("row {id} is {value}, but its last record is {last:?}"));
+        }
+    }
+    let rows: HashMap<RecordId, &Stored> = world.clickhouse.rows.iter().map(|row| (row.id, row)).collect();
+    let dead: HashSet<&RecordId> = world.kafka.dead.iter().collect();
+    let mut newest: HashMap<i64, &Stored> = HashMap::new();
+    for row in &world.clickhouse.rows {
+        let known = newest.entry(row.key).or_insert(row);
+        if row.id.timestamp_ms >= known.id.timestamp_ms {
+            *known = row;
+        }
+    }
+    for found in &world.kafka.history {
+        let unfit = found.data.value.contains(POISON) || found.data.value.contains(r#""number":999"#);
+        let row = rows.get(&found.id);
+        if !found.excused && (row.is_none() != unfit || dead.contains(&found.id) != unfit) {
+            return Some(format!("{} is not where it belongs: in the target {row:?}", found.data.value));
+        }
+        if let Some(row) = row
+            && row.content.json(row.key) != found.data.value
+        {
+            return Some(format!("the target has {row:?} for {}", found.data.value));
+        }
+    }
+    for (id, newest) in newest {
+        // Unless the newest record could not be stored, FINAL shows the row as it is.
+        let last = world.kafka.history.iter().rev().find(|found| found.data.key == id.to_string());
+        let stored = last.is_some_and(|last| rows.contains_key(&last.id));
+        if stored && last.is_some_and(|last| newest.content.json(id) != last.data.value) {
+            return Some(format!("FINAL shows {newest:?}, the last record is {last:?}"));
+        }
+    }
+    None
+}

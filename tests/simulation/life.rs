@@ -1,0 +1,305 @@
+//! One life of the pipeline: runs with faults, then clean runs, after which everything must have arrived once.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use pg2ch::config::{self, Config, Flags, OnBadRow};
+use pg2ch::exit_code::ExitCode;
+use pg2ch::limits::Limits;
+use pg2ch::produce::Surroundings;
+use pg2ch::report::TableReport;
+use pg2ch::run::{Legs, move_table};
+use pg2ch::shutdown::Shutdown;
+use pg2ch::watchdog::Watchdog;
+
+use crate::clickhouse::POISON;
+use crate::invariants;
+use crate::kafka::{MAX_VALUE, PARTITIONS};
+use crate::postgres::Content;
+use crate::servers::SimServers;
+use crate::world::{Plan, Run, World};
+
+/// What a life is made of. Together with the seed it decides everything.
+#[derive(Clone, Debug)]
+pub struct Life {
+    pub seed: u64,
+    pub plan: Plan,
+    /// Runs with faults, before the clean ones.
+    pub troubled_runs: usize,
+    /// An application changes something before one call in so many; 0 is never.
+    pub busy: usize,
+    /// Rows that are refused somewhere, servers that crash, topics made again and the like.
+    pub odd: bool,
+    pub mutant: Option<&'static str>,
+}
+
+/// How a life went.
+pub struct Outcome {
+    pub calls: usize,
+    pub broken: Option<String>,
+    pub trace: String,
+}
+
+fn config() -> &'static Config {
+    static CONFIG: OnceLock<Config> = OnceLock::new();
+    CONFIG.get_or_init(|| {
+        let mut config = config::load(&Flags::default()).expect("the defaults load");
+        (config.timeouts.stable, config.timeouts.clickhouse) = (Duration::from_millis(3), Duration::ZERO);
+        (config.retry.pause, config.retry.max_pause) = (Duration::ZERO, Duration::ZERO);
+        config.tables.truncate(1);
+        config
+    })
+}
+
+impl Life {
+    /// A life drawn from a seed.
+    pub fn random(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed ^ 0x5eed);
+        Self {
+            seed,
+            plan: Plan::OneIn(rng.usize(8..80)),
+            troubled_runs: rng.usize(1..5),
+            busy: if rng.bool() { rng.usize(4..40) } else { 0 },
+            odd: rng.bool(),
+            mutant: None,
+        }
+    }
+
+    pub fn live(&self, traced: bool) -> Outcome {
+        let mut rng = Rng::with_seed(self.seed);
+        let rows = rng.u64(6..=12);
+        let mut config = config().clone();
+        config.batch.rows = rng.usize(2..=3);
+        config.batch.insert_rows = rng.usize(2..=4);
+        config.retry.attempts = rng.u32(1..=3);
+        config.tables[0].on_bad_row = OnBadRow::DeadLetter;
+        let mut world = World::new(rng, self.plan.clone(), rows, self.mutant, traced);
+        world.busy = self.busy;
+        if self.odd {
+            world.make_rows_odd();
+        }
+        let world = Arc::new(Mutex::new(world));
+        for _ in 0..self.troubled_runs {
+            run(&world, &config);
+            let mut world = lock(&world);
+            if self.odd {
+                world.something_happens();
+            }
+        }
+        lock(&world).troubled = false;
+        // The first may find what is still under way; what it meets there may end it. The second brings everything.
+        run(&world, &config);
+        lock(&world).land(true);
+        lock(&world).calm_down();
+        let second = run(&world, &config);
+        lock(&world).check_clean("second", &second);
+        invariants::check_end(&mut lock(&world));
+        // The third has nothing to do.
+        let third = run(&world, &config);
+        lock(&world).check_clean("third", &third);
+        lock(&world).check_idle(&third);
+        let world = lock(&world);
+        Outcome { calls: world.calls, broken: world.broken.clone(), trace: world.trace() }
+    }
+}
+
+fn lock(world: &Arc<Mutex<World>>) -> std::sync::MutexGuard<'_, World> {
+    world.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run(world: &Arc<Mutex<World>>, config: &Config) -> TableReport {
+    let run = Run::begin(world);
+    {
+        let mut world = run.world();
+        (world.kafka.sent, world.kafka.buried, world.postgres.flags) = (0, 0, 0);
+    }
+    let (shutdown, watchdog) = (Shutdown::default(), Watchdog::default());
+    let around = Surroundings {
+        config,
+        table: &config.tables[0],
+        limits: Limits::default(),
+        started: Instant::now(),
+        shutdown: &shutdown,
+        watchdog: &watchdog,
+    };
+    let report = move_table(&around, &SimServers::new(run.clone()), Legs::Both);
+    run.world().note(|| match &report.error {
+        Some(error) => format!("      ends with {}: {error}", report.exit_code().code()),
+        None => format!("      ends with {}", report.exit_code().code()),
+    });
+    report
+}
+
+impl World {
+    /// Some rows that a server refuses.
+    fn make_rows_odd(&mut self) {
+        let rows = self.postgres.tables.rows.len() as i64;
+        for kind in 0..4 {
+            if !self.rng.bool() {
+                continue;
+            }
+            let id = self.rng.i64(1..=rows);
+            match kind {
+                0 => self.postgres.write(id, Content { note: POISON.into(), number: 1 }),
+                1 => self.postgres.write(id, Content { note: "a number beyond its column".into(), number: 999 }),
+                2 if self.one_in(3) => {
+                    self.postgres.write(id, Content { note: "x".repeat(MAX_VALUE), number: 2 });
+                }
+                3 if self.one_in(3) => self.postgres.stubborn = Some(id),
+                _ => {}
+            }
+        }
+    }
+
+    /// What applications do between any two calls.
+    pub fn application_acts(&mut self) {
+        let rows = self.postgres.tables.rows.len() as i64;
+        let id = self.rng.i64(1..=rows);
+        let call = self.calls;
+        match self.rng.usize(..10) {
+            0..=2 => {
+                self.note(|| format!("      an application changes row {id}"));
+                self.postgres.write(id, Content { note: format!("changed at {call}"), number: id });
+            }
+            3..=5 => {
+                self.note(|| format!("      an application changes row {id} to what it was at first"));
+                self.postgres.write(id, Content { note: format!("first of {id}"), number: id });
+            }
+            6 => {
+                self.note(|| format!("      an application inserts row {}", rows + 1));
+                self.postgres.write(rows + 1, Content { note: format!("new at {call}"), number: 7 });
+            }
+            7 | 8 => {
+                let locks = !self.postgres.tables.rows[&id].locked;
+                self.note(|| format!("      an application locks row {id}: {locks}"));
+                self.postgres.tables.rows.entry(id).and_modify(|row| row.locked = locks);
+            }
+            _ => {
+                self.note(|| "      the table is rewritten".into());
+                self.postgres.rewrite();
+            }
+        }
+    }
+
+    /// What happens to servers between runs.
+    fn something_happens(&mut self) {
+        match self.rng.usize(..14) {
+            0 | 1 => {
+                let unsynced = self.postgres.unsynced();
+                let lost = self.rng.usize(..=unsynced);
+                self.note(|| format!("      PostgreSQL crashes and loses {lost} of {unsynced} commits"));
+                self.postgres.crash(lost);
+            }
+            2 => {
+                self.note(|| "      PostgreSQL's clock goes back".into());
+                self.postgres.clock -= 500;
+            }
+            3 => self.retention(),
+            4 => self.topic_is_made_again(),
+            5 => {
+                self.land(true);
+                self.note(|| "      the group's offsets are deleted".into());
+                self.kafka.offsets.clear();
+                self.kafka.set_back = true;
+            }
+            6 | 7 => self.offsets_are_moved(),
+            8 => self.target_is_made_again(),
+            _ => {}
+        }
+    }
+
+    fn retention(&mut self) {
+        let partition = self.rng.i32(0..PARTITIONS);
+        let end = self.kafka.written(partition);
+        let start = self.rng.i64(0..=end);
+        self.note(|| format!("      retention deletes partition {partition} up to {start}"));
+        self.kafka.retain_from(partition, start);
+        self.excuse_what_is_gone();
+    }
+
+    fn topic_is_made_again(&mut self) {
+        self.land(true);
+        let forget = self.rng.bool();
+        self.note(|| format!("      the topic is deleted and made again; offsets forgotten: {forget}"));
+        self.kafka.recreate(forget);
+        self.postgres.clock += 1_000;
+        self.excuse_what_is_gone();
+    }
+
+    /// Somebody moves the offsets, and keeps the text beside them, as tools do that copy a group.
+    fn offsets_are_moved(&mut self) {
+        self.land(true);
+        for partition in 0..PARTITIONS {
+            let next = self.rng.i64(0..=self.kafka.written(partition));
+            if let Some(committed) = self.kafka.offsets.get_mut(&partition) {
+                committed.next = next;
+                self.kafka.foreign.insert(partition);
+                self.kafka.set_back = true;
+                self.note(|| format!("      somebody moves the offset of partition {partition} to {next}"));
+            }
+        }
+    }
+
+    fn target_is_made_again(&mut self) {
+        self.land(true);
+        self.note(|| "      the target is dropped and made again".into());
+        self.clickhouse.rows.clear();
+        self.clickhouse.tokens.clear();
+        self.clickhouse.made += 1;
+        self.kafka.foreign.extend(0..PARTITIONS);
+        self.kafka.set_back = true;
+        self.excuse_what_is_gone();
+    }
+
+    /// What can no longer be read was either copied, or is lost.
+    fn excuse_what_is_gone(&mut self) {
+        for index in 0..self.kafka.history.len() {
+            let id = self.kafka.history[index].id;
+            let gone = !self.kafka.has(&id);
+            self.kafka.history[index].excused |= gone;
+        }
+    }
+
+    /// Nobody holds a row any more.
+    fn calm_down(&mut self) {
+        for row in self.postgres.tables.rows.values_mut() {
+            row.locked = false;
+        }
+        self.postgres.free_lock();
+    }
+
+    /// The run has ended as it should, and has counted what it did.
+    fn check_clean(&mut self, which: &str, report: &TableReport) {
+        let (Some(produce), Some(consume)) = (&report.produce, &report.consume) else { return };
+        let unfit = !produce.taken_back.is_empty()
+            || !produce.too_large.is_empty()
+            || consume.dead_letters > 0
+            || !consume.lost.is_empty()
+            || !produce.window_lost.is_empty()
+            || produce.topic_recreated
+            || consume.topic_recreated;
+        let expected = if unfit { ExitCode::Data } else { ExitCode::Done };
+        if let Some(error) = &report.error {
+            self.broke(|| format!("the {which} clean run ends with {error}"));
+        }
+        if report.exit_code() != expected || !report.is_complete() {
+            self.broke(|| format!("the {which} clean run ends with {:?}", report.exit_code()));
+        }
+        let counted = (produce.records_sent, produce.rows_flagged + produce.rows_recovered, consume.dead_letters);
+        let happened = (self.kafka.sent, self.postgres.flags, self.kafka.buried);
+        if counted != happened {
+            self.broke(|| {
+                format!("the {which} clean run counts {counted:?} sent, flagged and buried; it were {happened:?}")
+            });
+        }
+    }
+
+    fn check_idle(&mut self, report: &TableReport) {
+        let (Some(produce), Some(consume)) = (&report.produce, &report.consume) else { return };
+        if (produce.records_sent, produce.rows_flagged, consume.inserts) != (0, 0, 0) {
+            self.broke(|| format!("the third clean run still does something: {produce:?} {consume:?}"));
+        }
+    }
+}

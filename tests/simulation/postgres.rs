@@ -1,0 +1,411 @@
+//! PostgreSQL in memory: row versions, flags, the checkpoint, one lock, commits that a crash of the server takes back.
+
+use std::collections::{BTreeMap, HashMap};
+
+use pg2ch::batch::{RowBatch, Version};
+use pg2ch::error::Result;
+use pg2ch::postgres::{Checkpoint, CheckpointAfter, Flagged, Held, Ledger, Recovered, UnsentRows, WindowRecord};
+
+use crate::world::{Run, World, shut_out, unavailable};
+
+/// A row's columns beside its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    pub note: String,
+    pub number: i64,
+}
+
+impl Content {
+    /// As `row_to_json` prints it.
+    pub fn json(&self, id: i64) -> String {
+        format!(r#"{{"id":{id},"note":"{}","number":{}}}"#, self.note, self.number)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub version: Version,
+    pub content: Content,
+    pub flag: bool,
+    /// By an application.
+    pub locked: bool,
+}
+
+/// What a transaction can change.
+#[derive(Clone, Default)]
+pub struct Tables {
+    pub rows: BTreeMap<i64, Row>,
+    pub checkpoint: Checkpoint,
+    pub epoch: i64,
+}
+
+pub struct Postgres {
+    pub tables: Tables,
+    /// How the tables were before each commit that a crash of the server may still take back.
+    unsynced: Vec<Tables>,
+    lock: Option<u64>,
+    next_session: u64,
+    /// Grows when the server crashes: older sessions are gone.
+    pub generation: u64,
+    next_xid: u32,
+    pub clock: i64,
+    /// A trigger takes the flag of this row back.
+    pub stubborn: Option<i64>,
+    /// Rows flagged since it was set to 0.
+    pub flags: u64,
+}
+
+impl Postgres {
+    pub fn new(rows: u64) -> Self {
+        let mut postgres = Self {
+            tables: Tables::default(),
+            unsynced: Vec::new(),
+            lock: None,
+            next_session: 0,
+            generation: 0,
+            next_xid: 100,
+            clock: 1_000_000,
+            stubborn: None,
+            flags: 0,
+        };
+        for id in 1..=rows as i64 {
+            postgres.write(id, Content { note: format!("first of {id}"), number: id });
+        }
+        postgres
+    }
+
+    fn next_version(&mut self) -> Version {
+        self.next_xid += 1;
+        Version { table: 1, ctid: (self.next_xid, 1), xmin: self.next_xid }
+    }
+
+    /// An application inserts or changes a row, and waits for its commit.
+    pub fn write(&mut self, id: i64, content: Content) {
+        let version = self.next_version();
+        self.tables.rows.insert(id, Row { version, content, flag: false, locked: false });
+        self.unsynced.clear();
+    }
+
+    /// Moves every row without changing it, as VACUUM FULL does.
+    pub fn rewrite(&mut self) {
+        for (at, row) in self.tables.rows.values_mut().enumerate() {
+            row.version.ctid = (1_000_000 + self.next_xid, at as u16);
+        }
+        self.next_xid += 1;
+        self.unsynced.clear();
+    }
+
+    /// Takes back the last `commits` asynchronous commits, and ends every session.
+    pub fn crash(&mut self, commits: usize) {
+        if let Some(at) = self.unsynced.len().checked_sub(commits)
+            && let Some(before) = self.unsynced.get(at)
+        {
+            self.tables = before.clone();
+        }
+        self.unsynced.clear();
+        self.generation += 1;
+        self.lock = None;
+        for row in self.tables.rows.values_mut() {
+            row.locked = false;
+        }
+    }
+
+    /// No crash takes back what was committed until now.
+    fn sync(&mut self) {
+        self.unsynced.clear();
+    }
+
+    pub fn unsynced(&self) -> usize {
+        self.unsynced.len()
+    }
+
+    pub fn free_lock(&mut self) {
+        self.lock = None;
+    }
+}
+
+/// A row that is to be flagged, as it was read.
+#[derive(Clone)]
+struct Wanted {
+    index: usize,
+    id: i64,
+    value: String,
+    version: Version,
+}
+
+impl World {
+    /// What a flagging statement finds.
+    fn judge(&self, wanted: &[Wanted]) -> (Flagged, Vec<(i64, Version)>) {
+        let mut flagged = Flagged::default();
+        let mut named = Vec::new();
+        for row in wanted {
+            let Some(found) = self.postgres.tables.rows.get(&row.id).filter(|found| !found.flag) else {
+                flagged.changed += 1;
+                continue;
+            };
+            let same = found.version == row.version
+                || found.content.json(row.id) == row.value
+                || self.is("flag any version of the row");
+            if found.locked {
+                flagged.locked.push(row.index);
+            } else if !same {
+                flagged.changed += 1;
+            } else if self.postgres.stubborn == Some(row.id) {
+                flagged.taken_back.push(row.index);
+            } else {
+                flagged.flagged += 1;
+                named.push((row.id, found.version));
+            }
+        }
+        (flagged, named)
+    }
+
+    /// One transaction: the epoch, the flags, the checkpoint.
+    fn flag_transaction(&mut self, epoch: i64, rows: &[(i64, Version)], to: Option<&Checkpoint>) -> Result<()> {
+        if to.is_some() && self.postgres.tables.epoch != epoch && !self.is("the epoch is not checked") {
+            return Err(shut_out("cannot flag"));
+        }
+        let before = self.postgres.tables.clone();
+        self.postgres.unsynced.push(before);
+        for (id, version) in rows {
+            let any = self.is("flag any version of the row");
+            let next = self.postgres.next_version();
+            let Some(row) = self.postgres.tables.rows.get_mut(id) else { continue };
+            // A rewrite of the table, which changes places, would have waited for this transaction.
+            if row.flag || (row.version.xmin != version.xmin && !any) {
+                continue;
+            }
+            (row.flag, row.version) = (true, next);
+            let value = row.content.json(*id);
+            self.postgres.flags += 1;
+            let last = self.kafka.last_of(*id).map(str::to_owned);
+            if last.as_deref() != Some(&value) {
+                self.broke(|| format!("row {id} was flagged as {value}, but its last record is {last:?}"));
+            }
+        }
+        if let Some(to) = to {
+            for (&partition, &next) in &to.offsets {
+                self.postgres.tables.checkpoint.offsets.insert(partition, next);
+            }
+            let floor = &mut self.postgres.tables.checkpoint.timestamp_floor;
+            *floor = (*floor).max(to.timestamp_floor);
+        }
+        Ok(())
+    }
+}
+
+/// The session that locks and flags.
+pub struct SimLedger {
+    run: Run,
+    session: u64,
+    generation: u64,
+    epoch: i64,
+    window: HashMap<i64, WindowRecord>,
+}
+
+impl SimLedger {
+    pub fn open(run: &Run) -> Result<Self> {
+        let (session, generation) = run.read("postgres: connect", |world| {
+            world.postgres.next_session += 1;
+            Ok((world.postgres.next_session, world.postgres.generation))
+        })?;
+        Ok(Self { run: run.clone(), session, generation, epoch: 0, window: HashMap::new() })
+    }
+
+    fn read<T>(&self, what: &'static str, look: impl FnOnce(&mut World) -> Result<T>) -> Result<T> {
+        let generation = self.generation;
+        self.run.read(
+            what,
+            move |world| if world.postgres.generation == generation { look(world) } else { Err(unavailable(what)) },
+        )
+    }
+
+    fn write<T: 'static>(
+        &self,
+        what: &'static str,
+        effect: impl FnOnce(&mut World) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let generation = self.generation;
+        let effect = move |world: &mut World| {
+            if world.postgres.generation == generation { effect(world) } else { Err(unavailable(what)) }
+        };
+        self.run.write(what, |_| {}, effect)
+    }
+
+    fn flag_wanted(&self, what: &'static str, wanted: &[Wanted], after: CheckpointAfter<'_>) -> Result<Flagged> {
+        // One transaction: nobody changes the rows between the look at them and the flags.
+        self.run.prepare();
+        let (flagged, named) = self.run.world().judge(wanted);
+        let (to, epoch) = (after(&flagged), self.epoch);
+        if self.run.world().is("the checkpoint moves before the flags")
+            && let Some(to) = to.clone()
+        {
+            self.write("postgres: move the checkpoint", move |world| world.flag_transaction(epoch, &[], Some(&to)))?;
+        }
+        self.write(what, move |world| world.flag_transaction(epoch, &named, to.as_ref()).map(|()| flagged))
+    }
+}
+
+impl Drop for SimLedger {
+    fn drop(&mut self) {
+        // A dead process' session may linger until the server notices.
+        let mut world = self.run.world();
+        if world.postgres.lock == Some(self.session) {
+            world.postgres.lock = None;
+        }
+    }
+}
+
+impl Ledger for SimLedger {
+    fn lock(&mut self, _wait: std::time::Duration) -> Result<bool> {
+        let session = self.session;
+        self.read("postgres: lock", move |world| match world.postgres.lock {
+            Some(_) => Err(shut_out("cannot take the lock")),
+            None => {
+                world.postgres.lock = Some(session);
+                Ok(true)
+            }
+        })
+    }
+
+    fn checkpoint(&mut self) -> Result<Checkpoint> {
+        self.read("postgres: read the checkpoint", |world| Ok(world.postgres.tables.checkpoint.clone()))
+    }
+
+    fn highest_unsent_key(&mut self) -> Result<Option<Vec<String>>> {
+        self.read("postgres: highest unsent key", |world| {
+            let unsent = world.postgres.tables.rows.iter().rev().find(|(_, row)| !row.flag);
+            Ok(unsent.map(|(id, _)| vec![id.to_string()]))
+        })
+    }
+
+    fn take_epoch(&mut self) -> Result<()> {
+        self.epoch = self.write("postgres: take the epoch", |world| {
+            world.postgres.tables.epoch += 1;
+            world.postgres.sync();
+            Ok(world.postgres.tables.epoch)
+        })?;
+        Ok(())
+    }
+
+    fn flag(&mut self, batch: &RowBatch, indices: &[usize], after: CheckpointAfter<'_>) -> Result<Flagged> {
+        let wanted: Vec<Wanted> = indices
+            .iter()
+            .map(|&index| {
+                let row = batch.row(index);
+                Wanted { index, id: id_of(row.key).unwrap_or(0), value: text(row.value), version: row.version }
+            })
+            .collect();
+        self.flag_wanted("postgres: flag", &wanted, after)
+    }
+
+    fn add_to_window(&mut self, records: &[WindowRecord]) -> Result<()> {
+        let unsent: Vec<i64> = self.read("postgres: add to the window", |world| {
+            Ok(world.postgres.tables.rows.iter().filter(|(_, row)| !row.flag).map(|(id, _)| *id).collect())
+        })?;
+        let first_counts = self.run.world().is("the first record of a key counts");
+        for record in records {
+            let Some(id) = record.key.as_deref().and_then(id_of) else { continue };
+            if unsent.contains(&id) && !(first_counts && self.window.contains_key(&id)) {
+                self.window.insert(id, record.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_window(&mut self, end: &Checkpoint) -> Result<Recovered> {
+        let mut matches: Vec<(Wanted, WindowRecord)> = self.read("postgres: match the window", |world| {
+            let rows = &world.postgres.tables.rows;
+            let found = self.window.iter().filter_map(|(id, record)| {
+                let row = rows.get(id).filter(|row| !row.flag)?;
+                let value = row.content.json(*id);
+                let equal = record.value.as_deref() == Some(value.as_bytes());
+                equal.then(|| (Wanted { index: 0, id: *id, value, version: row.version }, record.clone()))
+            });
+            Ok(found.collect())
+        })?;
+        self.window.clear();
+        matches.sort_by_key(|(wanted, _)| wanted.id);
+        for (index, (wanted, _)) in matches.iter_mut().enumerate() {
+            wanted.index = index;
+        }
+        let wanted: Vec<Wanted> = matches.iter().map(|(wanted, _)| wanted.clone()).collect();
+        let mut recovered = Recovered::default();
+        if !wanted.is_empty() {
+            let flagged = self.flag_wanted("postgres: flag what was delivered", &wanted, &|_| None)?;
+            recovered.flagged = flagged.flagged as u64;
+            for (stuck, taken_back) in [(flagged.locked, false), (flagged.taken_back, true)] {
+                recovered.held.extend(stuck.into_iter().map(|index| {
+                    let (wanted, record) = &matches[index];
+                    let (partition, offset) = (record.partition, record.offset);
+                    Held { key: wanted.id.to_string().into_bytes(), partition, offset, taken_back }
+                }));
+            }
+        }
+        let mut to = end.clone();
+        for held in &recovered.held {
+            to.offsets.entry(held.partition).and_modify(|next| *next = (*next).min(held.offset)).or_insert(held.offset);
+        }
+        self.move_checkpoint(&to)?;
+        Ok(recovered)
+    }
+
+    fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<()> {
+        let (epoch, to) = (self.epoch, to.clone());
+        self.write("postgres: move the checkpoint", move |world| {
+            world.flag_transaction(epoch, &[], Some(&to))?;
+            world.postgres.sync();
+            Ok(())
+        })
+    }
+}
+
+/// The reader's session.
+pub struct SimRows {
+    run: Run,
+    generation: u64,
+    last: i64,
+    highest: i64,
+    floor: i64,
+}
+
+impl SimRows {
+    pub fn open(run: &Run, highest: &[String], floor: i64) -> Result<Self> {
+        let generation = run.read("postgres: connect the reader", |world| Ok(world.postgres.generation))?;
+        let highest = highest.first().and_then(|key| key.parse().ok()).unwrap_or(0);
+        let floor = if run.world().is("the clock's floor is ignored") { 0 } else { floor };
+        Ok(Self { run: run.clone(), generation, last: 0, highest, floor })
+    }
+}
+
+impl UnsentRows for SimRows {
+    fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch> {
+        let (last, highest, generation) = (self.last, self.highest, self.generation);
+        let mut batch = self.run.read("postgres: read rows", |world| {
+            if world.postgres.generation != generation {
+                return Err(unavailable("cannot read rows"));
+            }
+            let mut batch = RowBatch::default();
+            batch.timestamp_ms = world.postgres.clock;
+            let unsent = world.postgres.tables.rows.range(last + 1..).filter(|(id, row)| **id <= highest && !row.flag);
+            for (id, row) in unsent.take(max_rows) {
+                batch.push(row.version, id.to_string().as_bytes(), row.content.json(*id).as_bytes());
+            }
+            Ok(batch)
+        })?;
+        if !batch.is_empty() {
+            self.last = id_of(batch.row(batch.len() - 1).key).unwrap_or(self.highest);
+            batch.timestamp_ms = batch.timestamp_ms.max(self.floor + 1);
+            self.floor = batch.timestamp_ms - 1;
+        }
+        Ok(batch)
+    }
+}
+
+pub fn id_of(key: &[u8]) -> Option<i64> {
+    std::str::from_utf8(key).ok()?.parse().ok()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

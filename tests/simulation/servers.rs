@@ -1,0 +1,136 @@
+//! The simulated servers as the legs open them, and the order in which the stages' steps come.
+
+use std::collections::VecDeque;
+
+use pg2ch::consume::NewToken;
+use pg2ch::error::Result;
+use pg2ch::postgres::Ledger;
+use pg2ch::servers::Servers;
+use pg2ch::threads::first_error;
+
+use crate::clickhouse::SimTarget;
+use crate::kafka::{SimLog, SimWriter};
+use crate::postgres::{SimLedger, SimRows};
+use crate::world::Run;
+
+/// How many pieces may wait between two stages.
+const QUEUE: usize = 2;
+
+pub struct SimServers {
+    run: Run,
+}
+
+impl SimServers {
+    pub fn new(run: Run) -> Self {
+        Self { run }
+    }
+
+    fn choose(&self, among: &[Stage]) -> Option<Stage> {
+        self.run.world().rng.choice(among).copied()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    First,
+    Second,
+    Third,
+}
+
+impl Servers for SimServers {
+    type Ledger = SimLedger;
+    type Rows = SimRows;
+    type Log = SimLog;
+    type Fence = SimWriter;
+    type Target = SimTarget;
+
+    fn ledger(&self) -> Result<Option<SimLedger>> {
+        let mut ledger = SimLedger::open(&self.run)?;
+        Ok(ledger.lock(std::time::Duration::ZERO)?.then_some(ledger))
+    }
+
+    fn rows(&self, _: &SimLedger, highest: Vec<String>, clock_floor: i64) -> Result<SimRows> {
+        SimRows::open(&self.run, &highest, clock_floor)
+    }
+
+    fn log(&self) -> Result<SimLog> {
+        Ok(SimLog::new(&self.run))
+    }
+
+    fn writer(&self, _: &SimLedger) -> Result<SimWriter> {
+        Ok(SimWriter::new(&self.run, "rows"))
+    }
+
+    fn fence(&self, _: &SimLog) -> Result<SimWriter> {
+        Ok(SimWriter::new(&self.run, "offsets"))
+    }
+
+    fn target(&self) -> Result<SimTarget> {
+        Ok(SimTarget::new(&self.run))
+    }
+
+    fn tokens(&self) -> Result<NewToken> {
+        let run = self.run.clone();
+        Ok(Box::new(move || format!("{:016x}", run.world().rng.u64(..))))
+    }
+
+    /// The same stages with the same queues between them, one step at a time, in any order that threads could take.
+    fn side_by_side<A: Send, B: Send>(
+        &self,
+        _: [&str; 3],
+        mut first: impl FnMut() -> Result<Option<A>> + Send,
+        mut second: impl FnMut(A) -> Result<Vec<B>> + Send,
+        mut third: impl FnMut(B) -> Result<()> + Send,
+    ) -> Result<()> {
+        let (mut made, mut between, mut ready) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        let mut results = [Ok(()), Ok(()), Ok(())];
+        let (mut first_open, mut second_open, mut third_open) = (true, true, true);
+        loop {
+            while ready.len() < QUEUE
+                && let Some(piece) = between.pop_front()
+            {
+                ready.push_back(piece);
+            }
+            let mut runnable = Vec::new();
+            if first_open && made.len() < QUEUE {
+                runnable.push(Stage::First);
+            }
+            if second_open && !made.is_empty() && between.is_empty() {
+                runnable.push(Stage::Second);
+            }
+            if third_open && !ready.is_empty() {
+                runnable.push(Stage::Third);
+            }
+            match self.choose(&runnable) {
+                None => break,
+                Some(Stage::First) => match first() {
+                    Ok(Some(piece)) if second_open => made.push_back(piece),
+                    // Nobody takes it: the next stage has ended.
+                    Ok(_) => first_open = false,
+                    Err(error) => (first_open, results[0]) = (false, Err(error)),
+                },
+                Some(Stage::Second) => {
+                    if let Some(piece) = made.pop_front() {
+                        match second(piece) {
+                            Ok(pieces) if third_open => between.extend(pieces),
+                            Ok(pieces) => second_open = pieces.is_empty(),
+                            Err(error) => (second_open, results[1]) = (false, Err(error)),
+                        }
+                    }
+                }
+                Some(Stage::Third) => {
+                    if let Some(piece) = ready.pop_front()
+                        && let Err(error) = third(piece)
+                    {
+                        (third_open, results[2]) = (false, Err(error));
+                        ready.clear();
+                    }
+                }
+            }
+            if !second_open {
+                made.clear();
+            }
+        }
+        first_error(results)
+    }
+}
