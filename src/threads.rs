@@ -6,8 +6,8 @@ use crossbeam_channel::bounded;
 
 use crate::error::{Error, Result};
 
-/// How many batches may wait between two stages: one in each hand and one between keeps everybody busy.
-pub const QUEUE: usize = 1;
+/// How many batches may wait between two stages: none. One in each hand keeps everybody busy, and memory small.
+pub const QUEUE: usize = 0;
 
 /// Runs three stages, each on its own thread, until the first has nothing left or one of them fails: `first` makes pieces
 /// of work, `second` turns each into others, `third` takes those in.

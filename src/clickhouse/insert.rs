@@ -3,6 +3,8 @@
 //! If the process dies before the request is sent, nothing was stored; if it dies after, the next run finds the recorded
 //! intent, sends the same rows under the same token, and asks.
 
+use std::time::Instant;
+
 use super::http::{Answer, Exception, quote};
 use super::target_table::ClickHouseTarget;
 use super::{Block, Inserted};
@@ -55,7 +57,9 @@ impl ClickHouseTarget {
         }
         let what = format!("cannot insert into {}", self.name());
         crate::crash::point("clickhouse.insert.before");
+        let begun = Instant::now();
         let answer = self.http().send(&sql, &parameters, block.body);
+        log::debug!("an insert of {} bytes into {} took {:?}", block.body.len(), self.name(), begun.elapsed());
         crate::crash::point("clickhouse.insert.after");
         match answer {
             Ok(Answer::Ok(_)) => Ok(Inserted::Stored),

@@ -17,6 +17,7 @@ const INSERT: &[(&str, &str)] = &[
     // A token in use is remembered, also by the views behind the table.
     ("insert_deduplicate", "1"),
     ("deduplicate_insert", "enable"),
+    ("deduplicate_insert", "enable"),
     ("deduplicate_blocks_in_dependent_materialized_views", "1"),
     // Two versions of a key in one block stay two rows until a merge: the target is asked for rows by offset.
     ("optimize_on_insert", "0"),

@@ -64,6 +64,14 @@ impl<'a, L: TopicLog> Fetcher<'a, L> {
     /// # Errors
     /// Kafka's, or 69 if no record comes in time.
     pub fn step(&mut self) -> Result<Option<RecordBatch>> {
+        self.step_into(RecordBatch::default())
+    }
+
+    /// As [`step`](Self::step), in the memory of an emptied batch.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_into(&mut self, mut batch: RecordBatch) -> Result<Option<RecordBatch>> {
         if self.open.is_empty() {
             self.at_end = true;
             return Ok(None);
@@ -73,7 +81,10 @@ impl<'a, L: TopicLog> Fetcher<'a, L> {
             return Ok(None);
         }
         let starts = self.next.clone();
-        let mut batch = RecordBatch::default();
+        if self.size.bytes < usize::MAX {
+            // A typical record beyond the limit is taken, too.
+            batch.reserve(most.min(self.size.bytes / 128), self.size.bytes + self.size.bytes / 64);
+        }
         while !self.open.is_empty() && batch.len() < most && batch.bytes() < self.size.bytes {
             self.fetch_one(&mut batch)?;
         }

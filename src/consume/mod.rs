@@ -25,6 +25,8 @@ pub use recover::Start;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crossbeam_channel::bounded;
+
 use crate::batch::Offsets;
 use crate::clickhouse::{Ranges, Target, TargetDescription};
 use crate::error::{Error, Result};
@@ -38,6 +40,9 @@ use position::Context;
 /// Offsets are committed again after a day without: brokers forget them a week after the last commit
 /// (`offsets.retention.minutes`).
 const REFRESH_AFTER: u64 = 24 * 60 * 60;
+
+/// How many emptied batches wait to be filled again.
+const SPARE_BATCHES: usize = 2;
 
 /// Copies what the topic holds into the target, at least up to `delivered`.
 ///
@@ -112,11 +117,17 @@ fn copy<S: Servers>(
         let budget = Budget::new(&around.limits, around.started, around.shutdown);
         let from = inserter.committer().next();
         let mut fetcher = Fetcher::new(&mut log, &from, ends, size, budget, config.timeouts.kafka)?;
+        let (spare_out, spare_in) = bounded(SPARE_BATCHES);
         let moved = servers.side_by_side(
             ["fetcher", "preparer", "inserter"],
-            || fetcher.step(),
+            || fetcher.step_into(spare_in.try_recv().unwrap_or_default()),
             |batch| Ok(vec![preparer.step(batch)]),
-            |prepared| inserter.step(&prepared),
+            |prepared| {
+                inserter.step(&prepared)?;
+                // With enough of them waiting, one more is simply freed.
+                let _ = spare_out.try_send(prepared.batch.emptied());
+                Ok(())
+            },
         );
         report.complete &= fetcher.is_complete();
         moved?;

@@ -25,6 +25,21 @@ struct Span {
 }
 
 impl RecordBatch {
+    /// Makes room for a batch of that size at once: growing by doubling would cost twice the memory.
+    pub fn reserve(&mut self, records: usize, bytes: usize) {
+        self.records.reserve_exact(records);
+        self.text.reserve_exact(bytes);
+    }
+
+    /// Empties it, keeping its memory for the next batch.
+    #[must_use]
+    pub fn emptied(mut self) -> Self {
+        self.ranges.clear();
+        self.text.clear();
+        self.records.clear();
+        self
+    }
+
     /// Appends a record.
     pub fn push(&mut self, record: &Record<'_>) {
         let start = self.text.len();
