@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use super::http::{Answer, Exception, quote};
+use super::settings::TOKEN;
 use super::target_table::ClickHouseTarget;
 use super::{Block, Inserted};
 use crate::error::Result;
@@ -53,7 +54,7 @@ impl ClickHouseTarget {
         parameters.push(("wait_end_of_query", "1"));
         parameters.push(("query_id", &query_id));
         if settings.knows_tokens {
-            parameters.push(("insert_deduplication_token", token));
+            parameters.push((TOKEN, token));
         }
         let what = format!("cannot insert into {}", self.name());
         crate::crash::point("clickhouse.insert.before");

@@ -25,8 +25,6 @@ pub struct TargetDescription {
     pub identity: String,
     /// Its columns, in order.
     pub columns: Vec<Column>,
-    /// The years that its server can show.
-    pub calendar: CalendarRange,
 }
 
 /// A record's identity in the target: partition, offset and timestamp. The timestamp tells a topic that was deleted and
@@ -76,6 +74,11 @@ pub trait Target {
     /// # Errors
     /// 78 if it is missing or unfit; ClickHouse's.
     fn describe(&mut self) -> Result<TargetDescription>;
+
+    /// The years that its server can show: older ones know fewer, or none of the functions that are asked.
+    fn calendar(&mut self) -> CalendarRange {
+        CalendarRange::default()
+    }
 
     /// Which records of `ranges` the table holds.
     ///

@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::http::{Http, text};
-use crate::error::Result;
+use super::http::text;
 
 /// For INSERTs.
 const INSERT: &[(&str, &str)] = &[
@@ -56,6 +55,9 @@ const ASK: &[(&str, &str)] = &[
     ("offset", "0"),
 ];
 
+/// The setting that carries an INSERT's token.
+pub const TOKEN: &str = "insert_deduplication_token";
+
 /// The settings that this server knows.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -68,22 +70,20 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Asks the server which of the pinned settings it knows: an unknown one would be an error.
-    ///
-    /// # Errors
-    /// ClickHouse's.
-    pub fn of(http: &Http) -> Result<Self> {
-        let wanted: Vec<String> = INSERT.iter().chain(ASK).map(|(name, _)| text(name)).collect();
-        let sql = format!(
-            "SELECT name FROM system.settings WHERE name IN ({}, 'insert_deduplication_token') FORMAT TabSeparated",
-            wanted.join(", ")
-        );
-        let answer = http.ask("cannot ask for the server's settings", &sql, &[])?;
-        let answer = String::from_utf8_lossy(&answer);
-        let known: HashSet<&str> = answer.lines().collect();
+    /// The names of all of them, as a list of SQL texts: an unknown one would be an error, so the server is asked.
+    #[must_use]
+    pub fn names_sql() -> String {
+        let pinned = INSERT.iter().chain(ASK).map(|(name, _)| *name);
+        pinned.chain([TOKEN]).map(text).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Those of which the server knows the names.
+    #[must_use]
+    pub fn among(known: &[String]) -> Self {
+        let known: HashSet<&str> = known.iter().map(String::as_str).collect();
         let of = |pinned: &[(&'static str, &'static str)]| {
             pinned.iter().copied().filter(|(name, _)| known.contains(name)).collect::<Vec<_>>()
         };
-        Ok(Self { insert: of(INSERT), ask: of(ASK), knows_tokens: known.contains("insert_deduplication_token") })
+        Self { insert: of(INSERT), ask: of(ASK), knows_tokens: known.contains(TOKEN) }
     }
 }

@@ -25,16 +25,12 @@ const POSITION: [&str; 3] = ["_partition", "_offset", "_timestamp"];
 #[derive(Deserialize)]
 struct TableRow {
     engine: String,
-    #[serde(default)]
     uuid: String,
     engine_full: String,
-}
-
-#[derive(Deserialize)]
-struct ColumnRow {
-    name: String,
-    r#type: String,
-    default_kind: String,
+    /// Position, name, type, kind of default.
+    columns: Vec<(u64, String, String, String)>,
+    /// The settings that the server knows, of those that are pinned.
+    settings: Vec<String>,
 }
 
 impl ClickHouseTarget {
@@ -63,11 +59,10 @@ impl ClickHouseTarget {
         format!("pg2ch {} ", self.name)
     }
 
-    pub(super) fn settings(&mut self) -> Result<&Settings> {
-        if self.settings.is_none() {
-            self.settings = Some(Settings::of(&self.http)?);
-        }
-        self.settings.as_ref().ok_or_else(|| Error::bug("cannot ask for the server's settings", "they vanished"))
+    pub(super) fn settings(&self) -> Result<&Settings> {
+        self.settings
+            .as_ref()
+            .ok_or_else(|| Error::bug(format!("cannot use {}", self.name), "it was not looked up first"))
     }
 
     fn where_sql(&self, name_column: &str) -> String {
@@ -82,38 +77,24 @@ impl ClickHouseTarget {
         )
     }
 
-    fn table(&self) -> Result<TableRow> {
+    /// Everything in one question: an idle run should cost next to nothing.
+    fn inspect(&mut self) -> Result<TableRow> {
         let what = format!("cannot look up the target {}", self.name);
-        let sql = format!("SELECT * FROM system.tables WHERE {} FORMAT JSONEachRow", self.where_sql("name"));
-        rows(&what, &self.http.ask(&what, &sql, &[])?)?
-            .into_iter()
-            .next()
-            .ok_or_else(|| self.unfit("there is no such table", "run `pg2ch init`, or load sql/clickhouse_init.sql"))
-    }
-
-    fn columns(&self) -> Result<Vec<Column>> {
-        let what = format!("cannot look up the columns of {}", self.name);
         let sql = format!(
-            "SELECT name, type, default_kind FROM system.columns WHERE {} FORMAT JSONEachRow",
-            self.where_sql("table")
+            "SELECT engine, toString(uuid) AS uuid, engine_full, \
+             (SELECT groupArray((position, name, type, default_kind)) FROM system.columns WHERE {}) AS columns, \
+             (SELECT groupArray(name) FROM system.settings WHERE name IN ({})) AS settings \
+             FROM system.tables WHERE {} FORMAT JSONEachRow",
+            self.where_sql("table"),
+            Settings::names_sql(),
+            self.where_sql("name"),
         );
-        let found: Vec<ColumnRow> = rows(&what, &self.http.ask(&what, &sql, &[])?)?;
-        Ok(found
-            .into_iter()
-            .map(|row| Column {
-                name: row.name,
-                type_name: row.r#type,
-                default_kind: DefaultKind::parse(&row.default_kind).unwrap_or(DefaultKind::Materialized),
-            })
-            .collect())
-    }
-
-    /// The years that the server can show: older ones know fewer, or none of the functions that are asked.
-    fn calendar(&self) -> CalendarRange {
-        match self.http.send(&format!("{} FORMAT TabSeparated", CalendarRange::PROBE), &[], &[]) {
-            Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"1" => CalendarRange::Wide,
-            _ => CalendarRange::Narrow,
+        let answer = self.http.ask(&what, &sql, &[("output_format_json_quote_64bit_integers", "0")])?;
+        if answer.trim_ascii().is_empty() {
+            return Err(self.unfit("there is no such table", "run `pg2ch init`, or load sql/clickhouse_init.sql"));
         }
+        serde_json::from_slice(&answer)
+            .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))
     }
 
     /// Tokens do nothing in a table that does not remember them, and are not even known to old servers.
@@ -145,17 +126,18 @@ fn window(engine_full: &str) -> Option<u64> {
     rest[..end].parse().ok()
 }
 
-fn rows<T: for<'a> Deserialize<'a>>(what: &str, json_lines: &[u8]) -> Result<Vec<T>> {
-    serde_json::Deserializer::from_slice(json_lines)
-        .into_iter()
-        .collect::<Result<Vec<T>, _>>()
-        .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))
+fn column((_, name, type_name, default_kind): (u64, String, String, String)) -> Column {
+    // A kind that is not known is one that an INSERT had better not name.
+    let default_kind = DefaultKind::parse(&default_kind).unwrap_or(DefaultKind::Materialized);
+    Column { name, type_name, default_kind }
 }
 
 impl Target for ClickHouseTarget {
     fn describe(&mut self) -> Result<TargetDescription> {
-        let table = self.table()?;
-        let columns = self.columns()?;
+        let mut table = self.inspect()?;
+        table.columns.sort_unstable();
+        let columns: Vec<Column> = std::mem::take(&mut table.columns).into_iter().map(column).collect();
+        self.settings = Some(Settings::among(&table.settings));
         for wanted in POSITION {
             if !columns.iter().any(|column| column.name == wanted) {
                 return Err(self.unfit(
@@ -167,7 +149,14 @@ impl Target for ClickHouseTarget {
         self.require_tokens(&table)?;
         let has_uuid = table.uuid.bytes().any(|byte| byte.is_ascii_hexdigit() && byte != b'0');
         let identity = if has_uuid { table.uuid } else { self.name.to_string() };
-        Ok(TargetDescription { identity, columns, calendar: self.calendar() })
+        Ok(TargetDescription { identity, columns })
+    }
+
+    fn calendar(&mut self) -> CalendarRange {
+        match self.http.send(&format!("{} FORMAT TabSeparated", CalendarRange::PROBE), &[], &[]) {
+            Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"1" => CalendarRange::Wide,
+            _ => CalendarRange::Narrow,
+        }
     }
 
     fn held(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {

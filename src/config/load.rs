@@ -63,7 +63,7 @@ fn batch(reader: &mut Reader) -> Result<BatchConfig> {
         rows: size(reader.whole("batch", "rows", ROWS, 10_000)?),
         bytes: size(reader.bytes("batch", "bytes", BYTES, 4 << 20)?),
         insert_rows: size(reader.whole("batch", "insert_rows", ROWS, 65_536)?),
-        insert_bytes: size(reader.bytes("batch", "insert_bytes", BYTES, 8 << 20)?),
+        insert_bytes: size(reader.bytes("batch", "insert_bytes", BYTES, 4 << 20)?),
     })
 }
 
@@ -78,7 +78,7 @@ fn timeouts(reader: &mut Reader, from_url: Option<Given<Duration>>) -> Result<Ti
     let timeouts = Timeouts {
         connect: connect.value,
         postgres: limit("postgres", Duration::from_secs(60))?.value,
-        row_lock: limit("row_lock", Duration::from_secs(1))?.value,
+        row_lock: limit("row_lock", Duration::from_millis(500))?.value,
         kafka: limit("kafka", Duration::from_secs(30))?.value,
         stable: limit("stable", Duration::from_secs(30))?.value,
         clickhouse: limit("clickhouse", Duration::from_secs(120))?.value,

@@ -88,7 +88,7 @@ fn copy<S: Servers>(
     around: &Surroundings<'_>,
     servers: &S,
     mut log: S::Log,
-    target: S::Target,
+    mut target: S::Target,
     description: &TargetDescription,
     fence: S::Fence,
     start: Start,
@@ -97,7 +97,7 @@ fn copy<S: Servers>(
 ) -> Result<()> {
     let (config, table) = (around.config, around.table);
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
-    let format = RowFormat::of(description);
+    let format = RowFormat::of(&description.columns, target.calendar());
     let rules = InsertRules {
         format: format.name(),
         columns: format.columns().to_vec(),

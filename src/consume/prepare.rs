@@ -4,8 +4,8 @@
 
 use super::json_rows::JsonRows;
 use super::record_batch::RecordBatch;
-use crate::clickhouse::TargetDescription;
-use crate::clickhouse::encode::{Position, RowEncoder};
+use crate::clickhouse::column_type::Column;
+use crate::clickhouse::encode::{CalendarRange, Position, RowEncoder};
 use crate::error::Result;
 use crate::kafka::Record;
 
@@ -40,14 +40,14 @@ pub struct EncodedRow {
 }
 
 impl RowFormat {
-    /// The best format that serves the target.
+    /// The best format that serves these columns, on a server that can show these years.
     #[must_use]
-    pub fn of(target: &TargetDescription) -> Self {
-        match RowEncoder::new(&target.columns) {
-            Ok(encoder) => Self::Typed(Box::new(encoder.with_calendar_range(target.calendar))),
+    pub fn of(columns: &[Column], calendar: CalendarRange) -> Self {
+        match RowEncoder::new(columns) {
+            Ok(encoder) => Self::Typed(Box::new(encoder.with_calendar_range(calendar))),
             Err(unsupported) => {
                 log::warn!("{unsupported}; rows go as JSONEachRow, where the server may change values without a word");
-                Self::Json(JsonRows::new(&target.columns))
+                Self::Json(JsonRows::new(columns))
             }
         }
     }

@@ -33,6 +33,34 @@ pub fn base(config: &Config) -> ClientConfig {
     client
 }
 
+/// A client that is closed beside what follows: librdkafka takes up to a tenth of a second for it, and nothing that matters
+/// is left to do by then.
+pub struct Detached<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> Detached<T> {
+    /// Takes charge of closing `client`.
+    pub const fn new(client: T) -> Self {
+        Self(Some(client))
+    }
+}
+
+impl<T: Send + 'static> std::ops::Deref for Detached<T> {
+    type Target = T;
+
+    #[allow(clippy::expect_used)] // taken out by `drop` only
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("a client that is not dropped")
+    }
+}
+
+impl<T: Send + 'static> Drop for Detached<T> {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        // Where no thread can be had the client is closed here.
+        let _ = std::thread::Builder::new().name("closing".into()).spawn(move || drop(client));
+    }
+}
+
 /// Keeps what the client's threads report, and passes their log lines on.
 #[derive(Debug, Default)]
 pub struct Context {

@@ -9,21 +9,23 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{Context, base};
+use super::client::{Context, Detached, base};
 use super::{Committed, End, Polled, Record, TopicLog};
 use crate::batch::Offsets;
 use crate::config::Config;
 use crate::error::{Error, Result};
 
 /// How many bytes of records librdkafka may hold ready, in KiB. Its own default, 64 MiB, is pg2ch's whole budget.
-const READ_AHEAD_KIB: &str = "6144";
+const READ_AHEAD_KIB: &str = "3072";
 
 /// One topic of a real cluster.
 pub struct KafkaLog {
     topic: String,
     brokers: String,
     group: String,
-    committed_reader: BaseConsumer<Context>,
+    committed_reader: Detached<BaseConsumer<Context>>,
+    /// Made when it is first asked: the isolation level belongs to the client.
+    written_reader: Option<Detached<BaseConsumer<Context>>>,
     partitions: Vec<i32>,
     config: Config,
     limit: Duration,
@@ -40,6 +42,7 @@ impl KafkaLog {
             brokers: config.kafka.brokers.clone(),
             group: group.to_owned(),
             committed_reader: consumer(config, group, "read_committed")?,
+            written_reader: None,
             partitions: Vec::new(),
             config: config.clone(),
             limit: config.timeouts.kafka,
@@ -122,7 +125,7 @@ impl KafkaLog {
     }
 }
 
-fn consumer(config: &Config, group: &str, isolation: &str) -> Result<BaseConsumer<Context>> {
+fn consumer(config: &Config, group: &str, isolation: &str) -> Result<Detached<BaseConsumer<Context>>> {
     base(config)
         .set("group.id", group)
         .set("isolation.level", isolation)
@@ -137,6 +140,7 @@ fn consumer(config: &Config, group: &str, isolation: &str) -> Result<BaseConsume
         .set("queued.max.messages.kbytes", READ_AHEAD_KIB)
         .set("check.crcs", "true")
         .create_with_context(Context::default())
+        .map(Detached::new)
         .map_err(|error| refused(config, &error))
 }
 
@@ -182,9 +186,13 @@ impl TopicLog for KafkaLog {
         match end {
             End::Stable => self.offsets_at(&self.committed_reader, Offset::End),
             End::Written => {
-                // The isolation level belongs to the client, so the other end needs another one; it is rarely asked for.
-                let consumer = consumer(&self.config, &self.group, "read_uncommitted")?;
-                self.offsets_at(&consumer, Offset::End)
+                let reader = match self.written_reader.take() {
+                    Some(reader) => reader,
+                    None => consumer(&self.config, &self.group, "read_uncommitted")?,
+                };
+                let ends = self.offsets_at(&reader, Offset::End);
+                self.written_reader = Some(reader);
+                ends
             }
         }
     }

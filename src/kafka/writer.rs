@@ -15,7 +15,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{Context, base};
+use super::client::{Context, Detached, base};
 use super::letter::headers;
 use super::log::refused;
 use super::{DeadLetter, Fence, OffsetCommit, Sent};
@@ -37,7 +37,7 @@ pub struct OffsetsOf {
 
 /// A producer of a real cluster.
 pub struct KafkaWriter {
-    producer: BaseProducer<Deliveries>,
+    producer: Detached<BaseProducer<Deliveries>>,
     /// Where records go: the topic for rows, the dead-letter topic beside offsets.
     topic: String,
     offsets: Option<OffsetsOf>,
@@ -76,6 +76,7 @@ impl KafkaWriter {
             .set("linger.ms", "1")
             .set("queue.buffering.max.messages", (rows * 2).to_string())
             .create_with_context(Deliveries::default())
+            .map(Detached::new)
             .map_err(|error| refused(config, &error))?;
         Ok(Self { producer, topic: topic.to_owned(), offsets, transactional_id: transactional_id.to_owned(), limit })
     }
