@@ -22,6 +22,9 @@ pub struct ClickHouseTarget {
 /// What a block is recognised by, and asked for, later.
 const POSITION: [&str; 3] = ["_partition", "_offset", "_timestamp"];
 
+/// What a server answers that does not know a column of its system tables: one of before 2020.
+const UNKNOWN_IDENTIFIER: i32 = 47;
+
 #[derive(Deserialize)]
 struct TableRow {
     engine: String,
@@ -59,10 +62,13 @@ impl ClickHouseTarget {
         format!("pg2ch {} ", self.name)
     }
 
-    pub(super) fn settings(&self) -> Result<&Settings> {
+    pub(super) fn settings(&mut self) -> Result<&Settings> {
+        if self.settings.is_none() {
+            self.inspect()?;
+        }
         self.settings
             .as_ref()
-            .ok_or_else(|| Error::bug(format!("cannot use {}", self.name), "it was not looked up first"))
+            .ok_or_else(|| Error::bug(format!("cannot use {}", self.name), "its server's settings vanished"))
     }
 
     fn where_sql(&self, name_column: &str) -> String {
@@ -89,21 +95,32 @@ impl ClickHouseTarget {
             Settings::names_sql(),
             self.where_sql("name"),
         );
-        let answer = self.http.ask(&what, &sql, &[("output_format_json_quote_64bit_integers", "0")])?;
+        let answer = match self.http.send(&sql, &[("output_format_json_quote_64bit_integers", "0")], &[]) {
+            Ok(Answer::Ok(answer)) => answer,
+            Ok(Answer::Exception(exception)) if exception.code == UNKNOWN_IDENTIFIER => return Err(self.too_old()),
+            Ok(Answer::Exception(exception)) => return Err(self.http.explain(&what, &exception)),
+            Err(error) => return Err(self.http.unreachable(&what, error)),
+        };
         if answer.trim_ascii().is_empty() {
             return Err(self.unfit("there is no such table", "run `pg2ch init`, or load sql/clickhouse_init.sql"));
         }
-        serde_json::from_slice(&answer)
-            .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))
+        let row: TableRow = serde_json::from_slice(&answer)
+            .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))?;
+        self.settings = Some(Settings::among(&row.settings));
+        Ok(row)
+    }
+
+    fn too_old(&self) -> Error {
+        self.unfit(
+            "the server does not know insert_deduplication_token",
+            "use ClickHouse 22.2 or later: without tokens an insert whose answer is lost would be doubled",
+        )
     }
 
     /// Tokens do nothing in a table that does not remember them, and are not even known to old servers.
     fn require_tokens(&mut self, table: &TableRow) -> Result<()> {
         if !self.settings()?.knows_tokens {
-            return Err(self.unfit(
-                "the server does not know insert_deduplication_token",
-                "use ClickHouse 22.2 or later: without tokens an insert whose answer is lost would be doubled",
-            ));
+            return Err(self.too_old());
         }
         let replicated = table.engine.starts_with("Replicated") || table.engine.starts_with("Shared");
         if !replicated && window(&table.engine_full) == Some(0) {
@@ -137,7 +154,6 @@ impl Target for ClickHouseTarget {
         let mut table = self.inspect()?;
         table.columns.sort_unstable();
         let columns: Vec<Column> = std::mem::take(&mut table.columns).into_iter().map(column).collect();
-        self.settings = Some(Settings::among(&table.settings));
         for wanted in POSITION {
             if !columns.iter().any(|column| column.name == wanted) {
                 return Err(self.unfit(
