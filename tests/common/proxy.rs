@@ -55,6 +55,8 @@ struct State {
     rules: Vec<Rule>,
     open: HashMap<u64, (TcpStream, TcpStream)>,
     hits: usize,
+    /// Requests that were delivered after their client had gone, and answered by the server.
+    late: usize,
     connections: u64,
     bytes: HashMap<u64, [u64; 2]>,
     total: [u64; 2],
@@ -196,6 +198,15 @@ impl Proxy {
         let until = Instant::now() + Duration::from_secs(20);
         while self.hits() == 0 {
             assert!(Instant::now() < until, "waited twenty seconds for what the proxy should hit");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits until so many requests were delivered after their client had gone, and answered, ten seconds at most.
+    pub fn wait_for_late_deliveries(&self, number: usize) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while self.shared.lock().late < number {
+            assert!(Instant::now() < until, "waited ten seconds for an answer to what was delivered late");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -364,6 +375,8 @@ fn deliver_late(shared: &Shared, id: u64, mut held: Vec<u8>, client: &mut TcpStr
         while shared.server_bytes(id) == answered && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(2));
         }
+        let mut state = shared.lock();
+        state.late += usize::from(state.bytes.get(&id).is_some_and(|bytes| bytes[1] > answered));
         return false;
     }
     client.set_read_timeout(None).is_ok()
