@@ -41,6 +41,27 @@ pub const PRODUCE_RECOVERY: &[&str] =
 #[cfg(debug_assertions)]
 pub const PRODUCE_TOO_LARGE: &[&str] = &["kafka.abort.before", "kafka.abort.after"];
 
+/// The points of the consume leg, in the order in which a run passes them.
+#[cfg(debug_assertions)]
+pub const CONSUME: &[&str] = &[
+    "fence.before",
+    "fence.after",
+    "intend.before",
+    "kafka.begin.after",
+    "offsets.sent.after",
+    "kafka.commit.before",
+    "kafka.commit.after",
+    "intend.after",
+    "clickhouse.insert.before",
+    "clickhouse.insert.after",
+    "consume.finish.before",
+    "consume.finish.after",
+];
+
+/// The point that it passes only with a record that the target does not take: sent to the dead letters, not yet committed.
+#[cfg(debug_assertions)]
+pub const CONSUME_DEAD_LETTER: &str = "dead-letter.sent.after";
+
 /// Dies here, by SIGKILL, or stops until SIGCONT, if the test asked for it.
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::position::{Context, Intent, LastRecord, Position};
 use crate::batch::{NextOffset, Offsets};
 use crate::clickhouse::Ranges;
+use crate::crash;
 use crate::error::Result;
 use crate::kafka::{DeadLetter, Fence, OffsetCommit};
 
@@ -78,7 +79,10 @@ impl<F: Fence> Committer<F> {
             self.known.entry(partition).or_default().position.intent = Some(intent);
             self.changed.insert(partition);
         }
-        self.flush()
+        crash::point("intend.before");
+        self.flush()?;
+        crash::point("intend.after");
+        Ok(())
     }
 
     /// Forgets recorded INSERTs that were refused as a whole.

@@ -268,8 +268,12 @@ impl Fence for KafkaWriter {
                 _ => self.explain("send dead letters to", &error),
             });
         }
+        if !dead.is_empty() {
+            crash::point("dead-letter.sent.after");
+        }
         let list = self.list(&offsets.topic, commits)?;
         self.retried(VERB, |limit| self.producer.send_offsets_to_transaction(&list, &offsets.group, limit))?;
+        crash::point("offsets.sent.after");
         self.commit_transaction(VERB)
     }
 }
