@@ -22,6 +22,14 @@ pub struct Known {
     pub position: Position,
 }
 
+impl Known {
+    /// The offset up to which the log must have been read for this to be known.
+    #[must_use]
+    pub fn reaches(&self) -> NextOffset {
+        self.position.intent.as_ref().map_or(self.next, |intent| self.next.max(intent.end))
+    }
+}
+
 /// The group's offsets, as this run moves them.
 pub struct Committer<F> {
     fence: F,

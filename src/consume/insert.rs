@@ -3,8 +3,8 @@
 //! Before a block is sent, its ranges and its token are recorded. A token names one set of rows for ever: halves, and
 //! sets reduced by what the target holds, get tokens of their own. After an end that is not known the same rows go again
 //! under the same token, which also disarms a request that is still under way; then the target is asked, and what is
-//! missing goes under a new token. Only then does the offset move. A later run knows only the ranges: it asks first, and
-//! sends what is missing of them under the recorded token.
+//! missing goes under a new token. What a dead run had recorded is asked for first, and only what is missing goes under its
+//! token. Only then does the offset move.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -14,6 +14,7 @@ use super::commit::Committer;
 use super::prepare::Prepared;
 use crate::clickhouse::{Block, Inserted, Ranges, RecordId, Target};
 use crate::config::{OnBadRow, RetryConfig};
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::kafka::{DeadLetter, Fence};
@@ -66,8 +67,9 @@ enum Ended {
     Stored,
     /// Confirmed after an attempt whose end is not known: the target must be asked.
     Confirmed,
-    /// Refused as bad data; `certain` if no earlier attempt, of this run or another, can have been stored.
-    Refused { reason: String, certain: bool },
+    /// Refused as bad data, for this reason. It may be stored nevertheless: by an earlier attempt, or because only a view
+    /// behind the table refuses it.
+    Refused(String),
 }
 
 impl<F: Fence, T: Target> Inserter<F, T> {
@@ -82,19 +84,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// # Errors
     /// 65 if a bad record stops the run; ClickHouse's and Kafka's.
     pub fn step(&mut self, prepared: &Prepared) -> Result<()> {
-        let stop_at = match (self.rules.on_bad_row, prepared.refused.first()) {
-            (OnBadRow::Stop, Some(first)) => Some(first),
-            _ => None,
-        };
-        let whole = 0..stop_at.map_or(prepared.batch.len(), |(index, _)| *index);
-        self.copy(prepared, whole, None)?;
-        match stop_at {
-            None => Ok(()),
-            Some((index, reason)) => {
-                self.committer.flush()?;
-                Err(stopped(&prepared.batch.id(*index), reason))
-            }
-        }
+        self.copy(prepared, 0..prepared.batch.len(), None)
     }
 
     /// Finishes an INSERT that a dead run had recorded: `prepared` are the records of its ranges.
@@ -110,7 +100,10 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// # Errors
     /// Kafka's.
     pub fn finish(&mut self) -> Result<()> {
-        self.committer.flush()
+        crash::point("consume.finish.before");
+        self.committer.flush()?;
+        crash::point("consume.finish.after");
+        Ok(())
     }
 
     /// The offsets as this run has moved them.
@@ -123,16 +116,48 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         report.add(&self.counts);
     }
 
-    /// Brings the records `part` into the target; `recorded` is the token of an open intent for just these ranges.
+    /// Deals with the records `part`; `recorded` is the token of an open intent for just these ranges.
+    ///
+    /// What the target may hold is asked for first, and left alone: a row is neither inserted nor refused twice. That goes
+    /// for a recorded INSERT, too: its set may have been reduced by what was held then. If it is still under way, what is
+    /// missing goes under its token, so only one of the two is stored.
     fn copy(&mut self, prepared: &Prepared, part: Range<usize>, recorded: Option<String>) -> Result<()> {
         let ranges = prepared.batch.ranges_of(&part);
-        let mut dead = self.refused_by_encoder(prepared, &part)?;
+        let to_ask = if recorded.is_some() { ranges } else { self.committer.to_ask(&ranges) };
+        let held = if to_ask.is_empty() { HashSet::new() } else { self.target.held(&to_ask)? };
+        let refused: Vec<&(usize, String)> = prepared
+            .refused
+            .iter()
+            .filter(|(index, _)| part.contains(index) && !held.contains(&prepared.batch.id(*index)))
+            .collect();
+        if self.rules.on_bad_row == OnBadRow::Stop
+            && let Some((index, reason)) = refused.first()
+        {
+            if part.start < *index {
+                self.copy_rows(prepared, part.start..*index, recorded, &held, Vec::new())?;
+            }
+            self.committer.flush()?;
+            return Err(stopped(&prepared.batch.id(*index), reason));
+        }
+        let mut dead = Vec::new();
+        for (index, reason) in refused {
+            dead.push(self.dead_letter(prepared, *index, reason, dead.len())?);
+        }
+        self.copy_rows(prepared, part, recorded, &held, dead)
+    }
+
+    /// Brings the encoded rows of `part` into the target, but for those that are `held`; `dead` are its dead letters.
+    fn copy_rows(
+        &mut self,
+        prepared: &Prepared,
+        part: Range<usize>,
+        mut token: Option<String>,
+        held: &HashSet<RecordId>,
+        mut dead: Vec<DeadLetter>,
+    ) -> Result<()> {
+        let ranges = prepared.batch.ranges_of(&part);
         let mut rows = rows_of(prepared, &part);
-        // A recorded set may have been reduced by what was held then, and the ranges do not tell: so it is asked for now. If
-        // the first INSERT lands after the answer, the token drops this one.
-        let to_ask = if recorded.is_some() { ranges.clone() } else { self.committer.to_ask(&ranges) };
-        self.counts.rows_held += self.drop_held(prepared, &mut rows, &to_ask)?;
-        let mut token = recorded;
+        self.counts.rows_held += leave_out(prepared, &mut rows, held);
         for _ in 0..ROUNDS {
             if rows.is_empty() {
                 return self.dealt_with(prepared, &part, &ranges, dead);
@@ -154,26 +179,41 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                 Ended::Stored | Ended::Confirmed => {
                     self.counts.rows_inserted += self.drop_held(prepared, &mut rows, &ranges)?;
                 }
-                Ended::Refused { reason, .. } if rows.len() == 1 => {
-                    dead.extend(self.refused_by_server(prepared, rows[0], &reason, dead.len())?);
-                    return self.dealt_with(prepared, &part, &ranges, dead);
-                }
-                Ended::Refused { certain, .. } => {
-                    self.committer.forget_intents(&ranges);
-                    if repeats || !certain {
-                        self.committer.distrust(&ranges);
+                Ended::Refused(reason) => {
+                    let sent = rows.clone();
+                    self.counts.rows_inserted += self.drop_held(prepared, &mut rows, &ranges)?;
+                    if rows.len() < sent.len() {
+                        log::warn!(
+                            "the target holds {} rows of an INSERT that the server refused: they lack in a view behind it, \
+                             unless an earlier attempt was stored: {reason}",
+                            sent.len() - rows.len()
+                        );
+                    } else if let [row] = sent[..] {
+                        dead.extend(self.refused_by_server(prepared, row, &reason, dead.len())?);
+                        return self.dealt_with(prepared, &part, &ranges, dead);
+                    } else {
+                        return self.bisect(prepared, &part, &ranges, &rows);
                     }
-                    let middle = prepared.rows[rows[rows.len() / 2]].record;
-                    self.copy(prepared, part.start..middle, None)?;
-                    return self.copy(prepared, middle..part.end, None);
                 }
             }
+        }
+        if rows.is_empty() {
+            return self.dealt_with(prepared, &part, &ranges, dead);
         }
         Err(Error::unavailable(
             "cannot bring a batch into the target",
             format!("it confirmed {} rows {ROUNDS} times and still does not hold them: {ranges:?}", rows.len()),
             "look for what deletes rows of the target, and at its server's log; the next run goes on from here",
         ))
+    }
+
+    /// Deals with the halves of a part whose INSERT was refused, each as a part of its own.
+    fn bisect(&mut self, prepared: &Prepared, part: &Range<usize>, ranges: &Ranges, rows: &[usize]) -> Result<()> {
+        self.committer.forget_intents(ranges);
+        self.committer.distrust(ranges);
+        let middle = prepared.rows[rows[rows.len() / 2]].record;
+        self.copy(prepared, part.start..middle, None)?;
+        self.copy(prepared, middle..part.end, None)
     }
 
     /// Notes that `part` is done. Dead letters are committed at once, with the offsets behind them.
@@ -199,15 +239,10 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         if urgent { self.committer.flush() } else { Ok(()) }
     }
 
-    /// Leaves out the rows that the target holds of `ranges`; returns how many.
+    /// Asks the target, and leaves out the rows that it holds of `ranges`; returns how many.
     fn drop_held(&mut self, prepared: &Prepared, rows: &mut Vec<usize>, ranges: &Ranges) -> Result<u64> {
-        if ranges.is_empty() || rows.is_empty() {
-            return Ok(0);
-        }
-        let held: HashSet<RecordId> = self.target.held(ranges)?;
-        let before = rows.len();
-        rows.retain(|&row| !held.contains(&prepared.batch.id(prepared.rows[row].record)));
-        Ok((before - rows.len()) as u64)
+        let held = self.target.held(ranges)?;
+        Ok(leave_out(prepared, rows, &held))
     }
 
     /// Sends the rows under a token until the server says yes or no, or the attempts are used up.
@@ -222,7 +257,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             match self.target.insert(block, token)? {
                 Inserted::Stored if certain => return Ok(Ended::Stored),
                 Inserted::Stored => return Ok(Ended::Confirmed),
-                Inserted::Refused(reason) => return Ok(Ended::Refused { reason, certain }),
+                Inserted::Refused(reason) => return Ok(Ended::Refused(reason)),
                 Inserted::Unknown(error) => {
                     certain = false;
                     let Some(pause) = backoff.next() else { return Err(error) };
@@ -233,14 +268,6 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                 }
             }
         }
-    }
-
-    fn refused_by_encoder(&mut self, prepared: &Prepared, part: &Range<usize>) -> Result<Vec<DeadLetter>> {
-        let mut dead = Vec::new();
-        for (index, reason) in prepared.refused.iter().filter(|(index, _)| part.contains(index)) {
-            dead.push(self.dead_letter(prepared, *index, reason, dead.len())?);
-        }
-        Ok(dead)
     }
 
     fn refused_by_server(
@@ -290,6 +317,13 @@ fn stopped(id: &RecordId, reason: &str) -> Error {
         format!("the target does not take the record: {reason}"),
         "mend the target or the data; with `on_bad_row = \"dead-letter\"` the run would go on without the record",
     )
+}
+
+/// Leaves out the rows whose records are `held`; returns how many.
+fn leave_out(prepared: &Prepared, rows: &mut Vec<usize>, held: &HashSet<RecordId>) -> u64 {
+    let before = rows.len();
+    rows.retain(|&row| !held.contains(&prepared.batch.id(prepared.rows[row].record)));
+    (before - rows.len()) as u64
 }
 
 /// The indices of the encoded rows whose records are in `part`.

@@ -67,13 +67,15 @@ impl JsonRows {
         if let Some(missing) = self.required.iter().find(|name| !seen.contains(name.as_str())) {
             return Err(format!("field {missing} is missing"));
         }
-        let (seconds, millis) = (at.timestamp_ms.div_euclid(1000), at.timestamp_ms.rem_euclid(1000));
+        let sign = if at.timestamp_ms < 0 { "-" } else { "" };
+        let millis = at.timestamp_ms.unsigned_abs();
+        let (seconds, millis) = (millis / 1000, millis % 1000);
         let text = value.trim_ascii();
         let rest = text.strip_prefix(b"{").unwrap_or(text);
         let comma = if found.is_empty() { "" } else { "," };
         write!(
             out,
-            r#"{{"_partition":{},"_offset":{},"_timestamp":{seconds}.{millis:03}{comma}"#,
+            r#"{{"_partition":{},"_offset":{},"_timestamp":{sign}{seconds}.{millis:03}{comma}"#,
             at.partition, at.offset
         )
         .map_err(|error| error.to_string())?;
@@ -122,8 +124,12 @@ mod tests {
     }
 
     fn encode(value: &str) -> Result<String, String> {
+        encode_at(3004, value)
+    }
+
+    fn encode_at(timestamp_ms: i64, value: &str) -> Result<String, String> {
         let mut out = Vec::new();
-        let at = Position { partition: 1, offset: 2, timestamp_ms: 3004 };
+        let at = Position { partition: 1, offset: 2, timestamp_ms };
         rows().encode(at, value.as_bytes(), &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
@@ -132,6 +138,12 @@ mod tests {
     fn the_position_is_put_in_front_of_the_records_own_text() {
         let expected = "{\"_partition\":1,\"_offset\":2,\"_timestamp\":3.004,\"id\": \"x\"}\n";
         assert_eq!(encode("{\"id\": \"x\"}").unwrap(), expected);
+    }
+
+    #[test]
+    fn a_timestamp_before_1970_keeps_its_value() {
+        let row = encode_at(-1, "{\"id\": \"x\"}").unwrap();
+        assert!(row.contains("\"_timestamp\":-0.001,"), "a record without a timestamp has -1: {row}");
     }
 
     #[test]

@@ -65,17 +65,21 @@ pub fn run<S: Servers>(
     let ends = wait_until_stable(&mut log, delivered, config.timeouts.stable, around.shutdown)?;
     let starts = log.starts()?;
     report.complete = log.ends(End::Written)? == ends;
-    let start = Start::of(&log.committed()?, &starts, &ends, context);
-    // What was delivered a moment ago and looks copied is a topic that was made again, and has grown to its old size.
-    if delivered.is_empty() && start.is_done(&ends) && now() < start.oldest_commit() + REFRESH_AFTER {
-        return Ok(());
+    let mut start = Start::of(&log.committed()?, &starts, &ends, context);
+    if start.is_done(&ends) && now() < start.oldest_commit() + REFRESH_AFTER {
+        start.check_log(&mut log, &starts, config.timeouts.kafka)?;
+        if !start.has_strangers() {
+            return Ok(());
+        }
     }
 
     let mut fence = servers.fence(&log)?;
     fence.fence()?;
-    // Only now nobody else can move the offsets.
+    // Only now nobody else can move the offsets; who has, until now, may have seen later ends.
+    let (starts, ends) = (log.starts()?, log.ends(End::Stable)?);
     let mut start = Start::of(&log.committed()?, &starts, &ends, context);
-    start.check_log(&mut log, &starts, &ends, config.timeouts.kafka, report)?;
+    start.check_log(&mut log, &starts, config.timeouts.kafka)?;
+    start.begin_again(&starts, &ends, report);
     start.skip_lost(&starts, report);
     if start.asks() {
         wait_for_inserts(&mut target, around)?;

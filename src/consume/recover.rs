@@ -11,7 +11,7 @@ use super::position::{Context, LastRecord, Position};
 use crate::batch::Offsets;
 use crate::clickhouse::Ranges;
 use crate::error::{Error, Result};
-use crate::kafka::{Committed, Polled, Record, TopicLog};
+use crate::kafka::{Committed, Polled, TopicLog};
 use crate::report::{ConsumeReport, Lost};
 
 /// Where the leg begins.
@@ -21,6 +21,8 @@ pub struct Start {
     pub known: BTreeMap<i32, Known>,
     /// INSERTs that were recorded and not confirmed: token → ranges that the log still has.
     pub intents: BTreeMap<String, Ranges>,
+    /// Partitions whose log is not the one that was read before; `true` where it cannot be a compacted one either.
+    strangers: BTreeMap<i32, bool>,
 }
 
 impl Start {
@@ -30,21 +32,29 @@ impl Start {
         let mut start = Self::default();
         for (&partition, &end) in ends {
             let first = starts.get(&partition).copied().unwrap_or(0);
-            let trusted = committed.get(&partition).filter(|committed| committed.next <= end).and_then(|committed| {
+            let ours = committed.get(&partition).and_then(|committed| {
                 let position = Position::verify(&committed.metadata, context, partition, committed.next)?;
-                // An end never comes back: an INSERT recorded beyond it was of a topic that has been made again.
-                if position.intent.as_ref().is_some_and(|intent| intent.end > end) {
-                    return None;
-                }
                 Some(Known { next: committed.next, position })
             });
-            if trusted.is_none() && end > first {
-                let why = if committed.contains_key(&partition) { "not pg2ch's for this target" } else { "missing" };
-                log::info!(
-                    "partition {partition}: the committed offset is {why}; beginning at {first} and asking the target"
-                );
-            }
-            start.known.insert(partition, trusted.unwrap_or_else(|| untrusted(first, end)));
+            let known = match ours {
+                Some(known) if known.reaches() <= end => known,
+                // An end never goes back.
+                Some(_) => {
+                    start.strangers.insert(partition, true);
+                    untrusted(first, end)
+                }
+                None => {
+                    if end > first {
+                        let found = committed.contains_key(&partition);
+                        let why = if found { "not pg2ch's for this target" } else { "missing" };
+                        log::info!(
+                            "partition {partition}: the committed offset is {why}; beginning at {first} and asking the target"
+                        );
+                    }
+                    untrusted(first, end)
+                }
+            };
+            start.known.insert(partition, known);
         }
         start.collect_intents(starts);
         start
@@ -63,92 +73,78 @@ impl Start {
         }
     }
 
-    /// Checks the last record below each offset: a topic that was deleted and made again
-    /// has another one there, or none. What cannot be checked, because retention has deleted it, is trusted.
+    /// Checks the last record below each offset: a topic that was deleted and made again has another one there, or none.
+    /// What cannot be checked, because retention has deleted it, is trusted.
     ///
     /// # Errors
     /// Kafka's, or 69 if nothing comes in time.
-    pub fn check_log(
-        &mut self,
-        log: &mut impl TopicLog,
-        starts: &Offsets,
-        ends: &Offsets,
-        limit: Duration,
-        report: &mut ConsumeReport,
-    ) -> Result<()> {
-        let mut wanted = Offsets::new();
+    pub fn check_log(&mut self, log: &mut impl TopicLog, starts: &Offsets, limit: Duration) -> Result<()> {
+        let mut wanted: BTreeMap<i32, LastRecord> = BTreeMap::new();
         for (&partition, known) in &self.known {
             let first = starts.get(&partition).copied().unwrap_or(0);
             if let Some(last) = known.position.last
                 && last.offset >= first
-                && ends.contains_key(&partition)
             {
-                wanted.insert(partition, last.offset);
+                wanted.insert(partition, last);
             }
         }
         if wanted.is_empty() {
             return Ok(());
         }
-        log.read_from(&wanted)?;
+        log.read_from(&wanted.iter().map(|(&partition, last)| (partition, last.offset)).collect())?;
         while !wanted.is_empty() {
             let mut found = None;
-            let polled = log.poll(limit, &mut |record| found = Some((record.partition, last_record(&record))))?;
-            match polled {
-                Polled::Record => {}
-                Polled::End(partition) => {
-                    if wanted.remove(&partition).is_some() {
-                        self.compare(partition, None, starts, ends, report);
-                    }
-                }
-                Polled::Nothing => {
+            let polled = log.poll(limit, &mut |record| {
+                let last = LastRecord { offset: record.offset, timestamp_ms: record.timestamp_ms };
+                found = Some((record.partition, last));
+            })?;
+            let (partition, record) = match (polled, found) {
+                (Polled::End(partition), _) => (partition, None),
+                (_, Some((partition, record))) => (partition, Some(record)),
+                _ => {
                     return Err(Error::unavailable(
                         format!("cannot check the records before the offsets of partitions {:?}", wanted.keys()),
                         format!("no record came for {limit:?}"),
                         "check the brokers; the next run goes on from here",
                     ));
                 }
-            }
-            if let Some((partition, record)) = found
-                && wanted.remove(&partition).is_some()
+            };
+            if let Some(last) = wanted.remove(&partition)
+                && record != Some(last)
             {
-                self.compare(partition, Some(record), starts, ends, report);
+                // A compacted topic loses records for later ones of their keys; it gains none, and keeps its very last one.
+                let next = self.known.get(&partition).map_or(0, |known| known.next);
+                self.strangers.insert(partition, record.is_none_or(|record| record.offset < next));
             }
         }
-        self.collect_intents(starts);
         Ok(())
     }
 
-    /// `found` is the first record at or behind the place of the last one that was read.
-    fn compare(
-        &mut self,
-        partition: i32,
-        found: Option<LastRecord>,
-        starts: &Offsets,
-        ends: &Offsets,
-        report: &mut ConsumeReport,
-    ) {
-        let Some(known) = self.known.get_mut(&partition) else { return };
-        let Some(last) = known.position.last else { return };
-        if found == Some(last) {
-            return;
+    /// Whether a log was found to be another one than that which was read before.
+    #[must_use]
+    pub fn has_strangers(&self) -> bool {
+        !self.strangers.is_empty()
+    }
+
+    /// Begins again in the logs that are others, and says so.
+    pub fn begin_again(&mut self, starts: &Offsets, ends: &Offsets, report: &mut ConsumeReport) {
+        for (partition, is_certain) in std::mem::take(&mut self.strangers) {
+            let first = starts.get(&partition).copied().unwrap_or(0);
+            if is_certain {
+                log::error!(
+                    "partition {partition} does not hold what was read from it before: the topic was deleted and made again; \
+                     beginning at offset {first} and asking the target. Records that were not copied before are lost"
+                );
+                report.topic_recreated = true;
+            } else {
+                log::info!(
+                    "partition {partition}: the last record that was read is gone: compacted, or the topic was made again; \
+                     beginning at offset {first} and asking the target"
+                );
+            }
+            self.known.insert(partition, untrusted(first, ends.get(&partition).copied().unwrap_or(first)));
         }
-        let first = starts.get(&partition).copied().unwrap_or(0);
-        // A compacted topic loses records for later ones of their keys; it neither gains any nor loses its very last one.
-        if found.is_some_and(|found| found.offset >= known.next) {
-            log::info!(
-                "partition {partition}: the record at offset {}, the last that was read, is gone: compacted, or the topic was \
-                 made again; beginning at {first} and asking the target",
-                last.offset
-            );
-        } else {
-            log::error!(
-                "partition {partition}: the record at offset {} is not the one that was read before: the topic was deleted and \
-                 made again; beginning at {first}. Records that were not copied before are lost",
-                last.offset
-            );
-            report.topic_recreated = true;
-        }
-        *known = untrusted(first, ends.get(&partition).copied().unwrap_or(first));
+        self.collect_intents(starts);
     }
 
     /// Reports what retention has deleted between the offsets and the log's first ones, and goes on behind it.
@@ -161,8 +157,15 @@ impl Start {
                     known.next,
                     first - known.next
                 );
-                report.lost.push(Lost { partition, from: known.next, to: first });
+                let lost = Lost { partition, from: known.next, to: first };
+                // A second attempt of the same run finds it again.
+                if !report.lost.contains(&lost) {
+                    report.lost.push(lost);
+                }
                 known.next = first;
+            }
+            if known.position.intent.as_ref().is_some_and(|intent| intent.end <= first) {
+                known.position.intent = None;
             }
         }
     }
@@ -185,10 +188,6 @@ impl Start {
     pub fn oldest_commit(&self) -> u64 {
         self.known.values().map(|known| known.position.at).min().unwrap_or(0)
     }
-}
-
-fn last_record(record: &Record<'_>) -> LastRecord {
-    LastRecord { offset: record.offset, timestamp_ms: record.timestamp_ms }
 }
 
 fn untrusted(first: i64, end: i64) -> Known {

@@ -64,6 +64,18 @@ impl World {
         offsets
     }
 
+    /// Commits offsets with the metadata that they had.
+    pub fn restore_offsets(&self, offsets: &[(i32, i64, String)]) {
+        let consumer: BaseConsumer = self.client().set("group.id", &self.name).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        for (partition, offset, metadata) in offsets {
+            let mut element = list.add_partition(&self.name, *partition);
+            element.set_offset(Offset::Offset(*offset)).unwrap();
+            element.set_metadata(metadata);
+        }
+        consumer.commit(&list, CommitMode::Sync).unwrap();
+    }
+
     /// Deletes the group's offsets, as an operator does with `kafka-consumer-groups.sh`.
     pub fn delete_group(&self) {
         let options = super::admin_options();
