@@ -73,8 +73,11 @@ impl Target for SimTarget {
         Ok(TargetDescription {
             identity: format!("made {made}"),
             columns: columns.into_iter().map(column).collect(),
-            calendar: CalendarRange::Wide,
         })
+    }
+
+    fn calendar(&mut self) -> CalendarRange {
+        CalendarRange::Wide
     }
 
     fn held(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {
