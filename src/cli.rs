@@ -41,6 +41,8 @@ pub enum Command {
     },
     /// Look for what would go wrong.
     Check,
+    /// Tell what waits, and what the last runs did.
+    Status,
     /// List the dead letters.
     DeadLetters,
     /// Insert the dead letters into the target again.
@@ -234,6 +236,7 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
             return Ok(Command::Init { print: init.print, start_at_end: init.start_at_end });
         }
         Some(RawCommand::Check(_)) => return Ok(Command::Check),
+        Some(RawCommand::Status(_)) => return Ok(Command::Status),
         Some(RawCommand::DeadLetters(RawDeadLetters { action: None })) => return Ok(Command::DeadLetters),
         Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Replay(_)) })) => {
             return Ok(Command::ReplayDeadLetters);

@@ -12,6 +12,7 @@ pub mod consume;
 pub mod crash;
 pub mod error;
 pub mod exit_code;
+pub mod history;
 pub mod kafka;
 pub mod limits;
 pub mod logging;

@@ -6,10 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use pg2ch::cli::{self, Command, Invocation, Parsed, Verbosity};
-use pg2ch::commands::{self, check, dead_letters, init};
+use pg2ch::commands::{self, check, dead_letters, init, status};
 use pg2ch::config::{self, Config};
 use pg2ch::error::{Error, Result};
 use pg2ch::exit_code::ExitCode;
+use pg2ch::history;
 use pg2ch::logging;
 use pg2ch::report::RunReport;
 use pg2ch::run::{self, Legs};
@@ -46,7 +47,9 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
     let load = || config::load(flags);
     match command {
         Command::Run { legs, every: None } => {
-            let report = run::run(&load()?, *legs, limits, &listen()?);
+            let config = load()?;
+            let report = run::run(&config, *legs, limits, &listen()?);
+            history::record(&config, *legs, &report);
             Ok(finish(&report, invocation))
         }
         Command::Run { legs, every: Some(pause) } => repeat(&load()?, *legs, *pause, invocation),
@@ -56,6 +59,11 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
         }
         Command::Check => {
             let (text, code) = check::run(&load()?, *json)?;
+            print(&text);
+            Ok(code)
+        }
+        Command::Status => {
+            let (text, code) = status::run(&load()?, *json)?;
             print(&text);
             Ok(code)
         }
@@ -89,7 +97,9 @@ fn listen() -> Result<Shutdown> {
 fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation) -> Result<ExitCode> {
     let shutdown = listen()?;
     loop {
-        let code = finish(&run::run(config, legs, &invocation.limits, &shutdown), invocation);
+        let report = run::run(config, legs, &invocation.limits, &shutdown);
+        history::record(config, legs, &report);
+        let code = finish(&report, invocation);
         if matches!(code, ExitCode::Config | ExitCode::Permission) && !shutdown.is_asked() {
             return Ok(code);
         }

@@ -76,6 +76,12 @@ impl Default for ProduceReport {
 }
 
 impl ProduceReport {
+    /// Whether it left no row behind that it came across.
+    #[must_use]
+    pub fn left_nothing(&self) -> bool {
+        self.rows_locked == 0 && self.rows_changed == 0 && self.taken_back.is_empty() && self.too_large.is_empty()
+    }
+
     fn lost_data(&self) -> bool {
         self.topic_recreated
             || !(self.taken_back.is_empty() && self.too_large.is_empty() && self.window_lost.is_empty())

@@ -80,6 +80,7 @@ pub(super) enum RawCommand {
     Consume(RawConsume),
     Init(RawInit),
     Check(RawCheck),
+    Status(RawStatus),
     DeadLetters(RawDeadLetters),
     Config(RawConfig),
 }
@@ -132,6 +133,16 @@ pub(super) struct RawInit {
             The options of `pg2ch --help` work here, too."
 )]
 pub(super) struct RawCheck {}
+
+/// Tells what waits to be moved, and what the last runs did; works while a run works.
+#[derive(ArgsInfo, Debug, FromArgs)]
+#[argh(
+    subcommand,
+    name = "status",
+    help_triggers("-h", "--help"),
+    note = "The options of `pg2ch --help` work here, too."
+)]
+pub(super) struct RawStatus {}
 
 /// Lists the records that the target refused.
 #[derive(ArgsInfo, Debug, FromArgs)]

@@ -7,7 +7,7 @@ use crate::clickhouse::{ClickHouseTarget, Target};
 use crate::config::{Config, TableConfig};
 use crate::consume::Start;
 use crate::consume::position::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kafka::{End, KafkaLog, TopicLog};
 use crate::postgres::{Session, SourceTable, connect, quote};
 use crate::watchdog::Watchdog;
@@ -54,15 +54,23 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Asks the servers; what one of them refuses to tell stays unknown.
+    /// Asks the servers; what one of them refuses to tell stays unknown, and the reason is among the errors.
     #[must_use]
-    pub fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Self {
-        let told = |error: &crate::error::Error| log::debug!("{error}");
+    pub fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> (Self, Vec<Error>) {
         let unsent = connect(config, "status", watchdog).and_then(|mut session| {
             let source = SourceTable::find(&mut session, table)?;
             unsent(&mut session, &source)
         });
-        Self { unsent: unsent.inspect_err(told).ok(), partitions: partitions(config, table).inspect_err(told).ok() }
+        let (mut backlog, mut errors) = (Self::default(), Vec::new());
+        match unsent {
+            Ok(unsent) => backlog.unsent = Some(unsent),
+            Err(error) => errors.push(error),
+        }
+        match partitions(config, table) {
+            Ok(partitions) => backlog.partitions = Some(partitions),
+            Err(error) => errors.push(error),
+        }
+        (backlog, errors)
     }
 
     /// For a person.

@@ -5,6 +5,7 @@ pub mod check;
 pub mod config;
 pub mod dead_letters;
 pub mod init;
+pub mod status;
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;

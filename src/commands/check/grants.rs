@@ -2,6 +2,7 @@
 
 use super::finding::{Findings, Severity};
 use super::source::Found;
+use crate::commands::init::RUNS_TABLE;
 use crate::config::TableConfig;
 use crate::error::Result;
 use crate::postgres::{Session, quote};
@@ -90,6 +91,41 @@ fn checkpoint(session: &mut Session, role: &str, findings: &mut Findings) -> Res
     for row in rows {
         let (name, privilege): (String, String) = (row.get(0), row.get(1));
         missing(findings, &privilege, &name, "keeping the checkpoint", &name, role);
+    }
+    Ok(())
+}
+
+/// The history of runs is nothing that a run needs.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn history(session: &mut Session, findings: &mut Findings) -> Result<()> {
+    let found = session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_runs') IS NOT NULL", &[])?;
+    if found.is_none() {
+        findings.add(
+            Severity::Note,
+            "runs-missing",
+            "there is no table pg2ch_runs in the role's search path",
+            "`pg2ch status` cannot tell what the last runs did",
+            format!("{RUNS_TABLE};"),
+        );
+    }
+    let lacking = session.query_opt(
+        WHAT,
+        "SELECT string_agg(p, ', '), pg_catalog.quote_ident(current_user), c.oid::regclass::text
+         FROM pg_catalog.pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
+         WHERE c.oid = pg_catalog.to_regclass('pg2ch_runs') AND NOT pg_catalog.has_table_privilege(c.oid, p) GROUP BY c.oid",
+        &[],
+    )?;
+    if let Some(row) = lacking {
+        let (privileges, role, name): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        findings.add(
+            Severity::Note,
+            "runs-grant-missing",
+            format!("{role} lacks {privileges} on {name}"),
+            "`pg2ch status` cannot tell what the last runs did",
+            format!("GRANT {privileges} ON {name} TO {role};"),
+        );
     }
     Ok(())
 }

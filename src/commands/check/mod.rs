@@ -72,6 +72,7 @@ fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> TableFind
         Err(error) => found.failures.push(error),
     }
     found.findings.sort_by_key(|finding| finding.severity);
-    found.backlog = Backlog::ask(config, table, watchdog);
+    // What it cannot tell is among the findings already.
+    found.backlog = Backlog::ask(config, table, watchdog).0;
     found
 }

@@ -36,6 +36,7 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
     let version = server(&mut session, &mut findings)?;
     pooling(&mut session, config, watchdog, &mut findings)?;
     checkpoint(&mut session, table, &mut findings)?;
+    grants::history(&mut session, &mut findings)?;
     let mut source = None;
     if grants::schema(&mut session, table, &mut findings)? {
         let found = source::check(&mut session, table, &mut findings)?;

@@ -74,22 +74,34 @@ struct TableLetters {
 /// # Errors
 /// The servers', sorted by exit code.
 pub fn list(config: &Config, json: bool, limits: &Limits, shutdown: &Shutdown) -> Result<(String, ExitCode)> {
-    each_table(config, json, limits, shutdown, |around, report| {
-        let table = around.table;
-        let mut log = KafkaLog::new(around.config, &table.dead_letter_topic(), &table.group)?;
-        let mut target = ClickHouseTarget::new(around.config, &table.target)?;
-        let ends = log.ends(End::Stable)?;
-        let mut letters = Letters::new(log, ends, &table.topic, around)?;
-        while let Some(chunk) = letters.next_chunk()? {
-            let held = target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;
-            for letter in &chunk {
-                let state = if held.contains(&id_of(letter)) { State::Replayed } else { State::Pending };
-                report.count(letter, state);
-            }
+    each_table(config, json, limits, shutdown, look_through)
+}
+
+/// How many letters of a table the target does not hold.
+///
+/// # Errors
+/// The servers', sorted by exit code.
+pub fn pending(around: &Surroundings<'_>) -> Result<u64> {
+    let mut report = TableLetters::of(around.table);
+    look_through(around, &mut report)?;
+    Ok(report.pending)
+}
+
+fn look_through(around: &Surroundings<'_>, report: &mut TableLetters) -> Result<()> {
+    let table = around.table;
+    let mut log = KafkaLog::new(around.config, &table.dead_letter_topic(), &table.group)?;
+    let mut target = ClickHouseTarget::new(around.config, &table.target)?;
+    let ends = log.ends(End::Stable)?;
+    let mut letters = Letters::new(log, ends, &table.topic, around)?;
+    while let Some(chunk) = letters.next_chunk()? {
+        let held = target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;
+        for letter in &chunk {
+            let state = if held.contains(&id_of(letter)) { State::Replayed } else { State::Pending };
+            report.count(letter, state);
         }
-        letters.tell(report);
-        Ok(())
-    })
+    }
+    letters.tell(report);
+    Ok(())
 }
 
 /// Inserts the records of all pending letters into the target, with the positions and timestamps that they had, so that
