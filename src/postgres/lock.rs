@@ -14,6 +14,9 @@ use crate::shutdown::Shutdown;
 /// How often a lock that is taken is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// How long the session of an earlier attempt of this very run may take to end, after its connection broke.
+const OWN_SESSION: Duration = Duration::from_secs(10);
+
 /// Takes the lock of `table`; `false` if the run was asked to finish while it waited.
 ///
 /// # Errors
@@ -21,18 +24,20 @@ const RETRY: Duration = Duration::from_millis(100);
 pub fn take(session: &mut Session, table: &SourceTable, wait: Duration, shutdown: &Shutdown) -> Result<bool> {
     let what = format!("cannot take the lock of {}", table.name);
     let key = lock_key(table);
-    let until = Instant::now() + wait;
+    let begun = Instant::now();
     loop {
         let row = session.query_opt(&what, "SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key])?;
         if row.is_some_and(|row| row.get(0)) {
             crash::point("lock.after");
             return Ok(true);
         }
-        if Instant::now() >= until {
+        let (holder, is_ours) = holder(session, &what, key)?;
+        let wait = if is_ours { wait.max(OWN_SESSION) } else { wait };
+        if begun.elapsed() >= wait {
             return Err(Error::new(
                 ExitCode::Locked,
                 format!("{what} in database {}", table.database),
-                format!("another run holds it: {}", holder(session, &what, key)?),
+                format!("another run holds it: {holder}"),
                 "let it finish; --wait-lock 5m waits for it; a dead host's lock is freed within about a minute",
             ));
         }
@@ -50,18 +55,20 @@ fn lock_key(table: &SourceTable) -> i64 {
     i64::from_be_bytes(first)
 }
 
-fn holder(session: &mut Session, what: &str, key: i64) -> Result<String> {
+/// Who holds the lock, and whether that is a session of this very process.
+fn holder(session: &mut Session, what: &str, key: i64) -> Result<(String, bool)> {
     // A lock on one bigint shows its halves as classid and objid, with objsubid 1 (pg_locks in PostgreSQL's manual).
     let row = session.query_opt(
         what,
         "SELECT format('%s, user %s, from %s, process %s, since %s',
                        coalesce(nullif(a.application_name, ''), 'unnamed'), a.usename,
-                       coalesce(a.client_addr::text, 'this machine'), a.pid, a.backend_start::timestamp(0))
+                       coalesce(a.client_addr::text, 'this machine'), a.pid, a.backend_start::timestamp(0)),
+                a.application_name = current_setting('application_name')
          FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
            AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
            AND (l.classid::bigint << 32) | l.objid::bigint = $1",
         &[&key],
     )?;
-    Ok(row.map_or_else(|| "it has just ended".into(), |row| row.get(0)))
+    Ok(row.map_or_else(|| ("it has just ended".into(), false), |row| (row.get(0), row.get(1))))
 }

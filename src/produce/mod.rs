@@ -71,6 +71,8 @@ pub fn run<S: Servers>(
     ledger: &mut S::Ledger,
     report: &mut ProduceReport,
 ) -> Result<()> {
+    // An earlier attempt of the same run may have been cut short.
+    report.complete = true;
     let checkpoint = ledger.checkpoint()?;
     let Some(highest) = ledger.highest_unsent_key()? else {
         return Ok(());

@@ -70,10 +70,7 @@ impl Target for SimTarget {
             ("_offset", "Int64"),
             ("_timestamp", "DateTime64(3, 'UTC')"),
         ];
-        Ok(TargetDescription {
-            identity: format!("made {made}"),
-            columns: columns.into_iter().map(column).collect(),
-        })
+        Ok(TargetDescription { identity: format!("made {made}"), columns: columns.into_iter().map(column).collect() })
     }
 
     fn calendar(&mut self) -> CalendarRange {
