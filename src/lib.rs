@@ -16,6 +16,7 @@ pub mod history;
 pub mod kafka;
 pub mod limits;
 pub mod logging;
+pub mod metrics;
 pub mod postgres;
 pub mod produce;
 pub mod report;

@@ -12,6 +12,7 @@ use pg2ch::error::{Error, Result};
 use pg2ch::exit_code::ExitCode;
 use pg2ch::history;
 use pg2ch::logging;
+use pg2ch::metrics;
 use pg2ch::report::RunReport;
 use pg2ch::run::{self, Legs};
 use pg2ch::shutdown::Shutdown;
@@ -49,8 +50,7 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
         Command::Run { legs, every: None } => {
             let config = load()?;
             let report = run::run(&config, *legs, limits, &listen()?);
-            history::record(&config, *legs, &report);
-            Ok(finish(&report, invocation))
+            Ok(finish(&config, *legs, &report, invocation))
         }
         Command::Run { legs, every: Some(pause) } => repeat(&load()?, *legs, *pause, invocation),
         Command::Init { print, start_at_end } => {
@@ -98,8 +98,7 @@ fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation)
     let shutdown = listen()?;
     loop {
         let report = run::run(config, legs, &invocation.limits, &shutdown);
-        history::record(config, legs, &report);
-        let code = finish(&report, invocation);
+        let code = finish(config, legs, &report, invocation);
         if matches!(code, ExitCode::Config | ExitCode::Permission) && !shutdown.is_asked() {
             return Ok(code);
         }
@@ -109,8 +108,10 @@ fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation)
     }
 }
 
-/// Prints how a run went: its errors, one line for a person who is there or needs it, JSON for a machine that asked.
-fn finish(report: &RunReport, invocation: &Invocation) -> ExitCode {
+/// Leaves word of a run for those who look later, and prints how it went: its errors, one line for a person who is there or needs it, JSON for a machine that asked.
+fn finish(config: &Config, legs: Legs, report: &RunReport, invocation: &Invocation) -> ExitCode {
+    metrics::write(config, report);
+    history::record(config, legs, report);
     let code = report.exit_code();
     for error in report.errors() {
         logging::print_error(error);
