@@ -17,6 +17,7 @@ pub mod kafka;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
+pub mod mutant;
 pub mod postgres;
 pub mod produce;
 pub mod report;

@@ -3,8 +3,8 @@
 //! A life is some runs with faults, then clean ones. After every call the promise is checked, at the end that everything
 //! has arrived once. A failing life prints how to live it again.
 //!
-//!     PG2CH_SIM_SEED=17 cargo test --test simulation one_seed
-//!     PG2CH_SIM_SEEDS=1000000 cargo test --test simulation random
+//!     PG2CH_SIM_SEED=17 cargo test --test simulation one_seed -- --nocapture     one random life, with its trace
+//!     PG2CH_SIM_SEEDS=1000000 PG2CH_SIM_PAIRS=200000 cargo test --test simulation    more of both
 
 #![allow(missing_docs, clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
@@ -23,20 +23,52 @@ mod servers;
 #[path = "simulation/world.rs"]
 mod world;
 
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use life::Life;
 use world::{FAULTS, Plan};
 
-/// Lives it; on a failure, again with a trace.
-fn live(life: &Life) -> usize {
+/// How many lives are lived at a time: one waits, now and then, for a transaction that hides records.
+const THREADS: usize = 8;
+
+/// Lives it; returns the number of calls, or what broke, with the trace of a second time.
+fn live(life: &Life, again: &str) -> Result<usize, String> {
     let outcome = life.live(false);
-    if let Some(broken) = outcome.broken {
-        let trace = life.live(true).trace;
-        panic!(
-            "{trace}\n\n{broken}\n{life:?}\n\nagain: PG2CH_SIM_SEED={} cargo test --test simulation one_seed",
-            life.seed
-        );
+    let Some(broken) = outcome.broken else { return Ok(outcome.calls) };
+    let trace = life.live(true).trace;
+    Err(format!("{trace}\n\n{broken}\n{life:?}\n\nagain: {again}"))
+}
+
+fn live_random(seed: u64) -> Result<(), String> {
+    let again = format!("PG2CH_SIM_SEED={seed} cargo test --test simulation one_seed");
+    live(&Life::random(seed), &again).map(drop)
+}
+
+/// Does it for each number, several at a time; the first failure ends it.
+fn side_by_side(numbers: Range<u64>, each: impl Fn(u64) -> Result<(), String> + Sync) {
+    let next = AtomicU64::new(numbers.start);
+    let failed = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= numbers.end {
+                        break;
+                    }
+                    if let Err(why) = each(number) {
+                        next.store(numbers.end, Ordering::Relaxed);
+                        failed.lock().unwrap().get_or_insert(why);
+                    }
+                }
+            });
+        }
+    });
+    if let Some(why) = failed.into_inner().unwrap() {
+        panic!("{why}");
     }
-    outcome.calls
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -54,20 +86,69 @@ fn one_seed_is_lived_with_a_trace_if_it_is_asked_for() {
 
 #[test]
 fn every_single_fault_at_every_call_is_survived() {
+    const AGAIN: &str = "cargo test --test simulation every_single_fault";
     for busy in [0, 9] {
         let quiet = Life { seed: 1, plan: Plan::At(vec![]), troubled_runs: 1, busy, odd: false, mutant: None };
-        for call in 1..=live(&quiet) {
-            for fault in FAULTS {
-                live(&Life { plan: Plan::At(vec![(call, fault)]), ..quiet.clone() });
-            }
-        }
+        let calls = live(&quiet, AGAIN).unwrap();
+        side_by_side(1..calls as u64 + 1, |call| {
+            FAULTS.iter().try_for_each(|&fault| {
+                let plan = Plan::At(vec![(call as usize, fault)]);
+                live(&Life { plan, ..quiet.clone() }, AGAIN).map(drop)
+            })
+        });
     }
 }
 
 #[test]
+fn two_faults_the_second_in_the_recovery_from_the_first_are_survived() {
+    const AGAIN: &str = "cargo test --test simulation two_faults";
+    let quiet = Life { seed: 2, plan: Plan::At(vec![]), troubled_runs: 2, busy: 0, odd: false, mutant: None };
+    let calls = live(&quiet, AGAIN).unwrap();
+    side_by_side(0..number("PG2CH_SIM_PAIRS").unwrap_or(3_000), |pair| {
+        let mut rng = fastrand::Rng::with_seed(pair);
+        let first = rng.usize(1..=calls);
+        let second = first + rng.usize(1..=60);
+        let plan = Plan::At([first, second].map(|call| (call, FAULTS[rng.usize(..FAULTS.len())])).to_vec());
+        let busy = if pair % 2 == 0 { 0 } else { 9 };
+        live(&Life { plan, busy, ..quiet.clone() }, AGAIN).map(drop)
+    });
+}
+
+#[test]
 fn random_faults_in_random_lives_are_survived() {
-    let lives = number("PG2CH_SIM_SEEDS").unwrap_or(20_000);
-    for seed in 0..lives {
-        live(&Life::random(seed));
-    }
+    side_by_side(0..number("PG2CH_SIM_SEEDS").unwrap_or(20_000), live_random);
+}
+
+/// Faults planted in the protocol (those that `grep mutant::is` finds), each of which breaks the promise.
+const MUTANTS: [&str; 19] = [
+    "flag before the acknowledgement",
+    "flag any version of the row",
+    "the first record of a key counts",
+    "no fence",
+    "what dead runs delivered is not looked for",
+    "the high watermark is taken for the last stable offset",
+    "the checkpoint passes a locked row",
+    "the checkpoint moves before the flags",
+    "a checkpoint moved alone is not durable",
+    "the clock's floor is ignored",
+    "commit before insert",
+    "inserts are not recorded",
+    "blind retry under a new token",
+    "a token names several sets",
+    "the reduced set keeps its token",
+    "no asking after a repeat",
+    "a recorded insert is sent again whole",
+    "offsets are trusted without a signature",
+    "dead letters outside the offsets' transaction",
+];
+
+#[test]
+fn every_fault_planted_in_the_protocol_is_found() {
+    side_by_side(0..MUTANTS.len() as u64, |index| {
+        let mutant = MUTANTS[index as usize];
+        let life = |seed| Life { mutant: Some(mutant), ..Life::random(seed) };
+        let found = (0..20_000).find(|&seed| life(seed).live(false).broken.is_some());
+        println!("{mutant}: found by seed {found:?}");
+        found.map(drop).ok_or_else(|| format!("not found: {mutant}"))
+    });
 }

@@ -18,6 +18,7 @@ use crate::crash;
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::kafka::{DeadLetter, Fence};
+use crate::mutant;
 use crate::report::ConsumeReport;
 use crate::retry::Backoff;
 
@@ -124,7 +125,8 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     fn copy(&mut self, prepared: &Prepared, part: Range<usize>, recorded: Option<String>) -> Result<()> {
         let ranges = prepared.batch.ranges_of(&part);
         let to_ask = if recorded.is_some() { ranges } else { self.committer.to_ask(&ranges) };
-        let held = if to_ask.is_empty() { HashSet::new() } else { self.target.held(&to_ask)? };
+        let asks = !(to_ask.is_empty() || recorded.is_some() && mutant::is("a recorded insert is sent again whole"));
+        let held = if asks { self.target.held(&to_ask)? } else { HashSet::new() };
         let refused: Vec<&(usize, String)> = prepared
             .refused
             .iter()
@@ -171,13 +173,18 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                     name
                 }
             };
+            if mutant::is("commit before insert") {
+                self.committer.advance(&ranges, &prepared.batch.last_of(&part), Vec::new());
+                self.committer.flush()?;
+            }
             match self.insert(prepared, &rows, &name)? {
-                Ended::Stored if !repeats => {
+                Ended::Stored if !repeats || mutant::is("no asking after a repeat") => {
                     self.counts.rows_inserted += rows.len() as u64;
                     return self.dealt_with(prepared, &part, &ranges, dead);
                 }
                 Ended::Stored | Ended::Confirmed => {
                     self.counts.rows_inserted += self.drop_held(prepared, &mut rows, &ranges)?;
+                    token = mutant::is("the reduced set keeps its token").then_some(name);
                 }
                 Ended::Refused(reason) => {
                     let sent = rows.clone();
@@ -254,8 +261,9 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             let InsertRules { format, columns, settings, .. } = &self.rules;
             let block = Block { format, columns, settings, body: &body };
             self.counts.inserts += 1;
-            match self.target.insert(block, token)? {
-                Inserted::Stored if certain => return Ok(Ended::Stored),
+            let another = (mutant::is("blind retry under a new token") && !certain).then(|| (self.tools.token)());
+            match self.target.insert(block, another.as_deref().unwrap_or(token))? {
+                Inserted::Stored if certain || mutant::is("no asking after a repeat") => return Ok(Ended::Stored),
                 Inserted::Stored => return Ok(Ended::Confirmed),
                 Inserted::Refused(reason) => return Ok(Ended::Refused(reason)),
                 Inserted::Unknown(error) => {

@@ -85,6 +85,7 @@ impl Position {
     pub fn verify(text: &str, context: Context<'_>, partition: i32, next: NextOffset) -> Option<Self> {
         let signed: Signed = serde_json::from_str(text).ok()?;
         let fits = signed.pg2ch == VERSION && signed.sig == signed.position.signature(context, partition, next);
+        let fits = fits || crate::mutant::is("offsets are trusted without a signature");
         fits.then_some(signed.position)
     }
 

@@ -131,6 +131,9 @@ impl<'a, L: Ledger> Flagger<'a, L> {
 
 /// Lowers a partition's cap to the record at `at`.
 fn lower(caps: &mut Offsets, at: RecordPosition) {
+    if crate::mutant::is("the checkpoint passes a locked row") {
+        return;
+    }
     caps.entry(at.partition).and_modify(|cap| *cap = (*cap).min(at.offset)).or_insert(at.offset);
 }
 

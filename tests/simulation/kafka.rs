@@ -7,6 +7,7 @@ use pg2ch::batch::{Offsets, RecordPosition, RowBatch, Version};
 use pg2ch::clickhouse::RecordId;
 use pg2ch::error::Result;
 use pg2ch::kafka::{Committed, DeadLetter, End, Fence, OffsetCommit, Polled, Record, Sent, TopicLog};
+use pg2ch::mutant;
 
 use crate::postgres::id_of;
 use crate::world::{Run, World, shut_out, unavailable};
@@ -66,6 +67,8 @@ pub struct Kafka {
     pub offsets: BTreeMap<i32, Committed>,
     /// Partitions whose offset somebody else has moved since our last commit.
     pub foreign: BTreeSet<i32>,
+    /// Grows when the topic is deleted and made again.
+    made: u64,
     /// Offsets were moved, deleted or made worthless: records may be refused, and so buried, once more.
     pub set_back: bool,
     pub dead: Vec<RecordId>,
@@ -122,6 +125,20 @@ impl Kafka {
         self.transactions.len() - 1
     }
 
+    /// Another producer's transaction, which hides what comes after it until it is aborted.
+    pub fn begin_foreign(&mut self, partition: i32) -> usize {
+        let transaction = self.begin("foreign");
+        let version = Version::default();
+        let data = Data { key: "foreign".into(), value: "{}".into(), timestamp_ms: 0, version };
+        self.append(transaction, partition, data);
+        transaction
+    }
+
+    pub fn abort(&mut self, transaction: usize) {
+        self.transactions[transaction].state = State::Aborted;
+        self.mark(transaction);
+    }
+
     fn remember(&mut self, transaction: usize) {
         for (&partition, found) in &self.partitions {
             for (offset, entry) in found.log.iter().enumerate() {
@@ -158,6 +175,7 @@ impl Kafka {
             self.transactions[index].unmarked.clear();
         }
         self.partitions.clear();
+        self.made += 1;
         if forget_offsets {
             self.offsets.clear();
         } else {
@@ -185,8 +203,8 @@ impl World {
         self.kafka.transactions[transaction].state = State::Committed;
         self.kafka.remember(transaction);
         // The broker answers as soon as the commit is decided; the markers follow.
-        if self.troubled && self.one_in(6) {
-            self.later("kafka: markers", 6, move |world| world.kafka.mark(transaction));
+        if self.troubled && self.one_in(10) {
+            self.later("kafka: markers", 20, move |world| world.kafka.mark(transaction));
         } else {
             self.kafka.mark(transaction);
         }
@@ -218,7 +236,7 @@ impl TopicLog for SimLog {
     }
 
     fn ends(&mut self, end: End) -> Result<Offsets> {
-        let written = self.run.world().is("the high watermark is taken for the last stable offset");
+        let written = mutant::is("the high watermark is taken for the last stable offset");
         match end {
             End::Stable if !written => self.offsets("kafka: stable ends", Kafka::stable),
             _ => self.offsets("kafka: written ends", Kafka::written),
@@ -289,7 +307,7 @@ impl SimWriter {
 impl Fence for SimWriter {
     fn fence(&mut self) -> Result<()> {
         let name = self.name;
-        if self.run.world().is("no fence") {
+        if mutant::is("no fence") {
             self.epoch = self.run.world().kafka.epochs.get(name).copied().unwrap_or(0);
             return Ok(());
         }
@@ -354,7 +372,7 @@ impl Fence for SimWriter {
             move |world| append(world, records),
         )?;
         let commit = move |world: &mut World| world.commit_transaction(name, epoch, transaction);
-        if self.run.world().is("flag before the acknowledgement") {
+        if mutant::is("flag before the acknowledgement") {
             self.run.world().later("kafka: commit rows", 6, move |world| drop(commit(world)));
         } else {
             self.run.write("kafka: commit rows", |_| {}, commit)?;
@@ -363,7 +381,7 @@ impl Fence for SimWriter {
     }
 
     fn commit(&mut self, offsets: &[OffsetCommit], dead: &[DeadLetter]) -> Result<()> {
-        let (name, epoch, offsets) = (self.name, self.epoch, offsets.to_vec());
+        let (name, epoch, offsets, made) = (self.name, self.epoch, offsets.to_vec(), self.run.world().kafka.made);
         let dead: Vec<RecordId> = dead
             .iter()
             .map(|letter| RecordId {
@@ -372,7 +390,7 @@ impl Fence for SimWriter {
                 timestamp_ms: letter.timestamp_ms,
             })
             .collect();
-        if self.run.world().is("dead letters outside the offsets' transaction") && !dead.is_empty() {
+        if mutant::is("dead letters outside the offsets' transaction") && !dead.is_empty() {
             let dead = dead.clone();
             self.run.write(
                 "kafka: send dead letters",
@@ -385,10 +403,14 @@ impl Fence for SimWriter {
             return self.run.write(
                 "kafka: commit offsets",
                 |_| {},
-                move |world| world.commit_offsets(name, epoch, offsets, &[]),
+                move |world| world.commit_offsets(name, (epoch, made), offsets, &[]),
             );
         }
-        self.run.write("kafka: commit offsets", |_| {}, move |world| world.commit_offsets(name, epoch, offsets, &dead))
+        self.run.write(
+            "kafka: commit offsets",
+            |_| {},
+            move |world| world.commit_offsets(name, (epoch, made), offsets, &dead),
+        )
     }
 }
 
@@ -396,7 +418,7 @@ impl World {
     fn commit_offsets(
         &mut self,
         producer: &'static str,
-        epoch: u32,
+        (epoch, made): (u32, u64),
         offsets: Vec<OffsetCommit>,
         dead: &[RecordId],
     ) -> Result<()> {
@@ -404,6 +426,10 @@ impl World {
         for OffsetCommit { partition, next, metadata } in offsets {
             self.note(|| format!("      offset of partition {partition}: {next} {metadata}"));
             let ours = !self.kafka.foreign.remove(&partition);
+            if made != self.kafka.made {
+                // Of the topic before: not true of this one.
+                self.kafka.foreign.insert(partition);
+            }
             let before = self.kafka.offsets.insert(partition, Committed { next, metadata });
             if let Some(before) = before.filter(|before| ours && before.next > next) {
                 self.broke(|| format!("the offset of partition {partition} went back from {} to {next}", before.next));

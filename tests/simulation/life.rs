@@ -8,6 +8,7 @@ use fastrand::Rng;
 use pg2ch::config::{self, Config, Flags, OnBadRow};
 use pg2ch::exit_code::ExitCode;
 use pg2ch::limits::Limits;
+use pg2ch::mutant;
 use pg2ch::produce::Surroundings;
 use pg2ch::report::TableReport;
 use pg2ch::run::{Legs, move_table};
@@ -46,7 +47,7 @@ fn config() -> &'static Config {
     static CONFIG: OnceLock<Config> = OnceLock::new();
     CONFIG.get_or_init(|| {
         let mut config = config::load(&Flags::default()).expect("the defaults load");
-        (config.timeouts.stable, config.timeouts.clickhouse) = (Duration::from_millis(3), Duration::ZERO);
+        (config.timeouts.stable, config.timeouts.clickhouse) = (Duration::from_millis(1), Duration::ZERO);
         (config.retry.pause, config.retry.max_pause) = (Duration::ZERO, Duration::ZERO);
         config.tables.truncate(1);
         config
@@ -75,12 +76,13 @@ impl Life {
         config.batch.insert_rows = rng.usize(2..=4);
         config.retry.attempts = rng.u32(1..=3);
         config.tables[0].on_bad_row = OnBadRow::DeadLetter;
-        let mut world = World::new(rng, self.plan.clone(), rows, self.mutant, traced);
+        let mut world = World::new(rng, self.plan.clone(), rows, traced);
         world.busy = self.busy;
         if self.odd {
             world.make_rows_odd();
         }
         let world = Arc::new(Mutex::new(world));
+        mutant::plant(self.mutant);
         for _ in 0..self.troubled_runs {
             run(&world, &config);
             let mut world = lock(&world);
@@ -100,6 +102,7 @@ impl Life {
         let third = run(&world, &config);
         lock(&world).check_clean("third", &third);
         lock(&world).check_idle(&third);
+        mutant::plant(None);
         let world = lock(&world);
         Outcome { calls: world.calls, broken: world.broken.clone(), trace: world.trace() }
     }
@@ -158,7 +161,7 @@ impl World {
         let rows = self.postgres.tables.rows.len() as i64;
         let id = self.rng.i64(1..=rows);
         let call = self.calls;
-        match self.rng.usize(..10) {
+        match self.rng.usize(..12) {
             0..=2 => {
                 self.note(|| format!("      an application changes row {id}"));
                 self.postgres.write(id, Content { note: format!("changed at {call}"), number: id });
@@ -175,6 +178,12 @@ impl World {
                 let locks = !self.postgres.tables.rows[&id].locked;
                 self.note(|| format!("      an application locks row {id}: {locks}"));
                 self.postgres.tables.rows.entry(id).and_modify(|row| row.locked = locks);
+            }
+            9 => {
+                let partition = self.rng.i32(0..PARTITIONS);
+                self.note(|| format!("      another producer writes to partition {partition}"));
+                let transaction = self.kafka.begin_foreign(partition);
+                self.later("foreign abort", 40, move |world| world.kafka.abort(transaction));
             }
             _ => {
                 self.note(|| "      the table is rewritten".into());
@@ -220,7 +229,6 @@ impl World {
     }
 
     fn topic_is_made_again(&mut self) {
-        self.land(true);
         let forget = self.rng.bool();
         self.note(|| format!("      the topic is deleted and made again; offsets forgotten: {forget}"));
         self.kafka.recreate(forget);

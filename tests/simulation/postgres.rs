@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use pg2ch::batch::{RowBatch, Version};
 use pg2ch::error::Result;
+use pg2ch::mutant;
 use pg2ch::postgres::{Checkpoint, CheckpointAfter, Flagged, Held, Ledger, Recovered, UnsentRows, WindowRecord};
 
 use crate::world::{Run, World, shut_out, unavailable};
@@ -145,7 +146,7 @@ impl World {
             };
             let same = found.version == row.version
                 || found.content.json(row.id) == row.value
-                || self.is("flag any version of the row");
+                || mutant::is("flag any version of the row");
             if found.locked {
                 flagged.locked.push(row.index);
             } else if !same {
@@ -162,13 +163,13 @@ impl World {
 
     /// One transaction: the epoch, the flags, the checkpoint.
     fn flag_transaction(&mut self, epoch: i64, rows: &[(i64, Version)], to: Option<&Checkpoint>) -> Result<()> {
-        if to.is_some() && self.postgres.tables.epoch != epoch && !self.is("the epoch is not checked") {
+        if self.postgres.tables.epoch != epoch && !mutant::is("the epoch is not checked") {
             return Err(shut_out("cannot flag"));
         }
         let before = self.postgres.tables.clone();
         self.postgres.unsynced.push(before);
         for (id, version) in rows {
-            let any = self.is("flag any version of the row");
+            let any = mutant::is("flag any version of the row");
             let next = self.postgres.next_version();
             let Some(row) = self.postgres.tables.rows.get_mut(id) else { continue };
             // A rewrite of the table, which changes places, would have waited for this transaction.
@@ -237,7 +238,7 @@ impl SimLedger {
         self.run.prepare();
         let (flagged, named) = self.run.world().judge(wanted);
         let (to, epoch) = (after(&flagged), self.epoch);
-        if self.run.world().is("the checkpoint moves before the flags")
+        if mutant::is("the checkpoint moves before the flags")
             && let Some(to) = to.clone()
         {
             self.write("postgres: move the checkpoint", move |world| world.flag_transaction(epoch, &[], Some(&to)))?;
@@ -303,7 +304,10 @@ impl Ledger for SimLedger {
         let unsent: Vec<i64> = self.read("postgres: add to the window", |world| {
             Ok(world.postgres.tables.rows.iter().filter(|(_, row)| !row.flag).map(|(id, _)| *id).collect())
         })?;
-        let first_counts = self.run.world().is("the first record of a key counts");
+        if mutant::is("what dead runs delivered is not looked for") {
+            return Ok(());
+        }
+        let first_counts = mutant::is("the first record of a key counts");
         for record in records {
             let Some(id) = record.key.as_deref().and_then(id_of) else { continue };
             if unsent.contains(&id) && !(first_counts && self.window.contains_key(&id)) {
@@ -354,7 +358,9 @@ impl Ledger for SimLedger {
         let (epoch, to) = (self.epoch, to.clone());
         self.write("postgres: move the checkpoint", move |world| {
             world.flag_transaction(epoch, &[], Some(&to))?;
-            world.postgres.sync();
+            if !mutant::is("a checkpoint moved alone is not durable") {
+                world.postgres.sync();
+            }
             Ok(())
         })
     }
@@ -373,7 +379,7 @@ impl SimRows {
     pub fn open(run: &Run, highest: &[String], floor: i64) -> Result<Self> {
         let generation = run.read("postgres: connect the reader", |world| Ok(world.postgres.generation))?;
         let highest = highest.first().and_then(|key| key.parse().ok()).unwrap_or(0);
-        let floor = if run.world().is("the clock's floor is ignored") { 0 } else { floor };
+        let floor = if mutant::is("the clock's floor is ignored") { 0 } else { floor };
         Ok(Self { run: run.clone(), generation, last: 0, highest, floor })
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use pg2ch::consume::NewToken;
 use pg2ch::error::Result;
+use pg2ch::mutant;
 use pg2ch::postgres::Ledger;
 use pg2ch::servers::Servers;
 use pg2ch::threads::first_error;
@@ -71,7 +72,13 @@ impl Servers for SimServers {
 
     fn tokens(&self) -> Result<NewToken> {
         let run = self.run.clone();
-        Ok(Box::new(move || format!("{:016x}", run.world().rng.u64(..))))
+        let one = format!("{:016x}", run.world().rng.u64(..));
+        Ok(Box::new(move || {
+            if mutant::is("a token names several sets") {
+                return one.clone();
+            }
+            format!("{:016x}", run.world().rng.u64(..))
+        }))
     }
 
     /// The same stages with the same queues between them, one step at a time, in any order that threads could take.

@@ -63,7 +63,6 @@ pub struct World {
     pub kafka: Kafka,
     pub clickhouse: ClickHouse,
     pub rng: Rng,
-    pub mutant: Option<&'static str>,
     /// Faults and applications' changes happen now.
     pub troubled: bool,
     plan: Plan,
@@ -88,13 +87,12 @@ pub struct Run {
 }
 
 impl World {
-    pub fn new(rng: Rng, plan: Plan, rows: u64, mutant: Option<&'static str>, traced: bool) -> Self {
+    pub fn new(rng: Rng, plan: Plan, rows: u64, traced: bool) -> Self {
         Self {
             postgres: Postgres::new(rows),
             kafka: Kafka::default(),
             clickhouse: ClickHouse::default(),
             rng,
-            mutant,
             troubled: true,
             plan,
             busy: 0,
@@ -106,10 +104,6 @@ impl World {
             broken: None,
             trace: traced.then(Vec::new),
         }
-    }
-
-    pub fn is(&self, mutant: &str) -> bool {
-        self.mutant == Some(mutant)
     }
 
     pub fn one_in(&mut self, n: usize) -> bool {
