@@ -5,6 +5,7 @@
 //!
 //!     PG2CH_SIM_SEED=17 cargo test --test simulation one_seed -- --nocapture     one random life, with its trace
 //!     PG2CH_SIM_SEEDS=1000000 PG2CH_SIM_PAIRS=200000 cargo test --test simulation    more of both
+//!     PG2CH_SIM_SCOREBOARD=FILE cargo test --test simulation random                  which fault hit which call, how often
 
 #![allow(missing_docs, clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
@@ -18,6 +19,8 @@ mod kafka;
 mod life;
 #[path = "simulation/postgres.rs"]
 mod postgres;
+#[path = "simulation/scoreboard.rs"]
+mod scoreboard;
 #[path = "simulation/servers.rs"]
 mod servers;
 #[path = "simulation/world.rs"]
@@ -27,23 +30,21 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use life::Life;
-use world::{FAULTS, Plan};
+use life::{Life, Outcome};
+use world::{FAULTS, Hits, Plan};
+
+/// Random lives, if nobody asks for more.
+const LIVES: u64 = 20_000;
 
 /// How many lives are lived at a time: one waits, now and then, for a transaction that hides records.
 const THREADS: usize = 8;
 
-/// Lives it; returns the number of calls, or what broke, with the trace of a second time.
-fn live(life: &Life, again: &str) -> Result<usize, String> {
+/// Lives it; returns how it went, or what broke, with the trace of a second time.
+fn live(life: &Life, again: &str) -> Result<Outcome, String> {
     let outcome = life.live(false);
-    let Some(broken) = outcome.broken else { return Ok(outcome.calls) };
+    let Some(broken) = outcome.broken else { return Ok(outcome) };
     let trace = life.live(true).trace;
     Err(format!("{trace}\n\n{broken}\n{life:?}\n\nagain: {again}"))
-}
-
-fn live_random(seed: u64) -> Result<(), String> {
-    let again = format!("PG2CH_SIM_SEED={seed} cargo test --test simulation one_seed");
-    live(&Life::random(seed), &again).map(drop)
 }
 
 /// Does it for each number, several at a time; the first failure ends it.
@@ -89,7 +90,7 @@ fn every_single_fault_at_every_call_is_survived() {
     const AGAIN: &str = "cargo test --test simulation every_single_fault";
     for busy in [0, 9] {
         let quiet = Life { seed: 1, plan: Plan::At(vec![]), troubled_runs: 1, busy, odd: false, mutant: None };
-        let calls = live(&quiet, AGAIN).unwrap();
+        let calls = live(&quiet, AGAIN).unwrap().calls;
         side_by_side(1..calls as u64 + 1, |call| {
             FAULTS.iter().try_for_each(|&fault| {
                 let plan = Plan::At(vec![(call as usize, fault)]);
@@ -103,7 +104,7 @@ fn every_single_fault_at_every_call_is_survived() {
 fn two_faults_the_second_in_the_recovery_from_the_first_are_survived() {
     const AGAIN: &str = "cargo test --test simulation two_faults";
     let quiet = Life { seed: 2, plan: Plan::At(vec![]), troubled_runs: 2, busy: 0, odd: false, mutant: None };
-    let calls = live(&quiet, AGAIN).unwrap();
+    let calls = live(&quiet, AGAIN).unwrap().calls;
     side_by_side(0..number("PG2CH_SIM_PAIRS").unwrap_or(3_000), |pair| {
         let mut rng = fastrand::Rng::with_seed(pair);
         let first = rng.usize(1..=calls);
@@ -116,7 +117,24 @@ fn two_faults_the_second_in_the_recovery_from_the_first_are_survived() {
 
 #[test]
 fn random_faults_in_random_lives_are_survived() {
-    side_by_side(0..number("PG2CH_SIM_SEEDS").unwrap_or(20_000), live_random);
+    let hits = Mutex::new(Hits::new());
+    let lives = number("PG2CH_SIM_SEEDS").unwrap_or(LIVES);
+    side_by_side(0..lives, |seed| {
+        let again = format!("PG2CH_SIM_SEED={seed} cargo test --test simulation one_seed");
+        let outcome = live(&Life::random(seed), &again)?;
+        let mut hits = hits.lock().unwrap();
+        outcome.hits.into_iter().for_each(|(hit, times)| *hits.entry(hit).or_default() += times);
+        Ok(())
+    });
+    let hits = hits.into_inner().unwrap();
+    let table = scoreboard::table(&hits);
+    println!("{table}");
+    if let Ok(file) = std::env::var("PG2CH_SIM_SCOREBOARD") {
+        std::fs::write(file, table).unwrap();
+    }
+    if lives >= LIVES {
+        assert_eq!(scoreboard::not_hit(&hits), [], "a fault that never happened was not survived");
+    }
 }
 
 /// Faults planted in the protocol (those that `grep mutant::is` finds), each of which breaks the promise.
@@ -147,7 +165,7 @@ fn every_fault_planted_in_the_protocol_is_found() {
     side_by_side(0..MUTANTS.len() as u64, |index| {
         let mutant = MUTANTS[index as usize];
         let life = |seed| Life { mutant: Some(mutant), ..Life::random(seed) };
-        let found = (0..20_000).find(|&seed| life(seed).live(false).broken.is_some());
+        let found = (0..LIVES).find(|&seed| life(seed).live(false).broken.is_some());
         println!("{mutant}: found by seed {found:?}");
         found.map(drop).ok_or_else(|| format!("not found: {mutant}"))
     });

@@ -20,7 +20,7 @@ use crate::invariants;
 use crate::kafka::{MAX_VALUE, PARTITIONS};
 use crate::postgres::Content;
 use crate::servers::SimServers;
-use crate::world::{Plan, Run, World};
+use crate::world::{Hits, Plan, Run, World};
 
 /// What a life is made of. Together with the seed it decides everything.
 #[derive(Clone, Debug)]
@@ -39,6 +39,7 @@ pub struct Life {
 /// How a life went.
 pub struct Outcome {
     pub calls: usize,
+    pub hits: Hits,
     pub broken: Option<String>,
     pub trace: String,
 }
@@ -103,8 +104,9 @@ impl Life {
         lock(&world).check_clean("third", &third);
         lock(&world).check_idle(&third);
         mutant::plant(None);
-        let world = lock(&world);
-        Outcome { calls: world.calls, broken: world.broken.clone(), trace: world.trace() }
+        let mut world = lock(&world);
+        let hits = std::mem::take(&mut world.hits);
+        Outcome { calls: world.calls, hits, broken: world.broken.clone(), trace: world.trace() }
     }
 }
 

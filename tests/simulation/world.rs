@@ -1,5 +1,6 @@
 //! Three servers in memory, the faults between them and a run, and what must hold after every call.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastrand::Rng;
@@ -12,7 +13,7 @@ use crate::kafka::Kafka;
 use crate::postgres::Postgres;
 
 /// What becomes of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// The call does what it should.
     Fine,
@@ -41,6 +42,9 @@ pub const FAULTS: [Fault; 7] = [
     Fault::CrashLate,
     Fault::Half,
 ];
+
+/// Call and fault → how often.
+pub type Hits = BTreeMap<(&'static str, Fault), u64>;
 
 /// When faults happen.
 #[derive(Clone, Debug)]
@@ -74,6 +78,8 @@ pub struct World {
     /// Time has passed for the next call already.
     prepared: bool,
     late: Vec<Late>,
+    /// How often which fault hit which call.
+    pub hits: Hits,
     /// The first thing that did not hold.
     pub broken: Option<String>,
     trace: Option<Vec<String>>,
@@ -101,6 +107,7 @@ impl World {
             crashed: false,
             prepared: false,
             late: Vec::new(),
+            hits: Hits::new(),
             broken: None,
             trace: traced.then(Vec::new),
         }
@@ -230,6 +237,7 @@ impl Run {
         }
         world.before_call();
         let fault = world.draw(false);
+        *world.hits.entry((what, fault)).or_default() += 1;
         let calls = world.calls;
         world.note(|| format!("{calls:5} {what}: {fault:?}"));
         match fault {
@@ -252,6 +260,7 @@ impl Run {
         }
         world.before_call();
         let fault = world.draw(true);
+        *world.hits.entry((what, fault)).or_default() += 1;
         let calls = world.calls;
         world.note(|| format!("{calls:5} {what}: {fault:?}"));
         let result = match fault {
