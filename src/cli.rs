@@ -11,8 +11,9 @@ use std::time::Duration;
 use argh::{ArgsInfo as _, EarlyExit, FlagInfoKind, FromArgs as _};
 
 pub use raw::RawArguments;
-use raw::{RawCommand, RawConfig, RawConfigAction, RawDeadLetters, RawDeadLettersAction};
+use raw::{RawCommand, RawConfig, RawConfigAction, RawDeadLetters, RawDeadLettersAction, RawVerify};
 
+use crate::commands::verify;
 use crate::config::{self, Flags};
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
@@ -43,6 +44,8 @@ pub enum Command {
     Check,
     /// Tell what waits, and what the last runs did.
     Status,
+    /// Compare PostgreSQL with ClickHouse.
+    Verify(verify::Options),
     /// List the dead letters.
     DeadLetters,
     /// Insert the dead letters into the target again.
@@ -237,6 +240,12 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
         }
         Some(RawCommand::Check(_)) => return Ok(Command::Check),
         Some(RawCommand::Status(_)) => return Ok(Command::Status),
+        Some(RawCommand::Verify(RawVerify { repair, confirm, deep })) => {
+            if confirm && !repair {
+                return Err(usage("--confirm without --repair confirms nothing", "`pg2ch verify --repair --confirm`"));
+            }
+            return Ok(Command::Verify(verify::Options { deep, repair, confirm }));
+        }
         Some(RawCommand::DeadLetters(RawDeadLetters { action: None })) => return Ok(Command::DeadLetters),
         Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Replay(_)) })) => {
             return Ok(Command::ReplayDeadLetters);

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use pg2ch::cli::{self, Command, Invocation, Parsed, Verbosity};
-use pg2ch::commands::{self, check, dead_letters, init, status};
+use pg2ch::commands::{self, check, dead_letters, init, status, verify};
 use pg2ch::config::{self, Config};
 use pg2ch::error::{Error, Result};
 use pg2ch::exit_code::ExitCode;
@@ -64,6 +64,11 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
         }
         Command::Status => {
             let (text, code) = status::run(&load()?, *json)?;
+            print(&text);
+            Ok(code)
+        }
+        Command::Verify(options) => {
+            let (text, code) = verify::run(&load()?, *options, *json, limits, &listen()?)?;
             print(&text);
             Ok(code)
         }

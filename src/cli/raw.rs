@@ -81,6 +81,7 @@ pub(super) enum RawCommand {
     Init(RawInit),
     Check(RawCheck),
     Status(RawStatus),
+    Verify(RawVerify),
     DeadLetters(RawDeadLetters),
     Config(RawConfig),
 }
@@ -143,6 +144,29 @@ pub(super) struct RawCheck {}
     note = "The options of `pg2ch --help` work here, too."
 )]
 pub(super) struct RawStatus {}
+
+/// Compares PostgreSQL with ClickHouse, key by key: unsent, in the topic, dead letter, missing, doubled.
+#[derive(ArgsInfo, Debug, FromArgs)]
+#[argh(
+    subcommand,
+    name = "verify",
+    help_triggers("-h", "--help"),
+    note = "Ends with 65 if rows are missing, doubled, different or dead letters; unsent rows are no difference.\n\
+            The options of `pg2ch --help` work here, too."
+)]
+pub(super) struct RawVerify {
+    /// compares the contents, too
+    #[argh(switch)]
+    pub(super) deep: bool,
+
+    /// tells which rows would be sent again, with --confirm takes their flags back
+    #[argh(switch)]
+    pub(super) repair: bool,
+
+    /// does what --repair tells
+    #[argh(switch)]
+    pub(super) confirm: bool,
+}
 
 /// Lists the records that the target refused.
 #[derive(ArgsInfo, Debug, FromArgs)]

@@ -34,6 +34,11 @@ fn each_command_has_its_words() {
         ("consume --every 30s", Command::Run { legs: Legs::Consume, every: seconds(30) }),
         ("init", Command::Init { print: false, start_at_end: false }),
         ("init --print --start-at-end", Command::Init { print: true, start_at_end: true }),
+        ("verify", Command::Verify(verify::Options::default())),
+        (
+            "verify --repair --confirm --deep",
+            Command::Verify(verify::Options { deep: true, repair: true, confirm: true }),
+        ),
         ("dead-letters", Command::DeadLetters),
         ("dead-letters replay", Command::ReplayDeadLetters),
         ("config show", Command::ShowConfig),

@@ -44,8 +44,7 @@ impl ClickHouseTarget {
             self.sql_name(),
             condition,
         );
-        let settings = self.settings()?.ask.clone();
-        let answer = self.http().ask(&what, &sql, &settings)?;
+        let answer = self.ask(&what, &sql)?;
         if answer.len() % ROW != 0 {
             return Err(Error::bug(what, format!("the answer has {} bytes, which is no number of rows", answer.len())));
         }

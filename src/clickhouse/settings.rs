@@ -53,6 +53,8 @@ const ASK: &[(&str, &str)] = &[
     ("additional_table_filters", "{}"),
     ("limit", "0"),
     ("offset", "0"),
+    // A question may list some thousands of keys.
+    ("max_query_size", "268435456"),
 ];
 
 /// The setting that carries an INSERT's token.

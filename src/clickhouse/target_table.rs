@@ -53,8 +53,20 @@ impl ClickHouseTarget {
         &self.name
     }
 
-    pub(super) fn sql_name(&self) -> String {
+    /// The table's name, quoted for SQL.
+    #[must_use]
+    pub fn sql_name(&self) -> String {
         format!("{}.{}", quote(&self.name.database), quote(&self.name.table))
+    }
+
+    /// Asks a question whose answer must be whole, under the pinned settings; `what` says, for a message, what cannot be
+    /// done.
+    ///
+    /// # Errors
+    /// ClickHouse's, sorted by exit code.
+    pub fn ask(&mut self, what: &str, sql: &str) -> Result<Vec<u8>> {
+        let settings = self.settings()?.ask.clone();
+        self.http.ask(what, sql, &settings)
     }
 
     /// What the identifiers of this table's INSERTs begin with.

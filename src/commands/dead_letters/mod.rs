@@ -3,7 +3,7 @@
 //! A letter is *pending* while the target does not hold its record, by partition, offset and timestamp. Both commands exit
 //! with 65 while a letter is pending and with 0 once none is, so that monitoring can call the list.
 
-mod read;
+pub(super) mod read;
 mod replay;
 
 use std::fmt::Write as _;
@@ -136,7 +136,7 @@ fn each_table(
     Ok((if json { as_json(&tables, code) } else { as_text(&tables) }, code))
 }
 
-fn id_of(letter: &Letter) -> RecordId {
+pub(super) fn id_of(letter: &Letter) -> RecordId {
     let record = &letter.record;
     RecordId { partition: record.partition, offset: record.offset, timestamp_ms: record.timestamp_ms }
 }

@@ -101,7 +101,7 @@ impl Letters {
     }
 
     /// Tells what was read.
-    pub fn tell(&self, report: &mut TableLetters) {
+    pub(super) fn tell(&self, report: &mut TableLetters) {
         report.foreign += self.foreign;
         report.complete = self.is_complete();
     }

@@ -1,0 +1,106 @@
+//! Counts and sums of both servers by bucket, and the slices of buckets that are looked at key by key.
+
+/// The bits of a key's number that are summed, whichever bucket it is in.
+pub const SUMMED: u64 = (1 << 48) - 1;
+
+/// How many keys, and buckets, are looked at together: what bounds the memory.
+const SLICE_KEYS: u64 = 500_000;
+const SLICE_BUCKETS: usize = 4_000;
+
+/// How many keys share a bucket.
+const KEYS_PER_BUCKET: u64 = 64;
+
+/// How keys are put into buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bucketing {
+    bits: u32,
+}
+
+impl Bucketing {
+    /// Buckets for about so many keys: 16 to 65,536 of them.
+    pub fn of(keys: u64) -> Self {
+        Self { bits: (keys / KEYS_PER_BUCKET).checked_ilog2().unwrap_or(0).clamp(4, 16) }
+    }
+
+    /// How far a number is shifted to get its bucket.
+    pub const fn shift(self) -> u32 {
+        64 - self.bits
+    }
+
+    /// The number of buckets.
+    pub const fn count(self) -> usize {
+        1 << self.bits
+    }
+}
+
+/// Keys of a bucket: how many, and the sum of their numbers' lower bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// How many.
+    pub keys: u64,
+    /// The sum, modulo 2^64.
+    pub sum: u64,
+}
+
+/// The keys of the source's bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceSum {
+    /// All of them.
+    pub all: Sum,
+    /// Those of flagged rows.
+    pub flagged: Sum,
+}
+
+/// The buckets that may differ, in slices that are small enough to be held.
+///
+/// Unsent rows may be in the target, in an older version, or not: a bucket that equals either set has no difference.
+pub fn slices(source: &[SourceSum], target: &[Sum]) -> Vec<Vec<usize>> {
+    let mut slices: Vec<Vec<usize>> = Vec::new();
+    let mut keys = 0;
+    for (bucket, (source, target)) in source.iter().zip(target).enumerate() {
+        if source.all == *target || source.flagged == *target {
+            continue;
+        }
+        let here = source.all.keys.max(target.keys);
+        match slices.last_mut() {
+            Some(slice) if slice.len() < SLICE_BUCKETS && keys + here <= SLICE_KEYS => {
+                slice.push(bucket);
+                keys += here;
+            }
+            _ => {
+                slices.push(vec![bucket]);
+                keys = here;
+            }
+        }
+    }
+    slices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_tables_have_few_buckets_and_large_ones_no_more_than_65536() {
+        assert_eq!(Bucketing::of(0).count(), 16);
+        assert_eq!(Bucketing::of(200_000).count(), 2_048);
+        assert_eq!(Bucketing::of(u64::MAX).count(), 65_536);
+    }
+
+    #[test]
+    fn slices_hold_what_differs_and_stay_small() {
+        let sum = |keys, sum| Sum { keys, sum };
+        let source = |all, flagged| SourceSum { all, flagged };
+        let equal = sum(2, 9);
+        let sources = [
+            source(equal, equal),
+            source(sum(3, 12), equal),
+            source(equal, sum(1, 4)),
+            source(equal, sum(1, 3)),
+            source(sum(400_000, 1), sum(400_000, 1)),
+            source(sum(400_000, 1), sum(400_000, 1)),
+        ];
+        let targets = [equal, equal, equal, sum(1, 4), Sum::default(), Sum::default()];
+        assert_eq!(slices(&sources, &targets), [vec![3, 4], vec![5]]);
+    }
+}

@@ -1,0 +1,97 @@
+//! What is compared of a row: the columns that both tables have, in the bytes that pg2ch would insert.
+
+use std::collections::HashMap;
+
+use super::skip;
+use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind};
+use crate::clickhouse::encode::{CalendarRange, Position, RowEncoder};
+use crate::error::{Error, Result};
+use crate::postgres::SourceTable;
+
+/// No record's position is compared.
+const NOWHERE: Position = Position { partition: 0, offset: 0, timestamp_ms: 0 };
+
+/// Encodes rows of the source, and splits those of the target.
+#[derive(Debug)]
+pub struct Contents {
+    encoder: RowEncoder,
+    names: Vec<String>,
+    types: Vec<ColumnType>,
+}
+
+impl Contents {
+    /// Finds the columns that can be compared; also returns those of the source that cannot.
+    ///
+    /// # Errors
+    /// 78 if there are none.
+    pub fn of(source: &SourceTable, target: &[Column], calendar: CalendarRange) -> Result<(Self, Vec<String>)> {
+        let (mut columns, mut types, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+        for name in source.columns.iter().map(|column| &column.name) {
+            let found = target.iter().find(|column| {
+                &column.name == name && matches!(column.default_kind, DefaultKind::None | DefaultKind::Default)
+            });
+            let parsed = found.and_then(|column| ColumnType::parse(&column.type_name).ok());
+            match (found, parsed) {
+                (Some(column), Some(parsed)) if skip::is_comparable(&parsed) => {
+                    columns.push(Column { default_kind: DefaultKind::None, ..column.clone() });
+                    types.push(parsed);
+                }
+                _ => left_out.push(name.clone()),
+            }
+        }
+        let what = format!("cannot compare the contents of {}", source.name);
+        if columns.is_empty() {
+            return Err(Error::config(what, "the target has none of its columns", "run `pg2ch check`"));
+        }
+        let encoder = RowEncoder::new(&columns).map_err(|error| Error::config(what, error, "run `pg2ch check`"))?;
+        let names = encoder.insert_columns().to_vec();
+        Ok((Self { encoder: encoder.with_calendar_range(calendar), names, types }, left_out))
+    }
+
+    /// The columns, in the order of the bytes.
+    pub fn columns(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The bytes that a row of the source becomes.
+    ///
+    /// # Errors
+    /// Why the target does not take it.
+    pub fn encode(&mut self, json: &str) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::with_capacity(json.len());
+        self.encoder.encode(NOWHERE, json.as_bytes(), &mut bytes).map_err(|refusal| refusal.to_string())?;
+        Ok(bytes)
+    }
+
+    /// Rows that each have a number in front: number → bytes.
+    ///
+    /// # Errors
+    /// 70 if the bytes are not such rows.
+    pub fn split_answer(&self, answer: &[u8]) -> Result<HashMap<u64, Vec<u8>>> {
+        let (mut rows, mut rest) = (HashMap::new(), answer);
+        while !rest.is_empty() {
+            let split = rest.split_first_chunk().and_then(|(number, row)| {
+                let behind = self.types.iter().try_fold(row, |rest, column| skip::value(column, rest))?;
+                Some((u64::from_le_bytes(*number), row, behind))
+            });
+            let Some((number, row, behind)) = split else {
+                return Err(Error::bug("cannot read rows of the target", "they have another form than their types"));
+            };
+            rows.insert(number, row[..row.len() - behind.len()].to_vec());
+            rest = behind;
+        }
+        Ok(rows)
+    }
+
+    /// The first column in which two rows differ.
+    pub fn first_difference(&self, mut one: &[u8], mut other: &[u8]) -> Option<&str> {
+        for (name, column) in self.names.iter().zip(&self.types) {
+            let (behind_one, behind_other) = (skip::value(column, one)?, skip::value(column, other)?);
+            if one[..one.len() - behind_one.len()] != other[..other.len() - behind_other.len()] {
+                return Some(name);
+            }
+            (one, other) = (behind_one, behind_other);
+        }
+        None
+    }
+}

@@ -1,0 +1,108 @@
+//! `--deep`: the contents of every flagged row against the newest version in the target.
+//!
+//! Rows may be in motion while they are compared, so what differs is asked for again, in the order that a row travels:
+//! only a row that has not changed from before the second look to after it, that does not wait in the topic, and that
+//! still differs, is reported.
+
+use std::collections::HashMap;
+
+use serde_json::value::RawValue;
+
+use super::Verification;
+use super::contents::Contents;
+use super::report::Different;
+use super::source::SourceRow;
+use crate::error::Result;
+
+impl Verification<'_> {
+    /// Compares all contents.
+    ///
+    /// # Errors
+    /// The servers'.
+    pub(super) fn compare_contents(&mut self, contents: &mut Contents) -> Result<()> {
+        let columns = contents.columns().to_vec();
+        self.source.open_rows(&self.key, &columns)?;
+        let mut typical = 256;
+        loop {
+            let rows = self.source.next_rows(typical)?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            typical = rows.iter().map(|row| row.json.len()).sum::<usize>() / rows.len();
+            let found = self.contents_of(contents, &rows)?;
+            let suspects: Vec<SourceRow> = rows.into_iter().filter(|row| differs(contents, row, &found)).collect();
+            self.report.rows_compared += found.len() as u64;
+            if !suspects.is_empty() {
+                self.confirm_different(contents, &columns, &suspects)?;
+            }
+            if self.is_to_end() {
+                return self.source.stop();
+            }
+        }
+    }
+
+    fn contents_of(&mut self, contents: &Contents, rows: &[SourceRow]) -> Result<HashMap<u64, Vec<u8>>> {
+        let keys: Vec<(u64, &str)> = rows.iter().map(|row| (row.key.number, row.key.text.as_str())).collect();
+        self.target.contents(contents.columns(), &keys, contents)
+    }
+
+    fn confirm_different(&mut self, contents: &mut Contents, columns: &[String], suspects: &[SourceRow]) -> Result<()> {
+        let keys: Vec<&str> = suspects.iter().map(|row| row.key.record_key.as_str()).collect();
+        let before = self.source.flagged_rows(&self.key, columns, &keys)?;
+        self.waiting.refresh()?;
+        let found = self.contents_of(contents, &before)?;
+        let after = self.source.flagged_rows(&self.key, columns, &keys)?;
+        let after: HashMap<&str, &str> =
+            after.iter().map(|row| (row.key.record_key.as_str(), row.json.as_str())).collect();
+        let mut guilty = Vec::new();
+        for row in before.iter().filter(|row| after.get(row.key.record_key.as_str()) == Some(&row.json.as_str())) {
+            if !differs(contents, row, &found) {
+                continue;
+            }
+            let record_key = row.key.record_key.as_str();
+            if self.waiting.is_in_topic(record_key) {
+                self.report.in_topic += 1;
+            } else if self.waiting.is_dead_letter(record_key) {
+                self.report.dead_letters.count(|| self.key.shown(&row.key.text));
+            } else {
+                guilty.push(record_key);
+                let told = self.tell(contents, row, &found)?;
+                self.report.tell_different(told);
+            }
+        }
+        self.repair(&guilty)
+    }
+
+    fn tell(
+        &mut self,
+        contents: &mut Contents,
+        row: &SourceRow,
+        found: &HashMap<u64, Vec<u8>>,
+    ) -> Result<Option<Different>> {
+        if !self.report.shows_more_different() {
+            return Ok(None);
+        }
+        let key = self.key.shown(&row.key.text);
+        let bytes = match contents.encode(&row.json) {
+            Ok(bytes) => bytes,
+            Err(reason) => return Ok(Some(Different { key, column: None, source: reason, target: String::new() })),
+        };
+        let other = found.get(&row.key.number).map_or(&[][..], Vec::as_slice);
+        let column = contents.first_difference(&bytes, other).map(str::to_owned);
+        let Some(column) = column else { return Ok(None) };
+        let target = self.target.shown(row.key.number, &column)?.unwrap_or_default();
+        Ok(Some(Different { key, source: value_of(&row.json, &column), target, column: Some(column) }))
+    }
+}
+
+/// Whether the target has the key with another content. A key that it lacks was looked for already.
+fn differs(contents: &mut Contents, row: &SourceRow, found: &HashMap<u64, Vec<u8>>) -> bool {
+    let Some(bytes) = found.get(&row.key.number) else { return false };
+    contents.encode(&row.json).as_ref() != Ok(bytes)
+}
+
+/// A column's value as the record spells it.
+fn value_of(json: &str, column: &str) -> String {
+    let row: Option<HashMap<String, Box<RawValue>>> = serde_json::from_str(json).ok();
+    row.and_then(|row| row.get(column).map(|value| value.get().to_owned())).unwrap_or_default()
+}

@@ -1,0 +1,240 @@
+//! One text for a key, the same on both servers, and its number: the first 64 bits of the text's MD5.
+//!
+//! The number puts a key into a bucket by its first bits and tells it from its neighbours by the rest. A pair of types for
+//! which no equal text is known is refused: a comparison that may be wrong is worse than none.
+
+use crate::clickhouse::column_type::{Column, ColumnType, ScalarType};
+use crate::clickhouse::{quote as quote_target, text};
+use crate::error::{Error, Result};
+use crate::postgres::{SourceColumn, SourceTable, quote};
+use crate::type_map::split;
+
+/// Stands between the columns of a key; inside a column it is escaped.
+const BETWEEN: char = '\u{1f}';
+const ESCAPE: char = '\u{1e}';
+
+/// How both servers spell a key.
+#[derive(Clone, Debug)]
+pub struct KeyText {
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug)]
+struct Part {
+    column: String,
+    /// PostgreSQL's expression; the row's alias is `t`.
+    source: String,
+    /// ClickHouse's.
+    target: String,
+    literal: Literal,
+}
+
+/// How ClickHouse compares the column with a text, so that it can use its primary index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Literal {
+    Number,
+    Text,
+    /// The text stands in another time zone than the column.
+    None,
+}
+
+impl KeyText {
+    /// Finds the texts for a source's key and the columns of its target.
+    ///
+    /// # Errors
+    /// 78 if a key column is missing in the target, or is of a type that cannot be compared.
+    pub fn of(source: &SourceTable, target: &[Column], target_name: &str) -> Result<Self> {
+        let parts = source.key.iter().map(|column| {
+            let what = format!("cannot compare {} with {target_name}", source.name);
+            let found = target.iter().find(|candidate| candidate.name == column.name).ok_or_else(|| {
+                Error::config(&what, format!("the target has no key column {}", column.name), "run `pg2ch check`")
+            })?;
+            part(column, found).ok_or_else(|| {
+                Error::config(
+                    &what,
+                    format!(
+                        "for the key column {} no text is known that is the same for {} in PostgreSQL and {} in ClickHouse",
+                        column.name, column.type_name, found.type_name
+                    ),
+                    "give the target's column the type that `pg2ch init --print` shows, or a String",
+                )
+            })
+        });
+        Ok(Self { parts: parts.collect::<Result<Vec<_>>>()? })
+    }
+
+    /// The text in PostgreSQL, of the row `t`.
+    pub fn source_sql(&self) -> String {
+        match self.parts.as_slice() {
+            [only] => only.source.clone(),
+            several => {
+                let escaped = several.iter().map(|part| {
+                    format!("replace(replace({}, chr(30), chr(30) || '0'), chr(31), chr(30) || '1')", part.source)
+                });
+                escaped.collect::<Vec<_>>().join(" || chr(31) || ")
+            }
+        }
+    }
+
+    /// The text in ClickHouse.
+    pub fn target_sql(&self) -> String {
+        match self.parts.as_slice() {
+            [only] => only.target.clone(),
+            several => {
+                let escaped = several.iter().map(|part| {
+                    format!(
+                        "replaceAll(replaceAll({}, char(30), concat(char(30), '0')), char(31), concat(char(30), '1'))",
+                        part.target
+                    )
+                });
+                format!("concat({})", escaped.collect::<Vec<_>>().join(", char(31), "))
+            }
+        }
+    }
+
+    /// The number in PostgreSQL: a bigint, to be read without its sign.
+    pub fn source_number_sql(&self) -> String {
+        format!("('x' || substr(md5(convert_to({}, 'UTF8')), 1, 16))::bit(64)::bigint", self.source_sql())
+    }
+
+    /// The number in ClickHouse: a UInt64.
+    pub fn target_number_sql(&self) -> String {
+        format!("reinterpretAsUInt64(reverse(substring(MD5({}), 1, 8)))", self.target_sql())
+    }
+
+    /// A condition on these keys that ClickHouse can answer from its primary index, if there is one.
+    pub fn target_condition(&self, keys: &[String]) -> Option<String> {
+        if self.parts.iter().any(|part| part.literal == Literal::None) {
+            return None;
+        }
+        let columns: Vec<String> = self.parts.iter().map(|part| quote_target(&part.column)).collect();
+        let tuples: Vec<String> = keys
+            .iter()
+            .map(|key| {
+                let values: Vec<String> =
+                    self.split(key).iter().zip(&self.parts).map(|(value, part)| literal(value, part.literal)).collect();
+                format!("({})", values.join(","))
+            })
+            .collect();
+        Some(format!("({}) IN ({})", columns.join(","), tuples.join(",")))
+    }
+
+    /// The key for a person: the text, or those of its columns.
+    pub fn shown(&self, key: &str) -> String {
+        if self.parts.len() == 1 { key.to_owned() } else { format!("({})", self.split(key).join(", ")) }
+    }
+
+    fn split(&self, key: &str) -> Vec<String> {
+        if self.parts.len() == 1 {
+            return vec![key.to_owned()];
+        }
+        let plain = |part: &str| {
+            part.replace(&format!("{ESCAPE}1"), &BETWEEN.to_string())
+                .replace(&format!("{ESCAPE}0"), &ESCAPE.to_string())
+        };
+        key.split(BETWEEN).map(plain).collect()
+    }
+}
+
+fn literal(value: &str, kind: Literal) -> String {
+    // Only digits go unquoted into a statement.
+    let is_number = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    if kind == Literal::Number && is_number { value.to_owned() } else { text(value) }
+}
+
+fn part(source: &SourceColumn, target: &Column) -> Option<Part> {
+    let (in_source, in_target) = (format!("t.{}", quote(&source.name)), quote_target(&target.name));
+    let (nullable, scalar) = match ColumnType::parse(&target.type_name).ok()? {
+        ColumnType::Scalar(scalar) => (false, scalar),
+        ColumnType::Nullable(inner) => match *inner {
+            ColumnType::Scalar(scalar) => (true, scalar),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let is_utc = target.type_name.contains("'UTC'");
+    let (base, _) = split(&source.type_name);
+    let is_integer = matches!(base.as_str(), "smallint" | "integer" | "bigint" | "oid");
+    let is_time = matches!(base.as_str(), "timestamp without time zone" | "timestamp with time zone");
+    let plain = |in_source: &str| format!("{in_source}::text");
+    // What the record holds, and so what a String or an Enum was given.
+    let as_sent = |in_source: &str| match base.as_str() {
+        "text" | "character varying" | "uuid" => plain(in_source),
+        _ if is_integer => plain(in_source),
+        _ => format!("(to_json({in_source}) #>> '{{}}')"),
+    };
+    let own = format!("toString({in_target})");
+    let (source_text, target_text, literal) = match scalar {
+        ScalarType::String => (as_sent(&in_source), own, Literal::Text),
+        ScalarType::FixedString(_) => (as_sent(&in_source), format!("toStringCutToZero({in_target})"), Literal::Text),
+        // An unknown member's name would be an error, not an unequal value.
+        ScalarType::Enum(_) => (as_sent(&in_source), own, Literal::None),
+        ScalarType::Integer(_) if is_integer => (plain(&in_source), own, Literal::Number),
+        ScalarType::Integer(_) if base == "numeric" => (trimmed_source(&in_source), own, Literal::Number),
+        ScalarType::Decimal(_) if is_integer => (plain(&in_source), trimmed_target(&own), Literal::Text),
+        ScalarType::Decimal(_) if base == "numeric" => {
+            (trimmed_source(&in_source), trimmed_target(&own), Literal::Text)
+        }
+        ScalarType::Bool if base == "boolean" => (plain(&in_source), own, Literal::None),
+        ScalarType::Uuid if base == "uuid" => (plain(&in_source), own, Literal::Text),
+        ScalarType::Date | ScalarType::Date32 if base == "date" => {
+            (shaped(&in_source, "YYYY-MM-DD"), own, Literal::Text)
+        }
+        ScalarType::DateTime | ScalarType::DateTime64(_) if is_time => (
+            shaped(&in_source, "YYYY-MM-DD HH24:MI:SS.US"),
+            format!("toString(toDateTime64({in_target}, 6, 'UTC'))"),
+            if is_utc && matches!(scalar, ScalarType::DateTime64(_)) { Literal::Text } else { Literal::None },
+        ),
+        ScalarType::Ipv4 if base == "inet" => (format!("host({in_source})"), own, Literal::Text),
+        _ => return None,
+    };
+    // A key that is NULL in the target is no key of the source.
+    let target_text = if nullable { format!("ifNull({target_text}, char(0))") } else { target_text };
+    Some(Part { column: target.name.clone(), source: source_text, target: target_text, literal })
+}
+
+/// Infinite dates have no such form, and no place in the target either.
+fn shaped(column: &str, format: &str) -> String {
+    format!("coalesce(to_char({column}, '{format}'), {column}::text)")
+}
+
+/// A number without trailing zeros behind the point.
+fn trimmed_source(column: &str) -> String {
+    format!(
+        "CASE WHEN strpos({column}::text, '.') > 0 THEN rtrim(rtrim({column}::text, '0'), '.') ELSE {column}::text END"
+    )
+}
+
+fn trimmed_target(number: &str) -> String {
+    format!("if(position({number}, '.') > 0, replaceRegexpOne({number}, '[.]?0*$', ''), {number})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clickhouse::column_type::DefaultKind;
+
+    fn pair(source: &str, target: &str) -> Option<Part> {
+        let source = SourceColumn { name: "k".into(), type_name: source.into(), not_null: true, comment: None };
+        let target = Column { name: "k".into(), type_name: target.into(), default_kind: DefaultKind::None };
+        part(&source, &target)
+    }
+
+    #[test]
+    fn only_pairs_of_types_with_an_equal_text_are_compared() {
+        for (source, target) in [("bigint", "Int64"), ("numeric(10,2)", "Decimal(10, 2)"), ("date", "String")] {
+            assert!(pair(source, target).is_some(), "{source}, {target}");
+        }
+        for (source, target) in [("double precision", "Float64"), ("date", "DateTime"), ("text", "UUID")] {
+            assert!(pair(source, target).is_none(), "{source}, {target}");
+        }
+    }
+
+    #[test]
+    fn the_columns_of_a_key_stay_apart_whatever_they_hold() {
+        let parts = [pair("text", "String"), pair("bigint", "Int64")].into_iter().flatten().collect();
+        let key = KeyText { parts };
+        assert_eq!(key.split("a\u{1e}1\u{1e}0'\u{1f}5"), ["a\u{1f}\u{1e}'", "5"]);
+        assert_eq!(key.target_condition(&["it's\u{1f}5".into()]).as_deref(), Some("(`k`,`k`) IN (('it\\'s',5))"));
+    }
+}

@@ -1,0 +1,94 @@
+//! Which keys are on one side only, and why.
+//!
+//! Rows may be in motion. A flagged row's record was committed before the row was read; so the topic is read to its end
+//! after that, and the target is asked once more after the topic: a row that is in neither is missing.
+
+use std::collections::HashSet;
+
+use super::Verification;
+use super::buckets::{Bucketing, slices};
+use super::report::MOST_SHOWN;
+use super::source::SourceKey;
+use crate::error::Result;
+
+impl Verification<'_> {
+    /// Compares all keys.
+    ///
+    /// # Errors
+    /// The servers'.
+    pub(super) fn compare_keys(&mut self) -> Result<()> {
+        let rows = self.target.rows()?;
+        let buckets = Bucketing::of(self.source.estimate()?.max(rows));
+        let in_target = self.target.sums(buckets, rows)?;
+        let in_source = self.source.sums(&self.key, buckets)?;
+        for sum in &in_source {
+            self.report.rows += sum.all.keys;
+            self.report.unsent += sum.all.keys - sum.flagged.keys;
+        }
+        self.report.keys_in_target = in_target.iter().map(|sum| sum.keys).sum();
+        let (doubled, keys) = self.target.doubled(rows)?;
+        self.report.doubled.add(doubled, keys.iter().map(|key| self.key.shown(key)));
+        let slices = slices(&in_source, &in_target);
+        log::info!("{}: {} slices of buckets differ", self.report.source, slices.len());
+        for slice in slices {
+            if self.is_to_end() {
+                break;
+            }
+            self.compare_slice(buckets, &slice)?;
+        }
+        Ok(())
+    }
+
+    fn compare_slice(&mut self, buckets: Bucketing, slice: &[usize]) -> Result<()> {
+        let in_target = self.target.numbers_in(buckets, slice)?;
+        let mut seen = vec![false; in_target.len()];
+        let mut absent: Vec<SourceKey> = Vec::new();
+        self.source.keys_in(&self.key, buckets, slice, |key| {
+            match in_target.binary_search(&key.number) {
+                Ok(place) => seen[place] = true,
+                Err(_) if key.flagged => absent.push(key),
+                Err(_) => {}
+            }
+            Ok(())
+        })?;
+        let extra: Vec<u64> =
+            in_target.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(number, _)| *number).collect();
+        self.tell_extra(&extra)?;
+        if absent.is_empty() {
+            return Ok(());
+        }
+        self.waiting.refresh()?;
+        let now_in_target = self.target.numbers_in(buckets, slice)?;
+        absent.retain(|key| now_in_target.binary_search(&key.number).is_err());
+        self.sort_absent(&absent)
+    }
+
+    /// Keys that are in the target only: deletes are not propagated.
+    fn tell_extra(&mut self, extra: &[u64]) -> Result<()> {
+        let room = MOST_SHOWN.saturating_sub(self.report.only_in_target.keys.len());
+        let texts = self.target.texts(&extra[..extra.len().min(room)])?;
+        self.report.only_in_target.add(extra.len() as u64, texts.iter().map(|text| self.key.shown(text)));
+        Ok(())
+    }
+
+    fn sort_absent(&mut self, absent: &[SourceKey]) -> Result<()> {
+        let waiting = &self.waiting;
+        let (in_topic, rest): (Vec<&SourceKey>, Vec<&SourceKey>) =
+            absent.iter().partition(|key| waiting.is_in_topic(&key.record_key));
+        self.report.in_topic += in_topic.len() as u64;
+        // A row that was deleted or changed meanwhile is not missing.
+        let record_keys: Vec<&str> = rest.iter().map(|key| key.record_key.as_str()).collect();
+        let still: HashSet<String> = self.source.still_flagged(&record_keys)?.into_iter().collect();
+        let mut missing = Vec::new();
+        for key in rest.into_iter().filter(|key| still.contains(&key.record_key)) {
+            let shown = || self.key.shown(&key.text);
+            if self.waiting.is_dead_letter(&key.record_key) {
+                self.report.dead_letters.count(shown);
+            } else {
+                self.report.missing.count(shown);
+                missing.push(key.record_key.as_str());
+            }
+        }
+        self.repair(&missing)
+    }
+}

@@ -1,0 +1,138 @@
+//! `pg2ch verify`: PostgreSQL against ClickHouse, key by key.
+//!
+//! Both servers count and sum their keys by bucket; only the buckets that differ are looked at key by key ([`keys`]). With
+//! `--deep` the contents are compared too ([`deep`]). It takes no lock, so rows may be in motion: what seems to differ is
+//! asked for again before it is reported. `--repair --confirm` takes the lock, fences dead runs and recovers what they had
+//! delivered, and then takes the flag back from what is missing, so that the next run sends it.
+
+mod buckets;
+mod contents;
+mod deep;
+mod key;
+mod keys;
+mod repair;
+mod report;
+mod skip;
+mod source;
+mod target;
+mod waiting;
+
+use std::time::Instant;
+
+use self::contents::Contents;
+use self::key::KeyText;
+use self::repair::Held;
+use self::report::{Repaired, TableReport};
+use self::source::{PATIENCE, Source};
+use self::target::TargetKeys;
+use self::waiting::Waiting;
+use super::watched;
+use crate::clickhouse::{ClickHouseTarget, Target};
+use crate::config::Config;
+use crate::error::Result;
+use crate::exit_code::ExitCode;
+use crate::limits::Limits;
+use crate::postgres::{SourceTable, connect};
+use crate::produce::Surroundings;
+use crate::shutdown::Shutdown;
+
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Compare contents, too.
+    pub deep: bool,
+    /// Take the flag back from what is missing, or say what would be done.
+    pub repair: bool,
+    /// Do it.
+    pub confirm: bool,
+}
+
+/// Compares every table. The code is 65 if something is missing, doubled, different, or a dead letter.
+///
+/// # Errors
+/// The servers', sorted by exit code; 75 if a run holds the lock that `--repair --confirm` takes; 78 for a key that cannot
+/// be compared.
+pub fn run(
+    config: &Config,
+    options: Options,
+    json: bool,
+    limits: &Limits,
+    shutdown: &Shutdown,
+) -> Result<(String, ExitCode)> {
+    let (config, limits, shutdown) = (config.clone(), *limits, shutdown.clone());
+    watched(move |watchdog| {
+        let started = Instant::now();
+        let mut tables = Vec::new();
+        for table in &config.tables {
+            let around = Surroundings { config: &config, table, limits, started, shutdown: &shutdown, watchdog };
+            tables.push(verify(&around, options)?);
+        }
+        Ok(report::printed(&tables, json))
+    })
+}
+
+/// One table's verification under way.
+struct Verification<'a> {
+    around: &'a Surroundings<'a>,
+    source: Source,
+    target: TargetKeys,
+    key: KeyText,
+    waiting: Waiting<'a>,
+    /// The lock, where the source may be changed.
+    held: Option<Held>,
+    report: TableReport,
+}
+
+fn verify(around: &Surroundings<'_>, options: Options) -> Result<TableReport> {
+    let begun = Instant::now();
+    let mut report = TableReport::of(around.table);
+    let mut held = None;
+    if options.repair {
+        let mut repaired = Repaired { confirmed: options.confirm, ..Repaired::default() };
+        if options.confirm {
+            held = Held::take(around, &mut repaired)?;
+            if held.is_none() {
+                report.complete = false;
+                return Ok(report);
+            }
+        }
+        report.repair = Some(repaired);
+    }
+    let patient = patient(around.config);
+    let mut session = connect(&patient, "verify", around.watchdog)?;
+    let table = SourceTable::find(&mut session, around.table)?;
+    let source = Source::new(session, connect(&patient, "verify", around.watchdog)?, table)?;
+    let mut target = ClickHouseTarget::new(&patient, &around.table.target)?;
+    let columns = target.describe()?.columns;
+    let key = KeyText::of(source.table(), &columns, &around.table.target.to_string())?;
+    let contents = options.deep.then(|| Contents::of(source.table(), &columns, target.calendar())).transpose()?;
+    let target = TargetKeys::new(target, key.clone());
+    let waiting = Waiting::new(around)?;
+    let mut verification = Verification { around, source, target, key, waiting, held, report };
+    verification.compare_keys()?;
+    if let Some((mut contents, left_out)) = contents {
+        verification.report.deep = true;
+        verification.report.columns_not_compared = left_out;
+        verification.compare_contents(&mut contents)?;
+    }
+    verification.report.seconds = begun.elapsed().as_secs_f64();
+    Ok(verification.report)
+}
+
+/// The configuration with longer time limits: whole tables are read.
+fn patient(config: &Config) -> Config {
+    let mut patient = config.clone();
+    patient.timeouts.postgres = patient.timeouts.postgres.max(PATIENCE);
+    patient.timeouts.clickhouse = patient.timeouts.clickhouse.max(PATIENCE);
+    patient
+}
+
+impl Verification<'_> {
+    /// Whether a signal or `--max-seconds` asks for the end; the report then says that it is not complete.
+    fn is_to_end(&mut self) -> bool {
+        let late = self.around.limits.max_seconds.is_some_and(|most| self.around.started.elapsed().as_secs() >= most);
+        let ends = self.around.shutdown.is_asked() || late;
+        self.report.complete &= !ends;
+        ends
+    }
+}

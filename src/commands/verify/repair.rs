@@ -1,0 +1,54 @@
+//! `--repair`: takes the flag back from rows that are missing, so that the next run sends them.
+//!
+//! Before anything is compared the lock is held, dead runs are fenced and what they had delivered is flagged: so no row is
+//! taken for missing whose record is under way. The row goes out as a new version, a record of its own.
+
+use super::Verification;
+use super::report::Repaired;
+use crate::error::Result;
+use crate::kafka::{Fence as _, KafkaLog, TopicLog as _};
+use crate::postgres::{Ledger as _, PgLedger};
+use crate::produce::{Surroundings, open_ledger, open_writer, recover};
+use crate::report::ProduceReport;
+
+/// The lock of the source, held until this is dropped.
+pub struct Held {
+    _ledger: PgLedger,
+}
+
+impl Held {
+    /// Takes the lock, fences and recovers as a run does; `None` if it was asked to finish while it waited.
+    ///
+    /// # Errors
+    /// 75 if a run holds the lock; the servers'.
+    pub fn take(around: &Surroundings<'_>, repaired: &mut Repaired) -> Result<Option<Self>> {
+        let Some(mut ledger) = open_ledger(around)? else { return Ok(None) };
+        let checkpoint = ledger.checkpoint()?;
+        let table = around.table;
+        let mut log = KafkaLog::new(around.config, &table.topic, &table.group)?;
+        log.partitions()?;
+        let mut writer = open_writer(around, &ledger)?;
+        ledger.take_epoch()?;
+        writer.fence()?;
+        let mut report = ProduceReport::default();
+        let timeouts = around.config.timeouts;
+        let recovery = recover(&mut log, &mut ledger, checkpoint, timeouts, around.shutdown, &mut report)?;
+        repaired.recovered = report.rows_recovered;
+        Ok(recovery.map(|_| Self { _ledger: ledger }))
+    }
+}
+
+impl Verification<'_> {
+    /// Takes the flag back from these rows, or counts them where only that is wanted.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub(super) fn repair(&mut self, record_keys: &[&str]) -> Result<()> {
+        let Some(repair) = &mut self.report.repair else { return Ok(()) };
+        repair.wanted += record_keys.len() as u64;
+        if self.held.is_some() && !record_keys.is_empty() {
+            repair.unflagged += self.source.unflag(record_keys)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,219 @@
+//! What was found, for a person and for a machine.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::config::TableConfig;
+use crate::exit_code::ExitCode;
+
+/// How many keys of each kind are named; all are counted.
+pub const MOST_SHOWN: usize = 20;
+
+/// Keys of one kind.
+#[derive(Debug, Default, Serialize)]
+pub struct Keys {
+    /// How many.
+    pub count: u64,
+    /// Some of them.
+    pub keys: Vec<String>,
+}
+
+impl Keys {
+    /// Counts one.
+    pub fn count(&mut self, shown: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.keys.len() < MOST_SHOWN {
+            self.keys.push(shown());
+        }
+    }
+
+    /// Counts several, of which some are named.
+    pub fn add(&mut self, count: u64, shown: impl Iterator<Item = String>) {
+        self.count += count;
+        let room = MOST_SHOWN.saturating_sub(self.keys.len());
+        self.keys.extend(shown.take(room));
+    }
+}
+
+/// A row whose content differs.
+#[derive(Debug, Serialize)]
+pub struct Different {
+    /// Its key.
+    pub key: String,
+    /// The first column that differs; none if the target does not take the row as it is.
+    pub column: Option<String>,
+    /// The source's value, or why the target does not take it.
+    pub source: String,
+    /// The target's value.
+    pub target: String,
+}
+
+/// What was done, or would be, to bring what is missing.
+#[derive(Debug, Default, Serialize)]
+pub struct Repaired {
+    /// Whether it was done.
+    pub confirmed: bool,
+    /// Rows that are to be sent again.
+    pub wanted: u64,
+    /// Rows whose flag was taken back.
+    pub unflagged: u64,
+    /// Rows that an earlier run had delivered without flagging them: flagged now, not sent again.
+    pub recovered: u64,
+}
+
+/// What was found out about one table.
+#[derive(Debug, Default, Serialize)]
+pub struct TableReport {
+    /// Source table.
+    pub source: String,
+    /// Topic.
+    pub topic: String,
+    /// Target table.
+    pub target: String,
+    /// Whether everything was compared: no limit, no signal.
+    pub complete: bool,
+    /// Rows in PostgreSQL.
+    pub rows: u64,
+    /// Distinct keys in ClickHouse.
+    pub keys_in_target: u64,
+    /// Rows whose flag is FALSE.
+    pub unsent: u64,
+    /// Flagged rows whose record is not copied yet.
+    pub in_topic: u64,
+    /// Keys in the target only.
+    pub only_in_target: Keys,
+    /// Flagged rows whose record the target has refused.
+    pub dead_letters: Keys,
+    /// Flagged rows that are nowhere.
+    pub missing: Keys,
+    /// Rows that are in the target once more than their record, the same partition, offset and timestamp.
+    pub doubled: Keys,
+    /// Rows whose contents differ; looked for with `--deep`.
+    pub different: u64,
+    /// Some of them.
+    pub differences: Vec<Different>,
+    /// Whether contents were compared.
+    pub deep: bool,
+    /// How many rows' contents were compared.
+    pub rows_compared: u64,
+    /// Columns whose contents cannot be compared.
+    pub columns_not_compared: Vec<String>,
+    /// What `--repair` did.
+    pub repair: Option<Repaired>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl TableReport {
+    /// Nothing found yet.
+    pub fn of(table: &TableConfig) -> Self {
+        Self {
+            source: table.source.clone(),
+            topic: table.topic.clone(),
+            target: table.target.to_string(),
+            complete: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether another difference would be shown.
+    pub fn shows_more_different(&self) -> bool {
+        self.differences.len() < MOST_SHOWN
+    }
+
+    /// Counts a row whose content differs.
+    pub fn tell_different(&mut self, different: Option<Different>) {
+        self.different += 1;
+        self.differences.extend(different);
+    }
+
+    fn differs(&self) -> bool {
+        self.missing.count + self.doubled.count + self.dead_letters.count + self.different > 0
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{} and {}: ", self.source, self.target);
+        let verdict = match (self.differs(), self.complete) {
+            (true, _) => "they differ",
+            (false, true) => "equal",
+            (false, false) => "equal as far as they were compared: verify was asked to finish",
+        };
+        let _ = writeln!(
+            text,
+            "{verdict} ({} rows, {} keys in the target, {:.1} s)",
+            self.rows, self.keys_in_target, self.seconds
+        );
+        let mut line = |count: u64, name: &str, meaning: &str, keys: &[String]| {
+            if count > 0 {
+                let _ = writeln!(text, "  {name:<15} {count:>10}  {meaning}{}", some(keys, count));
+            }
+        };
+        line(self.unsent, "unsent", "the next run sends them", &[]);
+        line(self.in_topic, "in the topic", "the next run copies them", &[]);
+        line(
+            self.only_in_target.count,
+            "only in target",
+            "not in PostgreSQL (any more): deletes are not propagated",
+            &self.only_in_target.keys,
+        );
+        line(self.dead_letters.count, "dead letters", "refused: see `pg2ch dead-letters`", &self.dead_letters.keys);
+        line(self.missing.count, "missing", "flagged, but nowhere", &self.missing.keys);
+        line(self.doubled.count, "doubled", "the same record more than once", &self.doubled.keys);
+        line(self.different, "different", "the contents differ", &[]);
+        for different in &self.differences {
+            let Different { key, column, source, target } = different;
+            let _ = match column {
+                Some(column) => {
+                    writeln!(text, "    {key}: column {column} is {source} in PostgreSQL and {target} in ClickHouse")
+                }
+                None => writeln!(text, "    {key}: the target does not take it as it is: {source}"),
+            };
+        }
+        if self.deep {
+            let _ = writeln!(text, "  contents compared of {} rows", self.rows_compared);
+        }
+        if !self.columns_not_compared.is_empty() {
+            let _ = writeln!(text, "  columns not compared: {}", self.columns_not_compared.join(", "));
+        }
+        if let Some(repair) = &self.repair {
+            let _ = writeln!(text, "  {}", repair.text());
+        }
+        text
+    }
+}
+
+impl Repaired {
+    fn text(&self) -> String {
+        if !self.confirmed {
+            return format!("repair would take the flag back from {} rows; add --confirm to do it", self.wanted);
+        }
+        let locked = self.wanted - self.unflagged;
+        let left = if locked > 0 {
+            format!("; {locked} are locked or changed by an application: repair again")
+        } else {
+            String::new()
+        };
+        format!("repair has taken the flag back from {} rows: the next run sends them{left}", self.unflagged)
+    }
+}
+
+fn some(keys: &[String], count: u64) -> String {
+    if keys.is_empty() {
+        return String::new();
+    }
+    let more = if count > keys.len() as u64 { ", …" } else { "" };
+    let plain = |key: &String| key.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>();
+    format!(": {}{more}", keys.iter().map(plain).collect::<Vec<_>>().join(", "))
+}
+
+/// All tables, as they are printed, and the exit code: 65 if one differs.
+pub fn printed(tables: &[TableReport], json: bool) -> (String, ExitCode) {
+    let code = if tables.iter().any(TableReport::differs) { ExitCode::Data } else { ExitCode::Done };
+    let text = if json {
+        format!("{:#}", serde_json::json!({ "tables": tables, "exit_code": code.code() }))
+    } else {
+        tables.iter().map(TableReport::text).collect()
+    };
+    (text, code)
+}

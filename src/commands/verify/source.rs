@@ -1,0 +1,273 @@
+//! What verify asks of PostgreSQL.
+
+use std::time::Duration;
+
+use super::buckets::{Bucketing, SUMMED, SourceSum, Sum};
+use super::key::KeyText;
+use crate::error::Result;
+use crate::postgres::{Session, SourceTable, quote};
+
+/// How many rows are fetched at once.
+const FETCH: usize = 10_000;
+
+/// About how many bytes of rows are fetched at once where their contents are compared.
+const FETCH_BYTES: usize = 8 << 20;
+
+/// The source table, in two sessions: one holds a cursor, the other asks.
+pub struct Source {
+    cursor: Session,
+    asker: Session,
+    table: SourceTable,
+    what: String,
+}
+
+/// A row, as far as its key goes.
+#[derive(Clone, Debug)]
+pub struct SourceKey {
+    /// The key's number.
+    pub number: u64,
+    /// Whether it is flagged.
+    pub flagged: bool,
+    /// The key's text on both servers.
+    pub text: String,
+    /// The key of its record.
+    pub record_key: String,
+}
+
+/// A flagged row with what is compared of its content.
+#[derive(Clone, Debug)]
+pub struct SourceRow {
+    /// Its key.
+    pub key: SourceKey,
+    /// The compared columns as JSON.
+    pub json: String,
+}
+
+impl Source {
+    /// Takes two sessions; names are then looked up in pg_catalog only, as in the session that reads for sending.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn new(mut cursor: Session, mut asker: Session, table: SourceTable) -> Result<Self> {
+        let what = format!("cannot read {}", table.name);
+        cursor.execute_batch(&what, "SET search_path = pg_catalog")?;
+        asker.execute_batch(&what, "SET search_path = pg_catalog")?;
+        Ok(Self { cursor, asker, table, what })
+    }
+
+    /// The table.
+    pub const fn table(&self) -> &SourceTable {
+        &self.table
+    }
+
+    /// About how many rows there are, as the planner believes.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn estimate(&mut self) -> Result<u64> {
+        let sql = "SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_class AS c
+             WHERE c.oid = $1 OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = $1)";
+        let row = self.asker.query_opt(&self.what, sql, &[&self.table.oid])?;
+        Ok(row.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
+    }
+
+    /// Counts and sums by bucket.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn sums(&mut self, key: &KeyText, buckets: Bucketing) -> Result<Vec<SourceSum>> {
+        let sql = format!(
+            "SELECT {bucket}, count(*), sum(n & {SUMMED})::text,
+                    count(*) FILTER (WHERE flag), coalesce(sum(n & {SUMMED}) FILTER (WHERE flag), 0)::text
+             FROM (SELECT {number} AS n, t.{flag} IS TRUE AS flag FROM {name} AS t OFFSET 0) AS s GROUP BY 1",
+            bucket = bucket_sql(buckets),
+            number = key.source_number_sql(),
+            flag = self.table.flag_sql(),
+            name = self.table.name,
+        );
+        let mut sums = vec![SourceSum::default(); buckets.count()];
+        for row in self.asker.query(&self.what, sql.as_str(), &[])? {
+            let bucket: i64 = row.get(0);
+            let sum = |keys: i64, text: &str| Sum { keys: keys.unsigned_abs(), sum: modulo(text) };
+            if let Some(place) = usize::try_from(bucket).ok().and_then(|bucket| sums.get_mut(bucket)) {
+                *place = SourceSum { all: sum(row.get(1), row.get(2)), flagged: sum(row.get(3), row.get(4)) };
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Gives every row of some buckets to `each`; no more than a few thousand are held at a time.
+    ///
+    /// # Errors
+    /// PostgreSQL's, or what `each` returns.
+    pub fn keys_in(
+        &mut self,
+        key: &KeyText,
+        buckets: Bucketing,
+        slice: &[usize],
+        mut each: impl FnMut(SourceKey) -> Result<()>,
+    ) -> Result<()> {
+        let list: Vec<String> = slice.iter().map(usize::to_string).collect();
+        let sql = format!(
+            "SELECT n, flag, k, r FROM
+                 (SELECT {number} AS n, t.{flag} IS TRUE AS flag, {text} AS k, {record_key} AS r FROM {name} AS t OFFSET 0) AS s
+             WHERE {bucket} IN (SELECT unnest('{{{list}}}'::bigint[]))",
+            number = key.source_number_sql(),
+            text = key.source_sql(),
+            record_key = self.table.key_text_sql("t"),
+            flag = self.table.flag_sql(),
+            name = self.table.name,
+            bucket = bucket_sql(buckets),
+            list = list.join(","),
+        );
+        self.open(&sql)?;
+        loop {
+            let rows = self.fetch(FETCH)?;
+            if rows.is_empty() {
+                return self.close();
+            }
+            for row in &rows {
+                each(key_of(row))?;
+            }
+        }
+    }
+
+    /// Begins to read the flagged rows in the key's order, with `columns` as JSON.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn open_rows(&mut self, key: &KeyText, columns: &[String]) -> Result<()> {
+        let order = self.table.key_columns_sql("t").join(", ");
+        let sql = format!("{} WHERE t.{} ORDER BY {order}", self.rows_sql(key, columns), self.table.flag_sql());
+        self.open(&sql)
+    }
+
+    /// The next rows; none at the end, where the cursor is closed. `typical` is the size of a row so far.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn next_rows(&mut self, typical: usize) -> Result<Vec<SourceRow>> {
+        let rows = self.fetch((FETCH_BYTES / typical.max(1)).clamp(10, FETCH / 2))?;
+        if rows.is_empty() {
+            self.close()?;
+        }
+        Ok(rows.iter().map(row_of).collect())
+    }
+
+    /// The rows of these record keys as they are now, as far as they are flagged.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn flagged_rows(&mut self, key: &KeyText, columns: &[String], record_keys: &[&str]) -> Result<Vec<SourceRow>> {
+        let mut found = Vec::new();
+        let sql = format!(
+            "{} JOIN unnest($1::text[]) AS w (key) ON {} WHERE t.{}",
+            self.rows_sql(key, columns),
+            self.table.key_equals_sql("t", "w.key"),
+            self.table.flag_sql(),
+        );
+        for chunk in record_keys.chunks(FETCH) {
+            found.extend(self.asker.query(&self.what, sql.as_str(), &[&chunk])?.iter().map(row_of));
+        }
+        Ok(found)
+    }
+
+    /// Those of these record keys whose rows are there and flagged.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn still_flagged(&mut self, record_keys: &[&str]) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let sql = format!(
+            "SELECT w.key FROM {} AS t JOIN unnest($1::text[]) AS w (key) ON {} WHERE t.{}",
+            self.table.name,
+            self.table.key_equals_sql("t", "w.key"),
+            self.table.flag_sql(),
+        );
+        for chunk in record_keys.chunks(FETCH) {
+            let rows = self.asker.query(&self.what, sql.as_str(), &[&chunk])?;
+            found.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        }
+        Ok(found)
+    }
+
+    /// Takes the flag back from the rows of these record keys that are flagged; returns how many. A row that an
+    /// application has locked is left alone.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn unflag(&mut self, record_keys: &[&str]) -> Result<u64> {
+        let (name, flag) = (&self.table.name, self.table.flag_sql());
+        let sql = format!(
+            "UPDATE {name} AS u SET {flag} = FALSE FROM (
+                 SELECT t.tableoid, t.ctid FROM {name} AS t JOIN unnest($1::text[]) AS w (key) ON {by_key}
+                 WHERE t.{flag} FOR NO KEY UPDATE OF t SKIP LOCKED) AS s
+             WHERE u.tableoid = s.tableoid AND u.ctid = s.ctid AND u.{flag}",
+            by_key = self.table.key_equals_sql("t", "w.key"),
+        );
+        let what = format!("cannot unflag rows of {name}");
+        let mut unflagged = 0;
+        for chunk in record_keys.chunks(FETCH) {
+            unflagged += self.asker.call(&what, |client| client.execute(sql.as_str(), &[&chunk]))?;
+        }
+        Ok(unflagged)
+    }
+
+    fn rows_sql(&self, key: &KeyText, columns: &[String]) -> String {
+        let columns: Vec<String> = columns.iter().map(|column| format!("t.{}", quote(column))).collect();
+        format!(
+            "SELECT {number}, TRUE, {text}, {record_key}, (SELECT row_to_json(r)::text FROM (SELECT {columns}) AS r) FROM {name} AS t",
+            number = key.source_number_sql(),
+            text = key.source_sql(),
+            record_key = self.table.key_text_sql("t"),
+            columns = columns.join(", "),
+            name = self.table.name,
+        )
+    }
+
+    fn open(&mut self, sql: &str) -> Result<()> {
+        self.cursor.execute_batch(&self.what, &format!("BEGIN READ ONLY; DECLARE c NO SCROLL CURSOR FOR {sql}"))
+    }
+
+    fn fetch(&mut self, rows: usize) -> Result<Vec<postgres::Row>> {
+        self.cursor.query(&self.what, &format!("FETCH {rows} FROM c"), &[])
+    }
+
+    /// Gives up what [`open_rows`](Self::open_rows) began.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn stop(&mut self) -> Result<()> {
+        self.close()
+    }
+
+    fn close(&mut self) -> Result<()> {
+        self.cursor.execute_batch(&self.what, "CLOSE c; COMMIT")
+    }
+}
+
+/// How long verify lets one statement of a server's take: it reads whole tables.
+pub const PATIENCE: Duration = Duration::from_secs(3_600);
+
+fn bucket_sql(buckets: Bucketing) -> String {
+    // The shift keeps the sign, so it has to be masked off.
+    format!("((n >> {}) & {})", buckets.shift(), buckets.count() - 1)
+}
+
+fn key_of(row: &postgres::Row) -> SourceKey {
+    SourceKey {
+        number: row.get::<_, i64>(0).cast_unsigned(),
+        flagged: row.get(1),
+        text: row.get(2),
+        record_key: row.get(3),
+    }
+}
+
+fn row_of(row: &postgres::Row) -> SourceRow {
+    SourceRow { key: key_of(row), json: row.get(4) }
+}
+
+/// A sum modulo 2^64, as ClickHouse adds.
+fn modulo(sum: &str) -> u64 {
+    sum.parse::<u128>().map_or(0, |sum| (sum & u128::from(u64::MAX)) as u64)
+}

@@ -1,0 +1,216 @@
+//! What verify asks of ClickHouse.
+
+use std::collections::{HashMap, HashSet};
+
+use super::buckets::{Bucketing, SUMMED, Sum};
+use super::contents::Contents;
+use super::key::KeyText;
+use super::report::MOST_SHOWN;
+use crate::clickhouse::{ClickHouseTarget, quote};
+use crate::error::{Error, Result};
+
+/// How many keys or records the server keeps in memory for one question.
+const PASS_ROWS: u64 = 4_000_000;
+
+/// How many numbers a condition lists.
+const LISTED: usize = 5_000;
+
+/// The target table, asked about keys.
+pub struct TargetKeys {
+    target: ClickHouseTarget,
+    key: KeyText,
+    what: String,
+}
+
+impl TargetKeys {
+    /// Asks `target` about the keys that `key` spells.
+    pub fn new(target: ClickHouseTarget, key: KeyText) -> Self {
+        let what = format!("cannot read {}", target.sql_name().replace('`', ""));
+        Self { target, key, what }
+    }
+
+    /// How many rows there are, versions included.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn rows(&mut self) -> Result<u64> {
+        let sql = format!("SELECT toUInt64(count()) FROM {} FORMAT RowBinary", self.target.sql_name());
+        Ok(self.numbers(&sql, 1)?.first().copied().unwrap_or(0))
+    }
+
+    /// Counts and sums of the distinct keys by bucket.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn sums(&mut self, buckets: Bucketing, rows: u64) -> Result<Vec<Sum>> {
+        let mut sums = vec![Sum::default(); buckets.count()];
+        let passes = (rows / PASS_ROWS + 1).min(buckets.count() as u64);
+        for pass in 0..passes {
+            let sql = format!(
+                "SELECT toUInt64(bitShiftRight(n, {shift})) AS bucket, toUInt64(count()), toUInt64(sum(bitAnd(n, {SUMMED}))) \
+                 FROM (SELECT {number} AS n FROM {name} WHERE bitShiftRight(n, {shift}) % {passes} = {pass} GROUP BY n) \
+                 GROUP BY bucket FORMAT RowBinary",
+                shift = buckets.shift(),
+                number = self.key.target_number_sql(),
+                name = self.target.sql_name(),
+            );
+            for numbers in self.numbers(&sql, 3)?.chunks_exact(3) {
+                if let Some(place) = usize::try_from(numbers[0]).ok().and_then(|bucket| sums.get_mut(bucket)) {
+                    *place = Sum { keys: numbers[1], sum: numbers[2] };
+                }
+            }
+        }
+        Ok(sums)
+    }
+
+    /// The numbers of all keys in some buckets, sorted.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn numbers_in(&mut self, buckets: Bucketing, slice: &[usize]) -> Result<Vec<u64>> {
+        let list: Vec<String> = slice.iter().map(usize::to_string).collect();
+        let sql = format!(
+            "SELECT {number} AS n FROM {name} WHERE bitShiftRight(n, {shift}) IN ({list}) GROUP BY n FORMAT RowBinary",
+            number = self.key.target_number_sql(),
+            name = self.target.sql_name(),
+            shift = buckets.shift(),
+            list = list.join(","),
+        );
+        let mut numbers = self.numbers(&sql, 1)?;
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// The texts of a few keys.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn texts(&mut self, numbers: &[u64]) -> Result<Vec<String>> {
+        if numbers.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.strings(&format!(
+            "SELECT any({text}) FROM {name} WHERE {number} IN ({list}) GROUP BY {number} FORMAT RowBinary",
+            text = self.key.target_sql(),
+            name = self.target.sql_name(),
+            number = self.key.target_number_sql(),
+            list = listed(numbers),
+        ))
+    }
+
+    /// How many rows are there once more than their record, and the keys of some of them.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn doubled(&mut self, rows: u64) -> Result<(u64, Vec<String>)> {
+        let (mut doubled, mut keys) = (0, HashSet::new());
+        let passes = rows / PASS_ROWS + 1;
+        let name = self.target.sql_name();
+        for pass in 0..passes {
+            let groups = format!(
+                "FROM {name} WHERE _offset % {passes} = {pass} GROUP BY _partition, _offset, _timestamp HAVING count() > 1"
+            );
+            let sql = format!("SELECT toUInt64(sum(c - 1)) FROM (SELECT count() AS c {groups}) FORMAT RowBinary");
+            let here = self.numbers(&sql, 1)?.first().copied().unwrap_or(0);
+            doubled += here;
+            if here > 0 && keys.len() < MOST_SHOWN {
+                let found = self.strings(&format!(
+                    "SELECT any({text}) FROM {name} WHERE (_partition, _offset, _timestamp) IN \
+                     (SELECT _partition, _offset, _timestamp {groups} LIMIT {MOST_SHOWN}) \
+                     GROUP BY _partition, _offset, _timestamp FORMAT RowBinary",
+                    text = self.key.target_sql(),
+                ))?;
+                keys.extend(found);
+            }
+        }
+        Ok((doubled, keys.into_iter().collect()))
+    }
+
+    /// The newest version of each of some keys, by the key's number: the values of `columns`, as RowBinary has them.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn contents(
+        &mut self,
+        columns: &[String],
+        keys: &[(u64, &str)],
+        rows: &Contents,
+    ) -> Result<HashMap<u64, Vec<u8>>> {
+        let texts: Vec<String> = keys.iter().map(|(_, text)| (*text).to_owned()).collect();
+        if let Some(condition) = self.key.target_condition(&texts) {
+            let found = self.newest(columns, &condition);
+            match found {
+                Ok(answer) => return rows.split_answer(&answer),
+                // A key that the column's type cannot even read. It is asked for by its number instead.
+                Err(error) => log::debug!("{error}"),
+            }
+        }
+        let numbers: Vec<u64> = keys.iter().map(|(number, _)| *number).collect();
+        let mut found = HashMap::new();
+        for chunk in numbers.chunks(LISTED) {
+            let condition = format!("{} IN ({})", self.key.target_number_sql(), listed(chunk));
+            found.extend(rows.split_answer(&self.newest(columns, &condition)?)?);
+        }
+        Ok(found)
+    }
+
+    fn newest(&mut self, columns: &[String], condition: &str) -> Result<Vec<u8>> {
+        let columns: Vec<String> = columns.iter().map(|column| quote(column)).collect();
+        let sql = format!(
+            "SELECT {number} AS pg2ch_number, {columns} FROM {name} WHERE {condition} \
+             ORDER BY pg2ch_number, _timestamp DESC, _offset DESC LIMIT 1 BY pg2ch_number FORMAT RowBinary",
+            number = self.key.target_number_sql(),
+            columns = columns.join(", "),
+            name = self.target.sql_name(),
+        );
+        self.ask(&sql)
+    }
+
+    /// A column of a key's newest version, for a person.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn shown(&mut self, number: u64, column: &str) -> Result<Option<String>> {
+        let sql = format!(
+            "SELECT ifNull(toString({column}), 'NULL') FROM {name} WHERE {key} = {number} \
+             ORDER BY _timestamp DESC, _offset DESC LIMIT 1 FORMAT RowBinary",
+            column = quote(column),
+            name = self.target.sql_name(),
+            key = self.key.target_number_sql(),
+        );
+        Ok(self.strings(&sql)?.into_iter().next())
+    }
+
+    fn ask(&mut self, sql: &str) -> Result<Vec<u8>> {
+        self.target.ask(&self.what, sql)
+    }
+
+    /// An answer of `columns` UInt64 each.
+    fn numbers(&mut self, sql: &str, columns: usize) -> Result<Vec<u64>> {
+        let answer = self.ask(sql)?;
+        if answer.len() % (8 * columns) != 0 {
+            return Err(self.unreadable(answer.len()));
+        }
+        Ok(answer.chunks_exact(8).map(|bytes| bytes.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b))).collect())
+    }
+
+    /// An answer of one String each.
+    fn strings(&mut self, sql: &str) -> Result<Vec<String>> {
+        let answer = self.ask(sql)?;
+        let (mut rest, mut strings) = (answer.as_slice(), Vec::new());
+        while !rest.is_empty() {
+            let (bytes, behind) = super::skip::string(rest).ok_or_else(|| self.unreadable(answer.len()))?;
+            strings.push(String::from_utf8_lossy(bytes).into_owned());
+            rest = behind;
+        }
+        Ok(strings)
+    }
+
+    fn unreadable(&self, bytes: usize) -> Error {
+        Error::bug(self.what.clone(), format!("an answer of {bytes} bytes has another form than what was asked for"))
+    }
+}
+
+fn listed(numbers: &[u64]) -> String {
+    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,187 @@
+//! The keys of records that are not in the target for a known reason: still in the topic, or a dead letter.
+
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::batch::Offsets;
+use crate::clickhouse::{ClickHouseTarget, Target};
+use crate::commands::dead_letters::id_of;
+use crate::commands::dead_letters::read::Letters;
+use crate::consume::Start;
+use crate::consume::position::Context;
+use crate::error::{Error, Result};
+use crate::exit_code::ExitCode;
+use crate::kafka::{End, KafkaLog, Polled, TopicLog};
+use crate::produce::{Surroundings, wait_until_stable};
+
+/// The most keys that are held: 128 MB of them.
+const MOST_KEYS: usize = 16_000_000;
+
+/// A set of keys, by 64 bits of each.
+#[derive(Debug, Default)]
+struct KeySet {
+    /// Sorted, but for what came since `settle`.
+    hashes: Vec<u64>,
+}
+
+impl KeySet {
+    fn add(&mut self, key: &[u8]) {
+        self.hashes.push(hash(key));
+    }
+
+    fn settle(&mut self) {
+        self.hashes.sort_unstable();
+        self.hashes.dedup();
+    }
+
+    fn contains(&self, key: &str) -> bool {
+        self.hashes.binary_search(&hash(key.as_bytes())).is_ok()
+    }
+}
+
+fn hash(key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What waits between the two tables.
+pub struct Waiting<'a> {
+    around: &'a Surroundings<'a>,
+    log: KafkaLog,
+    /// Up to where the topic has been read; where nothing has, the place of the group.
+    next: Option<Offsets>,
+    in_topic: KeySet,
+    dead: Option<KeySet>,
+}
+
+impl<'a> Waiting<'a> {
+    /// Reads nothing yet.
+    ///
+    /// # Errors
+    /// 78 if librdkafka refuses a property.
+    pub fn new(around: &'a Surroundings<'a>) -> Result<Self> {
+        let table = around.table;
+        let log = KafkaLog::new(around.config, &table.topic, &table.group)?;
+        Ok(Self { around, log, next: None, in_topic: KeySet::default(), dead: None })
+    }
+
+    /// Reads on to the present end of the topic, and the dead letters if they are not known yet.
+    ///
+    /// Every record that was written before this is called and is not in the target afterwards is then known.
+    ///
+    /// # Errors
+    /// 69 if a foreign transaction keeps the end undecided, or if there is too much; Kafka's and ClickHouse's.
+    pub fn refresh(&mut self) -> Result<()> {
+        let config = self.around.config;
+        let written = self.log.ends(End::Written)?;
+        let ends = wait_until_stable(&mut self.log, &written, config.timeouts.stable, self.around.shutdown)?;
+        let mut from = match self.next.take() {
+            Some(next) => next,
+            None => self.start(&ends)?,
+        };
+        let starts = self.log.starts()?;
+        for (partition, next) in &mut from {
+            *next = (*next).max(starts.get(partition).copied().unwrap_or(0));
+        }
+        self.read(&from, &ends)?;
+        self.next = Some(ends);
+        if self.dead.is_none() {
+            self.dead = Some(self.read_dead_letters()?);
+        }
+        Ok(())
+    }
+
+    /// Whether a record of this key lies beyond the group's offset.
+    pub fn is_in_topic(&self, record_key: &str) -> bool {
+        self.in_topic.contains(record_key)
+    }
+
+    /// Whether a record of this key is a dead letter that the target does not hold.
+    pub fn is_dead_letter(&self, record_key: &str) -> bool {
+        self.dead.as_ref().is_some_and(|dead| dead.contains(record_key))
+    }
+
+    /// Where the second leg would go on.
+    fn start(&mut self, ends: &Offsets) -> Result<Offsets> {
+        let table = self.around.table;
+        let (committed, starts) = (self.log.committed()?, self.log.starts()?);
+        let identity = ClickHouseTarget::new(self.around.config, &table.target)?.describe()?.identity;
+        let context = Context { group: &table.group, topic: &table.topic, target: &identity };
+        let start = Start::of(&committed, &starts, ends, context);
+        Ok(start.known.into_iter().map(|(partition, known)| (partition, known.next)).collect())
+    }
+
+    fn read(&mut self, from: &Offsets, ends: &Offsets) -> Result<()> {
+        let ranges: Offsets = ends
+            .iter()
+            .filter_map(|(partition, end)| {
+                let next = from.get(partition).copied().unwrap_or(0);
+                (next < *end).then_some((*partition, next))
+            })
+            .collect();
+        let mut open: BTreeSet<i32> = ranges.keys().copied().collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        self.log.read_from(&ranges)?;
+        let limit = self.around.config.timeouts.kafka;
+        while !open.is_empty() {
+            let (mut last, in_topic) = (None, &mut self.in_topic);
+            let polled = self.log.poll(limit, &mut |record| {
+                in_topic.add(record.key.unwrap_or_default());
+                last = Some((record.partition, record.offset));
+            })?;
+            match (polled, last) {
+                (Polled::Record, Some((partition, offset))) => {
+                    if ends.get(&partition).is_none_or(|&end| offset + 1 >= end) {
+                        open.remove(&partition);
+                    }
+                }
+                (Polled::End(partition), _) => {
+                    open.remove(&partition);
+                }
+                (Polled::Record | Polled::Nothing, _) => {
+                    return Err(Error::unavailable(
+                        format!("cannot read what waits in partitions {open:?} of {}", self.around.table.topic),
+                        format!("no record came for {limit:?}"),
+                        "check the brokers, and try again",
+                    ));
+                }
+            }
+            if self.in_topic.hashes.len() > MOST_KEYS {
+                return Err(Error::unavailable(
+                    format!("cannot tell what waits in topic {} from what is missing", self.around.table.topic),
+                    format!("more than {MOST_KEYS} records are not copied yet"),
+                    "run `pg2ch consume` first",
+                ));
+            }
+        }
+        self.in_topic.settle();
+        Ok(())
+    }
+
+    fn read_dead_letters(&self) -> Result<KeySet> {
+        let (config, table) = (self.around.config, self.around.table);
+        let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group)?;
+        // Without the topic there are no letters.
+        if let Err(error) = log.partitions()
+            && error.exit_code() == ExitCode::Config
+        {
+            return Ok(KeySet::default());
+        }
+        let mut target = ClickHouseTarget::new(config, &table.target)?;
+        let written = log.ends(End::Written)?;
+        let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, self.around.shutdown)?;
+        let mut letters = Letters::new(log, ends, &table.topic, self.around)?;
+        let mut dead = KeySet::default();
+        while let Some(chunk) = letters.next_chunk()? {
+            let held = target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;
+            for letter in chunk.iter().filter(|letter| !held.contains(&id_of(letter))) {
+                dead.add(letter.record.key.as_deref().unwrap_or_default());
+            }
+        }
+        dead.settle();
+        Ok(dead)
+    }
+}
