@@ -113,7 +113,9 @@ fn update(values: &mut Values, table: &TableReport, now: f64) {
         escape(&table.target)
     );
     let code = table.exit_code().code();
-    let mut set = |name: &str, value: f64| drop(values.insert((name.to_owned(), labels.clone()), value));
+    let mut set = |name: &str, value: f64| {
+        values.insert((name.to_owned(), labels.clone()), value);
+    };
     set("pg2ch_last_run_timestamp_seconds", now);
     if code == 0 {
         set("pg2ch_last_success_timestamp_seconds", now);

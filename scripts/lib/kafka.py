@@ -44,6 +44,8 @@ ssl.keystore.type=PEM
 ssl.keystore.location={tls}/server.pem
 ssl.truststore.type=PEM
 ssl.truststore.location={tls}/ca.crt
+# Who comes by this way shows a certificate of our authority.
+listener.name.ssl.ssl.client.auth=required
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_app="app";
 listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;

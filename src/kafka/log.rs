@@ -18,6 +18,12 @@ use crate::error::{Error, Result};
 /// How many bytes of records librdkafka may hold ready, in KiB. Its own default, 64 MiB, is pg2ch's whole budget.
 const READ_AHEAD_KIB: &str = "3072";
 
+/// How many reports are heard after a failure.
+const REPORTS: usize = 100;
+
+/// How long the next one is waited for. With no time at all the first log line among them would end the hearing.
+const HEARING: Duration = Duration::from_millis(20);
+
 /// One topic of a real cluster.
 pub struct KafkaLog {
     topic: String,
@@ -66,7 +72,15 @@ impl KafkaLog {
                 context.forget();
                 Ok(value)
             }
-            Err(error) => Err(context.explain(&self.what(verb), &error)),
+            Err(error) => {
+                // What the client's threads report (a refused password) is only heard by who polls.
+                for _ in 0..REPORTS {
+                    if self.committed_reader.poll(HEARING).is_none() {
+                        break;
+                    }
+                }
+                Err(context.explain(&self.what(verb), &error))
+            }
         }
     }
 

@@ -50,8 +50,24 @@ pub struct OwnServers {
 impl OwnServers {
     /// Starts PostgreSQL, Kafka and ClickHouse on free ports.
     pub fn start(name: &str) -> Self {
+        Self::start_with(name, &[])
+    }
+
+    /// The same, which also speak TLS and SASL.
+    pub fn start_with_tls(name: &str) -> Self {
+        Self::start_with(name, &["--tls"])
+    }
+
+    /// A variable of `servers.env`.
+    pub fn variable(&self, name: &str) -> String {
+        let env = std::fs::read_to_string(self.dir.join("servers.env")).unwrap();
+        let line = env.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("{name} is not in servers.env")).to_owned()
+    }
+
+    fn start_with(name: &str, options: &[&str]) -> Self {
         let dir = std::env::temp_dir().join(format!("pg2ch-servers-{name}-{}", std::process::id()));
-        call(&["up", "--free-ports", "--dir", &dir.to_string_lossy()]);
+        call(&[&["up", "--free-ports", "--dir", &dir.to_string_lossy()], options].concat());
         let env = std::fs::read_to_string(dir.join("servers.env")).unwrap();
         let find =
             |name: &str| Some(env.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?.to_owned());
