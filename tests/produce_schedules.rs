@@ -242,14 +242,21 @@ fn a_deadlock_with_an_application_ends_and_loses_nothing() {
     world.insert_rows(10);
     let (mut other, name) = (world.second_session(), world.name.clone());
     let mut lock = other.transaction().unwrap();
-    lock.execute(&format!("UPDATE {name} SET user_id = 99 WHERE id = 9"), &[]).unwrap();
+    lock.execute(&format!("UPDATE {name} SET user_id = 99, sent_to_kafka = FALSE WHERE id = 9"), &[]).unwrap();
     let run = world.start(&["produce", "--json"]);
     world.wait_until(
-        |world| world.sql_number("SELECT count(*) FROM pg_locks WHERE NOT granted") > 0,
+        |world| {
+            let waiting = format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'",
+                world.name
+            );
+            world.sql_number(&waiting) > 0
+        },
         "the run to wait for row 9",
     );
-    // The run holds row 1 by now and waits for row 9: one of the two has to give way.
-    let application = lock.execute(&format!("UPDATE {name} SET user_id = 99 WHERE id = 1"), &[]);
+    // The run holds row 1 by now and waits for row 9: one of the two has to give way. If it is the run, it may flag row 1
+    // before this update gets it: a change of a flagged row counts only if it takes the flag back.
+    let application = lock.execute(&format!("UPDATE {name} SET user_id = 99, sent_to_kafka = FALSE WHERE id = 1"), &[]);
     match application {
         Ok(_) => lock.commit().unwrap(),
         Err(_) => lock.rollback().unwrap(),
