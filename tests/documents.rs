@@ -111,3 +111,29 @@ fn the_units_say_what_the_program_takes() {
     fs::remove_dir_all(&directory).unwrap();
     assert!(output.status.success() && !told.contains("pg2ch"), "{told}");
 }
+
+#[test]
+fn the_installer_puts_everything_in_place_and_takes_it_away_again_but_the_configuration() {
+    let directory = std::env::temp_dir().join(format!("pg2ch-install-{}", std::process::id()));
+    let install = |argument: &str| {
+        let output =
+            Command::new(root().join("scripts/install")).arg(argument).env("DESTDIR", &directory).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let files = ["usr/bin/pg2ch", "usr/lib/systemd/system/pg2ch.service", "usr/lib/systemd/system/pg2ch.timer"];
+    let configuration = directory.join("etc/pg2ch/pg2ch.toml");
+    install(env!("CARGO_BIN_EXE_pg2ch"));
+    assert!(files.iter().all(|file| directory.join(file).exists()));
+    let output = Command::new(directory.join("usr/bin/pg2ch"))
+        .args(["config", "show", "--config"])
+        .arg(&configuration)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::write(&configuration, "# mine\n").unwrap();
+    install(env!("CARGO_BIN_EXE_pg2ch"));
+    install("--uninstall");
+    assert!(!files.iter().any(|file| directory.join(file).exists()));
+    assert_eq!(fs::read_to_string(&configuration).unwrap(), "# mine\n");
+    fs::remove_dir_all(&directory).unwrap();
+}
