@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a tool of the project's own
 
 use std::io::Read;
+use std::sync::Barrier;
 use std::time::Instant;
 
 use pg2ch::clickhouse::{Block, ClickHouseTarget, Http, Inserted, Target, quote};
@@ -62,12 +63,16 @@ fn flag(config: &Config, table: &TableConfig) -> f64 {
         .collect();
     let copy = format!("COPY (SELECT row_to_json(t) FROM {source} t WHERE NOT {flag} ORDER BY {key}) TO STDOUT");
     let mut reader = client(config);
+    // The COPY has its snapshot, and so all the rows, before the first one is flagged.
+    let reads = Barrier::new(2);
     let begun = Instant::now();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut rows = reader.copy_out(&copy).unwrap();
+            reads.wait();
             std::io::copy(&mut rows.by_ref(), &mut std::io::sink()).unwrap();
         });
+        reads.wait();
         for batch in &batches {
             flagger.batch_execute(batch).unwrap();
         }

@@ -152,6 +152,10 @@ fn consumer(config: &Config, group: &str, isolation: &str) -> Result<Detached<Ba
         // When the queue is full fetching pauses this long; the default of a second costs more than all the rest.
         .set("fetch.queue.backoff.ms", "5")
         .set("queued.max.messages.kbytes", READ_AHEAD_KIB)
+        // A fetch is unpacked whole, to many times its size: a compressed topic must not cost more memory than a plain one.
+        // A larger record comes all the same (KIP-74).
+        .set("fetch.message.max.bytes", "262144")
+        .set("fetch.max.bytes", "1048576")
         .set("check.crcs", "true")
         .create_with_context(Context::default())
         .map(Detached::new)

@@ -195,7 +195,12 @@ fn too_large_for_dead_letters(what: &str, letter: &DeadLetter) -> Error {
 impl Fence for KafkaWriter {
     fn fence(&mut self) -> Result<()> {
         crash::point("fence.before");
+        // A client that is not connected yet looks for its coordinator again after half a second; the question connects it.
+        let connected = self.producer.client().fetch_metadata(Some(&self.topic), self.limit);
+        connected.map_err(|error| self.explain("fence", &error))?;
+        let begun = Instant::now();
         self.retried("fence", |limit| self.producer.init_transactions(limit))?;
+        log::debug!("{} has fenced its predecessors in {:?}", self.transactional_id, begun.elapsed());
         crash::point("fence.after");
         Ok(())
     }
