@@ -8,8 +8,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::client::{Context, base};
-use super::log::refused;
+use super::client::{Context, base, make};
 use crate::config::Config;
 use crate::error::Result;
 
@@ -27,7 +26,7 @@ impl Admin {
     /// # Errors
     /// 78 if librdkafka refuses a property.
     pub fn new(config: &Config) -> Result<Self> {
-        let client = base(config).create_with_context(Context::default()).map_err(|error| refused(config, &error))?;
+        let client = make(&mut base(config), config, Context::default())?;
         let limit = Some(config.timeouts.kafka);
         let options = AdminOptions::new().request_timeout(limit).operation_timeout(limit);
         Ok(Self { client, options, brokers: config.kafka.brokers.clone(), limit: config.timeouts.kafka })

@@ -4,21 +4,18 @@ use std::sync::{Mutex, PoisonError};
 
 use log::{Level, log};
 use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::explain::explain;
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, Result};
 
-/// The settings that every client shares. Those on which the promise rests are set by the clients themselves.
+/// The settings that every client shares.
 #[must_use]
 pub fn base(config: &Config) -> ClientConfig {
     let mut client = ClientConfig::new();
-    for (name, value) in &config.kafka.properties {
-        client.set(name, value.reveal());
-    }
     let connect = config.timeouts.connect.as_millis().clamp(1000, 300_000);
     client
         .set("bootstrap.servers", &config.kafka.brokers)
@@ -31,6 +28,30 @@ pub fn base(config: &Config) -> ClientConfig {
         .set("reconnect.backoff.max.ms", "1000")
         .set_log_level(RDKafkaLogLevel::Warning);
     client
+}
+
+/// Makes a client, with the user's own properties on top. None of these is one on which the promise rests: such a one is
+/// refused when the configuration is loaded.
+///
+/// # Errors
+/// 78 if librdkafka refuses a property.
+pub fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(
+    client: &mut ClientConfig,
+    config: &Config,
+    context: C,
+) -> Result<T> {
+    for (name, value) in &config.kafka.properties {
+        client.set(name, value.reveal());
+    }
+    client.create_with_context(context).map_err(|error| {
+        let why = match error {
+            // The property's value may be a secret: only its name is told.
+            KafkaError::ClientConfig(_, reason, name, _) => format!("{name}: {reason}"),
+            other => other.to_string(),
+        };
+        let what = format!("cannot make a Kafka client for {}", config.kafka.brokers);
+        Error::config(what, why, "correct [kafka] and [kafka.properties]")
+    })
 }
 
 /// A client that is closed beside what follows: librdkafka takes up to a tenth of a second for it, and nothing that matters

@@ -9,11 +9,11 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{Context, Detached, base};
+use super::client::{Context, Detached, base, make};
 use super::{Committed, End, Polled, Record, TopicLog};
 use crate::batch::Offsets;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// How many bytes of records librdkafka may hold ready, in KiB. Its own default, 64 MiB, is pg2ch's whole budget.
 const READ_AHEAD_KIB: &str = "3072";
@@ -140,7 +140,8 @@ impl KafkaLog {
 }
 
 fn consumer(config: &Config, group: &str, isolation: &str) -> Result<Detached<BaseConsumer<Context>>> {
-    base(config)
+    let mut client = base(config);
+    client
         .set("group.id", group)
         .set("isolation.level", isolation)
         .set("enable.auto.commit", "false")
@@ -156,23 +157,8 @@ fn consumer(config: &Config, group: &str, isolation: &str) -> Result<Detached<Ba
         // A larger record comes all the same (KIP-74).
         .set("fetch.message.max.bytes", "262144")
         .set("fetch.max.bytes", "1048576")
-        .set("check.crcs", "true")
-        .create_with_context(Context::default())
-        .map(Detached::new)
-        .map_err(|error| refused(config, &error))
-}
-
-/// librdkafka does not take the configuration.
-pub(super) fn refused(config: &Config, error: &KafkaError) -> Error {
-    Error::config(
-        format!("cannot make a Kafka client for {}", config.kafka.brokers),
-        match error {
-            // The property's value may be a secret: only its name is told.
-            KafkaError::ClientConfig(_, reason, name, _) => format!("{name}: {reason}"),
-            other => other.to_string(),
-        },
-        "correct [kafka] and [kafka.properties]",
-    )
+        .set("check.crcs", "true");
+    make(&mut client, config, Context::default()).map(Detached::new)
 }
 
 impl TopicLog for KafkaLog {

@@ -15,9 +15,8 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{Context, Detached, base};
+use super::client::{Context, Detached, base, make};
 use super::letter::headers;
-use super::log::refused;
 use super::{DeadLetter, Fence, OffsetCommit, Sent};
 use crate::batch::{RecordPosition, RowBatch};
 use crate::config::Config;
@@ -65,19 +64,19 @@ impl KafkaWriter {
             client.set("message.max.bytes", max_bytes.clamp(1000, 1_000_000_000).to_string());
         }
         let rows = config.batch.rows.max(1000);
-        let producer = client
+        client
             .set("transactional.id", transactional_id)
             .set("transaction.timeout.ms", (limit * 2).as_millis().clamp(1000, 900_000).to_string())
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", limit.as_millis().clamp(1000, 300_000).to_string())
             .set("request.timeout.ms", limit.as_millis().clamp(1, 900_000).to_string())
+            // As Java's clients: the same key goes to the same partition whoever writes it.
+            .set("partitioner", "murmur2_random")
             // Records leave when a broker's thread is free; a batch in hand is never waited for.
             .set("linger.ms", "1")
-            .set("queue.buffering.max.messages", (rows * 2).to_string())
-            .create_with_context(Deliveries::default())
-            .map(Detached::new)
-            .map_err(|error| refused(config, &error))?;
+            .set("queue.buffering.max.messages", (rows * 2).to_string());
+        let producer = Detached::new(make(&mut client, config, Deliveries::default())?);
         Ok(Self { producer, topic: topic.to_owned(), offsets, transactional_id: transactional_id.to_owned(), limit })
     }
 
