@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -206,6 +207,33 @@ fn killed_at_random_twenty_five_times_while_rows_change() {
 #[test]
 fn killed_at_random_another_twenty_five_times() {
     killed_at_random("kills_b", 25);
+}
+
+#[test]
+fn every_crash_point_of_the_program_is_in_a_list_and_every_listed_one_in_the_program() {
+    fn points_in(dir: &std::path::Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                points_in(&path, found);
+            } else if !path.ends_with("crash.rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let calls = text.split("crash::point(\"").skip(1);
+                found.extend(calls.map(|call| call.split('"').next().unwrap().to_owned()));
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    points_in(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    let lists = [
+        crash::PRODUCE,
+        crash::PRODUCE_RECOVERY,
+        crash::PRODUCE_TOO_LARGE,
+        crash::CONSUME,
+        &[crash::CONSUME_DEAD_LETTER],
+    ];
+    let listed: BTreeSet<String> = lists.iter().flat_map(|list| list.iter()).map(|&name| name.to_owned()).collect();
+    assert_eq!(found, listed);
 }
 
 #[test]
