@@ -197,6 +197,22 @@ fn a_locked_row_is_flagged_later_and_never_sent_again() {
 }
 
 #[test]
+fn a_locked_row_is_not_sent_again_though_the_run_that_could_not_flag_it_was_killed() {
+    let mut world = World::with("locked_killed", common::USER_LOGINS, 1);
+    world.settings.insert("timeouts", "row_lock = \"100ms\"".into());
+    world.insert_rows(10);
+    let mut other = world.second_session();
+    let mut lock = other.transaction().unwrap();
+    lock.execute(&format!("SELECT 1 FROM {} WHERE id = 4 FOR UPDATE", world.name), &[]).unwrap();
+    assert_eq!(world.crash_at("finish.before", &["produce"]).code, KILLED);
+    assert_eq!(world.unsent(), 1);
+    lock.rollback().unwrap();
+    let ended = world.run(&["produce", "--json"]).expect(0);
+    assert_eq!((ended.number("produce", "rows_recovered"), ended.number("produce", "records_sent")), (1, 0));
+    world.assert_sent_exactly_once();
+}
+
+#[test]
 fn a_row_locked_by_a_transaction_that_changes_it_goes_out_in_its_new_version() {
     let mut world = World::new("locked_changed");
     world.settings.insert("timeouts", "row_lock = \"200ms\"".into());
@@ -495,6 +511,23 @@ fn a_lost_checkpoint_makes_the_whole_topic_the_window_and_copies_nothing() {
     let ended = world.run(&["produce", "--json"]).expect(0);
     assert_eq!((ended.number("produce", "rows_recovered"), ended.number("produce", "records_sent")), (10, 2));
     world.assert_sent_exactly_once();
+}
+
+#[test]
+fn in_a_long_window_too_the_last_record_of_a_key_counts() {
+    let mut world = World::with("long_window", common::USER_LOGINS, 1);
+    // More records than are compared at once, so that A and B of row 3 come in different pieces.
+    world.insert_rows(2_500);
+    world.run(&["produce"]).expect(0);
+    world.sql("UPDATE {t} SET event_type = 'b', sent_to_kafka = FALSE WHERE id IN (3, 4)");
+    world.run(&["produce"]).expect(0);
+    world.sql("UPDATE {t} SET event_type = 'login', sent_to_kafka = FALSE WHERE id = 3");
+    world.sql("UPDATE {t} SET sent_to_kafka = FALSE WHERE id = 4");
+    world.sql("DELETE FROM pg2ch_checkpoint WHERE source = 'public.{t}'");
+    let ended = world.run(&["produce", "--json"]).expect(0);
+    assert_eq!((ended.number("produce", "rows_recovered"), ended.number("produce", "records_sent")), (1, 1));
+    assert!(last_of(&world, "3").contains("login") && copies(&world, "3") == 3 && copies(&world, "4") == 2);
+    assert_eq!(world.unsent(), 0);
 }
 
 #[test]
