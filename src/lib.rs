@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod mutant;
 pub mod postgres;
 pub mod produce;
+pub mod progress;
 pub mod report;
 pub mod retry;
 pub mod run;

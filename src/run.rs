@@ -7,7 +7,9 @@ use crate::config::{Config, TableConfig};
 use crate::consume;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
+use crate::logging;
 use crate::produce::{self, Surroundings};
+use crate::progress;
 use crate::report::{ConsumeReport, ProduceReport, RunReport, TableReport};
 use crate::retry::Backoff;
 use crate::servers::{RealServers, Servers};
@@ -76,6 +78,9 @@ fn run_table(
             match ended.recv_timeout(WATCH) {
                 Ok(report) => break report,
                 Err(RecvTimeoutError::Timeout) => {
+                    if shutdown.takes_progress_request() {
+                        logging::print_line(&progress::line(&table.source, begun.elapsed()));
+                    }
                     if let Some(overdue) = watchdog.overdue() {
                         break failed(table, given_up(&overdue));
                     }

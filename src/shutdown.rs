@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 /// Tells the stages whether to take on more work. Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     asked: Arc<AtomicBool>,
+    progress_asked: Arc<AtomicBool>,
 }
 
 impl Shutdown {
-    /// Listens to SIGTERM and SIGINT from now on. A second signal ends the process with 128 + its number, which is as
+    /// Listens to SIGTERM and SIGINT from now on, and to SIGUSR1, which asks how far the run is. A second signal ends the process with 128 + its number, which is as
     /// safe as a kill.
     ///
     /// # Errors
@@ -25,6 +26,7 @@ impl Shutdown {
             signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&shutdown.asked))?;
             signal_hook::flag::register(signal, Arc::clone(&shutdown.asked))?;
         }
+        signal_hook::flag::register(SIGUSR1, Arc::clone(&shutdown.progress_asked))?;
         Ok(shutdown)
     }
 
@@ -32,6 +34,12 @@ impl Shutdown {
     #[must_use]
     pub fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether SIGUSR1 has asked how far the run is, since this was last called.
+    #[must_use]
+    pub fn takes_progress_request(&self) -> bool {
+        self.progress_asked.swap(false, Ordering::Relaxed)
     }
 
     /// Asks the run to finish, as a signal does.

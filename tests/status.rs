@@ -123,3 +123,27 @@ fn a_run_does_without_a_history() {
     assert_eq!(report["runs"].as_array().unwrap().len(), 0);
     superuser.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
 }
+
+#[test]
+fn a_long_run_tells_how_far_it_is_when_it_is_asked_by_a_signal() {
+    let mut world = World::new("status_signal");
+    world.insert_rows(20_000);
+    world.settings.insert("batch", "rows = 50".into());
+    let run = world.start(&["--once"]);
+    world.wait_for("the run to have begun", || world_flagged(&world) > 0);
+    let pid = run.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-USR1", &pid]).status().unwrap().success());
+    let ended = run.wait_with_output().unwrap();
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.success(), "{told}");
+    let line = told.lines().find(|line| line.contains("s into the run")).expect("a line of progress");
+    let words: Vec<&str> = line.split(": ").nth(1).unwrap().split(' ').collect();
+    let sent: u64 = words[0].parse().unwrap();
+    assert!(sent > 0 && sent <= 20_000, "{line}");
+}
+
+fn world_flagged(world: &World) -> i64 {
+    let mut session = postgres::Client::connect(&world.servers.postgres_url, postgres::NoTls).unwrap();
+    let sql = format!("SELECT count(*) FROM {} WHERE sent_to_kafka", world.name);
+    session.query_one(&sql, &[]).unwrap().get(0)
+}

@@ -232,6 +232,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         dead: Vec<DeadLetter>,
     ) -> Result<()> {
         self.counts.records_copied += part.len() as u64;
+        crate::progress::copied(part.len());
         self.counts.dead_letters += dead.len() as u64;
         for letter in &dead {
             log::warn!(

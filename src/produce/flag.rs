@@ -68,6 +68,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
             Some(Checkpoint { offsets: below(&ends, &caps), timestamp_floor })
         })?;
         self.count(&flagged, &batch.rows);
+        crate::progress::flagged(flagged.flagged);
         flagged.taken_back.iter().filter_map(|&index| place(index)).for_each(|at| lower(&mut self.caps, at));
         for (index, at) in flagged.locked.iter().filter_map(|&index| Some((index, place(index)?))) {
             if self.pending_at.len() < MAX_PENDING {

@@ -38,6 +38,7 @@ impl<F: Fence> Sender<F> {
             match self.fence.send(batch, &indices)? {
                 Sent::Committed(positions) => {
                     self.records_sent += positions.len() as u64;
+                    crate::progress::sent(positions.len());
                     let sent = indices.into_iter().zip(positions).collect();
                     committed.push(SentBatch { rows: Arc::clone(batch), sent });
                 }
