@@ -115,12 +115,13 @@ fn lock(world: &Arc<Mutex<World>>) -> std::sync::MutexGuard<'_, World> {
 }
 
 fn run(world: &Arc<Mutex<World>>, config: &Config) -> TableReport {
-    let run = Run::begin(world);
+    let (run, shutdown) = (Run::begin(world), Shutdown::default());
     {
         let mut world = run.world();
         (world.kafka.sent, world.kafka.buried, world.postgres.flags) = (0, 0, 0);
+        world.shutdown = shutdown.clone();
     }
-    let (shutdown, watchdog) = (Shutdown::default(), Watchdog::default());
+    let watchdog = Watchdog::default();
     let around = Surroundings {
         config,
         table: &config.tables[0],
@@ -163,7 +164,7 @@ impl World {
         let rows = self.postgres.tables.rows.len() as i64;
         let id = self.rng.i64(1..=rows);
         let call = self.calls;
-        match self.rng.usize(..12) {
+        match self.rng.usize(..13) {
             0..=2 => {
                 self.note(|| format!("      an application changes row {id}"));
                 self.postgres.write(id, Content { note: format!("changed at {call}"), number: id });
@@ -186,6 +187,10 @@ impl World {
                 self.note(|| format!("      another producer writes to partition {partition}"));
                 let transaction = self.kafka.begin_foreign(partition);
                 self.later("foreign abort", 40, move |world| world.kafka.abort(transaction));
+            }
+            10 => {
+                self.note(|| "      SIGTERM".into());
+                self.shutdown.ask();
             }
             _ => {
                 self.note(|| "      the table is rewritten".into());

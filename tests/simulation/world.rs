@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fastrand::Rng;
 use pg2ch::error::{Error, Result};
 use pg2ch::exit_code::ExitCode;
+use pg2ch::shutdown::Shutdown;
 
 use crate::clickhouse::ClickHouse;
 use crate::invariants;
@@ -67,6 +68,8 @@ pub struct World {
     pub kafka: Kafka,
     pub clickhouse: ClickHouse,
     pub rng: Rng,
+    /// Asks the present run to finish, as SIGTERM does.
+    pub shutdown: Shutdown,
     /// Faults and applications' changes happen now.
     pub troubled: bool,
     plan: Plan,
@@ -99,6 +102,7 @@ impl World {
             kafka: Kafka::default(),
             clickhouse: ClickHouse::default(),
             rng,
+            shutdown: Shutdown::default(),
             troubled: true,
             plan,
             busy: 0,
