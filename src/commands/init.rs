@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::batch::Offsets;
 use crate::clickhouse::{ClickHouseTarget, Http, Target, quote, text};
 use crate::config::{Config, TableConfig};
-use crate::consume::position::Context;
+use crate::consume::position::{Context, Position};
 use crate::consume::{self, Committer, Known};
 use crate::error::Result;
 use crate::kafka::admin::Admin;
@@ -222,7 +222,8 @@ pub fn index_statement(source: &SourceTable) -> String {
 }
 
 fn known_at(ends: &Offsets) -> BTreeMap<i32, Known> {
-    ends.iter().map(|(&partition, &next)| (partition, Known { next, ..Known::default() })).collect()
+    let known = |next| Known { next, position: Position { begun: next, ..Position::default() } };
+    ends.iter().map(|(&partition, &next)| (partition, known(next))).collect()
 }
 
 /// `pg_get_expr` quotes a name only where it must.

@@ -34,6 +34,9 @@ pub struct Position {
     /// The last record below the offset, if there was one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last: Option<LastRecord>,
+    /// Where copying began, if what lies below was left out on purpose.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub begun: NextOffset,
     /// Below this offset the target may hold records already: it has to be asked.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub ask_below: NextOffset,
@@ -107,6 +110,7 @@ mod tests {
     fn position() -> Position {
         Position {
             last: Some(LastRecord { offset: 41, timestamp_ms: 1_700_000_000_123 }),
+            begun: 3,
             ask_below: 7,
             at: 1_700_000_001,
             intent: Some(Intent { start: 43, end: 99, token: "token".into() }),

@@ -73,25 +73,27 @@ impl Start {
         }
     }
 
-    /// Checks the last record below each offset: a topic that was deleted and made again has another one there, or none.
-    /// What cannot be checked, because retention has deleted it, is trusted.
+    /// Checks the last record below each offset: a topic that was deleted and made again has another one there, or none; or
+    /// it has some where there was none. What cannot be checked, because retention has deleted it, is trusted.
     ///
     /// # Errors
     /// Kafka's, or 69 if nothing comes in time.
     pub fn check_log(&mut self, log: &mut impl TopicLog, starts: &Offsets, limit: Duration) -> Result<()> {
-        let mut wanted: BTreeMap<i32, LastRecord> = BTreeMap::new();
+        let mut wanted: BTreeMap<i32, (i64, Option<LastRecord>)> = BTreeMap::new();
         for (&partition, known) in &self.known {
             let first = starts.get(&partition).copied().unwrap_or(0);
-            if let Some(last) = known.position.last
-                && last.offset >= first
-            {
-                wanted.insert(partition, last);
-            }
+            match known.position.last {
+                Some(last) if last.offset >= first => wanted.insert(partition, (last.offset, Some(last))),
+                None if known.position.begun.max(first) < known.next => {
+                    wanted.insert(partition, (known.position.begun.max(first), None))
+                }
+                _ => None,
+            };
         }
         if wanted.is_empty() {
             return Ok(());
         }
-        log.read_from(&wanted.iter().map(|(&partition, last)| (partition, last.offset)).collect())?;
+        log.read_from(&wanted.iter().map(|(&partition, (at, _))| (partition, *at)).collect())?;
         while !wanted.is_empty() {
             let mut found = None;
             let polled = log.poll(limit, &mut |record| {
@@ -109,12 +111,12 @@ impl Start {
                     ));
                 }
             };
-            if let Some(last) = wanted.remove(&partition)
-                && record != Some(last)
-            {
+            let Some((_, last)) = wanted.remove(&partition) else { continue };
+            let next = self.known.get(&partition).map_or(0, |known| known.next);
+            let gained = record.is_some_and(|record| record.offset < next);
+            if record != last && (gained || last.is_some()) {
                 // A compacted topic loses records for later ones of their keys; it gains none, and keeps its very last one.
-                let next = self.known.get(&partition).map_or(0, |known| known.next);
-                self.strangers.insert(partition, record.is_none_or(|record| record.offset < next));
+                self.strangers.insert(partition, gained || record.is_none());
             }
         }
         Ok(())
