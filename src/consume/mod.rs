@@ -81,6 +81,7 @@ pub fn run<S: Servers>(
     start.check_log(&mut log, &starts, config.timeouts.kafka)?;
     start.begin_again(&starts, &ends, report);
     start.skip_lost(&starts, report);
+    start.tell_untrusted();
     if start.asks() {
         wait_for_inserts(&mut target, around)?;
     }

@@ -43,16 +43,7 @@ impl Start {
                     start.strangers.insert(partition, true);
                     untrusted(first, end)
                 }
-                None => {
-                    if end > first {
-                        let found = committed.contains_key(&partition);
-                        let why = if found { "not pg2ch's for this target" } else { "missing" };
-                        log::info!(
-                            "partition {partition}: the committed offset is {why}; beginning at {first} and asking the target"
-                        );
-                    }
-                    untrusted(first, end)
-                }
+                None => untrusted(first, end),
             };
             start.known.insert(partition, known);
         }
@@ -177,6 +168,18 @@ impl Start {
     pub fn is_done(&self, ends: &Offsets) -> bool {
         self.intents.is_empty()
             && self.known.iter().all(|(partition, known)| ends.get(partition).is_none_or(|&end| known.next >= end))
+    }
+
+    /// Logs where the leg begins for want of an offset that can be trusted.
+    pub fn tell_untrusted(&self) {
+        for (partition, known) in
+            self.known.iter().filter(|(_, known)| known.position.at == 0 && known.position.ask_below > known.next)
+        {
+            log::info!(
+                "partition {partition}: no offset that pg2ch has committed for this target; beginning at {} and asking the target",
+                known.next
+            );
+        }
     }
 
     /// Whether the target has to be asked for anything.
