@@ -137,7 +137,7 @@ pub fn unsent(session: &mut Session, table: &SourceTable) -> Result<Unsent> {
 pub fn partitions(config: &Config, table: &TableConfig) -> Result<Vec<PartitionLag>> {
     let mut log = KafkaLog::new(config, &table.topic, &table.group)?;
     let (ends, starts) = (log.ends(End::Stable)?, log.starts()?);
-    let committed = log.committed()?;
+    let committed = log.committed_before()?;
     // Without the target's identity no offset can be trusted.
     let identity = ClickHouseTarget::new(config, &table.target)?.describe()?.identity;
     let context = Context { group: &table.group, topic: &table.topic, target: &identity };

@@ -65,7 +65,7 @@ pub fn run<S: Servers>(
     let ends = wait_until_stable(&mut log, delivered, config.timeouts.stable, around.shutdown)?;
     let starts = log.starts()?;
     report.complete = log.ends(End::Written)? == ends;
-    let mut start = Start::of(&log.committed()?, &starts, &ends, context);
+    let mut start = Start::of(&log.committed_before()?, &starts, &ends, context);
     if start.is_done(&ends) && now() < start.oldest_commit() + REFRESH_AFTER {
         start.check_log(&mut log, &starts, config.timeouts.kafka)?;
         if !start.has_strangers() {

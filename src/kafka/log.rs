@@ -131,6 +131,31 @@ impl KafkaLog {
         }
     }
 
+    /// Calls with a client that takes no notice of transactions: the isolation level belongs to the client.
+    fn with_written_reader<T>(&mut self, call: impl FnOnce(&Self, &BaseConsumer<Context>) -> Result<T>) -> Result<T> {
+        let reader = match self.written_reader.take() {
+            Some(reader) => reader,
+            None => consumer(&self.config, &self.group, "read_uncommitted")?,
+        };
+        let answer = call(self, &reader);
+        self.written_reader = Some(reader);
+        answer
+    }
+
+    fn offsets_of_group(&self, reader: &BaseConsumer<Context>) -> Result<BTreeMap<i32, Committed>> {
+        let list = self.list(|_| Some(Offset::Invalid))?;
+        let verb = format!("read the offsets of group {} in", self.group);
+        let found = self.told(&verb, reader.committed_offsets(list, self.limit))?;
+        let mut committed = BTreeMap::new();
+        for element in found.elements() {
+            self.told(&verb, element.error())?;
+            if let Offset::Offset(next) = element.offset() {
+                committed.insert(element.partition(), Committed { next, metadata: metadata_of(&element) });
+            }
+        }
+        Ok(committed)
+    }
+
     fn know_partitions(&mut self) -> Result<()> {
         if self.partitions.is_empty() {
             self.partitions()?;
@@ -189,15 +214,7 @@ impl TopicLog for KafkaLog {
         self.know_partitions()?;
         match end {
             End::Stable => self.offsets_at(&self.committed_reader, Offset::End),
-            End::Written => {
-                let reader = match self.written_reader.take() {
-                    Some(reader) => reader,
-                    None => consumer(&self.config, &self.group, "read_uncommitted")?,
-                };
-                let ends = self.offsets_at(&reader, Offset::End);
-                self.written_reader = Some(reader);
-                ends
-            }
+            End::Written => self.with_written_reader(|log, reader| log.offsets_at(reader, Offset::End)),
         }
     }
 
@@ -208,17 +225,12 @@ impl TopicLog for KafkaLog {
 
     fn committed(&mut self) -> Result<BTreeMap<i32, Committed>> {
         self.know_partitions()?;
-        let list = self.list(|_| Some(Offset::Invalid))?;
-        let verb = format!("read the offsets of group {} in", self.group);
-        let found = self.told(&verb, self.committed_reader.committed_offsets(list, self.limit))?;
-        let mut committed = BTreeMap::new();
-        for element in found.elements() {
-            self.told(&verb, element.error())?;
-            if let Offset::Offset(next) = element.offset() {
-                committed.insert(element.partition(), Committed { next, metadata: metadata_of(&element) });
-            }
-        }
-        Ok(committed)
+        self.offsets_of_group(&self.committed_reader)
+    }
+
+    fn committed_before(&mut self) -> Result<BTreeMap<i32, Committed>> {
+        self.know_partitions()?;
+        self.with_written_reader(|log, reader| log.offsets_of_group(reader))
     }
 
     fn read_from(&mut self, from: &Offsets) -> Result<()> {

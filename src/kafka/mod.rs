@@ -90,6 +90,15 @@ pub trait TopicLog {
     /// Kafka's.
     fn committed(&mut self) -> Result<BTreeMap<i32, Committed>>;
 
+    /// The same at once, as they were before any transaction that is still open: what a dead run has left open stays so until
+    /// a fence aborts it, or for a minute.
+    ///
+    /// # Errors
+    /// Kafka's.
+    fn committed_before(&mut self) -> Result<BTreeMap<i32, Committed>> {
+        self.committed()
+    }
+
     /// Reads these partitions, from these offsets on, until it is called again.
     ///
     /// # Errors
