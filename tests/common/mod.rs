@@ -301,7 +301,12 @@ impl World {
 
     /// Starts the first leg and waits until it has stopped at a crash point, as a suspended machine stops.
     pub fn start_stopped_at(&self, point: &str) -> Suspended {
-        let mut command = self.command(&["produce", "--json"]);
+        self.start_leg_stopped_at("produce", point)
+    }
+
+    /// The same for either leg.
+    pub fn start_leg_stopped_at(&self, leg: &str, point: &str) -> Suspended {
+        let mut command = self.command(&[leg, "--json"]);
         command.env("PG2CH_STOP_AT", point).stdout(Stdio::piped()).stderr(Stdio::piped());
         let run = Suspended(command.spawn().unwrap());
         let stat = format!("/proc/{}/stat", run.pid());

@@ -4,6 +4,8 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::World;
@@ -31,6 +33,36 @@ impl World {
         format!(
             r#"{{"id":{id},"user_id":{id},"event_type":"{event_type}","event_time":"2026-01-02T03:04:05.123456+00:00","details":null}}"#
         )
+    }
+
+    /// Writes `count` rows of `user_logins`, over three partitions, each with an id of its own.
+    pub fn send_logins(&self, count: i64) {
+        static NEXT: AtomicI64 = AtomicI64::new(1);
+        let first = NEXT.fetch_add(count, Ordering::Relaxed);
+        let rows: Vec<_> = (first..first + count).map(|id| (id.to_string(), Self::login(id, "sent"))).collect();
+        let place = |at: usize| i32::try_from(at % 3).unwrap();
+        let records: Vec<_> =
+            rows.iter().enumerate().map(|(at, (key, value))| (place(at), key.as_str(), Some(value.as_str()))).collect();
+        self.send(&records);
+    }
+
+    /// Every committed record is once in the target, or it is once a dead letter.
+    pub fn assert_every_record_once(&self) {
+        let dead: Vec<(i32, i64)> = self
+            .topic_named(&format!("{}.dead", self.name))
+            .iter()
+            .map(|letter| {
+                let number = |name: &str| letter.headers[name].parse::<i64>().unwrap();
+                (i32::try_from(number("pg2ch-partition")).unwrap(), number("pg2ch-offset"))
+            })
+            .collect();
+        let distinct: HashSet<_> = dead.iter().copied().collect();
+        assert_eq!(distinct.len(), dead.len(), "letters that are there twice: {dead:?}");
+        let mut records = self.topic();
+        let all = records.len();
+        records.retain(|record| !distinct.contains(&(record.partition, record.offset)));
+        assert_eq!(all - records.len(), dead.len(), "letters of records that are not in the topic");
+        self.assert_target_equals_topic(&records);
     }
 
     /// Commits offsets for the group as an ordinary consumer does: a plain commit, no metadata of ours.
