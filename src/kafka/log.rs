@@ -230,7 +230,7 @@ impl TopicLog for KafkaLog {
 
     fn committed_before(&mut self) -> Result<BTreeMap<i32, Committed>> {
         self.know_partitions()?;
-        self.with_written_reader(|log, reader| log.offsets_of_group(reader))
+        self.with_written_reader(Self::offsets_of_group)
     }
 
     fn read_from(&mut self, from: &Offsets) -> Result<()> {
