@@ -5,11 +5,8 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
-
 use common::http_proxy::{Act, HttpProxy};
 use common::proxy::{Fault, Proxy, Way, kafka_request};
-use common::servers::OwnServers;
 use common::{USER_LOGINS, World};
 
 const ADD_OFFSETS: u8 = 25;
@@ -138,56 +135,6 @@ fn a_run_that_slept_through_the_copying_of_its_last_batch_is_told_so() {
     world.assert_every_record_once();
     world.run(&["consume"]).expect(0);
     world.assert_every_record_once();
-}
-
-#[test]
-fn servers_hung_killed_and_restarted_in_the_middle_lose_and_double_nothing() {
-    let own = OwnServers::start("consume");
-    let mut world = World::on(own.servers.clone(), "restarts", USER_LOGINS, 3);
-    be_impatient(&mut world);
-    world.stop_merges();
-
-    // ClickHouse hangs with the insert in its hands.
-    world.send_logins(14);
-    let mut run = world.start_leg_stopped_at("consume", "clickhouse.insert.before:2");
-    own.act("pause", "clickhouse");
-    run.go_on();
-    let begun = Instant::now();
-    let ended = run.end();
-    assert_eq!(ended.code, 69, "{ended:?}");
-    assert!(begun.elapsed() < Duration::from_secs(30), "three attempts of three inserts, a second each");
-    own.act("resume", "clickhouse");
-    world.run(&["consume"]).expect(0);
-    world.assert_every_record_once();
-
-    // It is killed while it stores, after it has stored, and started again.
-    for point in ["clickhouse.insert.before:2", "clickhouse.insert.after:2"] {
-        world.send_logins(14);
-        let mut run = world.start_leg_stopped_at("consume", point);
-        run.go_on();
-        own.act("kill", "clickhouse");
-        let ended = run.end();
-        assert!([0, 69].contains(&ended.code), "{point}: {ended:?}");
-        own.act("start", "clickhouse");
-        world.stop_merges();
-        world.run(&["consume"]).expect(0);
-        world.assert_every_record_once();
-    }
-
-    // Kafka is killed around a commit, and started again.
-    for point in ["kafka.commit.before:2", "kafka.commit.after:2", "offsets.sent.after:1"] {
-        world.send_logins(14);
-        let mut run = world.start_leg_stopped_at("consume", point);
-        own.act("kill", "kafka");
-        run.go_on();
-        let ended = run.end();
-        assert_eq!(ended.code, 69, "{point}: {ended:?}");
-        own.act("start", "kafka");
-        world.settings.insert("timeouts", "kafka = \"30s\"\n".into());
-        world.run(&["consume"]).expect(0);
-        world.assert_every_record_once();
-        be_impatient(&mut world);
-    }
 }
 
 const BAD: [(&str, &str); 4] = [
