@@ -135,7 +135,8 @@ impl TableReport {
     fn text(&self) -> String {
         let mut text = format!("{} and {}: ", self.source, self.target);
         let verdict = match (self.differs(), self.complete) {
-            (true, _) => "they differ",
+            (true, true) => "they differ",
+            (true, false) => "they differ, and were not compared to the end: verify was asked to finish",
             (false, true) => "equal",
             (false, false) => "equal as far as they were compared: verify was asked to finish",
         };
@@ -216,4 +217,30 @@ pub fn printed(tables: &[TableReport], json: bool) -> (String, ExitCode) {
         tables.iter().map(TableReport::text).collect()
     };
     (text, code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_says_when_it_does_not_cover_everything() {
+        let mut report =
+            TableReport { source: "s".into(), target: "t".into(), complete: true, ..TableReport::default() };
+        assert!(report.text().starts_with("s and t: equal (0 rows"), "{}", report.text());
+        report.complete = false;
+        assert!(report.text().contains("equal as far as they were compared"), "{}", report.text());
+        report.missing.count(|| "7".into());
+        assert!(report.text().contains("not compared to the end"), "{}", report.text());
+        assert_eq!(printed(&[report], true).1, ExitCode::Data);
+    }
+
+    #[test]
+    fn all_are_counted_and_some_are_named() {
+        let mut keys = Keys::default();
+        keys.add(30, (0..30).map(|n| n.to_string()));
+        keys.count(|| "more".into());
+        assert_eq!((keys.count, keys.keys.len()), (31, MOST_SHOWN));
+        assert!(some(&keys.keys, keys.count).ends_with(", 19, …"));
+    }
 }
