@@ -194,9 +194,12 @@ fn too_large_for_dead_letters(what: &str, letter: &DeadLetter) -> Error {
 impl Fence for KafkaWriter {
     fn fence(&mut self) -> Result<()> {
         crash::point("fence.before");
-        // A client that is not connected yet looks for its coordinator again after half a second; the question connects it.
-        let connected = self.producer.client().fetch_metadata(Some(&self.topic), self.limit);
-        connected.map_err(|error| self.explain("fence", &error))?;
+        // A client that is not connected looks for its coordinator again only after half a second. The first question
+        // connects it; the second waits until the answer to the first, which renames the connection, is worked in.
+        for _ in 0..2 {
+            let connected = self.producer.client().fetch_metadata(Some(&self.topic), self.limit);
+            connected.map_err(|error| self.explain("fence", &error))?;
+        }
         let begun = Instant::now();
         self.retried("fence", |limit| self.producer.init_transactions(limit))?;
         log::debug!("{} has fenced its predecessors in {:?}", self.transactional_id, begun.elapsed());
