@@ -8,13 +8,13 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::client::{Context, base, make};
+use super::client::{Context, Detached, base, make};
 use crate::config::Config;
 use crate::error::Result;
 
 /// The cluster's administration.
 pub struct Admin {
-    client: AdminClient<Context>,
+    client: Detached<AdminClient<Context>>,
     options: AdminOptions,
     brokers: String,
     limit: Duration,
@@ -26,7 +26,7 @@ impl Admin {
     /// # Errors
     /// 78 if librdkafka refuses a property.
     pub fn new(config: &Config) -> Result<Self> {
-        let client = make(&mut base(config), config, Context::default())?;
+        let client = Detached::new(make(&mut base(config), config, Context::default())?);
         let limit = Some(config.timeouts.kafka);
         let options = AdminOptions::new().request_timeout(limit).operation_timeout(limit);
         Ok(Self { client, options, brokers: config.kafka.brokers.clone(), limit: config.timeouts.kafka })
