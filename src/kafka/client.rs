@@ -24,7 +24,8 @@ pub fn base(config: &Config) -> ClientConfig {
         .set("socket.timeout.ms", config.timeouts.kafka.as_millis().clamp(10, 300_000).to_string())
         .set("socket.connection.setup.timeout.ms", connect.to_string())
         .set("socket.nagle.disable", "true")
-        .set("reconnect.backoff.ms", "50")
+        // librdkafka looks for a first broker every half of this, but not sooner than 11 ms.
+        .set("reconnect.backoff.ms", "20")
         .set("reconnect.backoff.max.ms", "1000")
         .set_log_level(RDKafkaLogLevel::Warning);
     client

@@ -23,8 +23,8 @@ use crate::config::Config;
 use crate::crash;
 use crate::error::{Error, Result};
 
-/// How long the sender sleeps at most before it looks at its limit again.
-const TICK: Duration = Duration::from_millis(50);
+/// How long the sender sleeps before it looks again: the library's poll takes all the time that it is given.
+const TICK: Duration = Duration::from_millis(1);
 
 /// Whose offsets a writer commits.
 pub struct OffsetsOf {
@@ -97,6 +97,7 @@ impl KafkaWriter {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error)) if error.is_retriable() && !left.is_zero() => {
                     log::debug!("{} {}: {}", verb, self.topic, error.string());
+                    std::thread::sleep(TICK);
                 }
                 Err(error) => return Err(self.explain(verb, &error)),
             }
