@@ -62,6 +62,10 @@ pub const CONSUME: &[&str] = &[
 #[cfg(debug_assertions)]
 pub const CONSUME_DEAD_LETTER: &str = "dead-letter.sent.after";
 
+/// The points where verify has looked at one server and not yet at the other.
+#[cfg(debug_assertions)]
+pub const VERIFY: &[&str] = &["verify.keys.asked", "verify.rows.asked"];
+
 /// Dies here, by SIGKILL, or stops until SIGCONT, if the test asked for it.
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {

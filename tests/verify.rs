@@ -282,20 +282,37 @@ fn a_key_without_a_known_equal_text_is_refused() {
 }
 
 #[test]
-fn what_is_in_motion_is_not_taken_for_a_difference() {
-    let mut world = World::new("motion");
-    world.batch_rows(50);
-    world.insert_rows(2_000);
-    let mut run = world.start(&["--every", "1s"]);
-    for round in 0..6 {
-        let report = verify(&world, &["--deep"], 0);
-        assert_eq!(report["complete"], true, "{report}");
-        world.sql(&format!("UPDATE {{t}} SET user_id = {round}, sent_to_kafka = FALSE WHERE id % 3 = 0"));
+fn rows_that_arrive_between_two_looks_are_not_missing() {
+    for (args, waits) in [(&["--once"][..], 0), (&["produce"], 20)] {
+        let mut world = World::new("arrive");
+        world.insert_rows(300);
+        world.once().expect(0);
+        // So many keys of the target only make every bucket differ.
+        world.sql("DELETE FROM {t}");
+        world.insert_rows(20);
+
+        let mut looking = world.start_command_stopped_at(&["verify", "--json"], "verify.keys.asked");
+        world.run(args).expect(0);
+        looking.go_on();
+
+        let report = looking.end().expect(0).report();
+        assert_eq!((&report["missing"]["count"], &report["in_topic"]), (&0.into(), &waits.into()), "{report}");
+        assert_eq!(report["only_in_target"]["count"], 300);
     }
-    common::signal("TERM", &run);
-    run.wait().unwrap();
+}
+
+#[test]
+fn rows_that_change_between_two_looks_are_not_different() {
+    let mut world = World::new("change");
+    world.insert_rows(20);
     world.once().expect(0);
-    assert_equal(&world);
+
+    let mut looking = world.start_command_stopped_at(&["verify", "--json", "--deep"], "verify.rows.asked");
+    world.sql("UPDATE {t} SET user_id = -id, sent_to_kafka = FALSE");
+    world.once().expect(0);
+    looking.go_on();
+
+    assert_eq!(findings(&looking.end().expect(0).report()), []);
 }
 
 /// Runs verify to its end; returns the report, and the most memory that it had, in kB.

@@ -306,7 +306,12 @@ impl World {
 
     /// The same for either leg.
     pub fn start_leg_stopped_at(&self, leg: &str, point: &str) -> Suspended {
-        let mut command = self.command(&[leg, "--json"]);
+        self.start_command_stopped_at(&[leg, "--json"], point)
+    }
+
+    /// The same for any command.
+    pub fn start_command_stopped_at(&self, args: &[&str], point: &str) -> Suspended {
+        let mut command = self.command(args);
         command.env("PG2CH_STOP_AT", point).stdout(Stdio::piped()).stderr(Stdio::piped());
         let run = Suspended(command.spawn().unwrap());
         let stat = format!("/proc/{}/stat", run.pid());

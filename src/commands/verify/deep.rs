@@ -12,6 +12,7 @@ use super::Verification;
 use super::contents::Contents;
 use super::report::Different;
 use super::source::SourceRow;
+use crate::crash;
 use crate::error::Result;
 
 impl Verification<'_> {
@@ -28,6 +29,7 @@ impl Verification<'_> {
             if rows.is_empty() {
                 return Ok(());
             }
+            crash::point("verify.rows.asked");
             typical = rows.iter().map(|row| row.json.len()).sum::<usize>() / rows.len();
             let found = self.contents_of(contents, &rows)?;
             let suspects: Vec<SourceRow> = rows.into_iter().filter(|row| differs(contents, row, &found)).collect();

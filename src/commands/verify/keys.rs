@@ -9,6 +9,7 @@ use super::Verification;
 use super::buckets::{Bucketing, slices};
 use super::report::MOST_SHOWN;
 use super::source::SourceKey;
+use crate::crash;
 use crate::error::Result;
 
 impl Verification<'_> {
@@ -41,6 +42,7 @@ impl Verification<'_> {
 
     fn compare_slice(&mut self, buckets: Bucketing, slice: &[usize]) -> Result<()> {
         let in_target = self.target.numbers_in(buckets, slice)?;
+        crash::point("verify.keys.asked");
         let mut seen = vec![false; in_target.len()];
         let mut absent: Vec<SourceKey> = Vec::new();
         self.source.keys_in(&self.key, buckets, slice, |key| {
