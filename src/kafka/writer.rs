@@ -269,6 +269,7 @@ impl Fence for KafkaWriter {
         for (index, letter) in dead.iter().enumerate() {
             self.send_dead_letter(index, letter, &offsets.topic)?;
         }
+        let begun = Instant::now();
         self.settle(VERB)?;
         if let Some((index, error)) = self.producer.context().take().failed.into_iter().next() {
             return Err(match (error.rdkafka_error_code(), dead.get(index)) {
@@ -282,7 +283,10 @@ impl Fence for KafkaWriter {
         let list = self.list(&offsets.topic, commits)?;
         self.retried(VERB, |limit| self.producer.send_offsets_to_transaction(&list, &offsets.group, limit))?;
         crash::point("offsets.sent.after");
-        self.commit_transaction(VERB)
+        let sent = begun.elapsed();
+        self.commit_transaction(VERB)?;
+        log::debug!("{}: {} offsets sent in {sent:?}, committed in {:?}", self.transactional_id, commits.len(), begun.elapsed());
+        Ok(())
     }
 }
 
