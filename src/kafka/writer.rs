@@ -285,7 +285,12 @@ impl Fence for KafkaWriter {
         crash::point("offsets.sent.after");
         let sent = begun.elapsed();
         self.commit_transaction(VERB)?;
-        log::debug!("{}: {} offsets sent in {sent:?}, committed in {:?}", self.transactional_id, commits.len(), begun.elapsed());
+        log::debug!(
+            "{}: {} offsets sent in {sent:?}, committed in {:?}",
+            self.transactional_id,
+            commits.len(),
+            begun.elapsed()
+        );
         Ok(())
     }
 }
