@@ -155,7 +155,7 @@ pub fn open_fence(around: &Surroundings<'_>, log: &KafkaLog) -> Result<KafkaWrit
     let group = log.group_metadata().ok_or_else(|| {
         Error::bug(format!("cannot commit offsets of group {}", table.group), "the client has no group")
     })?;
-    let offsets = OffsetsOf { group, topic: table.topic.clone() };
+    let offsets = OffsetsOf { name: table.group.clone(), group, topic: table.topic.clone() };
     KafkaWriter::new(config, &id, &table.dead_letter_topic(), None, Some(offsets))
 }
 

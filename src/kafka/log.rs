@@ -164,7 +164,11 @@ impl KafkaLog {
     }
 }
 
-fn consumer(config: &Config, group: &str, isolation: &str) -> Result<Detached<BaseConsumer<Context>>> {
+/// Makes a consumer of `group` that reads as far as `isolation` says.
+///
+/// # Errors
+/// 78 if librdkafka refuses a property.
+pub(super) fn consumer(config: &Config, group: &str, isolation: &str) -> Result<Detached<BaseConsumer<Context>>> {
     let mut client = base(config);
     client
         .set("group.id", group)

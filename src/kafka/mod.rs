@@ -120,6 +120,13 @@ pub enum Sent {
     /// It was aborted because of the size of some of these records (indices of the batch). The broker blames a whole
     /// batch of its own, not the record.
     TooLarge(Vec<usize>),
+    /// Without transactions: these were delivered, and those were not, because of the size of some of them.
+    Partly {
+        /// Indices of the batch, with the records' places, ascending.
+        committed: Vec<(usize, RecordPosition)>,
+        /// Indices of the batch, ascending.
+        too_large: Vec<usize>,
+    },
 }
 
 /// An offset to commit.

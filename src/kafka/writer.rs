@@ -2,6 +2,9 @@
 //!
 //! If the process dies before a commit is asked for, the next producer of the same name aborts the transaction; if it dies
 //! after, the broker completes it. Either way the outcome is decided before [`Fence::fence`] of the next run returns.
+//!
+//! For clusters that forbid transactions there is a plain way (`[kafka] transactional = false`): records are delivered one by
+//! one, offsets committed by themselves, and nobody is shut out. What a dead run had under way may then land late.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
@@ -17,6 +20,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{Context, Detached, base, make};
 use super::letter::headers;
+use super::log::consumer;
 use super::{DeadLetter, Fence, OffsetCommit, Sent};
 use crate::batch::{RecordPosition, RowBatch};
 use crate::config::Config;
@@ -28,6 +32,8 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// Whose offsets a writer commits.
 pub struct OffsetsOf {
+    /// The consumer group's name.
+    pub name: String,
     /// The consumer group.
     pub group: ConsumerGroupMetadata,
     /// The topic they belong to.
@@ -40,6 +46,9 @@ pub struct KafkaWriter {
     /// Where records go: the topic for rows, the dead-letter topic beside offsets.
     topic: String,
     offsets: Option<OffsetsOf>,
+    /// Commits offsets where there are no transactions.
+    plain_committer: Option<Detached<BaseConsumer<Context>>>,
+    transactional: bool,
     transactional_id: String,
     limit: Duration,
 }
@@ -63,10 +72,14 @@ impl KafkaWriter {
             // Below librdkafka's own smallest value it could not be set; such a topic refuses, and the batch is split.
             client.set("message.max.bytes", max_bytes.clamp(1000, 1_000_000_000).to_string());
         }
+        let transactional = config.kafka.transactional;
+        if transactional {
+            client
+                .set("transactional.id", transactional_id)
+                .set("transaction.timeout.ms", (limit * 2).as_millis().clamp(1000, 900_000).to_string());
+        }
         let rows = config.batch.rows.max(1000);
         client
-            .set("transactional.id", transactional_id)
-            .set("transaction.timeout.ms", (limit * 2).as_millis().clamp(1000, 900_000).to_string())
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", limit.as_millis().clamp(1000, 300_000).to_string())
@@ -77,7 +90,12 @@ impl KafkaWriter {
             .set("linger.ms", "1")
             .set("queue.buffering.max.messages", (rows * 2).to_string());
         let producer = Detached::new(make(&mut client, config, Deliveries::default())?);
-        Ok(Self { producer, topic: topic.to_owned(), offsets, transactional_id: transactional_id.to_owned(), limit })
+        let plain_committer = match &offsets {
+            Some(of) if !transactional => Some(consumer(config, &of.name, "read_committed")?),
+            _ => None,
+        };
+        let (topic, transactional_id) = (topic.to_owned(), transactional_id.to_owned());
+        Ok(Self { producer, topic, offsets, plain_committer, transactional, transactional_id, limit })
     }
 
     fn what(&self, verb: &str) -> String {
@@ -106,7 +124,9 @@ impl KafkaWriter {
 
     fn begin(&self, verb: &str) -> Result<()> {
         self.producer.context().reset();
-        self.producer.begin_transaction().map_err(|error| self.explain(verb, &error))?;
+        if self.transactional {
+            self.producer.begin_transaction().map_err(|error| self.explain(verb, &error))?;
+        }
         crash::point("kafka.begin.after");
         Ok(())
     }
@@ -150,7 +170,9 @@ impl KafkaWriter {
 
     fn commit_transaction(&self, verb: &str) -> Result<()> {
         crash::point("kafka.commit.before");
-        self.retried(verb, |limit| self.producer.commit_transaction(limit))?;
+        if self.transactional {
+            self.retried(verb, |limit| self.producer.commit_transaction(limit))?;
+        }
         self.producer.context().base.forget();
         crash::point("kafka.commit.after");
         Ok(())
@@ -202,7 +224,9 @@ impl Fence for KafkaWriter {
             connected.map_err(|error| self.explain("fence", &error))?;
         }
         let begun = Instant::now();
-        self.retried("fence", |limit| self.producer.init_transactions(limit))?;
+        if self.transactional {
+            self.retried("fence", |limit| self.producer.init_transactions(limit))?;
+        }
         log::debug!("{} has fenced its predecessors in {:?}", self.transactional_id, begun.elapsed());
         crash::point("fence.after");
         Ok(())
@@ -239,8 +263,12 @@ impl Fence for KafkaWriter {
             }
         }
         if !too_large.is_empty() {
-            self.abort(VERB)?;
             too_large.sort_unstable();
+            if !self.transactional {
+                let committed = delivered.at.into_iter().collect();
+                return Ok(Sent::Partly { committed, too_large });
+            }
+            self.abort(VERB)?;
             return Ok(Sent::TooLarge(too_large));
         }
         if let Some(error) = purged {
@@ -281,7 +309,13 @@ impl Fence for KafkaWriter {
             crash::point("dead-letter.sent.after");
         }
         let list = self.list(&offsets.topic, commits)?;
-        self.retried(VERB, |limit| self.producer.send_offsets_to_transaction(&list, &offsets.group, limit))?;
+        match &self.plain_committer {
+            Some(consumer) => consumer.commit(&list, CommitMode::Sync).map_err(|error| self.explain(VERB, &error))?,
+            None => {
+                let send = |limit| self.producer.send_offsets_to_transaction(&list, &offsets.group, limit);
+                self.retried(VERB, send)?;
+            }
+        }
         crash::point("offsets.sent.after");
         let sent = begun.elapsed();
         self.commit_transaction(VERB)?;

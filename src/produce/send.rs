@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::batch::{RowBatch, SentBatch, halves};
+use crate::batch::{RecordPosition, RowBatch, SentBatch, halves};
 use crate::error::Result;
 use crate::kafka::{Fence, Sent};
 use crate::report::TooLargeRow;
@@ -37,15 +37,23 @@ impl<F: Fence> Sender<F> {
         while let Some(indices) = waiting.pop_front() {
             match self.fence.send(batch, &indices)? {
                 Sent::Committed(positions) => {
-                    self.records_sent += positions.len() as u64;
-                    crate::progress::sent(positions.len());
                     let sent = indices.into_iter().zip(positions).collect();
-                    committed.push(SentBatch { rows: Arc::clone(batch), sent });
+                    committed.extend(self.sent(batch, sent));
                 }
                 Sent::TooLarge(suspects) => self.separate(batch, &indices, &suspects, &mut waiting),
+                Sent::Partly { committed: sent, too_large } => {
+                    committed.extend(self.sent(batch, sent));
+                    self.separate(batch, &too_large, &too_large, &mut waiting);
+                }
             }
         }
         Ok(committed)
+    }
+
+    fn sent(&mut self, batch: &Arc<RowBatch>, sent: Vec<(usize, RecordPosition)>) -> Option<SentBatch> {
+        self.records_sent += sent.len() as u64;
+        crate::progress::sent(sent.len());
+        (!sent.is_empty()).then(|| SentBatch { rows: Arc::clone(batch), sent })
     }
 
     fn separate(
