@@ -8,6 +8,7 @@ use crate::consume;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::logging;
+use crate::postgres::Ledger;
 use crate::produce::{self, Surroundings};
 use crate::progress;
 use crate::report::{ConsumeReport, ProduceReport, RunReport, TableReport};
@@ -164,12 +165,18 @@ fn move_legs(
         delivered.clone_from(&report.delivered);
         produced?;
     }
-    let Some(report) = consume else { return Ok(()) };
-    if around.shutdown.is_asked() {
-        report.complete = false;
-        return Ok(());
+    let ended = match consume {
+        None => Ok(()),
+        Some(report) if around.shutdown.is_asked() => {
+            report.complete = false;
+            Ok(())
+        }
+        Some(report) => with_retries(around, || consume::run(around, servers, &delivered, report)),
+    };
+    if let Some(ledger) = &mut ledger {
+        ledger.release();
     }
-    with_retries(around, || consume::run(around, servers, &delivered, report))
+    ended
 }
 
 /// Tries a leg again when what was wrong may have passed. Each attempt begins with its recovery, so it goes on where the

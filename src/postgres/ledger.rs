@@ -157,6 +157,13 @@ impl Ledger for PgLedger {
         lock::take(&mut self.session, &self.table, wait, &self.shutdown)
     }
 
+    fn release(&mut self) {
+        if let Err(error) = lock::give_back(&mut self.session, &self.table) {
+            // The session's end gives it back all the same.
+            log::debug!("{error}");
+        }
+    }
+
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         let what = self.what("read the checkpoint of");
         let rows = self.session.query(

@@ -17,10 +17,13 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How long the session of an earlier attempt of this very run may take to end, after its connection broke.
 const OWN_SESSION: Duration = Duration::from_secs(10);
 
+/// How long the session of a run that has just been killed may take to end.
+const DEAD_SESSION: Duration = Duration::from_secs(1);
+
 /// Takes the lock of `table`; `false` if the run was asked to finish while it waited.
 ///
 /// # Errors
-/// 75 after `wait`, naming the holder.
+/// 75 after `wait`, or a second if that is longer, naming the holder.
 pub fn take(session: &mut Session, table: &SourceTable, wait: Duration, shutdown: &Shutdown) -> Result<bool> {
     let what = format!("cannot take the lock of {}", table.name);
     let key = lock_key(table);
@@ -32,7 +35,7 @@ pub fn take(session: &mut Session, table: &SourceTable, wait: Duration, shutdown
             return Ok(true);
         }
         let (holder, is_ours) = holder(session, &what, key)?;
-        let wait = if is_ours { wait.max(OWN_SESSION) } else { wait };
+        let wait = wait.max(if is_ours { OWN_SESSION } else { DEAD_SESSION });
         if begun.elapsed() >= wait {
             return Err(Error::new(
                 ExitCode::Locked,
@@ -45,6 +48,15 @@ pub fn take(session: &mut Session, table: &SourceTable, wait: Duration, shutdown
             return Ok(false);
         }
     }
+}
+
+/// Gives the lock of `table` back.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn give_back(session: &mut Session, table: &SourceTable) -> Result<()> {
+    let what = format!("cannot give the lock of {} back", table.name);
+    session.query(&what, "SELECT pg_catalog.pg_advisory_unlock($1)", &[&lock_key(table)]).map(drop)
 }
 
 /// A number for database and table: advisory locks have no names.

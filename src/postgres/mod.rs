@@ -114,6 +114,10 @@ pub trait Ledger {
     /// 75, naming the holder.
     fn lock(&mut self, wait: Duration) -> Result<bool>;
 
+    /// Gives the lock back, at the end of a run: the end of the session would do it a moment later, and a run that begins
+    /// in that moment would be refused.
+    fn release(&mut self) {}
+
     /// Reads the checkpoint.
     ///
     /// # Errors
