@@ -54,7 +54,7 @@ fn wait_lock_waits_for_the_first_run_to_end() {
     let second = world.start(&["--once", "--json", "--wait-lock", "1m"]);
     let mut watcher = world.another_session();
     let waiting = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg2ch ledger %:{}' AND query LIKE '%pg_try_advisory_lock%'",
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg2ch ledger %:{}' AND query LIKE '%advisory%'",
         second.id()
     );
     world.wait_for("the second run to ask for the lock", || {
