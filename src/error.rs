@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
 use crate::exit_code::ExitCode;
 
 /// The result of anything that can fail in pg2ch.
@@ -92,6 +94,17 @@ impl fmt::Display for Error {
     /// `what: why`, then the hint on a line of its own.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}\nhint: {}", self.what, self.why, self.hint)
+    }
+}
+
+/// The three parts, as every JSON document of pg2ch has them.
+impl Serialize for Error {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut parts = serializer.serialize_struct("Error", 3)?;
+        parts.serialize_field("what", &self.what)?;
+        parts.serialize_field("why", &self.why)?;
+        parts.serialize_field("hint", &self.hint)?;
+        parts.end()
     }
 }
 

@@ -137,8 +137,7 @@ fn fail(error: &Error, json: bool) -> ExitCode {
     logging::print_error(error);
     let code = error.exit_code();
     if json {
-        let parts = serde_json::json!({ "what": error.what(), "why": error.why(), "hint": error.hint() });
-        print(&serde_json::json!({ "error": parts, "exit_code": code.code() }).to_string());
+        print(&serde_json::json!({ "error": error, "exit_code": code.code() }).to_string());
     }
     code
 }

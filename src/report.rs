@@ -172,13 +172,6 @@ pub struct RunReport {
 }
 
 #[derive(Serialize)]
-struct ErrorJson<'a> {
-    what: &'a str,
-    why: &'a str,
-    hint: &'a str,
-}
-
-#[derive(Serialize)]
 struct TableJson<'a> {
     source: &'a str,
     topic: &'a str,
@@ -188,7 +181,7 @@ struct TableJson<'a> {
     seconds: f64,
     produce: Option<&'a ProduceReport>,
     consume: Option<&'a ConsumeReport>,
-    error: Option<ErrorJson<'a>>,
+    error: Option<&'a Error>,
 }
 
 #[derive(Serialize)]
@@ -247,7 +240,7 @@ fn table_json(table: &TableReport) -> TableJson<'_> {
         seconds: millis(table.seconds),
         produce: table.produce.as_ref(),
         consume: table.consume.as_ref(),
-        error: table.error.as_ref().map(|error| ErrorJson { what: error.what(), why: error.why(), hint: error.hint() }),
+        error: table.error.as_ref(),
     }
 }
 

@@ -141,11 +141,6 @@ fn as_json(tables: &[TableStatus], code: ExitCode) -> String {
     let tables: Vec<_> = tables
         .iter()
         .map(|table| {
-            let errors: Vec<_> = table
-                .failures
-                .iter()
-                .map(|error| serde_json::json!({ "what": error.what(), "why": error.why(), "hint": error.hint() }))
-                .collect();
             serde_json::json!({
                 "source": table.source,
                 "topic": table.topic,
@@ -157,7 +152,7 @@ fn as_json(tables: &[TableStatus], code: ExitCode) -> String {
                 "dead_letters_pending": table.dead_letters,
                 "last_seen": table.last_seen,
                 "runs": table.runs,
-                "errors": errors,
+                "errors": table.failures,
             })
         })
         .collect();

@@ -164,11 +164,6 @@ pub fn as_json(tables: &[TableFindings], code: ExitCode) -> String {
     let tables: Vec<_> = tables
         .iter()
         .map(|table| {
-            let errors: Vec<_> = table
-                .failures
-                .iter()
-                .map(|error| serde_json::json!({ "what": error.what(), "why": error.why(), "hint": error.hint() }))
-                .collect();
             let versions: serde_json::Map<_, _> =
                 table.versions.iter().map(|(server, version)| ((*server).to_owned(), version.clone().into())).collect();
             serde_json::json!({
@@ -178,7 +173,7 @@ pub fn as_json(tables: &[TableFindings], code: ExitCode) -> String {
                 "exit_code": table.exit_code().code(),
                 "versions": versions,
                 "findings": table.findings,
-                "errors": errors,
+                "errors": table.failures,
                 "would_move": table.backlog.would_move(),
             })
         })
