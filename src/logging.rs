@@ -5,11 +5,12 @@ use std::io::Write;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 
-use env_logger::{Builder, Target};
+use env_logger::{Builder, Target, WriteStyle};
 use log::Level;
 
 use crate::cli::Verbosity;
 use crate::error::Error;
+use crate::terminal;
 
 /// Starts logging to standard error.
 ///
@@ -24,7 +25,14 @@ pub fn start(verbosity: Verbosity) {
         (Verbosity::Normal, Ok(filters)) => builder.parse_filters(&filters),
         (Verbosity::Normal, Err(_)) => builder.parse_filters("warn"),
     };
-    builder.target(Target::Stderr);
+    if terminal::is_watched() {
+        // The logger knows standard error's habits only where it writes there itself.
+        let has_colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        builder.write_style(if has_colour { WriteStyle::Always } else { WriteStyle::Never });
+        builder.target(Target::Pipe(Box::new(terminal::Above)));
+    } else {
+        builder.target(Target::Stderr);
+    }
     if goes_to_journal() {
         builder.format(|out, record| write_for_journal(out, record.level(), &record.args().to_string()));
     } else {
@@ -40,16 +48,19 @@ pub fn start(verbosity: Verbosity) {
 
 /// Prints an error on standard error: `error: what: why`, and its hint on a line of its own.
 pub fn print_error(error: &Error) {
-    let text = format!("error: {error}");
-    let mut out = std::io::stderr().lock();
-    // There is nowhere to report a failure to.
-    let _ = if goes_to_journal() { write_for_journal(&mut out, Level::Error, &text) } else { writeln!(out, "{text}") };
+    print(Level::Error, &format!("error: {error}"));
 }
 
 /// Prints a line for a person on standard error.
 pub fn print_line(text: &str) {
-    let mut out = std::io::stderr().lock();
-    let _ = if goes_to_journal() { write_for_journal(&mut out, Level::Info, text) } else { writeln!(out, "{text}") };
+    print(Level::Info, text);
+}
+
+fn print(level: Level, text: &str) {
+    let mut out = Vec::new();
+    // Memory takes everything.
+    let _ = if goes_to_journal() { write_for_journal(&mut out, level, text) } else { writeln!(out, "{text}") };
+    terminal::print(&out);
 }
 
 /// Whether standard error is the stream that systemd connected to the journal, and not one that was redirected since.

@@ -16,6 +16,7 @@ use pg2ch::metrics;
 use pg2ch::report::RunReport;
 use pg2ch::run::{self, Legs};
 use pg2ch::shutdown::Shutdown;
+use pg2ch::terminal;
 
 fn main() -> std::process::ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -37,6 +38,13 @@ fn start(arguments: &[OsString]) -> Result<ExitCode> {
             Ok(ExitCode::Done)
         }
         Parsed::Invocation(invocation) => {
+            // Progress is for a person who watches a run, not for a machine that reads its result.
+            if matches!(invocation.command, Command::Run { .. })
+                && !invocation.json
+                && invocation.verbosity > Verbosity::Quiet
+            {
+                terminal::watch();
+            }
             logging::start(invocation.verbosity);
             execute(&invocation)
         }

@@ -8,13 +8,14 @@ use crate::consume;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::logging;
-use crate::postgres::Ledger;
+use crate::postgres::{Ledger, SourceTable, connect, estimate_unsent};
 use crate::produce::{self, Surroundings};
-use crate::progress;
+use crate::progress::Progress;
 use crate::report::{ConsumeReport, ProduceReport, RunReport, TableReport};
 use crate::retry::Backoff;
 use crate::servers::{RealServers, Servers};
 use crate::shutdown::Shutdown;
+use crate::terminal;
 use crate::threads::panic_text;
 use crate::watchdog::{Overdue, Watchdog};
 
@@ -56,11 +57,14 @@ fn run_table(
     started: Instant,
     shutdown: &Shutdown,
 ) -> TableReport {
-    let (watchdog, begun) = (Watchdog::default(), Instant::now());
+    let (watchdog, progress, begun) = (Watchdog::default(), Progress::default(), Instant::now());
+    if terminal::is_watched() && legs != Legs::Consume {
+        count_beside(config, table, &progress);
+    }
     let (done, ended) = channel();
     let worker = {
         let (config, table, limits) = (config.clone(), table.clone(), *limits);
-        let (shutdown, watchdog) = (shutdown.clone(), watchdog.clone());
+        let (shutdown, watchdog, progress) = (shutdown.clone(), watchdog.clone(), progress.clone());
         std::thread::Builder::new().name(table.source.clone()).spawn(move || {
             let around = Surroundings {
                 config: &config,
@@ -69,6 +73,7 @@ fn run_table(
                 started,
                 shutdown: &shutdown,
                 watchdog: &watchdog,
+                progress,
             };
             // The receiver is gone only if the main thread has given this one up.
             let _ = done.send(move_table(&around, &RealServers::new(&around), legs));
@@ -80,8 +85,9 @@ fn run_table(
                 Ok(report) => break report,
                 Err(RecvTimeoutError::Timeout) => {
                     if shutdown.takes_progress_request() {
-                        logging::print_line(&progress::line(&table.source, begun.elapsed()));
+                        logging::print_line(&progress.line(&table.source, begun.elapsed()));
                     }
+                    terminal::show(&table.source, progress.bar(table, limits.max_rows));
                     if let Some(overdue) = watchdog.overdue() {
                         break failed(table, given_up(&overdue));
                     }
@@ -94,8 +100,28 @@ fn run_table(
         },
         Err(error) => failed(table, Error::unavailable("cannot start a thread", error, "raise the limit on processes")),
     };
+    terminal::show(&table.source, None);
     report.seconds = begun.elapsed().as_secs_f64();
     report
+}
+
+/// Counts the unsent rows for somebody who watches, on a connection of its own: the run does not wait for it.
+fn count_beside(config: &Config, table: &TableConfig, progress: &Progress) {
+    let (config, table, progress) = (config.clone(), table.clone(), progress.clone());
+    let count = move || {
+        let counted = connect(&config, "progress", &Watchdog::default()).and_then(|mut session| {
+            let source = SourceTable::find(&mut session, &table)?;
+            estimate_unsent(&mut session, &source)
+        });
+        match counted {
+            Ok(unsent) => progress.expect_rows(unsent),
+            // The run itself says what is wrong.
+            Err(error) => log::debug!("{error}"),
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("progress".into()).spawn(count) {
+        log::debug!("cannot count beside the run: {error}");
+    }
 }
 
 fn given_up(overdue: &Overdue) -> Error {

@@ -9,11 +9,8 @@ use crate::consume::Start;
 use crate::consume::position::Context;
 use crate::error::{Error, Result};
 use crate::kafka::{End, KafkaLog, TopicLog};
-use crate::postgres::{Session, SourceTable, connect, quote};
+use crate::postgres::{Session, SourceTable, connect, count_unsent, quote};
 use crate::watchdog::Watchdog;
-
-/// Unsent rows are counted up to here: a table that was never sent is not read to its end for a number.
-const COUNTED: i64 = 1_000_000;
 
 /// The unsent rows of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -106,8 +103,7 @@ impl Backlog {
 pub fn unsent(session: &mut Session, table: &SourceTable) -> Result<Unsent> {
     let what = format!("cannot count the unsent rows of {}", table.name);
     let (name, flag) = (&table.name, table.flag_sql());
-    let sql = format!("SELECT count(*) FROM (SELECT FROM {name} WHERE NOT {flag} LIMIT {}) AS unsent", COUNTED + 1);
-    let rows: i64 = session.query_opt(&what, &sql, &[])?.map_or(0, |row| row.get(0));
+    let (rows, all) = count_unsent(session, table)?;
     let key: Vec<String> = table.key.iter().map(|column| format!("t.{}", quote(&column.name))).collect();
     let tracked = session.query_opt(&what, "SELECT current_setting('track_commit_timestamp') = 'on'", &[])?;
     let age = if tracked.is_some_and(|row| row.get(0)) {
@@ -123,8 +119,8 @@ pub fn unsent(session: &mut Session, table: &SourceTable) -> Result<Unsent> {
     );
     let lowest = session.query_opt(&what, &sql, &[])?;
     Ok(Unsent {
-        rows: rows.min(COUNTED),
-        or_more: rows > COUNTED,
+        rows,
+        or_more: !all,
         lowest_key: lowest.as_ref().map(|row| row.get(0)),
         seconds: lowest.and_then(|row| row.get(1)),
     })

@@ -17,6 +17,7 @@ use crate::kafka::{End, Fence, KafkaLog, TopicLog};
 use crate::limits::Limits;
 use crate::postgres::{Checkpoint, Ledger, Session, SourceTable, connect, quote as quote_sql};
 use crate::produce::{self, Surroundings, wait_until_stable};
+use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 use crate::type_map::target_type;
 use crate::watchdog::Watchdog;
@@ -179,6 +180,7 @@ impl Init<'_> {
             started: Instant::now(),
             shutdown: &shutdown,
             watchdog: &self.watchdog,
+            progress: Progress::default(),
         };
         let Some(mut ledger) = produce::open_ledger(&around)? else { return Ok(()) };
         let mut log = KafkaLog::new(config, &table.topic, &table.group)?;

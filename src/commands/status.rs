@@ -13,6 +13,7 @@ use crate::exit_code::ExitCode;
 use crate::limits::Limits;
 use crate::postgres::{Session, connect};
 use crate::produce::Surroundings;
+use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 use crate::watchdog::Watchdog;
 
@@ -69,7 +70,15 @@ pub fn run(config: &Config, json: bool) -> Result<(String, ExitCode)> {
 fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> TableStatus {
     let (backlog, mut failures) = Backlog::ask(config, table, watchdog);
     let (limits, shutdown) = (Limits::default(), Shutdown::default());
-    let around = Surroundings { config, table, limits, started: Instant::now(), shutdown: &shutdown, watchdog };
+    let around = Surroundings {
+        config,
+        table,
+        limits,
+        started: Instant::now(),
+        shutdown: &shutdown,
+        watchdog,
+        progress: Progress::default(),
+    };
     let pending = if failures.is_empty() { dead_letters::pending(&around) } else { Ok(0) };
     let mut status = TableStatus {
         source: table.source.clone(),

@@ -117,6 +117,11 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         report.add(&self.counts);
     }
 
+    /// How many records it has dealt with.
+    pub const fn records_copied(&self) -> u64 {
+        self.counts.records_copied
+    }
+
     /// Deals with the records `part`; `recorded` is the token of an open intent for just these ranges.
     ///
     /// What the target may hold is asked for first, and left alone: a row is neither inserted nor refused twice. That goes
@@ -232,7 +237,6 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         dead: Vec<DeadLetter>,
     ) -> Result<()> {
         self.counts.records_copied += part.len() as u64;
-        crate::progress::copied(part.len());
         self.counts.dead_letters += dead.len() as u64;
         for letter in &dead {
             log::warn!(

@@ -100,7 +100,8 @@ fn copy<S: Servers>(
     ends: &Offsets,
     report: &mut ConsumeReport,
 ) -> Result<()> {
-    let (config, table) = (around.config, around.table);
+    let (config, table, progress) = (around.config, around.table, &around.progress);
+    progress.begin_records(start.behind(ends));
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
     let format = RowFormat::of(&description.columns, target.calendar());
     let rules = InsertRules {
@@ -118,6 +119,7 @@ fn copy<S: Servers>(
     let mut inserter = Inserter::new(committer, target, rules, tools);
 
     let ended = finish_intents(around, &mut log, &start.intents, &mut preparer, &mut inserter).and_then(|()| {
+        progress.copied(inserter.records_copied());
         let size = BatchSize { records: config.batch.insert_rows, bytes: config.batch.insert_bytes };
         let budget = Budget::new(&around.limits, around.started, around.shutdown);
         let from = inserter.committer().next();
@@ -128,7 +130,9 @@ fn copy<S: Servers>(
             || fetcher.step_into(spare_in.try_recv().unwrap_or_default()),
             |batch| Ok(vec![preparer.step(batch)]),
             |prepared| {
+                let before = inserter.records_copied();
                 inserter.step(&prepared)?;
+                progress.copied(inserter.records_copied() - before);
                 // With enough of them waiting, one more is simply freed.
                 let _ = spare_out.try_send(prepared.batch.emptied());
                 Ok(())

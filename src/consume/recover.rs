@@ -51,6 +51,15 @@ impl Start {
         start
     }
 
+    /// How many offsets lie between the partitions' positions and their ends: as many records, but for the markers of
+    /// transactions.
+    #[must_use]
+    pub fn behind(&self, ends: &Offsets) -> u64 {
+        let behind =
+            |(partition, known): (&i32, &Known)| ends.get(partition).map_or(0, |end| (end - known.next).max(0));
+        self.known.iter().map(behind).sum::<i64>().unsigned_abs()
+    }
+
     fn collect_intents(&mut self, starts: &Offsets) {
         self.intents.clear();
         for (&partition, known) in &self.known {

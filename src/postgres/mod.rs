@@ -14,7 +14,7 @@ pub use connect::connect;
 pub use ledger::PgLedger;
 pub use session::Session;
 pub use source_table::{SourceColumn, SourceTable, has_unique_index, quote, read_columns};
-pub use unsent::PgUnsentRows;
+pub use unsent::{PgUnsentRows, count_unsent, estimate_unsent};
 
 use std::time::Duration;
 

@@ -13,6 +13,7 @@ use super::source_table::{SourceTable, quote};
 use super::wire::{Raw, Tid, Xid};
 use crate::batch::{RowBatch, Version};
 use crate::error::Result;
+use crate::progress::Estimate;
 
 /// The unsent rows of a real PostgreSQL table.
 pub struct PgUnsentRows {
@@ -46,6 +47,43 @@ pub fn highest_unsent_key(session: &mut Session, table: &SourceTable) -> Result<
     );
     let row = session.query_opt(&format!("cannot look for unsent rows of {}", table.name), sql.as_str(), &[])?;
     Ok(row.map(|row| (0..row.len()).map(|index| row.get(index)).collect()))
+}
+
+/// Unsent rows are counted up to here: a table that was never sent is not read to its end for a number.
+const COUNTED: i64 = 1_000_000;
+
+/// How many rows are unsent, at least; and whether these are all.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn count_unsent(session: &mut Session, table: &SourceTable) -> Result<(i64, bool)> {
+    let what = format!("cannot count the unsent rows of {}", table.name);
+    let (name, flag) = (&table.name, table.flag_sql());
+    let sql = format!("SELECT count(*) FROM (SELECT FROM {name} WHERE NOT {flag} LIMIT {}) AS unsent", COUNTED + 1);
+    let rows: i64 = session.query_opt(&what, &sql, &[])?.map_or(0, |row| row.get(0));
+    Ok((rows.min(COUNTED), rows <= COUNTED))
+}
+
+/// About how many rows are unsent: counted where they are not too many, otherwise what the planner believes.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn estimate_unsent(session: &mut Session, table: &SourceTable) -> Result<Estimate> {
+    let (counted, exact) = count_unsent(session, table)?;
+    let number = counted.unsigned_abs();
+    if exact {
+        return Ok(Estimate { number, exact });
+    }
+    let what = format!("cannot estimate the unsent rows of {}", table.name);
+    let sql = format!("EXPLAIN SELECT FROM {} WHERE NOT {}", table.name, table.flag_sql());
+    let plan = session.query(&what, &sql, &[])?;
+    let believed = plan.first().and_then(|row| planned_rows(row.get(0))).unwrap_or(0);
+    Ok(Estimate { number: believed.max(number), exact })
+}
+
+/// The rows in a line of a plan: `Seq Scan on t  (cost=0.00..1.05 rows=5 width=0)`.
+fn planned_rows(line: &str) -> Option<u64> {
+    line.rsplit_once(" rows=")?.1.split(' ').next()?.parse().ok()
 }
 
 impl PgUnsentRows {

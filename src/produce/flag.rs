@@ -68,7 +68,6 @@ impl<'a, L: Ledger> Flagger<'a, L> {
             Some(Checkpoint { offsets: below(&ends, &caps), timestamp_floor })
         })?;
         self.count(&flagged, &batch.rows);
-        crate::progress::flagged(flagged.flagged);
         flagged.taken_back.iter().filter_map(|&index| place(index)).for_each(|at| lower(&mut self.caps, at));
         for (index, at) in flagged.locked.iter().filter_map(|&index| Some((index, place(index)?))) {
             if self.pending_at.len() < MAX_PENDING {
@@ -116,6 +115,11 @@ impl<'a, L: Ledger> Flagger<'a, L> {
     pub fn settled(&self) -> Option<Checkpoint> {
         let settled = self.caps.is_empty() && self.pending.is_empty() && !self.ends.is_empty();
         settled.then(|| Checkpoint { offsets: self.ends.clone(), timestamp_floor: self.timestamp_floor })
+    }
+
+    /// How many rows it has flagged.
+    pub const fn flagged(&self) -> u64 {
+        self.flagged
     }
 
     /// Adds what was done to the report.

@@ -26,6 +26,7 @@ use crate::kafka::admin::Admin;
 use crate::kafka::{Fence, KafkaWriter, TopicLog};
 use crate::limits::{Budget, Limits};
 use crate::postgres::{Checkpoint, Ledger, PgLedger, SourceTable, connect};
+use crate::progress::Progress;
 use crate::report::ProduceReport;
 use crate::servers::Servers;
 use crate::shutdown::Shutdown;
@@ -45,6 +46,8 @@ pub struct Surroundings<'a> {
     pub shutdown: &'a Shutdown,
     /// The time limits of PostgreSQL's calls.
     pub watchdog: &'a Watchdog,
+    /// What those who watch are told.
+    pub progress: Progress,
 }
 
 /// Opens the ledger of a table and takes its lock; `None` if the run was asked to finish while it waited.
@@ -83,6 +86,7 @@ pub fn run<S: Servers>(
     let mut writer = servers.writer(ledger)?;
     ledger.take_epoch()?;
     writer.fence()?;
+    let recovered_before = report.rows_recovered;
     let recovery = recover(&mut log, ledger, checkpoint, config.timeouts, around.shutdown, report)?;
     let Some(recovery) = recovery else {
         report.complete = false;
@@ -95,11 +99,23 @@ pub fn run<S: Servers>(
     let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held);
     let mut sender = Sender::new(writer);
     let mut flagger = Flagger::new(ledger, recovery.caps, floor);
+    let progress = &around.progress;
+    progress.flagged(report.rows_recovered - recovered_before);
+    progress.begin_rows();
     let moved = servers.side_by_side(
         ["reader", "sender", "flagger"],
         || reader.step(),
-        |batch| sender.step(&Arc::new(batch)),
-        |sent| flagger.step(&sent),
+        |batch| {
+            let sent = sender.step(&Arc::new(batch))?;
+            progress.sent(sent.iter().map(|batch| batch.sent.len()).sum());
+            Ok(sent)
+        },
+        |sent| {
+            let before = flagger.flagged();
+            flagger.step(&sent)?;
+            progress.flagged(flagger.flagged() - before);
+            Ok(())
+        },
     );
     let ended = moved.and_then(|()| {
         crash::point("finish.before");

@@ -52,7 +52,6 @@ impl<F: Fence> Sender<F> {
 
     fn sent(&mut self, batch: &Arc<RowBatch>, sent: Vec<(usize, RecordPosition)>) -> Option<SentBatch> {
         self.records_sent += sent.len() as u64;
-        crate::progress::sent(sent.len());
         (!sent.is_empty()).then(|| SentBatch { rows: Arc::clone(batch), sent })
     }
 

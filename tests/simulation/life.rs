@@ -10,6 +10,7 @@ use pg2ch::exit_code::ExitCode;
 use pg2ch::limits::Limits;
 use pg2ch::mutant;
 use pg2ch::produce::Surroundings;
+use pg2ch::progress::Progress;
 use pg2ch::report::TableReport;
 use pg2ch::run::{Legs, move_table};
 use pg2ch::shutdown::Shutdown;
@@ -129,6 +130,7 @@ fn run(world: &Arc<Mutex<World>>, config: &Config) -> TableReport {
         started: Instant::now(),
         shutdown: &shutdown,
         watchdog: &watchdog,
+        progress: Progress::default(),
     };
     let report = move_table(&around, &SimServers::new(run.clone()), Legs::Both);
     run.world().note(|| match &report.error {

@@ -1,0 +1,144 @@
+//! The lines at the bottom of a terminal that tell how far a run has come: redrawn in place, taken away at the end, and
+//! never in the way of a log line.
+//!
+//! Whatever goes to standard error goes through [`print`], so that it is written where the lines are, and they are drawn
+//! again below. Each change is one `write`. The lines are drawn with wrapping turned off, so that a narrow terminal cuts
+//! them and nobody has to ask how wide it is.
+
+use std::io::{IsTerminal as _, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const NO_WRAP: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
+const CLEAR_DOWN: &str = "\x1b[J";
+const UP: &str = "\x1b[A";
+
+static SCREEN: Mutex<Screen> = Mutex::new(Screen::new());
+
+/// What stands at the bottom.
+struct Screen {
+    watched: bool,
+    lines: Vec<(String, String)>,
+    drawn: usize,
+}
+
+fn screen() -> MutexGuard<'static, Screen> {
+    SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Allows lines to be drawn, if standard error is a terminal that can do it.
+pub fn watch() {
+    let can_redraw = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
+    screen().watched = can_redraw && std::io::stderr().is_terminal();
+}
+
+/// Whether somebody watches.
+#[must_use]
+pub fn is_watched() -> bool {
+    screen().watched
+}
+
+/// Shows a line under this name, or takes it away. Does nothing where nobody watches.
+pub fn show(name: &str, line: Option<String>) {
+    let mut screen = screen();
+    if screen.watched && screen.set(name, line) {
+        let change = screen.redrawn(&[]);
+        // There is nowhere to report a failure to.
+        let _ = std::io::stderr().lock().write_all(&change);
+    }
+}
+
+/// Writes whole lines to standard error, above those at the bottom.
+pub fn print(text: &[u8]) {
+    let change = screen().redrawn(text);
+    let _ = std::io::stderr().lock().write_all(&change);
+}
+
+/// Standard error for a logger, which writes one record at a time.
+pub struct Above;
+
+impl Write for Above {
+    fn write(&mut self, record: &[u8]) -> std::io::Result<usize> {
+        print(record);
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Screen {
+    const fn new() -> Self {
+        Self { watched: false, lines: Vec::new(), drawn: 0 }
+    }
+
+    /// Says whether anything has changed.
+    fn set(&mut self, name: &str, line: Option<String>) -> bool {
+        let place = self.lines.iter().position(|(of, _)| of == name);
+        match (place, line) {
+            (None, None) => false,
+            (None, Some(line)) => {
+                self.lines.push((name.to_owned(), line));
+                true
+            }
+            (Some(place), None) => {
+                self.lines.remove(place);
+                true
+            }
+            (Some(place), Some(line)) => {
+                let changed = self.lines[place].1 != line;
+                self.lines[place].1 = line;
+                changed
+            }
+        }
+    }
+
+    /// What to write so that `text` stands where the lines were, and the lines below it.
+    fn redrawn(&mut self, text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        if self.drawn > 0 {
+            out.push(b'\r');
+            out.extend(UP.repeat(self.drawn - 1).bytes());
+            out.extend(CLEAR_DOWN.bytes());
+        }
+        out.extend(text);
+        let lines: Vec<&str> = self.lines.iter().map(|(_, line)| line.as_str()).collect();
+        if !lines.is_empty() {
+            out.extend(format!("{NO_WRAP}{}{WRAP}", lines.join("\r\n")).bytes());
+        }
+        self.drawn = lines.len();
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_log_line_is_written_where_the_lines_were_and_they_come_again_below() {
+        let mut screen = Screen::new();
+        assert_eq!(text(screen.redrawn(b"one\n")), "one\n");
+        assert!(screen.set("a", Some("1 row".into())));
+        assert_eq!(text(screen.redrawn(b"")), format!("{NO_WRAP}1 row{WRAP}"));
+        assert_eq!(text(screen.redrawn(b"two\n")), format!("\r{CLEAR_DOWN}two\n{NO_WRAP}1 row{WRAP}"));
+        assert!(screen.set("a", None));
+        assert_eq!(text(screen.redrawn(b"")), format!("\r{CLEAR_DOWN}"));
+        assert_eq!(text(screen.redrawn(b"three\n")), "three\n");
+    }
+
+    #[test]
+    fn several_tables_have_a_line_each() {
+        let mut screen = Screen::new();
+        assert!(screen.set("a", Some("1".into())) && screen.set("b", Some("2".into())));
+        assert_eq!(text(screen.redrawn(b"")), format!("{NO_WRAP}1\r\n2{WRAP}"));
+        assert!(!screen.set("b", Some("2".into())), "nothing has changed");
+        assert!(screen.set("a", None));
+        assert_eq!(text(screen.redrawn(b"")), format!("\r{UP}{CLEAR_DOWN}{NO_WRAP}2{WRAP}"));
+    }
+}
