@@ -4,7 +4,8 @@
 //! has arrived once. A failing life prints how to live it again.
 //!
 //!     PG2CH_SIM_SEED=17 cargo test --test simulation one_seed -- --nocapture     one random life, with its trace
-//!     PG2CH_SIM_SEEDS=1000000 PG2CH_SIM_PAIRS=200000 cargo test --test simulation    more of both
+//!     PG2CH_SIM_SEEDS=0..1000000 cargo test --test simulation random                 more of them, from a seed on
+//!     PG2CH_SIM_PAIRS=0/1 cargo test --test simulation two_faults                    all pairs of faults
 //!     PG2CH_SIM_SCOREBOARD=FILE cargo test --test simulation random                  which fault hit which call, how often
 
 #![allow(missing_docs, clippy::expect_used, clippy::panic, clippy::unwrap_used)]
@@ -31,7 +32,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use life::{Life, Outcome};
-use world::{FAULTS, Hits, Plan};
+use world::{FAULTS, Fault, Hits, Plan};
 
 /// Random lives, if nobody asks for more.
 const LIVES: u64 = 20_000;
@@ -72,13 +73,16 @@ fn side_by_side(numbers: Range<u64>, each: impl Fn(u64) -> Result<(), String> + 
     }
 }
 
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
+/// Numbers from the environment, with a separator between them.
+fn numbers(variable: &str, separator: &str) -> Option<(u64, u64)> {
+    let text = std::env::var(variable).ok()?;
+    let (one, other) = text.split_once(separator).unwrap_or_else(|| panic!("{variable}: no {separator} in {text}"));
+    Some((one.parse().expect("a number"), other.parse().expect("a number")))
 }
 
 #[test]
 fn one_seed_is_lived_with_a_trace_if_it_is_asked_for() {
-    if let Some(seed) = number("PG2CH_SIM_SEED") {
+    if let Some(seed) = std::env::var("PG2CH_SIM_SEED").ok().map(|text| text.parse().expect("a number")) {
         let outcome = Life::random(seed).live(true);
         println!("{}", outcome.trace);
         assert_eq!(outcome.broken, None);
@@ -100,26 +104,47 @@ fn every_single_fault_at_every_call_is_survived() {
     }
 }
 
+/// The faults that can happen in a life, each with its call, after another call.
+fn faults_in(outcome: &Outcome, after: usize) -> impl Iterator<Item = (usize, Fault)> {
+    let calls = outcome.open_to_faults.iter().filter(move |(call, _)| *call > after);
+    calls.flat_map(|&(call, writes)| {
+        FAULTS.into_iter().filter(move |fault| fault.can_hit(writes)).map(move |fault| (call, fault))
+    })
+}
+
 #[test]
-fn two_faults_the_second_in_the_recovery_from_the_first_are_survived() {
-    const AGAIN: &str = "cargo test --test simulation two_faults";
-    let quiet = Life { seed: 2, plan: Plan::At(vec![]), troubled_runs: 2, busy: 0, odd: false, mutant: None };
-    let calls = live(&quiet, AGAIN).unwrap().calls;
-    side_by_side(0..number("PG2CH_SIM_PAIRS").unwrap_or(3_000), |pair| {
-        let mut rng = fastrand::Rng::with_seed(pair);
-        let first = rng.usize(1..=calls);
-        let second = first + rng.usize(1..=60);
-        let plan = Plan::At([first, second].map(|call| (call, FAULTS[rng.usize(..FAULTS.len())])).to_vec());
-        let busy = if pair % 2 == 0 { 0 } else { 9 };
-        live(&Life { plan, busy, ..quiet.clone() }, AGAIN).map(drop)
-    });
+fn two_faults_the_second_in_what_follows_from_the_first_are_survived() {
+    // Every first fault, and behind it every second one in what is then a different life: a tenth of them, or all.
+    const AGAIN: &str = "PG2CH_SIM_PAIRS=0/1 cargo test --test simulation two_faults";
+    let (part, parts) = numbers("PG2CH_SIM_PAIRS", "/").unwrap_or((0, 10));
+    let pairs = AtomicU64::new(0);
+    for busy in [0, 9] {
+        let quiet = Life { seed: 2, plan: Plan::At(vec![]), troubled_runs: 2, busy, odd: false, mutant: None };
+        let firsts: Vec<_> = faults_in(&live(&quiet, AGAIN).unwrap(), 0).collect();
+        side_by_side(0..firsts.len() as u64, |index| {
+            let life = |plan| Life { plan: Plan::At(plan), ..quiet.clone() };
+            let first = firsts[index as usize];
+            let then = live(&life(vec![first]), AGAIN)?;
+            for (place, second) in faults_in(&then, first.0).enumerate() {
+                // Neighbours go to different parts, so that each part is a sample of everything.
+                if (index * 7_919 + place as u64) % parts == part {
+                    live(&life(vec![first, second]), AGAIN)?;
+                    pairs.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Ok(())
+        });
+    }
+    let pairs = pairs.into_inner();
+    println!("{pairs} pairs");
+    assert!(pairs > 1_000, "{pairs} pairs are no sample");
 }
 
 #[test]
 fn random_faults_in_random_lives_are_survived() {
     let hits = Mutex::new(Hits::new());
-    let lives = number("PG2CH_SIM_SEEDS").unwrap_or(LIVES);
-    side_by_side(0..lives, |seed| {
+    let (from, to) = numbers("PG2CH_SIM_SEEDS", "..").unwrap_or((0, LIVES));
+    side_by_side(from..to, |seed| {
         let again = format!("PG2CH_SIM_SEED={seed} cargo test --test simulation one_seed");
         let outcome = live(&Life::random(seed), &again)?;
         let mut hits = hits.lock().unwrap();
@@ -128,11 +153,11 @@ fn random_faults_in_random_lives_are_survived() {
     });
     let hits = hits.into_inner().unwrap();
     let table = scoreboard::table(&hits);
-    println!("{table}");
+    println!("{table}\n{} lives", to - from);
     if let Ok(file) = std::env::var("PG2CH_SIM_SCOREBOARD") {
         std::fs::write(file, table).unwrap();
     }
-    if lives >= LIVES {
+    if to - from >= LIVES {
         assert_eq!(scoreboard::not_hit(&hits), [], "a fault that never happened was not survived");
     }
 }

@@ -1,10 +1,11 @@
 //! A world of its own for each test, on the servers that `scripts/test` starts: a source table, a topic, a target, a
-//! configuration; what a test asks of them; and the one question behind every test of the promise.
+//! configuration; and what a test asks of them.
 #![allow(dead_code)] // each test file uses a part of it
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 pub mod foreign;
 pub mod http_proxy;
+pub mod promise;
 pub mod proxy;
 pub mod servers;
 pub mod topic;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use pg2ch::clickhouse::{Answer, Http};
 use postgres::{Client, NoTls};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -129,6 +130,13 @@ impl World {
         });
     }
 
+    /// Changes a setting of the topic.
+    pub fn alter_topic(&self, key: &str, value: &str) {
+        let config = AlterConfig::new(ResourceSpecifier::Topic(&self.name)).set(key, value);
+        let results = pollster::block_on(self.admin().alter_configs([&config], &admin_options())).unwrap();
+        results.into_iter().for_each(|result| drop(result.unwrap()));
+    }
+
     pub fn delete_topic(&self, topic: &str) {
         let results = pollster::block_on(self.admin().delete_topics(&[topic], &admin_options())).unwrap();
         results.into_iter().for_each(|result| drop(result.unwrap()));
@@ -233,6 +241,14 @@ impl World {
         self.ch(sql).parse().unwrap()
     }
 
+    /// The section of a table whose topic, target and group bear its name.
+    pub fn table_section(name: &str) -> String {
+        format!(
+            "source = \"public.{name}\"\nkey = \"id\"\nflag = \"sent_to_kafka\"\ntopic = \"{name}\"\n\
+             target = \"analytics.{name}\"\ngroup = \"{name}\""
+        )
+    }
+
     /// The configuration file, written anew.
     pub fn config(&self) -> PathBuf {
         let mut text = String::new();
@@ -245,13 +261,7 @@ impl World {
             ("timeouts", String::new()),
             ("retry", String::new()),
             ("metrics", String::new()),
-            (
-                "[table]",
-                format!(
-                    "source = \"public.{name}\"\nkey = \"id\"\nflag = \"sent_to_kafka\"\ntopic = \"{name}\"\n\
-                     target = \"analytics.{name}\"\ngroup = \"{name}\""
-                ),
-            ),
+            ("[table]", Self::table_section(name)),
         ];
         for (section, lines) in sections {
             // A line that the test sets replaces the default one.
@@ -366,67 +376,6 @@ impl World {
         self.ch("SYSTEM START MERGES {t}");
         self.ch(&format!("DELETE FROM {{t}} WHERE {condition}"));
         self.stop_merges();
-    }
-
-    /// The promise, for rows that have each been sent in `versions` versions: nothing unsent, each version once in the
-    /// topic and once in the target, without FINAL, and equal contents with it.
-    pub fn assert_exactly_once(&mut self) {
-        let records = self.assert_sent_exactly_once();
-        self.assert_target_equals_topic(&records);
-    }
-
-    /// The first leg's part of it: nothing unsent, each version once in the topic, the last one equal to the row.
-    pub fn assert_sent_exactly_once(&mut self) -> Vec<Seen> {
-        assert_eq!(self.unsent(), 0, "unsent rows");
-        let records = self.topic();
-        let mut by_version: HashMap<(&str, &str), usize> = HashMap::new();
-        for record in &records {
-            *by_version.entry((&record.key, &record.value)).or_default() += 1;
-        }
-        let doubled: Vec<_> = by_version.iter().filter(|(_, count)| **count > 1).take(3).collect();
-        assert!(doubled.is_empty(), "versions more than once in the topic: {doubled:?}");
-        let rows: HashMap<String, String> = self
-            .pg
-            .query(
-                &format!("SELECT id::text, (row_to_json(t)::jsonb - 'sent_to_kafka')::text FROM {} t", self.name),
-                &[],
-            )
-            .unwrap()
-            .iter()
-            .map(|row| (row.get(0), row.get(1)))
-            .collect();
-        let mut last: HashMap<&str, &Seen> = HashMap::new();
-        for record in &records {
-            last.insert(&record.key, record);
-        }
-        for (key, row) in &rows {
-            let record = last.get(key.as_str()).unwrap_or_else(|| panic!("row {key} is not in the topic"));
-            let (sent, row): (Value, Value) =
-                (serde_json::from_str(&record.value).unwrap(), serde_json::from_str(row).unwrap());
-            for (column, value) in row.as_object().unwrap() {
-                // jsonb prints timestamps as text like row_to_json, but for the session's time zone.
-                if column != "event_time" {
-                    assert_eq!(value, &sent[column], "row {key}, column {column}");
-                }
-            }
-        }
-        records
-    }
-
-    /// Every committed record is in the target once, by partition, offset and timestamp.
-    pub fn assert_target_equals_topic(&self, records: &[Seen]) {
-        let text = self.ch("SELECT _partition, _offset, toUnixTimestamp64Milli(_timestamp), count() FROM {t} GROUP BY 1, 2, 3 FORMAT TSV");
-        let mut target: BTreeMap<(i64, i64, i64), i64> = BTreeMap::new();
-        for line in text.lines() {
-            let numbers: Vec<i64> = line.split('\t').map(|number| number.parse().unwrap()).collect();
-            target.insert((numbers[0], numbers[1], numbers[2]), numbers[3]);
-        }
-        let expected: BTreeMap<(i64, i64, i64), i64> =
-            records.iter().map(|r| ((i64::from(r.partition), r.offset, r.timestamp_ms), 1)).collect();
-        let missing: Vec<_> = expected.keys().filter(|id| !target.contains_key(*id)).take(5).collect();
-        assert!(missing.is_empty(), "records missing in the target: {missing:?} of {}", expected.len());
-        let extra: Vec<_> = target.iter().filter(|(id, count)| expected.get(*id) != Some(*count)).take(5).collect();
-        assert!(extra.is_empty(), "records doubled, or unknown, in the target: {extra:?}");
     }
 }
 

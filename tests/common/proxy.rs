@@ -202,6 +202,11 @@ impl Proxy {
         }
     }
 
+    /// How many requests were delivered after their client had gone, and answered.
+    pub fn late_deliveries(&self) -> usize {
+        self.shared.lock().late
+    }
+
     /// Waits until so many requests were delivered after their client had gone, and answered, ten seconds at most.
     pub fn wait_for_late_deliveries(&self, number: usize) {
         let until = Instant::now() + Duration::from_secs(10);

@@ -76,7 +76,7 @@ impl OwnServers {
 
     /// `start`, `stop`, `kill`, `pause` or `resume` of `postgres`, `kafka` or `clickhouse`.
     pub fn act(&self, action: &str, server: &str) {
-        call(&[action, server, "--dir", &self.dir.to_string_lossy()]);
+        act_in(&self.dir, action, server);
     }
 }
 
@@ -85,6 +85,11 @@ impl Drop for OwnServers {
         call(&["down", "--dir", &self.dir.to_string_lossy()]);
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+/// `start`, `stop`, `kill`, `pause` or `resume` of one of the servers in a directory.
+pub fn act_in(dir: &Path, action: &str, server: &str) {
+    call(&[action, server, "--dir", &dir.to_string_lossy()]);
 }
 
 fn call(args: &[&str]) {

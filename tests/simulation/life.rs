@@ -41,6 +41,7 @@ pub struct Life {
 pub struct Outcome {
     pub calls: usize,
     pub hits: Hits,
+    pub open_to_faults: Vec<(usize, bool)>,
     pub broken: Option<String>,
     pub trace: String,
 }
@@ -106,8 +107,8 @@ impl Life {
         lock(&world).check_idle(&third);
         mutant::plant(None);
         let mut world = lock(&world);
-        let hits = std::mem::take(&mut world.hits);
-        Outcome { calls: world.calls, hits, broken: world.broken.clone(), trace: world.trace() }
+        let (hits, open_to_faults) = (std::mem::take(&mut world.hits), std::mem::take(&mut world.open_to_faults));
+        Outcome { calls: world.calls, hits, open_to_faults, broken: world.broken.clone(), trace: world.trace() }
     }
 }
 

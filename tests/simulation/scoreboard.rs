@@ -14,7 +14,7 @@ fn calls(hits: &Hits) -> Vec<(&'static str, bool)> {
 /// Calls and faults that can happen, but never did.
 pub fn not_hit(hits: &Hits) -> Vec<(&'static str, Fault)> {
     let possible = |(call, writes): (&'static str, bool)| {
-        let faults = FAULTS.iter().filter(move |fault| writes || matches!(fault, Fault::Refused | Fault::CrashBefore));
+        let faults = FAULTS.iter().filter(move |fault| fault.can_hit(writes));
         faults.map(move |&fault| (call, fault))
     };
     calls(hits).into_iter().flat_map(possible).filter(|hit| !hits.contains_key(hit)).collect()
@@ -32,7 +32,7 @@ pub fn table(hits: &Hits) -> String {
         let all: u64 = hits.iter().filter(|((name, _), _)| *name == call).map(|(_, times)| times).sum();
         let _ = write!(table, "\n| {call} | {all} |");
         for fault in FAULTS {
-            let possible = writes || matches!(fault, Fault::Refused | Fault::CrashBefore);
+            let possible = fault.can_hit(writes);
             let times = hits.get(&(call, fault)).copied().unwrap_or(0);
             let _ = if possible { write!(table, " {times} |") } else { write!(table, " – |") };
         }

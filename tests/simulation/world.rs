@@ -44,6 +44,13 @@ pub const FAULTS: [Fault; 7] = [
     Fault::Half,
 ];
 
+impl Fault {
+    /// Whether it can happen to a call: what only reads is refused, or never asked.
+    pub fn can_hit(self, writes: bool) -> bool {
+        writes || matches!(self, Self::Refused | Self::CrashBefore)
+    }
+}
+
 /// Call and fault → how often.
 pub type Hits = BTreeMap<(&'static str, Fault), u64>;
 
@@ -83,6 +90,8 @@ pub struct World {
     late: Vec<Late>,
     /// How often which fault hit which call.
     pub hits: Hits,
+    /// The calls at which a fault may happen, and whether they write.
+    pub open_to_faults: Vec<(usize, bool)>,
     /// The first thing that did not hold.
     pub broken: Option<String>,
     trace: Option<Vec<String>>,
@@ -112,6 +121,7 @@ impl World {
             prepared: false,
             late: Vec::new(),
             hits: Hits::new(),
+            open_to_faults: Vec::new(),
             broken: None,
             trace: traced.then(Vec::new),
         }
@@ -161,6 +171,9 @@ impl World {
     }
 
     fn draw(&mut self, writes: bool) -> Fault {
+        if self.troubled {
+            self.open_to_faults.push((self.calls, writes));
+        }
         let fault = match &self.plan {
             _ if !self.troubled => Fault::Fine,
             Plan::At(faults) => {
