@@ -9,7 +9,7 @@ use crate::consume::Start;
 use crate::consume::position::Context;
 use crate::error::{Error, Result};
 use crate::kafka::{End, KafkaLog, TopicLog};
-use crate::postgres::{Session, SourceTable, connect, count_unsent, quote};
+use crate::postgres::{Session, SourceTable, connect, count_unsent};
 use crate::watchdog::Watchdog;
 
 /// The unsent rows of a source.
@@ -102,9 +102,7 @@ impl Backlog {
 /// PostgreSQL's.
 pub fn unsent(session: &mut Session, table: &SourceTable) -> Result<Unsent> {
     let what = format!("cannot count the unsent rows of {}", table.name);
-    let (name, flag) = (&table.name, table.flag_sql());
     let (rows, all) = count_unsent(session, table)?;
-    let key: Vec<String> = table.key.iter().map(|column| format!("t.{}", quote(&column.name))).collect();
     let tracked = session.query_opt(&what, "SELECT current_setting('track_commit_timestamp') = 'on'", &[])?;
     let age = if tracked.is_some_and(|row| row.get(0)) {
         // Transactions that are frozen, or older than the tracking, have no time.
@@ -113,11 +111,13 @@ pub fn unsent(session: &mut Session, table: &SourceTable) -> Result<Unsent> {
         "NULL::bigint"
     };
     let sql = format!(
-        "SELECT {}, {age} FROM {name} AS t WHERE NOT t.{flag} ORDER BY {} LIMIT 1",
+        "SELECT {}, {age} FROM {} AS t WHERE {} ORDER BY {} LIMIT 1",
         table.key_text_sql("t"),
-        key.join(", ")
+        table.name,
+        table.unsent_sql(),
+        table.key_columns_sql("t").join(", ")
     );
-    let lowest = session.query_opt(&what, &sql, &[])?;
+    let lowest = session.in_catalog(&what, |session| session.query_opt(&what, &sql, &[]))?;
     Ok(Unsent {
         rows,
         or_more: !all,

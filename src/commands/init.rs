@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::kafka::admin::Admin;
 use crate::kafka::{End, Fence, KafkaLog, TopicLog};
 use crate::limits::Limits;
-use crate::postgres::{Checkpoint, Ledger, Session, SourceTable, connect, quote as quote_sql};
+use crate::postgres::{Checkpoint, Ledger, Session, SourceTable, UnsentIndex, connect};
 use crate::produce::{self, Surroundings, wait_until_stable};
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
@@ -110,12 +110,13 @@ impl Init<'_> {
 
     /// Without the partial index every batch reads the whole table.
     fn index(&mut self, session: &mut Session, source: &SourceTable) -> Result<()> {
-        if has_index(session, source)? {
-            return Ok(());
-        }
-        let statement = index_statement(source);
+        let statement = match UnsentIndex::find(session, source)? {
+            UnsentIndex::Fit => return Ok(()),
+            UnsentIndex::Wide(statement) | UnsentIndex::Missing(statement) => statement,
+        };
         if self.step(&statement) {
-            session.execute_batch(&format!("cannot create the index of unsent rows of {}", source.name), &statement)?;
+            let what = format!("cannot create the index of unsent rows of {}", source.name);
+            session.in_catalog(&what, |session| session.execute_batch(&what, &statement))?;
         }
         Ok(())
     }
@@ -200,39 +201,9 @@ impl Init<'_> {
     }
 }
 
-/// Whether the source has a partial index of its unsent rows.
-///
-/// # Errors
-/// PostgreSQL's.
-pub fn has_index(session: &mut Session, source: &SourceTable) -> Result<bool> {
-    let found = session.query_opt(
-        &format!("cannot look up the index of unsent rows of {}", source.name),
-        "SELECT 1 FROM pg_catalog.pg_index WHERE indrelid = $1 AND indisvalid
-         AND pg_catalog.pg_get_expr(indpred, indrelid) = format('(NOT %s)', $2::text)",
-        &[&source.oid, &unquoted_if_plain(&source.flag)],
-    )?;
-    Ok(found.is_some())
-}
-
-/// The statement that makes it.
-#[must_use]
-pub fn index_statement(source: &SourceTable) -> String {
-    let columns: Vec<_> = source.key.iter().map(|column| quote_sql(&column.name)).collect();
-    // A partitioned table's index cannot be built beside its writers.
-    let concurrently = if source.is_partitioned { "" } else { "CONCURRENTLY " };
-    format!("CREATE INDEX {concurrently}ON {} ({}) WHERE NOT {}", source.name, columns.join(", "), source.flag_sql())
-}
-
 fn known_at(ends: &Offsets) -> BTreeMap<i32, Known> {
     let known = |next| Known { next, position: Position { begun: next, ..Position::default() } };
     ends.iter().map(|(&partition, &next)| (partition, known(next))).collect()
-}
-
-/// `pg_get_expr` quotes a name only where it must.
-fn unquoted_if_plain(name: &str) -> String {
-    let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-        && !name.starts_with(|c: char| c.is_ascii_digit());
-    if plain { name.to_owned() } else { quote_sql(name) }
 }
 
 /// The target that takes every value of the source whole.

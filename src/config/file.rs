@@ -30,7 +30,19 @@ const SECTIONS: &[(&str, &[&str])] = &[
 ];
 
 /// The keys of a `[[table]]`.
-const TABLE_KEYS: &[&str] = &["source", "key", "flag", "topic", "target", "group", "on_bad_row", "max_dead_letters"];
+const TABLE_KEYS: &[&str] = &[
+    "source",
+    "key",
+    "flag",
+    "where",
+    "columns",
+    "exclude",
+    "topic",
+    "target",
+    "group",
+    "on_bad_row",
+    "max_dead_letters",
+];
 
 /// The largest file that is read: a configuration is a page of text, and a device has no end.
 const LARGEST: u64 = 1 << 20;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::config::{EXAMPLE, OnBadRow, Secret, SslMode};
+use crate::config::{ColumnChoice, EXAMPLE, OnBadRow, Secret, SslMode};
 use crate::error::Error;
 use crate::exit_code::ExitCode;
 
@@ -79,6 +79,9 @@ fn the_example_loads_and_says_what_the_defaults_say() {
     assert_eq!(format!("{:?}", example.config), format!("{:?}", defaults().config));
 }
 
+/// Keys whose value in the example is one, and not the default.
+const EXAMPLES: [&str; 5] = ["ca_cert", "ssl.ca.location", "where", "columns", "exclude"];
+
 #[test]
 fn every_commented_key_of_the_example_is_a_key_with_its_default() {
     let directory = Directory::new();
@@ -87,7 +90,7 @@ fn every_commented_key_of_the_example_is_a_key_with_its_default() {
     }
     let uncommented: Vec<&str> = EXAMPLE
         .lines()
-        .filter(|line| !line.starts_with("#ca_cert") && !line.starts_with("#ssl.ca.location"))
+        .filter(|line| !EXAMPLES.iter().any(|key| line.starts_with(&format!("#{key} = "))))
         .map(|line| {
             line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#']) && !rest.is_empty()).unwrap_or(line)
         })
@@ -102,7 +105,7 @@ fn every_commented_key_of_the_example_is_a_key_with_its_default() {
             assert!(
                 matches!(setting.origin, Origin::File { .. })
                     || setting.key == "clickhouse.user"
-                    || setting.key.ends_with("ca_cert"),
+                    || EXAMPLES.iter().any(|key| setting.key.ends_with(&format!(".{key}"))),
                 "{setting:?}"
             );
             let default = with_defaults.settings.iter().find(|other| other.key == setting.key).expect(&setting.key);
@@ -363,4 +366,27 @@ fn nothing_that_is_shown_holds_a_secret() {
                 [kafka.properties]\nsasl.password = \"hunter2\"\nssl.key.password = \"hunter2\"\nsome.thing = \"hunter2\"\n";
     let explained = with_file(text, &[]).unwrap();
     assert!(!format!("{explained:?}").contains("hunter2"), "{explained:?}");
+}
+
+#[test]
+fn where_and_the_choice_of_columns_are_checked_as_far_as_they_can_be_without_a_server() {
+    const TABLE: &str = "[[table]]\nsource = \"a.b\"\nkey = [\"k\", \"l\"]\ntopic = \"t\"\ntarget = \"d.t\"\n";
+    for (line, why) in [
+        ("where = \" \"", "it is empty"),
+        ("where = 1", "not a string"),
+        ("columns = []", "it names no column"),
+        ("columns = [\"a\", \"a\"]", "twice"),
+        ("columns = [\"a\", \"sent_to_kafka\"]", "the flag sent_to_kafka is never part of a record"),
+        ("exclude = \"sent_to_kafka\"", "the flag sent_to_kafka is never part of a record"),
+        ("exclude = [\"a\", \"l\"]", "l is a column of the key"),
+        ("columns = \"a\"\nexclude = \"b\"", "`columns` says already"),
+    ] {
+        let error = refused(&format!("{TABLE}{line}\n"));
+        assert!(error.why().contains(why), "{line}: {error}");
+    }
+    let table = |line: &str| with_file(&format!("{TABLE}{line}\n"), &[]).unwrap().config.tables.remove(0);
+    assert_eq!(table("").condition, None);
+    assert_eq!(table("where = \" a > 1 \"").condition.as_deref(), Some("a > 1"));
+    assert_eq!(table("columns = \"a\"").columns, ColumnChoice::Only(vec!["a".into()]));
+    assert_eq!(table("exclude = \"a\"").columns, ColumnChoice::AllBut(vec!["a".into()]));
 }

@@ -206,6 +206,18 @@ pub enum OnBadRow {
     Stop,
 }
 
+/// Which of a table's columns are sent. The key's always are, the flag never is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ColumnChoice {
+    /// All of them.
+    #[default]
+    All,
+    /// These, besides the key's.
+    Only(Vec<String>),
+    /// All but these.
+    AllBut(Vec<String>),
+}
+
 /// One table's way through Kafka into ClickHouse.
 #[derive(Clone, Debug)]
 pub struct TableConfig {
@@ -215,6 +227,10 @@ pub struct TableConfig {
     pub key: Vec<String>,
     /// The boolean column that says whether a row was sent.
     pub flag: String,
+    /// An SQL condition on a row: others stay unsent, and do not count as unsent.
+    pub condition: Option<String>,
+    /// Which columns a record's value has.
+    pub columns: ColumnChoice,
     /// The topic.
     pub topic: String,
     /// The target table: database and name, not quoted.

@@ -3,7 +3,7 @@
 use super::file::{File, Section, Value};
 use super::origin::Origin;
 use super::reader::{Reader, kind, refuse, take, text, whole};
-use super::{OnBadRow, TableConfig, TargetName, value};
+use super::{ColumnChoice, OnBadRow, TableConfig, TargetName, value};
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 
@@ -40,6 +40,8 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         source: "public.user_logins".to_owned(),
         key: vec!["id".to_owned()],
         flag: "sent_to_kafka".to_owned(),
+        condition: None,
+        columns: ColumnChoice::All,
         topic: "user_logins".to_owned(),
         target: TargetName { database: "analytics".to_owned(), table: "user_logins".to_owned() },
         group: "pg2ch".to_owned(),
@@ -50,6 +52,9 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         ("source", table.source.clone()),
         ("key", table.key.join(", ")),
         ("flag", table.flag.clone()),
+        ("where", String::new()),
+        ("columns", String::new()),
+        ("exclude", String::new()),
         ("topic", table.topic.clone()),
         ("target", table.target.to_string()),
         ("group", table.group.clone()),
@@ -86,6 +91,8 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
         let hint = "the flag is a column of its own, such as `sent_to_kafka boolean NOT NULL DEFAULT false`";
         return Err(refuse(&fields.place("flag"), &origin, "it is a column of the key as well", hint));
     }
+    let condition = fields.condition()?;
+    let columns = fields.columns(&key, &flag)?;
     let topic = |name: String| {
         // The dead-letter topic has to have a name as well.
         value::topic(&name).and_then(|()| value::topic(&format!("{name}.dead"))).map(|()| name)
@@ -101,7 +108,7 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
             o.name().to_owned()
         })?;
     let max_dead_letters = fields.max_dead_letters()?;
-    Ok(TableConfig { source, key, flag, topic, target, group, on_bad_row, max_dead_letters })
+    Ok(TableConfig { source, key, flag, condition, columns, topic, target, group, on_bad_row, max_dead_letters })
 }
 
 impl Fields<'_> {
@@ -142,10 +149,14 @@ impl Fields<'_> {
     /// `key = "id"` or `key = ["tenant", "id"]`.
     fn key(&mut self) -> Result<Vec<String>> {
         let hint = "name the columns of the primary key: `key = \"id\"` or `key = [\"tenant\", \"id\"]`";
-        let place = self.place("key");
-        let Some((entry, origin)) = take(self.file, &mut self.section, "key") else {
-            return Err(self.missing("key", hint));
-        };
+        let given = self.names("key", hint)?;
+        given.map(|(columns, _)| columns).ok_or_else(|| self.missing("key", hint))
+    }
+
+    /// Names of columns, one or a list, each once.
+    fn names(&mut self, key: &str, hint: &str) -> Result<Option<(Vec<String>, Origin)>> {
+        let place = self.place(key);
+        let Some((entry, origin)) = take(self.file, &mut self.section, key) else { return Ok(None) };
         let columns = match entry.value {
             Value::Text(column) => vec![column],
             Value::List(columns) => columns,
@@ -161,7 +172,59 @@ impl Fields<'_> {
             }
         }
         self.reader.note(place, columns.join(", "), &origin);
-        Ok(columns)
+        Ok(Some((columns, origin)))
+    }
+
+    /// Only PostgreSQL can say whether it is a condition.
+    fn condition(&mut self) -> Result<Option<String>> {
+        let place = self.place("where");
+        let Some((entry, origin)) = take(self.file, &mut self.section, "where") else {
+            self.reader.note(place, "", &Origin::Default);
+            return Ok(None);
+        };
+        let condition = text(&place, &origin, entry.value)?.trim().to_owned();
+        let hint = "write an SQL condition on a row, such as `where = \"status <> 'draft'\"`, or leave the key out";
+        if condition.is_empty() {
+            return Err(refuse(&place, &origin, "it is empty", hint));
+        }
+        if condition.contains('\0') {
+            return Err(refuse(&place, &origin, "it holds a NUL", hint));
+        }
+        self.reader.note(place, condition.clone(), &origin);
+        Ok(Some(condition))
+    }
+
+    /// `columns` or `exclude`.
+    fn columns(&mut self, key: &[String], flag: &str) -> Result<ColumnChoice> {
+        let only = self.names("columns", "name the columns that are sent, or leave the key out for all")?;
+        let all_but = self.names("exclude", "name the columns that are not sent, or leave the key out")?;
+        for (name, given) in [("columns", &only), ("exclude", &all_but)] {
+            let place = self.place(name);
+            match given {
+                None => self.reader.note(place, "", &Origin::Default),
+                Some((columns, origin)) if columns.iter().any(|column| column == flag) => {
+                    let why = format!("the flag {flag} is never part of a record");
+                    return Err(refuse(&place, origin, why, "leave it out here"));
+                }
+                Some(_) => {}
+            }
+        }
+        match (only, all_but) {
+            (Some(_), Some((_, origin))) => {
+                let why = "`columns` says already which columns are sent";
+                Err(refuse(&self.place("exclude"), &origin, why, "keep one of the two"))
+            }
+            (None, Some((columns, origin))) => match columns.iter().find(|column| key.contains(column)) {
+                Some(column) => {
+                    let why = format!("{column} is a column of the key, which every record has");
+                    let hint = "leave it out here: without its key a row of the target could not be told from others";
+                    Err(refuse(&self.place("exclude"), &origin, why, hint))
+                }
+                None => Ok(ColumnChoice::AllBut(columns)),
+            },
+            (Some((columns, _)), None) => Ok(ColumnChoice::Only(columns)),
+            (None, None) => Ok(ColumnChoice::All),
+        }
     }
 
     fn max_dead_letters(&mut self) -> Result<u64> {

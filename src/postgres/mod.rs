@@ -7,6 +7,7 @@ mod lock;
 mod session;
 mod source_table;
 mod unsent;
+mod unsent_index;
 mod window;
 mod wire;
 
@@ -15,6 +16,7 @@ pub use ledger::PgLedger;
 pub use session::Session;
 pub use source_table::{SourceColumn, SourceTable, has_unique_index, quote, read_columns};
 pub use unsent::{PgUnsentRows, count_unsent, estimate_unsent};
+pub use unsent_index::UnsentIndex;
 
 use std::time::Duration;
 

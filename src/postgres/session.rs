@@ -75,6 +75,17 @@ impl Session {
         self.call(what, |client| client.batch_execute(sql))
     }
 
+    /// Does `work` while names are looked up in pg_catalog only, so that they mean the same under any role's search path.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code, or what `work` returned.
+    pub fn in_catalog<T>(&mut self, what: &str, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.execute_batch(what, "SET search_path = pg_catalog")?;
+        let result = work(self);
+        let reset = self.execute_batch(what, "RESET search_path");
+        result.and_then(|result| reset.map(|()| result))
+    }
+
     /// Prepares a statement.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
 //! The source table as the catalogue describes it, and the SQL fragments that name its parts.
 
+use postgres::error::SqlState;
+
 use super::session::Session;
-use crate::config::TableConfig;
+use crate::config::{ColumnChoice, TableConfig};
 use crate::error::{Error, Result};
 
 /// One column of the source table.
@@ -28,12 +30,14 @@ pub struct SourceTable {
     pub oid: u32,
     /// Whether it has partitions.
     pub is_partitioned: bool,
-    /// Every column but the flag, in the table's order: what a record holds.
+    /// The columns that a record has, in the table's order: the chosen ones and the key's, never the flag.
     pub columns: Vec<SourceColumn>,
     /// The key's columns, in the key's order.
     pub key: Vec<SourceColumn>,
     /// The flag column, unquoted.
     pub flag: String,
+    /// The condition on the rows that are sent, found to be one.
+    condition: Option<String>,
 }
 
 impl SourceTable {
@@ -66,11 +70,7 @@ impl SourceTable {
                 "name an ordinary or a partitioned table: views and foreign tables cannot be flagged safely",
             ));
         }
-        // The types are named so that they mean the same under any search path.
-        session.execute_batch(&what, "SET search_path = pg_catalog")?;
-        let columns = read_columns(session, oid, &name);
-        session.execute_batch(&what, "RESET search_path")?;
-        let mut columns = columns?;
+        let mut columns = session.in_catalog(&what, |session| read_columns(session, oid, &name))?;
         let column = |wanted: &str| columns.iter().find(|column| column.name == wanted).cloned();
         let flag = column(&config.flag).ok_or_else(|| {
             unfit(format!("{name} has no column {}", config.flag), "check `flag` in [[table]], or add the column")
@@ -89,10 +89,78 @@ impl SourceTable {
                     .ok_or_else(|| unfit(format!("{name} has no column {wanted}"), "check `key` in [[table]]"))
             })
             .collect::<Result<Vec<_>>>()?;
-        columns.retain(|column| column.name != config.flag);
-        let table = Self { name, database, oid, is_partitioned: kind == "p", columns, key, flag: config.flag.clone() };
+        let named: &[String] = match &config.columns {
+            ColumnChoice::All => &[],
+            ColumnChoice::Only(named) | ColumnChoice::AllBut(named) => named,
+        };
+        if let Some(unknown) = named.iter().find(|named| column(named).is_none()) {
+            return Err(unfit(
+                format!("{name} has no column {unknown}"),
+                "check `columns` and `exclude` in [[table]]: names stand as in the catalogue, without quotes",
+            ));
+        }
+        columns.retain(|column| column.name != config.flag && is_sent(&column.name, config));
+        let table = Self {
+            name,
+            database,
+            oid,
+            is_partitioned: kind == "p",
+            columns,
+            key,
+            flag: config.flag.clone(),
+            condition: config.condition.clone(),
+        };
         table.require_unique_key(session, &what)?;
+        table.require_condition(session)?;
         Ok(table)
+    }
+
+    /// That the condition is one expression, of boolean type, which this table understands. It stands between brackets and
+    /// between parentheses, because text that closes one pair to open another (`a) OR (b`) cannot do so with both.
+    fn require_condition(&self, session: &mut Session) -> Result<()> {
+        let Some(condition) = &self.condition else { return Ok(()) };
+        let what = format!("cannot use `where` of [[table]] {}", self.name);
+        let sql = format!("SELECT ARRAY[\n{condition}\n] FROM {} AS t WHERE {}", self.name, self.taken_sql());
+        let refused = |why: String| {
+            Error::config(
+                &what,
+                why,
+                "write one SQL condition on the table's own columns, named without the table; types, functions and operators \
+                 outside pg_catalog need their schema",
+            )
+        };
+        let parameters = session.in_catalog(&what, |session| {
+            let prepared = session.raw(&what, |client| client.prepare(&sql));
+            prepared.map(|statement| statement.params().len()).map_err(|error| match error.as_db_error() {
+                // Class 42: a syntax error, or a name or type that does not fit; 22: a literal that is no value of its type.
+                Some(db) if is_misunderstood(db.code()) => refused(db.message().to_owned()),
+                _ => session.explain(&what, error),
+            })
+        })?;
+        if parameters > 0 {
+            return Err(refused("it has parameters, for which there are no values".into()));
+        }
+        Ok(())
+    }
+
+    /// The condition on the rows that are sent, as one operand of AND; TRUE where there is none. The row's alias is `t`.
+    #[must_use]
+    pub fn taken_sql(&self) -> String {
+        // A comment at its end must not swallow the parenthesis.
+        self.condition.as_ref().map_or_else(|| "TRUE".into(), |condition| format!("(\n{condition}\n)"))
+    }
+
+    /// Whether a row, its alias `t`, is to be sent: unsent, and within the condition.
+    #[must_use]
+    pub fn unsent_sql(&self) -> String {
+        let unsent = format!("NOT t.{}", self.flag_sql());
+        if self.has_condition() { format!("{unsent} AND {}", self.taken_sql()) } else { unsent }
+    }
+
+    /// Whether not every row is to be sent.
+    #[must_use]
+    pub const fn has_condition(&self) -> bool {
+        self.condition.is_some()
     }
 
     /// Everything rests on a key naming one row: without a unique index two rows would pass for versions of one.
@@ -171,6 +239,19 @@ impl SourceTable {
     }
 }
 
+/// Whether a column other than the flag is part of the records.
+fn is_sent(name: &String, config: &TableConfig) -> bool {
+    match &config.columns {
+        ColumnChoice::All => true,
+        ColumnChoice::Only(chosen) => chosen.contains(name) || config.key.contains(name),
+        ColumnChoice::AllBut(left_out) => !left_out.contains(name),
+    }
+}
+
+fn is_misunderstood(code: &SqlState) -> bool {
+    *code != SqlState::INSUFFICIENT_PRIVILEGE && matches!(code.code().get(..2), Some("42" | "22"))
+}
+
 /// Whether a unique index covers exactly these columns.
 ///
 /// # Errors
@@ -231,6 +312,7 @@ mod tests {
             columns: key.iter().map(column).collect(),
             key: key.iter().map(column).collect(),
             flag: "sent".into(),
+            condition: None,
         }
     }
 

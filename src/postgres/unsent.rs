@@ -39,13 +39,14 @@ pub fn highest_unsent_key(session: &mut Session, table: &SourceTable) -> Result<
     let texts: Vec<_> = columns.iter().map(|column| format!("{column}::text")).collect();
     let descending: Vec<_> = columns.iter().map(|column| format!("{column} DESC")).collect();
     let sql = format!(
-        "SELECT {} FROM {} AS t WHERE NOT t.{} ORDER BY {} LIMIT 1",
+        "SELECT {} FROM {} AS t WHERE {} ORDER BY {} LIMIT 1",
         texts.join(", "),
         table.name,
-        table.flag_sql(),
+        table.unsent_sql(),
         descending.join(", "),
     );
-    let row = session.query_opt(&format!("cannot look for unsent rows of {}", table.name), sql.as_str(), &[])?;
+    let what = format!("cannot look for unsent rows of {}", table.name);
+    let row = session.in_catalog(&what, |session| session.query_opt(&what, sql.as_str(), &[]))?;
     Ok(row.map(|row| (0..row.len()).map(|index| row.get(index)).collect()))
 }
 
@@ -58,9 +59,10 @@ const COUNTED: i64 = 1_000_000;
 /// PostgreSQL's.
 pub fn count_unsent(session: &mut Session, table: &SourceTable) -> Result<(i64, bool)> {
     let what = format!("cannot count the unsent rows of {}", table.name);
-    let (name, flag) = (&table.name, table.flag_sql());
-    let sql = format!("SELECT count(*) FROM (SELECT FROM {name} WHERE NOT {flag} LIMIT {}) AS unsent", COUNTED + 1);
-    let rows: i64 = session.query_opt(&what, &sql, &[])?.map_or(0, |row| row.get(0));
+    let (name, unsent) = (&table.name, table.unsent_sql());
+    let sql = format!("SELECT count(*) FROM (SELECT FROM {name} AS t WHERE {unsent} LIMIT {}) AS unsent", COUNTED + 1);
+    let row = session.in_catalog(&what, |session| session.query_opt(&what, &sql, &[]))?;
+    let rows: i64 = row.map_or(0, |row| row.get(0));
     Ok((rows.min(COUNTED), rows <= COUNTED))
 }
 
@@ -75,8 +77,8 @@ pub fn estimate_unsent(session: &mut Session, table: &SourceTable) -> Result<Est
         return Ok(Estimate { number, exact });
     }
     let what = format!("cannot estimate the unsent rows of {}", table.name);
-    let sql = format!("EXPLAIN SELECT FROM {} WHERE NOT {}", table.name, table.flag_sql());
-    let plan = session.query(&what, &sql, &[])?;
+    let sql = format!("EXPLAIN SELECT FROM {} AS t WHERE {}", table.name, table.unsent_sql());
+    let plan = session.in_catalog(&what, |session| session.query(&what, &sql, &[]))?;
     let believed = plan.first().and_then(|row| planned_rows(row.get(0))).unwrap_or(0);
     Ok(Estimate { number: believed.max(number), exact })
 }
@@ -198,13 +200,13 @@ fn select(table: &SourceTable, behind: bool) -> String {
                 (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) AS clock,
                 {key}, row_to_json(pg2ch_record)::text, {parts}
          FROM (SELECT t.ctid, t.xmin, t.tableoid, {inner} FROM {name} AS t
-               WHERE NOT t.{flag} AND {row} <= {highest} {after}
+               WHERE {unsent} AND {row} <= {highest} {after}
                ORDER BY {order} LIMIT $1::bigint) AS s, {record}",
         key = table.key_text_sql("s"),
         parts = parts.join(", "),
         inner = inner.join(", "),
         name = table.name,
-        flag = table.flag_sql(),
+        unsent = table.unsent_sql(),
         highest = tuple(2),
         order = columns.join(", "),
         record = table.record_sql("s"),

@@ -139,12 +139,10 @@ impl PgLedger {
             record = self.table.record_sql("t"),
             flag = self.table.flag_sql(),
         );
-        self.session.execute_batch(&what, "SET search_path = pg_catalog")?;
-        let rows = self.session.query(&what, sql.as_str(), &[&after, &CHUNK]);
-        self.session.execute_batch(&what, "RESET search_path")?;
+        let rows = self.session.in_catalog(&what, |session| session.query(&what, sql.as_str(), &[&after, &CHUNK]))?;
         let mut batch = RowBatch::default();
         let mut places = Vec::new();
-        for row in rows? {
+        for row in rows {
             let (ctid, xmin): (Tid, Xid) = (row.get(1), row.get(2));
             let version = Version { table: row.get(0), ctid: (ctid.0, ctid.1), xmin: xmin.0 };
             batch.push(version, row.get::<_, &str>(3).as_bytes(), row.get::<_, &str>(4).as_bytes());

@@ -2,10 +2,13 @@
 
 use super::Source;
 use super::finding::{Findings, Severity};
-use crate::commands::init;
 use crate::config::TableConfig;
 use crate::error::Result;
-use crate::postgres::{Session, SourceColumn, SourceTable, has_unique_index, quote, read_columns};
+use crate::exit_code::ExitCode;
+use crate::postgres::{Session, SourceColumn, SourceTable, UnsentIndex, has_unique_index, quote, read_columns};
+
+/// Unsent rows are counted up to here.
+const MOST_COUNTED: i64 = 1_000_000;
 
 /// A table that exists, fit or not.
 pub struct Found {
@@ -54,17 +57,23 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
         );
         return Ok(None);
     }
-    session.execute_batch(&what, "SET search_path = pg_catalog")?;
-    let columns = read_columns(session, oid, &name);
-    session.execute_batch(&what, "RESET search_path")?;
-    let columns = columns?;
+    let columns = session.in_catalog(&what, |session| read_columns(session, oid, &name))?;
     let mut found = Found { oid, name, is_partitioned: kind == "p", flag: None, source: None };
     flag(table, &columns, &mut found, findings);
     let key_is_fit = key(session, table, &columns, &found, findings)?;
     if key_is_fit && found.flag.is_some() {
-        let source = SourceTable::find(session, table)?;
-        index(session, &source, findings)?;
-        found.source = Some(Source { columns: source.columns.clone(), table: source });
+        match SourceTable::find(session, table) {
+            Ok(source) => {
+                index(session, &source, findings)?;
+                condition(session, &source, findings)?;
+                found.source = Some(Source { columns: source.columns.clone(), table: source });
+            }
+            Err(error) if error.exit_code() == ExitCode::Config => {
+                let what = format!("{}: {}", error.what(), error.why());
+                findings.add(Severity::Error, "source-unfit", what, "a run refuses to begin", error.hint());
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(Some(found))
 }
@@ -150,14 +159,49 @@ fn key(
 }
 
 fn index(session: &mut Session, source: &SourceTable, findings: &mut Findings) -> Result<()> {
-    if !init::has_index(session, source)? {
-        findings.add(
+    let name = &source.name;
+    match UnsentIndex::find(session, source)? {
+        UnsentIndex::Fit => {}
+        UnsentIndex::Wide(statement) => findings.add(
+            Severity::Note,
+            "index-wide",
+            format!("the index of the unsent rows of {name} also holds those outside `where`"),
+            "they stay unsent, and every batch passes over them",
+            format!("{statement};"),
+        ),
+        UnsentIndex::Missing(statement) => findings.add(
             Severity::Warning,
             "index-missing",
-            format!("{} has no index of its unsent rows", source.name),
+            format!("{name} has no index of its unsent rows"),
             "every batch reads the whole table",
-            format!("{};", init::index_statement(source)),
-        );
+            format!("{statement};"),
+        ),
     }
+    Ok(())
+}
+
+/// How much of what is unsent the condition takes.
+fn condition(session: &mut Session, source: &SourceTable, findings: &mut Findings) -> Result<()> {
+    if !source.has_condition() {
+        return Ok(());
+    }
+    let what = format!("cannot count the unsent rows of {}", source.name);
+    let sql = format!(
+        "SELECT count(*), count(*) FILTER (WHERE taken) FROM
+             (SELECT {taken} AS taken FROM {name} AS t WHERE NOT t.{flag} LIMIT {MOST_COUNTED}) AS s",
+        taken = source.taken_sql(),
+        name = source.name,
+        flag = source.flag_sql(),
+    );
+    let row = session.in_catalog(&what, |session| session.query_opt(&what, sql.as_str(), &[]))?;
+    let (unsent, taken): (i64, i64) = row.map_or((0, 0), |row| (row.get(0), row.get(1)));
+    let beyond = if unsent == MOST_COUNTED { "the first " } else { "" };
+    findings.add(
+        Severity::Note,
+        "where-takes",
+        format!("`where` takes {taken} of {beyond}{unsent} unsent rows of {}", source.name),
+        "the others stay unsent until they come within it, and do not count as unsent",
+        "none is needed, if that is meant",
+    );
     Ok(())
 }

@@ -155,7 +155,7 @@ impl TableReport {
         line(
             self.only_in_target.count,
             "only in target",
-            "not in PostgreSQL (any more): deletes are not propagated",
+            "not in PostgreSQL (any more), or outside `where`: deletes are not propagated",
             &self.only_in_target.keys,
         );
         line(self.dead_letters.count, "dead letters", "refused: see `pg2ch dead-letters`", &self.dead_letters.keys);

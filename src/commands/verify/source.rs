@@ -79,10 +79,11 @@ impl Source {
         let sql = format!(
             "SELECT {bucket}, count(*), sum(n & {SUMMED})::text,
                     count(*) FILTER (WHERE flag), coalesce(sum(n & {SUMMED}) FILTER (WHERE flag), 0)::text
-             FROM (SELECT {number} AS n, t.{flag} IS TRUE AS flag FROM {name} AS t OFFSET 0) AS s GROUP BY 1",
+             FROM (SELECT {number} AS n, t.{flag} IS TRUE AS flag FROM {name} AS t WHERE {taken} OFFSET 0) AS s GROUP BY 1",
             bucket = bucket_sql(buckets),
             number = key.source_number_sql(),
             flag = self.table.flag_sql(),
+            taken = self.table.taken_sql(),
             name = self.table.name,
         );
         let mut sums = vec![SourceSum::default(); buckets.count()];
@@ -110,13 +111,14 @@ impl Source {
         let list: Vec<String> = slice.iter().map(usize::to_string).collect();
         let sql = format!(
             "SELECT n, flag, k, r FROM
-                 (SELECT {number} AS n, t.{flag} IS TRUE AS flag, {text} AS k, {record_key} AS r FROM {name} AS t OFFSET 0) AS s
+                 (SELECT {number} AS n, t.{flag} IS TRUE AS flag, {text} AS k, {record_key} AS r FROM {name} AS t WHERE {taken} OFFSET 0) AS s
              WHERE {bucket} IN (SELECT unnest('{{{list}}}'::bigint[]))",
             number = key.source_number_sql(),
             text = key.source_sql(),
             record_key = self.table.key_text_sql("t"),
             flag = self.table.flag_sql(),
             name = self.table.name,
+            taken = self.table.taken_sql(),
             bucket = bucket_sql(buckets),
             list = list.join(","),
         );
@@ -138,7 +140,7 @@ impl Source {
     /// PostgreSQL's.
     pub fn open_rows(&mut self, key: &KeyText, columns: &[String]) -> Result<()> {
         let order = self.table.key_columns_sql("t").join(", ");
-        let sql = format!("{} WHERE t.{} ORDER BY {order}", self.rows_sql(key, columns), self.table.flag_sql());
+        let sql = format!("{} WHERE {} ORDER BY {order}", self.rows_sql(key, columns), self.sent_sql());
         self.open(&sql)
     }
 
@@ -161,10 +163,10 @@ impl Source {
     pub fn flagged_rows(&mut self, key: &KeyText, columns: &[String], record_keys: &[&str]) -> Result<Vec<SourceRow>> {
         let mut found = Vec::new();
         let sql = format!(
-            "{} JOIN unnest($1::text[]) AS w (key) ON {} WHERE t.{}",
+            "{} JOIN unnest($1::text[]) AS w (pg2ch_key) ON {} WHERE {}",
             self.rows_sql(key, columns),
-            self.table.key_equals_sql("t", "w.key"),
-            self.table.flag_sql(),
+            self.table.key_equals_sql("t", "w.pg2ch_key"),
+            self.sent_sql(),
         );
         for chunk in record_keys.chunks(FETCH) {
             found.extend(self.asker.query(&self.what, sql.as_str(), &[&chunk])?.iter().map(row_of));
@@ -179,10 +181,10 @@ impl Source {
     pub fn still_flagged(&mut self, record_keys: &[&str]) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let sql = format!(
-            "SELECT w.key FROM {} AS t JOIN unnest($1::text[]) AS w (key) ON {} WHERE t.{}",
+            "SELECT w.pg2ch_key FROM {} AS t JOIN unnest($1::text[]) AS w (pg2ch_key) ON {} WHERE {}",
             self.table.name,
-            self.table.key_equals_sql("t", "w.key"),
-            self.table.flag_sql(),
+            self.table.key_equals_sql("t", "w.pg2ch_key"),
+            self.sent_sql(),
         );
         for chunk in record_keys.chunks(FETCH) {
             let rows = self.asker.query(&self.what, sql.as_str(), &[&chunk])?;
@@ -200,10 +202,11 @@ impl Source {
         let (name, flag) = (&self.table.name, self.table.flag_sql());
         let sql = format!(
             "UPDATE {name} AS u SET {flag} = FALSE FROM (
-                 SELECT t.tableoid, t.ctid FROM {name} AS t JOIN unnest($1::text[]) AS w (key) ON {by_key}
-                 WHERE t.{flag} FOR NO KEY UPDATE OF t SKIP LOCKED) AS s
+                 SELECT t.tableoid, t.ctid FROM {name} AS t JOIN unnest($1::text[]) AS w (pg2ch_key) ON {by_key}
+                 WHERE {sent} FOR NO KEY UPDATE OF t SKIP LOCKED) AS s
              WHERE u.tableoid = s.tableoid AND u.ctid = s.ctid AND u.{flag}",
-            by_key = self.table.key_equals_sql("t", "w.key"),
+            by_key = self.table.key_equals_sql("t", "w.pg2ch_key"),
+            sent = self.sent_sql(),
         );
         let what = format!("cannot unflag rows of {name}");
         let mut unflagged = 0;
@@ -211,6 +214,11 @@ impl Source {
             unflagged += self.asker.call(&what, |client| client.execute(sql.as_str(), &[&chunk]))?;
         }
         Ok(unflagged)
+    }
+
+    /// Whether a row, its alias `t`, belongs in the target: a flagged one within the condition.
+    fn sent_sql(&self) -> String {
+        format!("t.{} AND {}", self.table.flag_sql(), self.table.taken_sql())
     }
 
     fn rows_sql(&self, key: &KeyText, columns: &[String]) -> String {

@@ -1,0 +1,96 @@
+//! The partial index of unsent rows: without it every batch reads the whole table.
+
+use postgres::error::SqlState;
+
+use super::session::Session;
+use super::source_table::{SourceTable, quote};
+use crate::error::Result;
+
+/// Whether a source has the index that its reader needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnsentIndex {
+    /// It has.
+    Fit,
+    /// It has one of all unsent rows, those outside the condition among them; this statement makes a smaller one.
+    Wide(String),
+    /// It has none; this statement makes it.
+    Missing(String),
+}
+
+impl UnsentIndex {
+    /// Looks it up.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn find(session: &mut Session, table: &SourceTable) -> Result<Self> {
+        let what = format!("cannot look up the index of unsent rows of {}", table.name);
+        // A predicate's text depends on the search path.
+        session.in_catalog(&what, |session| {
+            let unsent = session.query_opt(&what, "SELECT format('(NOT %I)', $1::text)", &[&table.flag])?;
+            let unsent: Option<String> = unsent.map(|row| row.get(0));
+            let within = if table.has_condition() { predicate_within(session, table, &what)? } else { None };
+            let mut has = |predicate: &Option<String>| -> Result<bool> {
+                let found = session.query_opt(
+                    &what,
+                    "SELECT 1 FROM pg_catalog.pg_index
+                     WHERE indrelid = $1 AND indisvalid AND pg_catalog.pg_get_expr(indpred, indrelid) = $2 LIMIT 1",
+                    &[&table.oid, predicate],
+                )?;
+                Ok(found.is_some())
+            };
+            Ok(match within {
+                Some(_) if has(&within)? => Self::Fit,
+                Some(_) if has(&unsent)? => Self::Wide(statement(table, true)),
+                Some(_) => Self::Missing(statement(table, true)),
+                None if has(&unsent)? => Self::Fit,
+                None => Self::Missing(statement(table, false)),
+            })
+        })
+    }
+}
+
+fn statement(table: &SourceTable, within: bool) -> String {
+    let columns: Vec<_> = table.key.iter().map(|column| quote(&column.name)).collect();
+    // A partitioned table's index cannot be built beside its writers.
+    let concurrently = if table.is_partitioned { "" } else { "CONCURRENTLY " };
+    let condition = if within { format!(" AND {}", table.taken_sql()) } else { String::new() };
+    format!(
+        "CREATE INDEX {concurrently}ON {} ({}) WHERE NOT {}{condition}",
+        table.name,
+        columns.join(", "),
+        table.flag_sql()
+    )
+}
+
+/// The predicate as the catalogue would show it: an empty table of the same columns tells. `None` where an index cannot have
+/// the condition (it holds a subquery, or changes with time), or where the role may not make the table.
+fn predicate_within(session: &mut Session, table: &SourceTable, what: &str) -> Result<Option<String>> {
+    let sql = format!(
+        "CREATE TEMPORARY TABLE pg2ch_index (LIKE {}); CREATE INDEX ON pg_temp.pg2ch_index (({})) WHERE NOT {} AND {}",
+        table.name,
+        table.flag_sql(),
+        table.flag_sql(),
+        table.taken_sql()
+    );
+    let told = session.raw(what, |client| {
+        // Never committed.
+        let mut transaction = client.transaction()?;
+        transaction.batch_execute(&sql)?;
+        transaction.query_one(
+            "SELECT pg_catalog.pg_get_expr(indpred, indrelid) FROM pg_catalog.pg_index
+             WHERE indrelid = 'pg_temp.pg2ch_index'::regclass",
+            &[],
+        )
+    });
+    match told {
+        Ok(row) => Ok(row.get(0)),
+        Err(error) => match error.code() {
+            Some(
+                &SqlState::INVALID_OBJECT_DEFINITION
+                | &SqlState::FEATURE_NOT_SUPPORTED
+                | &SqlState::INSUFFICIENT_PRIVILEGE,
+            ) => Ok(None),
+            _ => Err(session.explain(what, error)),
+        },
+    }
+}
