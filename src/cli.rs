@@ -211,7 +211,7 @@ fn validate(raw: RawArguments) -> Result<Invocation> {
     };
     Ok(Invocation {
         command: command(raw.command, raw.once, every)?,
-        flags: Flags { config: raw.config, tables: raw.table },
+        flags: Flags { config: raw.config, tables: raw.table, jobs: raw.jobs.as_deref().map(jobs).transpose()? },
         limits,
         json: raw.json,
         verbosity,
@@ -268,6 +268,13 @@ fn count(option: &str, text: &str) -> Result<u64> {
         Ok(number @ 1..) => Ok(number),
         _ => Err(usage(&format!("{option} {text:?} is not a whole number of at least 1"), "leave it out for no limit")),
     }
+}
+
+fn jobs(text: &str) -> Result<u64> {
+    text.parse().ok().filter(|jobs| config::JOBS.contains(jobs)).ok_or_else(|| {
+        let (least, most) = config::JOBS.into_inner();
+        usage(&format!("--jobs {text:?} is not a whole number from {least} to {most}"), "such as `--jobs 4`")
+    })
 }
 
 fn interval(option: &str, text: &str) -> Result<Duration> {

@@ -13,7 +13,7 @@ use pg2ch::exit_code::ExitCode;
 use pg2ch::history;
 use pg2ch::logging;
 use pg2ch::metrics;
-use pg2ch::report::RunReport;
+use pg2ch::report::{RunReport, TableReport};
 use pg2ch::run::{self, Legs};
 use pg2ch::shutdown::Shutdown;
 use pg2ch::terminal;
@@ -106,13 +106,14 @@ fn listen() -> Result<Shutdown> {
 }
 
 /// Runs, waits, and runs again, until a signal asks for the end. An error is printed and the next run tries again, but
-/// not where only a person can help.
+/// not where only a person can help any of the tables.
 fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation) -> Result<ExitCode> {
     let shutdown = listen()?;
     loop {
         let report = run::run(config, legs, &invocation.limits, &shutdown);
         let code = finish(config, legs, &report, invocation);
-        if matches!(code, ExitCode::Config | ExitCode::Permission) && !shutdown.is_asked() {
+        let needs_person = |table: &TableReport| matches!(table.exit_code(), ExitCode::Config | ExitCode::Permission);
+        if report.tables.iter().all(needs_person) && !shutdown.is_asked() {
             return Ok(code);
         }
         if shutdown.wait(pause) {

@@ -165,7 +165,7 @@ mod tests {
             error,
             seconds: 1.5,
         };
-        RunReport { tables: vec![table], seconds: 1.5 }
+        RunReport { tables: vec![table], seconds: 1.5, ..RunReport::default() }
     }
 
     fn value(text: &str, name: &str) -> Option<f64> {

@@ -167,6 +167,8 @@ impl TableReport {
 pub struct RunReport {
     /// One report for each table, in the configuration's order.
     pub tables: Vec<TableReport>,
+    /// The sources that were not begun, because the run was asked to finish.
+    pub not_begun: Vec<String>,
     /// How long the run took.
     pub seconds: f64,
 }
@@ -190,6 +192,7 @@ struct RunJson<'a> {
     exit_code: u8,
     seconds: f64,
     tables: Vec<TableJson<'a>>,
+    not_begun: &'a [String],
 }
 
 impl RunReport {
@@ -208,7 +211,8 @@ impl RunReport {
     /// A line for each table, for a person.
     #[must_use]
     pub fn summary(&self) -> String {
-        self.tables.iter().map(summary_of).collect::<Vec<_>>().join("\n")
+        let not_begun = self.not_begun.iter().map(|source| format!("{source}: not begun; more is left"));
+        self.tables.iter().map(summary_of).chain(not_begun).collect::<Vec<_>>().join("\n")
     }
 
     /// The whole as JSON, for a machine: the same with every end.
@@ -216,10 +220,11 @@ impl RunReport {
     pub fn to_json(&self) -> String {
         let tables = self.tables.iter().map(table_json).collect();
         let document = RunJson {
-            complete: self.tables.iter().all(TableReport::is_complete),
+            complete: self.not_begun.is_empty() && self.tables.iter().all(TableReport::is_complete),
             exit_code: self.exit_code().code(),
             seconds: millis(self.seconds),
             tables,
+            not_begun: &self.not_begun,
         };
         // Strings, numbers and lists always have a JSON form.
         serde_json::to_string_pretty(&document).unwrap_or_default()

@@ -1,6 +1,7 @@
-//! One run: every table, both legs, with retries for what may pass.
+//! One run: every table, some of them at a time, both legs, with retries for what may pass.
 
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, TableConfig};
@@ -33,76 +34,127 @@ pub enum Legs {
 /// How often the calls under way are looked at.
 const WATCH: Duration = Duration::from_millis(250);
 
-/// Moves every table, in order. One table's failure does not stop the others.
+/// Moves every table, `config.jobs` of them at a time, begun in the configuration's order. One table's failure does not
+/// stop the others.
 #[must_use]
 pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown) -> RunReport {
-    let started = Instant::now();
-    let mut report = RunReport::default();
-    for table in &config.tables {
-        report.tables.push(run_table(config, table, legs, limits, started, shutdown));
-        if shutdown.is_asked() {
+    let job = Job { config, legs, limits: *limits, shutdown, started: Instant::now() };
+    let (done, ended) = channel();
+    let mut waiting = config.tables.iter().enumerate();
+    let mut under_way: Vec<Mover<'_>> = Vec::new();
+    let mut reports: Vec<Option<TableReport>> = config.tables.iter().map(|_| None).collect();
+    loop {
+        while under_way.len() < config.jobs && !shutdown.is_asked() {
+            let Some((place, table)) = waiting.next() else { break };
+            match job.begin(place, table, &done) {
+                Ok(mover) => under_way.push(mover),
+                Err(error) => reports[place] = Some(failed(table, error)),
+            }
+        }
+        if under_way.is_empty() {
             break;
         }
-    }
-    report.seconds = started.elapsed().as_secs_f64();
-    report
-}
-
-/// Moves one table on a thread of its own, which is left behind if a call in it exceeds its limit.
-fn run_table(
-    config: &Config,
-    table: &TableConfig,
-    legs: Legs,
-    limits: &Limits,
-    started: Instant,
-    shutdown: &Shutdown,
-) -> TableReport {
-    let (watchdog, progress, begun) = (Watchdog::default(), Progress::default(), Instant::now());
-    if terminal::is_watched() && legs != Legs::Consume {
-        count_beside(config, table, &progress);
-    }
-    let (done, ended) = channel();
-    let worker = {
-        let (config, table, limits) = (config.clone(), table.clone(), *limits);
-        let (shutdown, watchdog, progress) = (shutdown.clone(), watchdog.clone(), progress.clone());
-        std::thread::Builder::new().name(table.source.clone()).spawn(move || {
-            let around = Surroundings {
-                config: &config,
-                table: &table,
-                limits,
-                started,
-                shutdown: &shutdown,
-                watchdog: &watchdog,
-                progress,
-            };
-            // The receiver is gone only if the main thread has given this one up.
-            let _ = done.send(move_table(&around, &RealServers::new(&around), legs));
-        })
-    };
-    let mut report = match worker {
-        Ok(worker) => loop {
-            match ended.recv_timeout(WATCH) {
-                Ok(report) => break report,
-                Err(RecvTimeoutError::Timeout) => {
-                    if shutdown.takes_progress_request() {
-                        logging::print_line(&progress.line(&table.source, begun.elapsed()));
-                    }
-                    terminal::show(&table.source, progress.bar(table, limits.max_rows));
-                    if let Some(overdue) = watchdog.overdue() {
-                        break failed(table, given_up(&overdue));
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    let why = worker.join().err().map_or_else(|| "it vanished".into(), |panic| panic_text(&*panic));
-                    break failed(table, Error::bug(format!("cannot move {}", table.source), why));
+        match ended.recv_timeout(WATCH) {
+            Ok((place, report)) => end(place, report, &mut under_way, &mut reports),
+            Err(_) => {
+                let is_asked = shutdown.takes_progress_request();
+                under_way.iter().for_each(|mover| mover.show_progress(is_asked, limits.max_rows));
+                let overdue: Vec<End> = under_way.iter().filter_map(Mover::given_up).collect();
+                for (place, report) in overdue {
+                    end(place, report, &mut under_way, &mut reports);
                 }
             }
-        },
-        Err(error) => failed(table, Error::unavailable("cannot start a thread", error, "raise the limit on processes")),
-    };
-    terminal::show(&table.source, None);
-    report.seconds = begun.elapsed().as_secs_f64();
-    report
+        }
+    }
+    let tables = config.tables.iter().zip(&reports);
+    let not_begun = tables.filter(|(_, report)| report.is_none()).map(|(table, _)| table.source.clone()).collect();
+    RunReport {
+        tables: reports.into_iter().flatten().collect(),
+        not_begun,
+        seconds: job.started.elapsed().as_secs_f64(),
+    }
+}
+
+/// What all tables of a run have in common.
+struct Job<'a> {
+    config: &'a Config,
+    legs: Legs,
+    limits: Limits,
+    shutdown: &'a Shutdown,
+    started: Instant,
+}
+
+/// A table's place in the configuration, and how it ended.
+type End = (usize, TableReport);
+
+/// A table under way, on a thread of its own.
+struct Mover<'a> {
+    place: usize,
+    table: &'a TableConfig,
+    begun: Instant,
+    watchdog: Watchdog,
+    progress: Progress,
+}
+
+impl Job<'_> {
+    fn begin<'t>(&self, place: usize, table: &'t TableConfig, done: &Sender<End>) -> Result<Mover<'t>> {
+        let (watchdog, progress) = (Watchdog::default(), Progress::default());
+        if terminal::is_watched() && self.legs != Legs::Consume {
+            count_beside(self.config, table, &progress);
+        }
+        let thread = {
+            let (config, moved, limits, legs) = (self.config.clone(), table.clone(), self.limits, self.legs);
+            let (shutdown, watchdog, started) = (self.shutdown.clone(), watchdog.clone(), self.started);
+            let (progress, done) = (progress.clone(), done.clone());
+            std::thread::Builder::new().name(table.source.clone()).spawn(move || {
+                let around = Surroundings {
+                    config: &config,
+                    table: &moved,
+                    limits,
+                    started,
+                    shutdown: &shutdown,
+                    watchdog: &watchdog,
+                    progress,
+                };
+                let servers = RealServers::new(&around);
+                let report = catch_unwind(AssertUnwindSafe(|| move_table(&around, &servers, legs)));
+                let report = report.unwrap_or_else(|panic| {
+                    let error = Error::bug(format!("cannot move {}", moved.source), panic_text(&*panic));
+                    failed(&moved, error)
+                });
+                // The receiver is gone only if the main thread has given this one up.
+                let _ = done.send((place, report));
+            })
+        };
+        thread.map_err(|error| {
+            Error::unavailable("cannot start a thread", error, "raise the limit on processes (ulimit -u)")
+        })?;
+        Ok(Mover { place, table, begun: Instant::now(), watchdog, progress })
+    }
+}
+
+impl Mover<'_> {
+    /// For whoever watches, and for whoever has asked.
+    fn show_progress(&self, is_asked: bool, max_rows: Option<u64>) {
+        if is_asked {
+            logging::print_line(&self.progress.line(&self.table.source, self.begun.elapsed()));
+        }
+        terminal::show(&self.table.source, self.progress.bar(self.table, max_rows));
+    }
+
+    /// The end of a table in which a call exceeds its limit: its thread is left behind.
+    fn given_up(&self) -> Option<End> {
+        self.watchdog.overdue().map(|overdue| (self.place, failed(self.table, given_up(&overdue))))
+    }
+}
+
+/// Takes a table's end down. One that was given up may still come to an end of its own, which no longer counts.
+fn end(place: usize, report: TableReport, under_way: &mut Vec<Mover<'_>>, reports: &mut [Option<TableReport>]) {
+    let Some(at) = under_way.iter().position(|mover| mover.place == place) else { return };
+    let mover = under_way.remove(at);
+    terminal::show(&mover.table.source, None);
+    let seconds = mover.begun.elapsed().as_secs_f64();
+    reports[place] = Some(TableReport { seconds, ..report });
 }
 
 /// Counts the unsent rows for somebody who watches, on a connection of its own: the run does not wait for it.

@@ -41,7 +41,11 @@ pub struct RawArguments {
     #[argh(option, arg_name = "name")]
     pub(super) table: Vec<String>,
 
-    /// moves at most so many rows per leg and run
+    /// moves so many tables at a time, instead of one after the other
+    #[argh(option, arg_name = "n")]
+    pub(super) jobs: Option<String>,
+
+    /// moves at most so many rows per table and leg
     #[argh(option, arg_name = "n")]
     pub(super) max_rows: Option<String>,
 

@@ -27,6 +27,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("timeouts", &["connect", "postgres", "row_lock", "kafka", "stable", "clickhouse"]),
     ("retry", &["attempts", "pause", "max_pause"]),
     ("metrics", &["textfile"]),
+    ("run", &["jobs"]),
 ];
 
 /// The keys of a `[[table]]`.
@@ -277,7 +278,7 @@ impl Parser<'_> {
             Some(near) => format!("did you mean [{near}]?"),
             None => {
                 "the sections are [postgres], [kafka], [kafka.properties], [clickhouse], [batch], [timeouts], [retry], \
-                     [metrics] and [[table]]"
+                     [metrics], [run] and [[table]]"
                     .to_owned()
             }
         };

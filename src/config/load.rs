@@ -1,11 +1,12 @@
 //! Puts the effective configuration together: flags over environment over file over defaults.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::environment::Environment;
 use super::origin::{Explained, Origin};
-use super::reader::{Given, Reader, show_duration};
+use super::reader::{Given, Reader, show_duration, whole};
 use super::{BatchConfig, Config, MetricsConfig, RetryConfig, Timeouts, file, kafka, servers, tables};
 use crate::error::Result;
 
@@ -16,7 +17,12 @@ pub struct Flags {
     pub config: Option<PathBuf>,
     /// `--table NAME`, as often as given: only these tables, by their source's name with or without the schema.
     pub tables: Vec<String>,
+    /// `--jobs N`.
+    pub jobs: Option<u64>,
 }
+
+/// How many tables may be moved at a time: each takes some ten connections.
+pub const JOBS: RangeInclusive<u64> = 1..=64;
 
 /// Loads the effective configuration. No connection is made; files that it names are opened.
 ///
@@ -47,18 +53,19 @@ pub(super) fn explain_in(flags: &Flags, environment: Environment, searched: &[Pa
     let timeouts = timeouts(&mut reader, connect)?;
     let retry = retry(&mut reader)?;
     let metrics = MetricsConfig { textfile: reader.path("metrics", "textfile")? };
+    let jobs = jobs(&mut reader, flags)?;
     let tables = tables::read(&mut reader, &flags.tables)?;
     warn_about_permissions(&reader);
     Ok(Explained {
-        config: Config { postgres, kafka, clickhouse, batch, timeouts, retry, metrics, tables },
+        config: Config { postgres, kafka, clickhouse, batch, timeouts, retry, metrics, jobs, tables },
         file: reader.file.map(|file| file.path).zip(source),
         settings: reader.settings,
     })
 }
 
 fn batch(reader: &mut Reader) -> Result<BatchConfig> {
-    const ROWS: std::ops::RangeInclusive<u64> = 1..=1_000_000;
-    const BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(1 << 30);
+    const ROWS: RangeInclusive<u64> = 1..=1_000_000;
+    const BYTES: RangeInclusive<u64> = (64 << 10)..=(1 << 30);
     Ok(BatchConfig {
         rows: size(reader.whole("batch", "rows", ROWS, 10_000)?),
         bytes: size(reader.bytes("batch", "bytes", BYTES, 4 << 20)?),
@@ -70,6 +77,13 @@ fn batch(reader: &mut Reader) -> Result<BatchConfig> {
 /// The ranges above fit any machine's word.
 fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn jobs(reader: &mut Reader, flags: &Flags) -> Result<usize> {
+    let in_file = whole("run.jobs", reader.entry("run", "jobs"), JOBS, 1)?;
+    let (jobs, origin) = flags.jobs.map_or(in_file, |jobs| (jobs, Origin::Flag("--jobs")));
+    reader.note("run.jobs", jobs.to_string(), &origin);
+    Ok(size(jobs))
 }
 
 fn timeouts(reader: &mut Reader, from_url: Option<Given<Duration>>) -> Result<Timeouts> {

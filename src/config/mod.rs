@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use example::EXAMPLE;
-pub use load::{Flags, explain, load};
+pub use load::{Flags, JOBS, explain, load};
 pub use origin::{Explained, Origin, Setting};
 pub use value::{duration, nearest};
 
@@ -42,6 +42,8 @@ pub struct Config {
     pub retry: RetryConfig,
     /// Where the metrics go.
     pub metrics: MetricsConfig,
+    /// How many tables are moved at a time. 1 to 64.
+    pub jobs: usize,
     /// What is moved, in this order. Never empty.
     pub tables: Vec<TableConfig>,
 }

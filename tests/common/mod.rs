@@ -249,6 +249,12 @@ impl World {
         )
     }
 
+    /// Adds another world's table to the configuration, behind the others.
+    pub fn add_table(&mut self, other: &Self) {
+        let section = format!("[[table]]\n{}\n", Self::table_section(&other.name));
+        self.settings.entry("more tables").or_default().push_str(&section);
+    }
+
     /// The configuration file, written anew.
     pub fn config(&self) -> PathBuf {
         let mut text = String::new();
@@ -261,6 +267,7 @@ impl World {
             ("timeouts", String::new()),
             ("retry", String::new()),
             ("metrics", String::new()),
+            ("run", String::new()),
             ("[table]", Self::table_section(name)),
         ];
         for (section, lines) in sections {
@@ -275,6 +282,7 @@ impl World {
                 .for_each(|line| writeln!(text, "{line}").unwrap());
             writeln!(text, "{more}").unwrap();
         }
+        text += self.settings.get("more tables").map_or("", String::as_str);
         let path = self.dir.join("pg2ch.toml");
         std::fs::write(&path, text).unwrap();
         // It holds a password: readable by others it would be warned about.
