@@ -26,6 +26,7 @@ pub mod retry;
 pub mod run;
 pub mod servers;
 pub mod shutdown;
+pub mod target_fit;
 pub mod terminal;
 pub mod threads;
 pub mod type_fit;

@@ -1,5 +1,7 @@
 //! What a run did, for a person (a line) and for a machine (JSON).
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::batch::Offsets;
@@ -103,6 +105,9 @@ pub struct ConsumeReport {
     pub inserts: u64,
     /// Records sent to the dead-letter topic.
     pub dead_letters: u64,
+    /// Fields that records lacked, with how many did: their rows have NULL, or the column's DEFAULT, there.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields_lacking: BTreeMap<String, u64>,
     /// Offsets that retention deleted before they were copied.
     pub lost: Vec<Lost>,
     /// Whether the topic was found deleted and made again.

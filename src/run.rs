@@ -249,7 +249,11 @@ fn move_legs(
             report.complete = false;
             Ok(())
         }
-        Some(report) => with_retries(around, || consume::run(around, servers, &delivered, report)),
+        Some(report) => {
+            let columns = ledger.as_ref().map(Ledger::source_columns).unwrap_or_default();
+            let produced = consume::Produced { delivered: &delivered, columns };
+            with_retries(around, || consume::run(around, servers, produced, report))
+        }
     };
     if let Some(ledger) = &mut ledger {
         ledger.release();

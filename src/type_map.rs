@@ -23,6 +23,12 @@ pub fn target_type(column: &SourceColumn) -> String {
     if column.not_null && !matches!(base, "json" | "jsonb") { scalar } else { format!("Nullable({scalar})") }
 }
 
+/// The type of a column that some rows know nothing of: it takes NULL, too.
+#[must_use]
+pub fn nullable_target_type(column: &SourceColumn) -> String {
+    target_type(&SourceColumn { not_null: false, ..column.clone() })
+}
+
 fn scalar(type_name: &str) -> String {
     let (name, modifiers) = split(type_name);
     match name.as_str() {

@@ -243,16 +243,20 @@ fn what_the_target_lacks_is_mended_by_the_statements_told() {
         ("ALTER TABLE {t} DROP INDEX _position", "position-index", 0),
         ("ALTER TABLE {t} DROP COLUMN details", "column-missing", 78),
         ("ALTER TABLE {t} ADD COLUMN more Int32", "column-extra", 78),
-        ("ALTER TABLE {t} ADD COLUMN most Nullable(String)", "column-extra", 78),
-        ("ALTER TABLE {t} MODIFY COLUMN user_id Int32", "type-lossy", 0),
-        ("ALTER TABLE {t} DROP COLUMN details; ALTER TABLE {t} ADD COLUMN details String", "type-lossy", 0),
-        ("ALTER TABLE {t} DROP COLUMN details; ALTER TABLE {t} ADD COLUMN details JSON", "type-lossy", 0),
+        ("ALTER TABLE {t} MODIFY COLUMN user_id Int32", "type-lossy", 78),
+        ("ALTER TABLE {t} DROP COLUMN details; ALTER TABLE {t} ADD COLUMN details String", "type-lossy", 78),
+        ("ALTER TABLE {t} DROP COLUMN details; ALTER TABLE {t} ADD COLUMN details JSON", "type-lossy", 78),
         ("ALTER TABLE {t} DROP COLUMN user_id; ALTER TABLE {t} ADD COLUMN user_id Array(Int64)", "type-impossible", 78),
-        ("ALTER TABLE {t} MODIFY COLUMN user_id Variant(Int64, String)", "type-unknown", 0),
+        ("ALTER TABLE {t} MODIFY COLUMN user_id Variant(Int64, String)", "type-lossy", 78),
     ] {
         breakage.split(';').for_each(|statement| drop(world.ch(statement)));
         assert_cured(&mut world, id, code);
     }
+    world.ch("ALTER TABLE {t} ADD COLUMN most Nullable(String)");
+    assert!(finding(&check(&world, 0), "column-unfilled").is_some(), "rows have NULL there, which is told");
+    world.ch("ALTER TABLE {t} ADD COLUMN place Variant(Int64, String)");
+    assert_cured(&mut world, "type-unknown", 0);
+    world.ch("ALTER TABLE {t} MODIFY COLUMN more Nullable(Int32)");
     world.insert_rows(3);
     world.once().expect(0);
     world.assert_exactly_once();

@@ -35,6 +35,7 @@ fn it_tells_what_waits_in_each_place() {
 #[test]
 fn dead_letters_are_counted_until_they_are_replayed() {
     let mut world = World::new("status_dead");
+    world.settings.insert("[table]", "allow_lossy = [\"user_id\"]".into());
     world.ch("ALTER TABLE {t} MODIFY COLUMN user_id Int8");
     world.insert_rows(130);
     world.once().expect(65);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Instant;
 
+use super::target_columns;
 use crate::batch::Offsets;
 use crate::clickhouse::{ClickHouseTarget, Http, Target, quote, text};
 use crate::config::{Config, TableConfig};
@@ -15,10 +16,11 @@ use crate::error::Result;
 use crate::kafka::admin::Admin;
 use crate::kafka::{End, Fence, KafkaLog, TopicLog};
 use crate::limits::Limits;
-use crate::postgres::{Checkpoint, Ledger, Session, SourceTable, UnsentIndex, connect};
+use crate::postgres::{Checkpoint, Ledger, Session, SourceColumn, SourceTable, UnsentIndex, connect};
 use crate::produce::{self, Surroundings, wait_until_stable};
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
+use crate::target_fit::{Effect, differences};
 use crate::type_map::target_type;
 use crate::watchdog::Watchdog;
 
@@ -162,6 +164,29 @@ impl Init<'_> {
                 http.ask(&what, &statement, &[])?;
             }
         }
+        if table { self.alter_target(&http, source) } else { Ok(()) }
+    }
+
+    /// Adds what the target lacks; what would change, or take away, what is there is told, for a person to decide.
+    fn alter_target(&mut self, http: &Http, source: &SourceTable) -> Result<()> {
+        let what = format!("cannot alter the target {}", self.table.target);
+        let target = target_columns::read(http, &what, &self.table.target)?;
+        let mut found = differences(self.table, Some(&source.columns), &target);
+        found.retain(|difference| difference.effect < Effect::RefusesSome);
+        for difference in found {
+            if difference.is_additive {
+                let statement = difference.fix.trim_end_matches(';');
+                if self.step(statement) {
+                    http.ask(&what, statement, &[])?;
+                }
+            } else {
+                // A string takes everything.
+                let _ = writeln!(self.told, "-- left to you: {}: {}", difference.what, difference.why);
+                for line in difference.fix.lines() {
+                    let _ = writeln!(self.told, "--     {}", line.trim_start_matches("-- "));
+                }
+            }
+        }
         Ok(())
     }
 
@@ -206,15 +231,22 @@ fn known_at(ends: &Offsets) -> BTreeMap<i32, Known> {
     ends.iter().map(|(&partition, &next)| (partition, known(next))).collect()
 }
 
+/// The names that columns of the source have in the target, without the ignored ones.
+#[must_use]
+pub fn target_names<'a>(table: &'a TableConfig, columns: &'a [SourceColumn]) -> Vec<&'a str> {
+    columns.iter().filter_map(|column| table.column_rules.column_of(&column.name)).collect()
+}
+
 /// The target that takes every value of the source whole.
 #[must_use]
 pub fn create_target(table: &TableConfig, source: &SourceTable) -> String {
-    let column = |column: &crate::postgres::SourceColumn| {
+    let column = |column: &SourceColumn| {
+        let name = table.column_rules.column_of(&column.name)?;
         let comment = column.comment.as_ref().map_or_else(String::new, |c| format!(" COMMENT {}", text(c)));
-        format!("    {} {}{comment},\n", quote(&column.name), target_type(column))
+        Some(format!("    {} {}{comment},\n", quote(name), target_type(column)))
     };
-    let columns: String = source.columns.iter().map(column).collect();
-    let key: Vec<_> = source.key.iter().map(|column| quote(&column.name)).collect();
+    let columns: String = source.columns.iter().filter_map(column).collect();
+    let key: Vec<_> = target_names(table, &source.key).into_iter().map(quote).collect();
     format!(
         "CREATE TABLE IF NOT EXISTS {}.{} (\n{columns}    `_partition` Int32,\n    `_offset` Int64,\n    \
          `_timestamp` DateTime64(3, 'UTC'),\n    `_ingested_at` DateTime64(3, 'UTC') DEFAULT now64(3),\n    \

@@ -6,6 +6,7 @@ pub mod config;
 pub mod dead_letters;
 pub mod init;
 pub mod status;
+mod target_columns;
 pub mod verify;
 
 use std::sync::mpsc::{RecvTimeoutError, channel};

@@ -43,6 +43,9 @@ const TABLE_KEYS: &[&str] = &[
     "group",
     "on_bad_row",
     "max_dead_letters",
+    "rename",
+    "ignore",
+    "allow_lossy",
 ];
 
 /// The largest file that is read: a configuration is a page of text, and a device has no end.
@@ -59,6 +62,8 @@ pub enum Value {
     Truth(bool),
     /// An array of strings.
     List(Vec<String>),
+    /// A table of strings, in the order of its keys.
+    Pairs(Vec<(String, String)>),
     /// Something that no key takes; the word for it.
     Other(&'static str),
 }
@@ -313,7 +318,13 @@ fn simplify(value: DeValue<'_>) -> Value {
         DeValue::Boolean(truth) => Value::Truth(truth),
         DeValue::Float(_) => Value::Other("a fraction"),
         DeValue::Datetime(_) => Value::Other("a date or time"),
-        DeValue::Table(_) => Value::Other("a section"),
+        DeValue::Table(table) => {
+            let pairs = table.into_iter().map(|(key, value)| match value.into_inner() {
+                DeValue::String(text) => Some((key.into_inner().into_owned(), text.into_owned())),
+                _ => None,
+            });
+            pairs.collect::<Option<_>>().map_or(Value::Other("a section that holds more than strings"), Value::Pairs)
+        }
         DeValue::Array(items) => {
             let texts = items.into_iter().map(|item| match item.into_inner() {
                 DeValue::String(text) => Some(text.into_owned()),

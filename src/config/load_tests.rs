@@ -83,6 +83,32 @@ fn the_example_loads_and_says_what_the_defaults_say() {
 const EXAMPLES: [&str; 5] = ["ca_cert", "ssl.ca.location", "where", "columns", "exclude"];
 
 #[test]
+fn rules_for_columns_are_read_and_contradictions_refused() {
+    let rules =
+        "rename = { mail = \"email\", \"Odd Name\" = \"odd\" }\nignore = \"notes\"\nallow_lossy = [\"amount\"]\n";
+    let explained = with_file(&format!("{TABLE}{rules}"), &[]).unwrap();
+    let rules = &explained.config.tables[0].column_rules;
+    assert_eq!((rules.column_of("mail"), rules.column_of("Odd Name")), (Some("email"), Some("odd")));
+    assert!(rules.ignore.contains("notes") && rules.allow_lossy.contains("amount"));
+    let shown = explained.settings.iter().find(|setting| setting.key == "table[0].rename").unwrap();
+    assert_eq!(shown.value, "Odd Name → odd, mail → email");
+    for (rules, told) in [
+        ("rename = \"mail\"", "it is a string"),
+        ("rename = { mail = 1 }", "more than strings"),
+        ("rename = { a = \"c\", b = \"c\" }", "would both become `c`"),
+        ("rename = { a = \"_offset\" }", "pg2ch's own"),
+        ("rename = { a = \"\" }", "no name"),
+        ("ignore = [\"id\"]", "belongs to the key"),
+        ("ignore = [\"a\"]\nrename = { a = \"b\" }", "another rule"),
+        ("ignore = [\"a\"]\nallow_lossy = [\"a\"]", "another rule"),
+        ("allow_lossy = true", "it is true or false"),
+    ] {
+        let error = with_file(&format!("{TABLE}{rules}\n"), &[]).unwrap_err();
+        assert!(error.to_string().contains(told), "{rules}: {error}");
+    }
+}
+
+#[test]
 fn every_commented_key_of_the_example_is_a_key_with_its_default() {
     let directory = Directory::new();
     for name in ["postgres-password", "kafka-password", "clickhouse-password"] {
@@ -99,8 +125,9 @@ fn every_commented_key_of_the_example_is_a_key_with_its_default() {
     let explained = explain_in(&Flags::default(), Environment::default(), &[path]).unwrap();
     let with_defaults = defaults();
     for setting in &explained.settings {
-        let is_example =
-            setting.key.contains("password") || setting.key.contains("properties") || setting.key == "metrics.textfile";
+        let is_example = ["password", "properties", "metrics.textfile", "rename", "ignore", "allow_lossy"]
+            .iter()
+            .any(|part| setting.key.contains(part));
         if !is_example {
             assert!(
                 matches!(setting.origin, Origin::File { .. })

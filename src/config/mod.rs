@@ -3,6 +3,7 @@
 //! Flags come before environment variables, these before the TOML file, and that before the defaults, which fit
 //! `docker-compose.yml`. [`load`] is the only way to get one.
 
+mod column_rules;
 mod environment;
 mod example;
 mod file;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use column_rules::ColumnRules;
 pub use example::EXAMPLE;
 pub use load::{Flags, JOBS, explain, load};
 pub use origin::{Explained, Origin, Setting};
@@ -244,6 +246,8 @@ pub struct TableConfig {
     /// How many records may be refused in one run before it stops: so many are not bad data but a table that does not fit. 0 to
     /// 1,000,000.
     pub max_dead_letters: u64,
+    /// Which columns have other names in the target, and which it does not get.
+    pub column_rules: ColumnRules,
 }
 
 impl TableConfig {

@@ -223,6 +223,7 @@ pub fn kind(value: &Value) -> &'static str {
         Value::Whole(_) => "a number",
         Value::Truth(_) => "true or false",
         Value::List(_) => "a list",
+        Value::Pairs(_) => "a section",
         Value::Other(word) => word,
     }
 }

@@ -3,7 +3,7 @@
 use super::file::{File, Section, Value};
 use super::origin::Origin;
 use super::reader::{Reader, kind, refuse, take, text, whole};
-use super::{ColumnChoice, OnBadRow, TableConfig, TargetName, value};
+use super::{ColumnChoice, ColumnRules, OnBadRow, TableConfig, TargetName, column_rules, value};
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 
@@ -47,6 +47,7 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         group: "pg2ch".to_owned(),
         on_bad_row: OnBadRow::DeadLetter,
         max_dead_letters: 1000,
+        column_rules: ColumnRules::default(),
     };
     for (key, value) in [
         ("source", table.source.clone()),
@@ -108,7 +109,20 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
             o.name().to_owned()
         })?;
     let max_dead_letters = fields.max_dead_letters()?;
-    Ok(TableConfig { source, key, flag, condition, columns, topic, target, group, on_bad_row, max_dead_letters })
+    let column_rules = column_rules::read(fields.reader, file, &mut fields.section, at, &key)?;
+    Ok(TableConfig {
+        source,
+        key,
+        flag,
+        condition,
+        columns,
+        topic,
+        target,
+        group,
+        on_bad_row,
+        max_dead_letters,
+        column_rules,
+    })
 }
 
 impl Fields<'_> {

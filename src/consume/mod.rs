@@ -32,9 +32,11 @@ use crate::clickhouse::{Ranges, Target, TargetDescription};
 use crate::error::{Error, Result};
 use crate::kafka::{End, Fence, KafkaLog, KafkaWriter, OffsetsOf, TopicLog};
 use crate::limits::Budget;
+use crate::postgres::SourceColumn;
 use crate::produce::{Surroundings, wait_until_stable};
 use crate::report::ConsumeReport;
 use crate::servers::Servers;
+use crate::target_fit::require_lossless;
 use position::Context;
 
 /// Offsets are committed again after a day without: brokers forget them a week after the last commit
@@ -44,7 +46,16 @@ const REFRESH_AFTER: u64 = 24 * 60 * 60;
 /// How many emptied batches wait to be filled again.
 const SPARE_BATCHES: usize = 2;
 
-/// Copies what the topic holds into the target, at least up to `delivered`.
+/// What the first leg of the same run leaves to the second.
+#[derive(Clone, Copy, Debug)]
+pub struct Produced<'a> {
+    /// Up to where the topic must be read at least.
+    pub delivered: &'a Offsets,
+    /// The source's columns; none if this run has no first leg.
+    pub columns: &'a [SourceColumn],
+}
+
+/// Copies what the topic holds into the target, at least up to what was delivered.
 ///
 /// What was done is counted into `report` even where the leg fails.
 ///
@@ -53,16 +64,20 @@ const SPARE_BATCHES: usize = 2;
 pub fn run<S: Servers>(
     around: &Surroundings<'_>,
     servers: &S,
-    delivered: &Offsets,
+    produced: Produced<'_>,
     report: &mut ConsumeReport,
 ) -> Result<()> {
     let (config, table) = (around.config, around.table);
     let mut log = servers.log()?;
     let mut target = servers.target()?;
     let description = target.describe()?;
+    // A second leg alone does not ask PostgreSQL; the encoder refuses each value that does not fit.
+    if !produced.columns.is_empty() {
+        require_lossless(table, produced.columns, &description.columns)?;
+    }
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
 
-    let ends = wait_until_stable(&mut log, delivered, config.timeouts.stable, around.shutdown)?;
+    let ends = wait_until_stable(&mut log, produced.delivered, config.timeouts.stable, around.shutdown)?;
     let starts = log.starts()?;
     report.complete = log.ends(End::Written)? == ends;
     let mut start = Start::of(&log.committed_before()?, &starts, &ends, context);
@@ -103,7 +118,7 @@ fn copy<S: Servers>(
     let (config, table, progress) = (around.config, around.table, &around.progress);
     progress.begin_records(start.behind(ends));
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
-    let format = RowFormat::of(&description.columns, target.calendar());
+    let format = RowFormat::of(&description.columns, &table.column_rules, target.calendar());
     let rules = InsertRules {
         format: format.name(),
         columns: format.columns().to_vec(),
@@ -146,7 +161,16 @@ fn copy<S: Servers>(
         inserter.finish()
     });
     inserter.tell(report);
+    tell_lacking(preparer.lacking(), report);
     ended
+}
+
+/// Says which fields records lacked: nothing is filled in without a word.
+fn tell_lacking(lacking: BTreeMap<String, u64>, report: &mut ConsumeReport) {
+    for (field, count) in lacking {
+        log::info!("{count} records lack the field {field}: their rows have NULL, or the column's DEFAULT, there");
+        *report.fields_lacking.entry(field).or_default() += count;
+    }
 }
 
 /// The producer through which offsets and dead letters go: one name for one group's way through one topic.

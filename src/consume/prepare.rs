@@ -2,10 +2,13 @@
 //!
 //! It changes nothing: a crash here loses nothing.
 
+use std::collections::BTreeMap;
+
 use super::json_rows::JsonRows;
 use super::record_batch::RecordBatch;
 use crate::clickhouse::column_type::Column;
 use crate::clickhouse::encode::{CalendarRange, Position, RowEncoder};
+use crate::config::ColumnRules;
 use crate::error::Result;
 use crate::kafka::Record;
 
@@ -41,14 +44,27 @@ pub struct EncodedRow {
 
 impl RowFormat {
     /// The best format that serves these columns, on a server that can show these years.
+    ///
+    /// A record that lacks a column which may be NULL has NULL there, or the column's DEFAULT: it is from before the column was
+    /// added, or from after it was dropped.
     #[must_use]
-    pub fn of(columns: &[Column], calendar: CalendarRange) -> Self {
-        match RowEncoder::new(columns) {
-            Ok(encoder) => Self::Typed(Box::new(encoder.with_calendar_range(calendar))),
+    pub fn of(columns: &[Column], rules: &ColumnRules, calendar: CalendarRange) -> Self {
+        match RowEncoder::with_rules(columns, rules) {
+            Ok(encoder) => Self::Typed(Box::new(encoder.with_missing_as_null(true).with_calendar_range(calendar))),
             Err(unsupported) => {
                 log::warn!("{unsupported}; rows go as JSONEachRow, where the server may change values without a word");
-                Self::Json(JsonRows::new(columns))
+                Self::Json(JsonRows::new(columns, rules))
             }
+        }
+    }
+
+    /// The fields that records lacked, with how many did.
+    #[must_use]
+    pub fn lacking(&self) -> BTreeMap<String, u64> {
+        let owned = |(name, count): (&str, u64)| (name.to_owned(), count);
+        match self {
+            Self::Typed(encoder) => encoder.lacking().map(owned).collect(),
+            Self::Json(rows) => rows.lacking().map(owned).collect(),
         }
     }
 
@@ -105,6 +121,12 @@ impl Preparer {
     #[must_use]
     pub const fn new(format: RowFormat) -> Self {
         Self { format, typical_row: 64 }
+    }
+
+    /// The fields that records lacked, with how many did.
+    #[must_use]
+    pub fn lacking(&self) -> BTreeMap<String, u64> {
+        self.format.lacking()
     }
 
     /// Encodes a batch.

@@ -9,7 +9,7 @@ use postgres::{Statement, Transaction};
 
 use super::flag::FlagStatements;
 use super::session::{Attempt, Session};
-use super::source_table::SourceTable;
+use super::source_table::{SourceColumn, SourceTable};
 use super::unsent::highest_unsent_key;
 use super::{Checkpoint, CheckpointAfter, Flagged, Ledger, Recovered, WindowRecord, lock};
 use crate::batch::RowBatch;
@@ -153,6 +153,10 @@ fn shut_out(source: &str) -> Error {
 }
 
 impl Ledger for PgLedger {
+    fn source_columns(&self) -> &[SourceColumn] {
+        &self.table.columns
+    }
+
     fn lock(&mut self, wait: Duration) -> Result<bool> {
         lock::take(&mut self.session, &self.table, wait, &self.shutdown)
     }

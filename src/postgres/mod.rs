@@ -120,6 +120,11 @@ pub trait Ledger {
     /// in that moment would be refused.
     fn release(&mut self) {}
 
+    /// The columns that records hold; none if that is not known.
+    fn source_columns(&self) -> &[SourceColumn] {
+        &[]
+    }
+
     /// Reads the checkpoint.
     ///
     /// # Errors

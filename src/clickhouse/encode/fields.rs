@@ -3,7 +3,7 @@
 //! Fields normally arrive in the table's order, so each is first compared with the one expected next, and what
 //! is appended stands right already. In any other order the row is put together again at its end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Context;
 use super::json::Cursor;
@@ -34,6 +34,16 @@ impl Field {
         let key = key_text(&name);
         Field { name, writer, absent, key }
     }
+
+    /// A column that no field of a record fills.
+    pub fn without_source(name: String, writer: Writer) -> Field {
+        // No key begins so.
+        Field { name, writer, absent: Absent::Refused, key: vec![0] }
+    }
+
+    fn has_source(&self) -> bool {
+        self.key != [0]
+    }
 }
 
 /// A place in the list of fields.
@@ -49,14 +59,31 @@ pub(super) struct Fields {
     segments: Vec<Option<(usize, usize)>>,
     /// Whether each field is preceded by a byte that asks for the column's default or not.
     flagged: bool,
+    /// Fields of a record that are passed over.
+    ignored: HashSet<String>,
+    /// How many records lacked each field and were taken nevertheless.
+    lacking: Vec<u64>,
 }
 
 impl Fields {
     pub fn new(fields: Vec<Field>) -> Fields {
-        let by_name = fields.iter().enumerate().map(|(index, field)| (field.name.clone(), index)).collect();
+        let sourced = fields.iter().enumerate().filter(|(_, field)| field.has_source());
+        let by_name = sourced.map(|(index, field)| (field.name.clone(), index)).collect();
         let expected = (0..=fields.len()).collect();
-        let segments = vec![None; fields.len()];
-        Fields { list: fields, by_name, expected, segments, flagged: false }
+        let (segments, lacking) = (vec![None; fields.len()], vec![0; fields.len()]);
+        Fields { list: fields, by_name, expected, segments, flagged: false, ignored: HashSet::new(), lacking }
+    }
+
+    /// Passes over the fields of these names.
+    pub fn ignoring(mut self, names: impl IntoIterator<Item = String>) -> Fields {
+        self.ignored.extend(names);
+        self
+    }
+
+    /// The fields that records lacked, and how many did.
+    pub fn lacking(&self) -> impl Iterator<Item = (&str, u64)> {
+        let counted = self.list.iter().zip(&self.lacking);
+        counted.filter(|(_, count)| **count > 0).map(|(field, count)| (field.name.as_str(), *count))
     }
 
     /// Puts a byte in front of each field that says whether the server fills it in (`RowBinaryWithDefaults`).
@@ -85,7 +112,11 @@ impl Fields {
         let (mut arrived, mut in_order, mut next) = (0, true, 0);
         let mut more = cursor.begin(b'{', b'}')?;
         while more {
-            let index = self.locate(next, cursor, context)?;
+            let Some(index) = self.locate(next, cursor, context)? else {
+                cursor.value()?;
+                more = cursor.more(b'}')?;
+                continue;
+            };
             let begin = out.len();
             let (field, segment) = (&mut self.list[index], &mut self.segments[index]);
             if segment.is_some() {
@@ -109,26 +140,27 @@ impl Fields {
         Ok(())
     }
 
-    /// Takes a key and the colon after it, and tells whose it is. `place` is the one in `expected`.
-    fn locate(&mut self, place: usize, cursor: &mut Cursor<'_>, context: &mut Context) -> Checked<Index> {
+    /// Takes a key and the colon after it, and tells whose it is, if it is not ignored. `place` is the one in `expected`.
+    fn locate(&mut self, place: usize, cursor: &mut Cursor<'_>, context: &mut Context) -> Checked<Option<Index>> {
         let expected = self.expected[place];
         if self.list.get(expected).is_some_and(|field| cursor.eat_all(&field.key)) {
             cursor.spaces();
-            return Ok(expected);
+            return Ok(Some(expected));
         }
         let quoted = cursor.key()?;
         let name = quoted.text(&mut context.text)?;
         match self.by_name.get(name) {
             Some(&index) => {
                 self.expected[place] = index;
-                Ok(index)
+                Ok(Some(index))
             }
+            None if self.ignored.contains(name) => Ok(None),
             None => Err(Fault::new(cursor.at(), "the target has no such column").within(name)),
         }
     }
 
     /// Puts the fields appended since `start` into the table's order, with what stands for the missing ones.
-    fn arrange(&self, object: usize, start: usize, out: &mut Vec<u8>) -> Checked<()> {
+    fn arrange(&mut self, object: usize, start: usize, out: &mut Vec<u8>) -> Checked<()> {
         let end = out.len();
         for (field, segment) in self.list.iter().zip(&self.segments) {
             match (segment, field.absent) {
@@ -142,6 +174,9 @@ impl Fields {
             }
         }
         out.drain(start..end);
+        for (segment, lacking) in self.segments.iter().zip(&mut self.lacking) {
+            *lacking += u64::from(segment.is_none());
+        }
         Ok(())
     }
 }

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 
 use super::column_type::{Column, ColumnType, DefaultKind, UnsupportedType};
+use crate::config::ColumnRules;
 
 #[doc(hidden)]
 pub mod cases;
@@ -64,16 +65,26 @@ struct Context {
 }
 
 impl RowEncoder {
-    /// Prepares for a table, given its columns in any order.
+    /// Prepares for a table whose columns are named like the records' fields, given in any order.
     ///
     /// # Errors
     /// Names the first column whose type the encoder does not know; JSONEachRow is left for such a table.
     pub fn new(columns: &[Column]) -> Result<RowEncoder, UnsupportedType> {
-        let (mut fields, mut insert_columns, mut excluded) = (Vec::new(), Vec::new(), HashMap::new());
+        Self::with_rules(columns, &ColumnRules::default())
+    }
+
+    /// The same for fields that have other names than their columns, or none.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_rules(columns: &[Column], rules: &ColumnRules) -> Result<RowEncoder, UnsupportedType> {
+        let (mut fields, mut insert_columns) = (Vec::new(), Vec::new());
+        let mut excluded: HashMap<String, &'static str> = rules.misled(columns.iter().map(|column| &*column.name));
         let mut has_defaults = false;
         for column in columns {
+            let source = rules.field_of(&column.name);
             if let Some(reason) = takes_no_field(column) {
-                excluded.insert(column.name.clone(), reason);
+                excluded.extend(source.map(|field| (field.to_owned(), reason)));
                 continue;
             }
             let column_type = ColumnType::parse(&column.type_name).map_err(|error| named(error, column))?;
@@ -82,9 +93,16 @@ impl RowEncoder {
                 // An EPHEMERAL column that is left to its expression gets its type's zero instead.
                 _ => Absent::Refused,
             };
+            let writer = Writer::new(column_type);
+            let field = match source {
+                Some(field) => Field::new(field.to_owned(), writer, absent),
+                // The server fills it in with its DEFAULT, or with NULL.
+                None if absent == Absent::Default || writer.is_nullable() => continue,
+                None => Field::without_source(column.name.clone(), writer),
+            };
             has_defaults |= absent == Absent::Default;
             insert_columns.push(column.name.clone());
-            fields.push(Field::new(column.name.clone(), Writer::new(column_type), absent));
+            fields.push(field);
         }
         let mut position_columns = Vec::new();
         for name in position::NAMES {
@@ -95,7 +113,7 @@ impl RowEncoder {
             insert_columns.push(name.to_owned());
         }
         let holds_json = fields.iter().any(|field: &Field| field.writer.holds_json());
-        let fields = Fields::new(fields);
+        let fields = Fields::new(fields).ignoring(rules.ignored().map(str::to_owned));
         let fields = if has_defaults { fields.with_default_flags() } else { fields };
         let context = Context::default();
         Ok(RowEncoder { fields, position_columns, insert_columns, excluded, has_defaults, holds_json, context })
@@ -107,6 +125,11 @@ impl RowEncoder {
     pub fn with_missing_as_null(mut self, yes: bool) -> Self {
         self.fields.set_missing_as_null(yes);
         self
+    }
+
+    /// The fields that records lacked and that were taken as NULL, or left to their column's DEFAULT, with how many did.
+    pub fn lacking(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.fields.lacking()
     }
 
     /// The years that the server can show; narrow if this is not called.

@@ -3,12 +3,13 @@
 use serde::Deserialize;
 
 use super::Source;
-use super::clickhouse_columns::{TargetColumn, columns};
 use super::finding::{Finding, Findings, Server, Severity};
 use crate::clickhouse::{Answer, Http, quote, text};
-use crate::commands::init::create_target;
+use crate::commands::init::{create_target, target_names};
+use crate::commands::target_columns;
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
+use crate::target_fit::{Effect, differences};
 
 /// The target as `system.tables` has it.
 #[derive(Debug, Deserialize)]
@@ -98,13 +99,20 @@ impl Check<'_> {
         }
         self.views(&row)?;
         self.index()?;
-        let sql = format!(
-            "SELECT name, type, default_kind, is_in_sorting_key FROM system.columns WHERE {}",
-            self.here("table")
-        );
-        let found: Vec<TargetColumn> = self.rows(&sql)?;
-        let name = self.name();
-        columns(&name, &found, self.source, &mut self.findings);
+        self.columns()
+    }
+
+    fn columns(&mut self) -> Result<()> {
+        let target = target_columns::read(&self.http, &self.what, &self.table.target)?;
+        let source = self.source.map(|source| source.columns.as_slice());
+        for found in differences(self.table, source, &target) {
+            let severity = match found.effect {
+                Effect::Stops | Effect::RefusesAll => Severity::Error,
+                Effect::RefusesSome => Severity::Warning,
+                Effect::Harmless => Severity::Note,
+            };
+            self.findings.add(severity, found.id, found.what, found.why, found.fix);
+        }
         Ok(())
     }
 
@@ -128,7 +136,7 @@ impl Check<'_> {
 
     fn engine(&mut self, row: &TableRow) {
         let Some(source) = self.source else { return };
-        let wanted: Vec<&str> = source.table.key.iter().map(|column| column.name.as_str()).collect();
+        let wanted = target_names(self.table, &source.table.key);
         // Some versions print the expression with its brackets.
         let key = row.sorting_key.trim();
         let key = key.strip_prefix('(').and_then(|key| key.strip_suffix(')')).unwrap_or(key);
@@ -156,7 +164,8 @@ impl Check<'_> {
     fn remake(&self, source: &Source) -> String {
         let old =
             format!("{}.{}", quote(&self.table.target.database), quote(&format!("{}_old", self.table.target.table)));
-        let mut columns: Vec<String> = source.columns.iter().map(|column| quote(&column.name)).collect();
+        let mut columns: Vec<String> =
+            target_names(self.table, &source.columns).iter().map(|name| quote(name)).collect();
         columns.extend(["_partition", "_offset", "_timestamp"].map(quote));
         let (name, columns) = (self.name(), columns.join(", "));
         format!(

@@ -1,7 +1,6 @@
 //! `pg2ch check`: asks all three servers, with the run's own settings, what would go wrong. It changes nothing.
 
 mod clickhouse;
-mod clickhouse_columns;
 mod finding;
 mod grants;
 mod kafka;

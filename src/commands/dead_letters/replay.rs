@@ -54,7 +54,7 @@ impl<'a> Replay<'a> {
         let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group)?;
         let written = log.ends(End::Written)?;
         let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, around.shutdown)?;
-        let format = RowFormat::of(&description.columns, target.calendar());
+        let format = RowFormat::of(&description.columns, &table.column_rules, target.calendar());
         Ok(Some(Self {
             around,
             letters: Letters::new(log, ends, &table.topic, around)?,

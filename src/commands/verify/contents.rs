@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::skip;
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind};
 use crate::clickhouse::encode::{CalendarRange, Position, RowEncoder};
+use crate::config::ColumnRules;
 use crate::error::{Error, Result};
 use crate::postgres::SourceTable;
 
@@ -15,6 +16,8 @@ const NOWHERE: Position = Position { partition: 0, offset: 0, timestamp_ms: 0 };
 #[derive(Debug)]
 pub struct Contents {
     encoder: RowEncoder,
+    /// The columns' names in the source, and in the target.
+    fields: Vec<String>,
     names: Vec<String>,
     types: Vec<ColumnType>,
 }
@@ -24,15 +27,23 @@ impl Contents {
     ///
     /// # Errors
     /// 78 if there are none.
-    pub fn of(source: &SourceTable, target: &[Column], calendar: CalendarRange) -> Result<(Self, Vec<String>)> {
-        let (mut columns, mut types, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+    pub fn of(
+        source: &SourceTable,
+        target: &[Column],
+        rules: &ColumnRules,
+        calendar: CalendarRange,
+    ) -> Result<(Self, Vec<String>)> {
+        let (mut fields, mut columns, mut types, mut left_out) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for name in source.columns.iter().map(|column| &column.name) {
+            let wanted = rules.column_of(name);
             let found = target.iter().find(|column| {
-                &column.name == name && matches!(column.default_kind, DefaultKind::None | DefaultKind::Default)
+                Some(column.name.as_str()) == wanted
+                    && matches!(column.default_kind, DefaultKind::None | DefaultKind::Default)
             });
             let parsed = found.and_then(|column| ColumnType::parse(&column.type_name).ok());
             match (found, parsed) {
                 (Some(column), Some(parsed)) if skip::is_comparable(&parsed) => {
+                    fields.push(name.clone());
                     columns.push(Column { default_kind: DefaultKind::None, ..column.clone() });
                     types.push(parsed);
                 }
@@ -43,12 +54,24 @@ impl Contents {
         if columns.is_empty() {
             return Err(Error::config(what, "the target has none of its columns", "run `pg2ch check`"));
         }
-        let encoder = RowEncoder::new(&columns).map_err(|error| Error::config(what, error, "run `pg2ch check`"))?;
+        let encoder =
+            RowEncoder::with_rules(&columns, rules).map_err(|error| Error::config(what, error, "run `pg2ch check`"))?;
         let names = encoder.insert_columns().to_vec();
-        Ok((Self { encoder: encoder.with_calendar_range(calendar), names, types }, left_out))
+        Ok((Self { encoder: encoder.with_calendar_range(calendar), fields, names, types }, left_out))
     }
 
-    /// The columns, in the order of the bytes.
+    /// The columns' names in the source.
+    pub fn fields(&self) -> &[String] {
+        &self.fields
+    }
+
+    /// The name in the source of a column of the target.
+    pub fn field_of(&self, column: &str) -> Option<&str> {
+        let place = self.names.iter().position(|name| name == column)?;
+        self.fields.get(place).map(String::as_str)
+    }
+
+    /// The columns' names in the target, in the order of the bytes.
     pub fn columns(&self) -> &[String] {
         &self.names
     }

@@ -21,8 +21,8 @@ impl Verification<'_> {
     /// # Errors
     /// The servers'.
     pub(super) fn compare_contents(&mut self, contents: &mut Contents) -> Result<()> {
-        let columns = contents.columns().to_vec();
-        self.source.open_rows(&self.key, &columns)?;
+        let fields = contents.fields().to_vec();
+        self.source.open_rows(&self.key, &fields)?;
         let mut typical = 256;
         loop {
             let rows = self.source.next_rows(typical)?;
@@ -35,7 +35,7 @@ impl Verification<'_> {
             let suspects: Vec<SourceRow> = rows.into_iter().filter(|row| differs(contents, row, &found)).collect();
             self.report.rows_compared += found.len() as u64;
             if !suspects.is_empty() {
-                self.confirm_different(contents, &columns, &suspects)?;
+                self.confirm_different(contents, &fields, &suspects)?;
             }
             if self.is_to_end() {
                 return self.source.stop();
@@ -48,12 +48,12 @@ impl Verification<'_> {
         self.target.contents(contents.columns(), &keys, contents)
     }
 
-    fn confirm_different(&mut self, contents: &mut Contents, columns: &[String], suspects: &[SourceRow]) -> Result<()> {
+    fn confirm_different(&mut self, contents: &mut Contents, fields: &[String], suspects: &[SourceRow]) -> Result<()> {
         let keys: Vec<&str> = suspects.iter().map(|row| row.key.record_key.as_str()).collect();
-        let before = self.source.flagged_rows(&self.key, columns, &keys)?;
+        let before = self.source.flagged_rows(&self.key, fields, &keys)?;
         self.waiting.refresh()?;
         let found = self.contents_of(contents, &before)?;
-        let after = self.source.flagged_rows(&self.key, columns, &keys)?;
+        let after = self.source.flagged_rows(&self.key, fields, &keys)?;
         let after: HashMap<&str, &str> =
             after.iter().map(|row| (row.key.record_key.as_str(), row.json.as_str())).collect();
         let mut guilty = Vec::new();
@@ -93,7 +93,8 @@ impl Verification<'_> {
         let column = contents.first_difference(&bytes, other).map(str::to_owned);
         let Some(column) = column else { return Ok(None) };
         let target = self.target.shown(row.key.number, &column)?.unwrap_or_default();
-        Ok(Some(Different { key, source: value_of(&row.json, &column), target, column: Some(column) }))
+        let field = contents.field_of(&column).unwrap_or(&column);
+        Ok(Some(Different { key, source: value_of(&row.json, field), target, column: Some(column) }))
     }
 }
 

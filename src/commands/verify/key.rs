@@ -5,6 +5,7 @@
 
 use crate::clickhouse::column_type::{Column, ColumnType, ScalarType};
 use crate::clickhouse::{quote as quote_target, text};
+use crate::config::ColumnRules;
 use crate::error::{Error, Result};
 use crate::postgres::{SourceColumn, SourceTable, quote};
 use crate::type_map::split;
@@ -43,11 +44,12 @@ impl KeyText {
     ///
     /// # Errors
     /// 78 if a key column is missing in the target, or is of a type that cannot be compared.
-    pub fn of(source: &SourceTable, target: &[Column], target_name: &str) -> Result<Self> {
+    pub fn of(source: &SourceTable, target: &[Column], rules: &ColumnRules, target_name: &str) -> Result<Self> {
         let parts = source.key.iter().map(|column| {
             let what = format!("cannot compare {} with {target_name}", source.name);
-            let found = target.iter().find(|candidate| candidate.name == column.name).ok_or_else(|| {
-                Error::config(&what, format!("the target has no key column {}", column.name), "run `pg2ch check`")
+            let name = rules.column_of(&column.name).unwrap_or(&column.name);
+            let found = target.iter().find(|candidate| candidate.name == name).ok_or_else(|| {
+                Error::config(&what, format!("the target has no key column {name}"), "run `pg2ch check`")
             })?;
             part(column, found).ok_or_else(|| {
                 Error::config(

@@ -113,8 +113,10 @@ fn verify(around: &Surroundings<'_>, options: Options) -> Result<TableReport> {
     let source = Source::new(session, connect(&patient, "verify", around.watchdog)?, table)?;
     let mut target = ClickHouseTarget::new(&patient, &around.table.target)?;
     let columns = target.describe()?.columns;
-    let key = KeyText::of(source.table(), &columns, &around.table.target.to_string())?;
-    let contents = options.deep.then(|| Contents::of(source.table(), &columns, target.calendar())).transpose()?;
+    let rules = &around.table.column_rules;
+    let key = KeyText::of(source.table(), &columns, rules, &around.table.target.to_string())?;
+    let contents =
+        options.deep.then(|| Contents::of(source.table(), &columns, rules, target.calendar())).transpose()?;
     let target = TargetKeys::new(target, key.clone());
     let waiting = Waiting::new(around)?;
     let mut verification = Verification { around, source, target, key, waiting, held, report };

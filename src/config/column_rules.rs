@@ -1,0 +1,169 @@
+//! What `[[table]]` says about single columns: which are named otherwise in the target, and which it does not get.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::file::{File, Section, Value};
+use super::origin::Origin;
+use super::reader::{Reader, kind, refuse, take};
+use super::value;
+use crate::error::Result;
+
+/// The rules for the columns of one table. Names are the catalogue's, not quoted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnRules {
+    /// Source column → target column.
+    pub rename: BTreeMap<String, String>,
+    /// Source columns that the target does not get. They are in the records all the same.
+    pub ignore: BTreeSet<String>,
+    /// Source columns some values of which the target's type may refuse.
+    pub allow_lossy: BTreeSet<String>,
+}
+
+impl ColumnRules {
+    /// The target's column for a field of the records; `None` if the field is ignored.
+    #[must_use]
+    pub fn column_of<'a>(&'a self, field: &'a str) -> Option<&'a str> {
+        if self.ignore.contains(field) {
+            return None;
+        }
+        Some(self.rename.get(field).map_or(field, String::as_str))
+    }
+
+    /// The field that fills a column of the target; `None` if no field can.
+    #[must_use]
+    pub fn field_of<'a>(&'a self, column: &'a str) -> Option<&'a str> {
+        if let Some((field, _)) = self.rename.iter().find(|(_, target)| *target == column) {
+            return Some(field);
+        }
+        let is_elsewhere = self.rename.contains_key(column) || self.ignore.contains(column);
+        (!is_elsewhere).then_some(column)
+    }
+
+    /// The fields that are passed over.
+    pub fn ignored(&self) -> impl Iterator<Item = &str> {
+        self.ignore.iter().map(String::as_str)
+    }
+
+    /// Whether records go into the target under their own names, all of them.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rename.is_empty() && self.ignore.is_empty()
+    }
+
+    /// Fields that these rules lead nowhere in a target with `columns`, and why.
+    #[must_use]
+    pub fn misled<'a>(&self, columns: impl Iterator<Item = &'a str>) -> HashMap<String, &'static str> {
+        let columns: BTreeSet<&str> = columns.collect();
+        let lost = self.rename.iter().filter(|(_, column)| !columns.contains(column.as_str()));
+        let lost = lost.map(|(field, _)| (field.clone(), "the target lacks the column that `rename` gives the field"));
+        let taken = self.rename.values().filter(|column| !self.rename.contains_key(*column));
+        let taken = taken.map(|column| (column.clone(), "`rename` gives the column of this name to another field"));
+        lost.chain(taken).collect()
+    }
+}
+
+/// Reads `rename`, `ignore` and `allow_lossy` of table number `at`.
+///
+/// # Errors
+/// 78 if a value is refused, or two of them contradict each other.
+pub fn read(reader: &mut Reader, file: &File, section: &mut Section, at: usize, key: &[String]) -> Result<ColumnRules> {
+    let place = |name: &str| format!("table[{at}].{name}");
+    let mut rules = ColumnRules::default();
+    for name in ["rename", "ignore", "allow_lossy"] {
+        let Some((entry, origin)) = take(file, section, name) else { continue };
+        let shown = match (name, entry.value) {
+            ("rename", Value::Pairs(pairs)) => {
+                for (field, column) in pairs {
+                    rename(&mut rules, field, column).map_err(|why| refuse(&place(name), &origin, why, RENAME_HINT))?;
+                }
+                let pairs: Vec<String> =
+                    rules.rename.iter().map(|(field, column)| format!("{field} → {column}")).collect();
+                pairs.join(", ")
+            }
+            ("rename", other) => {
+                return Err(refuse(&place(name), &origin, format!("it is {}", kind(&other)), RENAME_HINT));
+            }
+            (_, value) => {
+                let columns = list(&place(name), &origin, value)?;
+                let shown = columns.join(", ");
+                if name == "ignore" { &mut rules.ignore } else { &mut rules.allow_lossy }.extend(columns);
+                shown
+            }
+        };
+        check(&rules, key).map_err(|why| refuse(&place(name), &origin, why, "keep one of the two"))?;
+        reader.note(place(name), shown, &origin);
+    }
+    Ok(rules)
+}
+
+const RENAME_HINT: &str = "write `rename = { source_column = \"target_column\" }`";
+
+fn rename(rules: &mut ColumnRules, field: String, column: String) -> Result<(), String> {
+    value::column(&field)?;
+    if column.is_empty() || column.chars().any(char::is_control) {
+        return Err(format!("the new name of `{field}` is no name"));
+    }
+    if column.starts_with('_') && OURS.contains(&column.as_str()) {
+        return Err(format!("`{column}` is pg2ch's own column"));
+    }
+    if let Some((other, _)) = rules.rename.iter().find(|(_, taken)| **taken == column) {
+        return Err(format!("`{other}` and `{field}` would both become `{column}`"));
+    }
+    rules.rename.insert(field, column);
+    Ok(())
+}
+
+/// The columns of the target that no column of the source fills.
+const OURS: [&str; 4] = ["_partition", "_offset", "_timestamp", "_ingested_at"];
+
+/// `["a", "b"]`, or `"a"`.
+fn list(place: &str, origin: &Origin, value: Value) -> Result<Vec<String>> {
+    let hint = "name columns of the source: `[\"one\", \"another\"]`";
+    let columns = match value {
+        Value::Text(column) => vec![column],
+        Value::List(columns) => columns,
+        other => return Err(refuse(place, origin, format!("it is {}", kind(&other)), hint)),
+    };
+    match columns.iter().find_map(|column| value::column(column).err()) {
+        Some(why) => Err(refuse(place, origin, why, hint)),
+        None => Ok(columns),
+    }
+}
+
+fn check(rules: &ColumnRules, key: &[String]) -> Result<(), String> {
+    if let Some(column) = key.iter().find(|column| rules.ignore.contains(*column)) {
+        return Err(format!("`{column}` belongs to the key, without which rows cannot be told apart"));
+    }
+    let mut named_twice =
+        rules.ignore.iter().filter(|name| rules.rename.contains_key(*name) || rules.allow_lossy.contains(*name));
+    named_twice
+        .next()
+        .map_or(Ok(()), |column| Err(format!("`{column}` is ignored, and yet there is another rule for it")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> ColumnRules {
+        let rename = [("a", "b"), ("b", "a"), ("mail", "email")].map(|(from, to)| (from.into(), to.into()));
+        ColumnRules { rename: rename.into(), ignore: ["secret".into()].into(), ..ColumnRules::default() }
+    }
+
+    #[test]
+    fn columns_and_fields_find_each_other() {
+        let rules = rules();
+        for (field, column) in [("a", "b"), ("b", "a"), ("mail", "email"), ("id", "id")] {
+            assert_eq!((rules.column_of(field), rules.field_of(column)), (Some(column), Some(field)));
+        }
+        assert_eq!((rules.column_of("secret"), rules.field_of("secret"), rules.field_of("mail")), (None, None, None));
+    }
+
+    #[test]
+    fn a_field_that_leads_nowhere_is_told() {
+        let told = rules().misled(["a", "b"].into_iter());
+        let mut fields: Vec<_> = told.keys().map(String::as_str).collect();
+        fields.sort_unstable();
+        assert_eq!(fields, ["email", "mail"], "email is another field's column, and mail's column is missing");
+    }
+}
