@@ -11,7 +11,7 @@ use super::plan::Act;
 use super::subject::Subject;
 
 const SERVERS: [&str; 3] = ["postgres", "kafka", "clickhouse"];
-const TIMEOUTS: &str = "connect = \"1s\"\npostgres = \"1s\"\nkafka = \"3s\"\nstable = \"3s\"\nclickhouse = \"1s\"";
+const TIMEOUTS: &str = "connect = \"1s\"\npostgres = \"1s\"\nkafka = \"2s\"\nstable = \"2s\"\nclickhouse = \"1s\"";
 
 /// How many runs may be told that a server is not itself again yet.
 const RUNS: usize = 5;
@@ -35,7 +35,7 @@ pub fn break_them(subject: &mut Subject<'_>, act: Act, servers: &Path, times: u6
         act_in(servers, from, server);
         subject.tally.faults += 1;
         // Back again at once, so that the run may get over it, or only when the run has given up.
-        let at_once = subject.rng.bool();
+        let at_once = subject.rng.u8(..3) > 0;
         if at_once {
             std::thread::sleep(Duration::from_millis(subject.rng.u64(..800)));
             act_in(servers, to, server);

@@ -33,7 +33,7 @@ impl<'a> Subject<'a> {
         let world = World::on(Servers::shared(), "soak", super::common::USER_LOGINS, rng.i32(1..=4));
         tally.table.clone_from(&world.name);
         never_merge(&world);
-        let batches = format!("rows = {}\ninsert_rows = {}", rng.u32(3..=20), rng.u32(3..=20));
+        let batches = format!("rows = {}\ninsert_rows = {}", rng.u32(5..=30), rng.u32(10..=40));
         let mut subject = Self { world, rng, tally, application: None, batches };
         subject.world.insert_rows(20);
         subject.settle();
@@ -48,7 +48,7 @@ impl<'a> Subject<'a> {
     /// Runs that are to meet trouble try again at once, and give a server up early; their batches are small.
     pub fn expect_trouble(&mut self, timeouts: &str) {
         self.world.settings.insert("batch", self.batches.clone());
-        self.world.settings.insert("retry", "attempts = 3\npause = \"20ms\"".into());
+        self.world.settings.insert("retry", "attempts = 3\npause = \"20ms\"\nmax_pause = \"200ms\"".into());
         self.world.settings.insert("timeouts", timeouts.into());
     }
 
@@ -183,7 +183,8 @@ impl Application {
                 session =
                     client.and_then(|mut client| work(&mut client, &name, version, &mut rng).is_ok().then_some(client));
                 drop(gate);
-                std::thread::sleep(Duration::from_millis(rng.u64(1..20)));
+                // Runs bring more than that, on a slow machine, too.
+                std::thread::sleep(Duration::from_millis(rng.u64(5..40)));
             }
         });
         Self { gate, thread }
