@@ -4,6 +4,7 @@
 //! of them would lose values.
 
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind};
+use crate::clickhouse::encode::holds_position;
 use crate::clickhouse::{quote, text};
 use crate::config::{ColumnRules, TableConfig};
 use crate::error::{Error, Result};
@@ -110,7 +111,16 @@ impl Comparison<'_> {
 
     fn positions(&mut self) {
         for (wanted, type_name) in POSITION {
-            if self.find(wanted).is_none() {
+            if let Some(found) = self.find(wanted) {
+                let found = found.column.type_name.clone();
+                if !holds_position(wanted, &found) {
+                    let what = format!("the target's column {wanted} is of type {found}");
+                    let why = "it does not hold every value: rows would not be recognised by their records' positions, and a \
+                               crash would double them";
+                    let fix = format!("ALTER TABLE {} MODIFY COLUMN {} {type_name};", self.name, quote(wanted));
+                    self.add("position-type", Effect::Stops, what, why, fix);
+                }
+            } else {
                 let what = format!("{} has no column {wanted}", self.name);
                 let why = "rows are recognised by their records' partition, offset and timestamp: without them a crash would \
                            double rows";

@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::process::Stdio;
 use std::time::Duration;
 
-use common::World;
+use common::servers::Servers;
+use common::{Ended, USER_LOGINS, World};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 /// A world whose configuration names a topic and a target that are not there.
@@ -27,6 +29,27 @@ fn a_second_init_finds_nothing_to_do() {
     let world = World::new("twice");
     let again = world.run(&["init"]).expect(0);
     assert_eq!((again.stdout.trim(), again.stderr.as_str()), ("", ""));
+}
+
+#[test]
+fn several_inits_at_once_in_a_fresh_database_all_succeed_and_make_each_thing_once() {
+    let mut world = World::unmade(Servers::in_new_database("init_at_once"), "at_once", USER_LOGINS, 1);
+
+    // Each command writes the configuration anew: all of them are made before the first one starts.
+    let mut inits: Vec<_> = (0..6).map(|_| world.command(&["init"])).collect();
+    let inits: Vec<_> =
+        inits.iter_mut().map(|init| init.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).collect();
+    for init in inits {
+        Ended::of(&init.wait_with_output().unwrap()).expect(0);
+    }
+
+    assert_eq!(
+        world.sql_number("SELECT count(*) FROM pg_index WHERE indrelid = '{t}'::regclass AND indpred IS NOT NULL"),
+        1
+    );
+    world.insert_rows(2);
+    world.once().expect(0);
+    world.assert_exactly_once();
 }
 
 #[test]

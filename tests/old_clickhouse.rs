@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use common::findings::{assert_found, assert_gone};
 use common::{World, http};
 use pg2ch::clickhouse::{Answer, Exception, Http};
 use pg2ch::exit_code::ExitCode;
@@ -184,9 +185,12 @@ fn an_old_server_is_refused_as_a_target_before_anything_is_copied() {
     let ended = world.once().expect(78);
 
     assert!(ended.stderr.contains("insert_deduplication_token") && ended.stderr.contains("22.2"), "{}", ended.stderr);
+    let found = assert_found(&world, "clickhouse-version", 78);
+    assert!(found["what"].as_str().unwrap().contains("18.16"), "{found}");
     assert_eq!(server.ok(&format!("SELECT count() FROM analytics.{}", world.name), b""), "0\n");
     // With a fit target everything goes on: nothing is lost.
     world.settings.remove("clickhouse");
+    assert_gone(&world, "clickhouse-version");
     world.once().expect(0);
     world.assert_exactly_once();
 }

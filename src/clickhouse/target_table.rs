@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::Deserialize;
 
 use super::column_type::{Column, DefaultKind};
-use super::encode::CalendarRange;
+use super::encode::{CalendarRange, holds_position};
 use super::http::{Answer, Http, quote, text};
 use super::settings::Settings;
 use super::{Block, Inserted, Ranges, RecordId, Target, TargetDescription};
@@ -167,10 +167,15 @@ impl Target for ClickHouseTarget {
         table.columns.sort_unstable();
         let columns: Vec<Column> = std::mem::take(&mut table.columns).into_iter().map(column).collect();
         for wanted in POSITION {
-            if !columns.iter().any(|column| column.name == wanted) {
+            let Some(column) = columns.iter().find(|column| column.name == wanted) else {
+                return Err(self
+                    .unfit(format!("it has no column {wanted}"), "run `pg2ch check` for the statement that adds it"));
+            };
+            // ClickHouse's own parser would wrap an offset around that does not fit, and the row would not be recognised.
+            if !holds_position(wanted, &column.type_name) {
                 return Err(self.unfit(
-                    format!("it has no column {wanted}"),
-                    "run `pg2ch init --print` for the columns that a target needs, and add them",
+                    format!("its column {wanted} is of type {}, which does not hold every value", column.type_name),
+                    "run `pg2ch check` for the statement that alters it",
                 ));
             }
         }

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test file uses a part of it
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+pub mod findings;
 pub mod foreign;
 pub mod http_proxy;
 pub mod promise;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pg2ch::clickhouse::Http;
+use postgres::{Client, NoTls};
 
 /// The addresses of three servers.
 #[derive(Clone, Debug)]
@@ -19,6 +20,23 @@ impl Servers {
     /// The servers that `scripts/test` has started.
     pub fn shared() -> Self {
         Self::of(&|name| std::env::var(name).ok(), "set: run scripts/test")
+    }
+
+    /// The shared servers, with a new database in PostgreSQL: what is granted on the other one, other tests rely on.
+    pub fn in_new_database(name: &str) -> Self {
+        let mut servers = Self::shared();
+        let (front, _) = servers.postgres_url.rsplit_once('/').unwrap();
+        let database = format!("{name}_{}", std::process::id());
+        let superuser = servers.postgres_url.replace("app:app@", "postgres:postgres@");
+        let mut superuser = Client::connect(&superuser, NoTls).unwrap();
+        superuser.batch_execute(&format!("CREATE DATABASE {database} OWNER app")).unwrap();
+        servers.postgres_url = format!("{front}/{database}");
+        servers
+    }
+
+    /// The database that the tables are in.
+    pub fn database(&self) -> &str {
+        self.postgres_url.rsplit_once('/').unwrap().1
     }
 
     fn of(find: &dyn Fn(&str) -> Option<String>, missing: &str) -> Self {
@@ -63,6 +81,16 @@ impl OwnServers {
         let env = std::fs::read_to_string(self.dir.join("servers.env")).unwrap();
         let line = env.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         line.unwrap_or_else(|| panic!("{name} is not in servers.env")).to_owned()
+    }
+
+    /// Starts one of the three alone; the others' addresses lead nowhere.
+    pub fn start_only(name: &str, server: &str) -> Self {
+        Self::start_with(name, &["--only", server])
+    }
+
+    /// Where the servers' files are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn start_with(name: &str, options: &[&str]) -> Self {

@@ -31,8 +31,8 @@ mod writer;
 
 use fields::{Absent, Field, Fields};
 use json::Cursor;
-pub use position::Position;
 use position::PositionColumn;
+pub use position::{Position, holds_position};
 use refusal::{Checked, Fault, character_start, excerpt};
 pub use refusal::{MAX_EXCERPT, Refusal};
 pub use time::CalendarRange;

@@ -35,6 +35,12 @@ enum Kind {
 /// The columns that keep a record's position, in the order of their bytes.
 pub(super) const NAMES: [&str; 3] = ["_partition", "_offset", "_timestamp"];
 
+/// Whether a column of the position, of this type, holds every value that it may have.
+#[must_use]
+pub fn holds_position(name: &'static str, type_name: &str) -> bool {
+    PositionColumn::new(name, type_name).is_ok()
+}
+
 impl PositionColumn {
     /// # Errors
     /// If the type does not hold every partition, offset or millisecond (save for negative ones).

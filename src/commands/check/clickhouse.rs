@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::Source;
+use super::clock;
 use super::finding::{Finding, Findings, Server, Severity};
 use crate::clickhouse::{Answer, Http, quote, text};
 use crate::commands::init::{create_target, target_names};
@@ -10,6 +11,9 @@ use crate::commands::target_columns;
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
 use crate::target_fit::{Effect, differences};
+
+/// The oldest version that knows `insert_deduplication_token`.
+const OLDEST: (u32, u32) = (22, 2);
 
 /// The target as `system.tables` has it.
 #[derive(Debug, Deserialize)]
@@ -40,11 +44,44 @@ struct ViewRow {
 pub fn check(config: &Config, table: &TableConfig, source: Option<&Source>) -> Result<(String, Vec<Finding>)> {
     let http = Http::new(config)?;
     let what = format!("cannot look up the target {}", table.target);
-    let version = http.ask(&what, "SELECT version() FORMAT TabSeparatedRaw", &[])?;
-    let version = String::from_utf8_lossy(&version).trim().to_owned();
-    let mut check = Check { http, table, source, what, findings: Findings::new(Server::ClickHouse) };
-    check.run()?;
+    let mut findings = Findings::new(Server::ClickHouse);
+    let version = server(&http, &what, &mut findings)?;
+    let mut check = Check { http, table, source, what, findings };
+    // Too old a server does not even understand the questions.
+    if !is_older(&version, OLDEST) {
+        check.run()?;
+    }
     Ok((version, check.findings.into_list()))
+}
+
+/// Its version, and its clock.
+fn server(http: &Http, what: &str, findings: &mut Findings) -> Result<String> {
+    let before = clock::now();
+    let answer = http.ask(what, "SELECT version(), toUnixTimestamp(now()) FORMAT TabSeparatedRaw", &[])?;
+    let after = clock::now();
+    let answer = String::from_utf8_lossy(&answer);
+    let (version, seconds) = answer.trim().split_once('\t').unwrap_or((answer.trim(), ""));
+    if is_older(version, OLDEST) {
+        findings.add(
+            Severity::Error,
+            "clickhouse-version",
+            format!("the server is ClickHouse {version}"),
+            "before 22.2 it knows no deduplication tokens: an insert whose answer is lost would be doubled",
+            format!("upgrade the server to {}.{} or later", OLDEST.0, OLDEST.1),
+        );
+    }
+    if let Ok(seconds) = seconds.parse::<f64>() {
+        // It tells whole seconds.
+        let why = "`_ingested_at` is ClickHouse's time: how long a row took to arrive is wrong by as much";
+        clock::compare(seconds, before.floor()..=after, why, findings);
+    }
+    Ok(version.to_owned())
+}
+
+fn is_older(version: &str, than: (u32, u32)) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let (Some(major), Some(minor)) = (parts.next(), parts.next()) else { return false };
+    (major, minor) < than
 }
 
 struct Check<'a> {
@@ -291,6 +328,12 @@ fn setting(engine_full: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        assert!(is_older("18.16.1", OLDEST) && is_older("22.1.9.1", OLDEST));
+        assert!(!is_older("22.2.1.1", OLDEST) && !is_older("26.9.2.1", OLDEST) && !is_older("unknown", OLDEST));
+    }
 
     #[test]
     fn a_setting_is_read_from_the_definition() {

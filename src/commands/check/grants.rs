@@ -2,7 +2,7 @@
 
 use super::finding::{Findings, Severity};
 use super::source::Found;
-use crate::commands::init::RUNS_TABLE;
+use crate::commands::init::{RUNS, own_table_statements};
 use crate::config::TableConfig;
 use crate::error::Result;
 use crate::postgres::{Session, quote};
@@ -107,7 +107,7 @@ pub fn history(session: &mut Session, findings: &mut Findings) -> Result<()> {
             "runs-missing",
             "there is no table pg2ch_runs in the role's search path",
             "`pg2ch status` cannot tell what the last runs did",
-            format!("{RUNS_TABLE};"),
+            format!("{};", own_table_statements(RUNS)),
         );
     }
     let lacking = session.query_opt(

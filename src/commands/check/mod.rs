@@ -1,6 +1,7 @@
 //! `pg2ch check`: asks all three servers, with the run's own settings, what would go wrong. It changes nothing.
 
 mod clickhouse;
+mod clock;
 mod finding;
 mod grants;
 mod kafka;

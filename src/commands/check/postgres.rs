@@ -1,10 +1,8 @@
 //! PostgreSQL: the server, the session, the table.
 
-use std::time::SystemTime;
-
 use super::finding::{Finding, Findings, Server, Severity};
-use super::{Source, grants, source, storage};
-use crate::commands::init::CHECKPOINT_TABLE;
+use super::{Source, clock, grants, source, storage};
+use crate::commands::init::{CHECKPOINT, own_table_statements};
 use crate::config::{Config, TableConfig};
 use crate::error::Result;
 use crate::postgres::{Session, connect};
@@ -12,9 +10,6 @@ use crate::watchdog::Watchdog;
 
 /// The oldest version whose catalogue and statements are known to serve.
 const OLDEST: i32 = 120_000;
-
-/// Clocks that are further apart are worth a word.
-const SKEW_SECONDS: f64 = 5.0;
 
 /// What PostgreSQL's part of the check found.
 pub struct Checked {
@@ -51,14 +46,15 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
 
 fn server(session: &mut Session, findings: &mut Findings) -> Result<String> {
     const WHAT: &str = "cannot ask for the server's version";
-    let before = seconds_now();
+    let before = clock::now();
     let row = session.query_opt(
         WHAT,
-        "SELECT current_setting('server_version'), current_setting('server_version_num')::int, pg_catalog.pg_is_in_recovery(),
-                extract(epoch FROM clock_timestamp())::float8, current_setting('autovacuum') = 'on'",
+        "SELECT pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_version_num')::int,
+                pg_catalog.pg_is_in_recovery(), extract(epoch FROM pg_catalog.clock_timestamp())::float8,
+                pg_catalog.current_setting('autovacuum') = 'on'",
         &[],
     )?;
-    let after = seconds_now();
+    let after = clock::now();
     let Some(row) = row else { return Ok(String::new()) };
     let (version, number, is_standby, clock, vacuums): (String, i32, bool, f64, bool) =
         (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4));
@@ -79,19 +75,16 @@ fn server(session: &mut Session, findings: &mut Findings) -> Result<String> {
             "rows cannot be flagged on it",
             "name the primary in [postgres] url",
         );
+    } else {
+        read_only(session, findings)?;
     }
-    // Whatever the answer took lies between the two readings: only what lies outside is skew.
-    let skew = if clock < before { clock - before } else { (clock - after).max(0.0) };
-    if skew.abs() > SKEW_SECONDS {
-        findings.add(
-            Severity::Warning,
-            "clock-skew",
-            format!("the server's clock is {skew:.0} s away from this machine's"),
-            "records carry PostgreSQL's time, and brokers refuse times that are too far ahead of their own; the ages that \
-             `status` and the metrics show are wrong by as much",
-            "timedatectl set-ntp true",
-        );
-    }
+    clock::compare(
+        clock,
+        before..=after,
+        "records carry PostgreSQL's time, and brokers refuse times that are too far ahead of their own; the ages that `status` \
+         and the metrics show are wrong by as much",
+        findings,
+    );
     if !vacuums {
         findings.add(
             Severity::Warning,
@@ -104,8 +97,29 @@ fn server(session: &mut Session, findings: &mut Findings) -> Result<String> {
     Ok(version)
 }
 
-fn seconds_now() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+/// A primary may still be told to refuse writes: for the role, the database, or the whole server.
+fn read_only(session: &mut Session, findings: &mut Findings) -> Result<()> {
+    let row = session.query_opt(
+        "cannot ask whether the session may write",
+        "SELECT CASE source
+                WHEN 'user' THEN format('ALTER ROLE %I RESET %I;', current_user, name)
+                WHEN 'database' THEN format('ALTER DATABASE %I RESET %I;', current_database(), name)
+                WHEN 'database user' THEN format('ALTER ROLE %I IN DATABASE %I RESET %I;', current_user, current_database(), name)
+                ELSE format(E'ALTER SYSTEM SET %I = off;\nSELECT pg_reload_conf();', name) END
+         FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only' AND setting = 'on'",
+        &[],
+    )?;
+    if let Some(row) = row {
+        findings.add(
+            Severity::Error,
+            "read-only",
+            "the session's transactions are read-only (default_transaction_read_only)",
+            "rows cannot be flagged",
+            // The statement itself must be allowed to write.
+            format!("SET default_transaction_read_only = off;\n{}", row.get::<_, String>(0)),
+        );
+    }
+    Ok(())
 }
 
 /// Two sessions that are served by one server process at the same time share it between transactions.
@@ -147,7 +161,7 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
             "checkpoint-missing",
             "there is no table pg2ch_checkpoint in the role's search path",
             "it tells, after a crash, which records were delivered and not flagged: no run begins without it",
-            format!("{CHECKPOINT_TABLE};"),
+            format!("{};", own_table_statements(CHECKPOINT)),
         );
         return Ok(());
     }

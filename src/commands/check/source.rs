@@ -59,7 +59,7 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
     }
     let columns = session.in_catalog(&what, |session| read_columns(session, oid, &name))?;
     let mut found = Found { oid, name, is_partitioned: kind == "p", flag: None, source: None };
-    flag(table, &columns, &mut found, findings);
+    flag(session, table, &columns, &mut found, findings)?;
     let key_is_fit = key(session, table, &columns, &found, findings)?;
     if key_is_fit && found.flag.is_some() {
         match SourceTable::find(session, table) {
@@ -78,7 +78,13 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
     Ok(Some(found))
 }
 
-fn flag(table: &TableConfig, columns: &[SourceColumn], found: &mut Found, findings: &mut Findings) {
+fn flag(
+    session: &mut Session,
+    table: &TableConfig,
+    columns: &[SourceColumn],
+    found: &mut Found,
+    findings: &mut Findings,
+) -> Result<()> {
     let (name, flag) = (&found.name, quote(&table.flag));
     let Some(column) = columns.iter().find(|column| column.name == table.flag) else {
         findings.add(
@@ -88,7 +94,7 @@ fn flag(table: &TableConfig, columns: &[SourceColumn], found: &mut Found, findin
             "it says whether a row was sent",
             format!("ALTER TABLE {name} ADD COLUMN {flag} boolean NOT NULL DEFAULT FALSE;"),
         );
-        return;
+        return Ok(());
     };
     if column.type_name != "boolean" {
         findings.add(
@@ -98,7 +104,7 @@ fn flag(table: &TableConfig, columns: &[SourceColumn], found: &mut Found, findin
             "it must be TRUE or FALSE",
             "name a boolean column as `flag` in [[table]]",
         );
-        return;
+        return Ok(());
     }
     found.flag = Some(table.flag.clone());
     if !column.not_null {
@@ -113,6 +119,34 @@ fn flag(table: &TableConfig, columns: &[SourceColumn], found: &mut Found, findin
             ),
         );
     }
+    default(session, &table.flag, found, findings)
+}
+
+/// What the flag is where an INSERT does not name it.
+fn default(session: &mut Session, flag: &str, found: &Found, findings: &mut Findings) -> Result<()> {
+    let name = &found.name;
+    let row = session.query_opt(
+        &format!("cannot look up the default of {flag}"),
+        "SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attribute a
+         LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+         WHERE a.attrelid = $1 AND a.attname = $2::text",
+        &[&found.oid, &flag],
+    )?;
+    let default: Option<String> = row.and_then(|row| row.get(0));
+    let (what, why) = match default.as_deref() {
+        Some("false") => return Ok(()),
+        Some(other) => (
+            format!("the flag {flag} is {other} by default"),
+            "a row that is inserted without it should be unsent: born as TRUE it is never sent, without a word",
+        ),
+        None => (
+            format!("the flag {flag} has no default"),
+            "an INSERT that does not name it fails, or leaves NULL there, and the row is never sent",
+        ),
+    };
+    let fix = format!("ALTER TABLE {name} ALTER COLUMN {} SET DEFAULT FALSE;", quote(flag));
+    findings.add(Severity::Warning, "flag-default", what, why, fix);
+    Ok(())
 }
 
 /// Whether the key names one row.
