@@ -55,7 +55,8 @@ fn crash_once(subject: &mut Subject<'_>, group: Group, point: &str, round: u64) 
             subject.change_some();
         }
         Group::Recovery => {
-            assert!(subject.world.crash_at("kafka.commit.after:2", &["produce", "--wait-lock", "20s"]).code == KILLED);
+            let before = subject.world.crash_at("kafka.commit.after:2", &["produce", "--wait-lock", "20s"]);
+            assert_eq!(before.code, KILLED, "{before:?}");
             subject.crash_at(point, &["produce", "--wait-lock", "20s"], &[KILLED]);
             subject.change_some();
         }

@@ -33,7 +33,7 @@ impl<'a> Subject<'a> {
         let world = World::on(Servers::shared(), "soak", super::common::USER_LOGINS, rng.i32(1..=4));
         tally.table.clone_from(&world.name);
         never_merge(&world);
-        let batches = format!("rows = {}\ninsert_rows = {}", rng.u32(5..=30), rng.u32(10..=40));
+        let batches = format!("rows = {}\ninsert_rows = {}", rng.u32(5..=12), rng.u32(10..=40));
         let mut subject = Self { world, rng, tally, application: None, batches };
         subject.world.insert_rows(20);
         subject.settle();
