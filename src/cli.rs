@@ -8,11 +8,12 @@ mod raw;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use argh::{ArgsInfo as _, EarlyExit, FlagInfoKind, FromArgs as _};
+use argh::{ArgsInfo as _, CommandInfoWithArgs, EarlyExit, FlagInfoKind, FromArgs as _};
 
 pub use raw::RawArguments;
-use raw::{RawCommand, RawConfig, RawConfigAction, RawDeadLetters, RawDeadLettersAction, RawVerify};
+use raw::{RawCommand, RawCompletions, RawConfig, RawConfigAction, RawDeadLetters, RawDeadLettersAction, RawVerify};
 
+use crate::commands::completions::Shell;
 use crate::commands::verify;
 use crate::config::{self, Flags};
 use crate::error::{Error, Result};
@@ -54,6 +55,10 @@ pub enum Command {
     ShowConfig,
     /// Print an example configuration.
     GenerateConfig,
+    /// Print the completions of a shell.
+    Completions(Shell),
+    /// Print the manual page.
+    Man,
 }
 
 /// How much goes to standard error.
@@ -106,6 +111,12 @@ pub fn help() -> String {
         Err(EarlyExit { output, .. }) => output,
         Ok(_) => String::new(),
     }
+}
+
+/// What may be written: commands, options and their descriptions.
+#[must_use]
+pub fn definitions() -> CommandInfoWithArgs {
+    RawArguments::get_args_info()
 }
 
 /// Understands the arguments, without the program's name.
@@ -256,6 +267,12 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
         Some(RawCommand::Config(RawConfig { action: Some(RawConfigAction::Generate(_)) })) => {
             return Ok(Command::GenerateConfig);
         }
+        Some(RawCommand::Completions(RawCompletions { shell })) => {
+            let known = Shell::ALL.into_iter().find(|known| known.name() == shell);
+            let why = format!("there are no completions for {shell:?}");
+            return known.map(Command::Completions).ok_or_else(|| usage(&why, "bash, zsh and fish are known"));
+        }
+        Some(RawCommand::Man(_)) => return Ok(Command::Man),
         Some(RawCommand::Config(RawConfig { action: None })) => {
             return Err(usage("`config` needs one more word", "`pg2ch config show` or `pg2ch config generate`"));
         }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use pg2ch::cli::{self, Command, Invocation, Parsed, Verbosity};
-use pg2ch::commands::{self, check, dead_letters, init, status, verify};
+use pg2ch::commands::{self, check, completions, dead_letters, init, manual, status, verify};
 use pg2ch::config::{self, Config};
 use pg2ch::error::{Error, Result};
 use pg2ch::exit_code::ExitCode;
@@ -96,6 +96,14 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
         }
         Command::GenerateConfig => {
             print(config::EXAMPLE);
+            Ok(ExitCode::Done)
+        }
+        Command::Completions(shell) => {
+            print(&completions::script(*shell, &cli::definitions()));
+            Ok(ExitCode::Done)
+        }
+        Command::Man => {
+            print(&manual::page(&cli::definitions()));
             Ok(ExitCode::Done)
         }
     }

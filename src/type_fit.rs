@@ -65,7 +65,6 @@ enum Kind {
     Integer {
         digits: u32,
         bytes: usize,
-        signed: bool,
     },
     /// Bits of the mantissa.
     Float {
@@ -86,10 +85,9 @@ enum Kind {
 fn kind(source: &str) -> Kind {
     let (name, modifiers) = split(source);
     match name.as_str() {
-        "smallint" => Kind::Integer { digits: 5, bytes: 2, signed: true },
-        "integer" => Kind::Integer { digits: 10, bytes: 4, signed: true },
-        "bigint" => Kind::Integer { digits: 19, bytes: 8, signed: true },
-        "oid" => Kind::Integer { digits: 10, bytes: 4, signed: false },
+        "smallint" => Kind::Integer { digits: 5, bytes: 2 },
+        "integer" => Kind::Integer { digits: 10, bytes: 4 },
+        "bigint" => Kind::Integer { digits: 19, bytes: 8 },
         "real" => Kind::Float { bits: 24 },
         "double precision" => Kind::Float { bits: 53 },
         "numeric" => Kind::Numeric(match *modifiers {
@@ -111,7 +109,7 @@ fn fit_scalar(source: &str, target: &ScalarType) -> Fit {
     let never = || Fit::Impossible(format!("{target} takes no value of {source}"));
     match (kind(source), target) {
         (_, ScalarType::String) => Fit::Lossless,
-        (Kind::Integer { digits, bytes, signed }, target) => fit_integer(digits, bytes, signed, target),
+        (Kind::Integer { digits, bytes }, target) => fit_integer(digits, bytes, target),
         (Kind::Float { bits }, target) => fit_float(bits, target),
         (Kind::Numeric(limits), target) => fit_numeric(limits, target),
         (Kind::Boolean, ScalarType::Bool) | (Kind::Uuid, ScalarType::Uuid) | (Kind::Date, ScalarType::Date32) => {
@@ -161,16 +159,10 @@ fn impossible_number(target: &ScalarType) -> Fit {
     Fit::Impossible(format!("{target} takes no number"))
 }
 
-fn fit_integer(digits: u32, bytes: usize, signed: bool, target: &ScalarType) -> Fit {
+fn fit_integer(digits: u32, bytes: usize, target: &ScalarType) -> Fit {
     match target {
-        ScalarType::Integer(Integer { signed: target_signed, bytes: target_bytes }) => {
-            let fits = match (signed, target_signed) {
-                (true, false) => false,
-                (false, true) => *target_bytes > bytes,
-                _ => *target_bytes >= bytes,
-            };
-            if fits { Fit::Lossless } else { Fit::Lossy(format!("numbers outside the range of {target} are refused")) }
-        }
+        ScalarType::Integer(Integer { signed: true, bytes: target_bytes }) if *target_bytes >= bytes => Fit::Lossless,
+        ScalarType::Integer(_) => Fit::Lossy(format!("numbers outside the range of {target} are refused")),
         ScalarType::Decimal(Decimal { precision, scale }) if precision - scale >= digits => Fit::Lossless,
         ScalarType::Decimal(Decimal { precision, scale }) => {
             Fit::Lossy(format!("numbers of more than {} digits are refused", precision - scale))

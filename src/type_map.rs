@@ -35,7 +35,6 @@ fn scalar(type_name: &str) -> String {
         "smallint" => "Int16".into(),
         "integer" => "Int32".into(),
         "bigint" => "Int64".into(),
-        "oid" => "UInt32".into(),
         "boolean" => "Bool".into(),
         "real" => "Float32".into(),
         "double precision" => "Float64".into(),

@@ -88,6 +88,8 @@ pub(super) enum RawCommand {
     Verify(RawVerify),
     DeadLetters(RawDeadLetters),
     Config(RawConfig),
+    Completions(RawCompletions),
+    Man(RawMan),
 }
 
 /// The first leg alone: unsent rows from PostgreSQL to Kafka.
@@ -220,3 +222,22 @@ pub(super) struct RawShow {}
 #[derive(ArgsInfo, Debug, FromArgs)]
 #[argh(subcommand, name = "generate", help_triggers("-h", "--help"))]
 pub(super) struct RawGenerate {}
+
+/// Prints what a shell needs to complete pg2ch's command line.
+#[derive(ArgsInfo, Debug, FromArgs)]
+#[argh(
+    subcommand,
+    name = "completions",
+    help_triggers("-h", "--help"),
+    example = "pg2ch completions bash > ~/.local/share/bash-completion/completions/pg2ch"
+)]
+pub(super) struct RawCompletions {
+    /// bash, zsh or fish
+    #[argh(positional)]
+    pub(super) shell: String,
+}
+
+/// Prints the manual page.
+#[derive(ArgsInfo, Debug, FromArgs)]
+#[argh(subcommand, name = "man", help_triggers("-h", "--help"), example = "pg2ch man | man -l -")]
+pub(super) struct RawMan {}

@@ -43,6 +43,8 @@ fn each_command_has_its_words() {
         ("dead-letters replay", Command::ReplayDeadLetters),
         ("config show", Command::ShowConfig),
         ("config generate", Command::GenerateConfig),
+        ("completions zsh", Command::Completions(Shell::Zsh)),
+        ("man", Command::Man),
     ] {
         assert_eq!(invocation(line).command, command, "{line}");
     }
@@ -113,6 +115,8 @@ fn what_makes_no_sense_is_a_usage_error_with_a_hint() {
         "--twice",
         "produce consume",
         "dead-letters reply",
+        "completions",
+        "completions tcsh",
     ] {
         let error = parsed(line).expect_err(line);
         assert_eq!(error.exit_code(), ExitCode::Usage, "{line}");

@@ -2,9 +2,11 @@
 
 pub mod backlog;
 pub mod check;
+pub mod completions;
 pub mod config;
 pub mod dead_letters;
 pub mod init;
+pub mod manual;
 pub mod status;
 mod target_columns;
 pub mod verify;

@@ -28,7 +28,24 @@ pub const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 /// Where `.pgpass` is.
 pub const HOME: &str = "HOME";
 
-const OURS: &[&str] = &[POSTGRES_URL, KAFKA_BROKERS, KAFKA_SASL_PASSWORD, CLICKHOUSE_URL, CLICKHOUSE_PASSWORD, CONFIG];
+/// What each of them says.
+pub const VARIABLES: &[(&str, &str)] = &[
+    (CONFIG, "The configuration file, unless --config names one."),
+    (POSTGRES_URL, "The URL of PostgreSQL, instead of `url` in [postgres]."),
+    (PGPASSWORD, "The password of PostgreSQL."),
+    (PGPASSFILE, "The file with passwords of PostgreSQL, instead of ~/.pgpass."),
+    (KAFKA_BROKERS, "Kafka's brokers, instead of `brokers` in [kafka]."),
+    (KAFKA_SASL_PASSWORD, "The password of SASL."),
+    (CLICKHOUSE_URL, "The URL of ClickHouse, instead of `url` in [clickhouse]."),
+    (CLICKHOUSE_PASSWORD, "The password of ClickHouse."),
+    (CREDENTIALS_DIRECTORY, "Where a relative path of a password file is meant from; systemd sets it."),
+    (HOME, "Where .pgpass is."),
+];
+
+/// Those that only pg2ch reads.
+fn ours() -> impl Iterator<Item = &'static str> {
+    VARIABLES.iter().map(|(name, _)| *name).filter(|name| name.starts_with("PG2CH_"))
+}
 
 /// The variables of a process. An empty one counts as not set, as in libpq and in compose files.
 #[derive(Default)]
@@ -73,9 +90,8 @@ impl Environment {
 
     /// Warns about a variable that looks like a slip for one of ours: it would do nothing, in silence.
     pub fn warn_about_slips(&self) {
-        for name in self.variables.keys().filter(|n| n.starts_with("PG2CH_") && !OURS.contains(&n.as_str())) {
-            let close =
-                value::nearest(name, OURS.iter().copied()).filter(|known| name.len().abs_diff(known.len()) <= 2);
+        for name in self.variables.keys().filter(|n| n.starts_with("PG2CH_") && !ours().any(|known| known == *n)) {
+            let close = value::nearest(name, ours()).filter(|known| name.len().abs_diff(known.len()) <= 2);
             if let Some(known) = close {
                 log::warn!("the environment variable {name} does nothing; {known} would");
             }

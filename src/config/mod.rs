@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use column_rules::ColumnRules;
+pub use environment::VARIABLES;
 pub use example::EXAMPLE;
 pub use load::{Flags, JOBS, explain, load};
 pub use origin::{Explained, Origin, Setting};

@@ -104,6 +104,7 @@ impl FlagStatements {
              WHERE NOT t.{flag}",
             record = table.record_sql("t"),
         );
+        require_flaggable(session, table)?;
         Ok(Self {
             update: session.prepare(&what, &update)?,
             lockable: session.prepare(&what, &lockable)?,
@@ -268,6 +269,21 @@ impl FlagStatements {
             })
             .collect())
     }
+}
+
+/// That rows can be flagged at all: the role may update them, and so can the table (a published one without a replica
+/// identity, or with a rule, cannot). That is asked when a statement begins, not when it is prepared.
+///
+/// # Errors
+/// PostgreSQL's, sorted by exit code.
+pub fn require_flaggable(session: &mut Session, table: &SourceTable) -> Result<()> {
+    let (name, flag) = (&table.name, table.flag_sql());
+    let what = format!("cannot flag rows of {name}");
+    // As the flagging UPDATE itself: with RETURNING, which not every rule allows.
+    let sql = format!(
+        "EXPLAIN WITH u AS (UPDATE {name} SET {flag} = TRUE WHERE NOT {flag} RETURNING {flag}) SELECT count(*) FROM u"
+    );
+    session.query(&what, &sql, &[]).map(drop)
 }
 
 /// Whether a trigger of the table, or of one of its partitions, fires after an UPDATE. `tgtype` is a set of bits: 2 is

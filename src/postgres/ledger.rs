@@ -217,7 +217,8 @@ impl Ledger for PgLedger {
         self.epoch = Some(epoch.map_err(|failure| self.session.explain(&what, failure))?);
         crash::point("epoch.after");
         self.statements = None;
-        Ok(())
+        // A table whose rows cannot be flagged is refused here, before anything is sent.
+        self.statements().map(drop)
     }
 
     fn flag(&mut self, batch: &RowBatch, indices: &[usize], after: CheckpointAfter<'_>) -> Result<Flagged> {

@@ -40,6 +40,68 @@ pub struct SourceTable {
     condition: Option<String>,
 }
 
+/// Something of the name that the configuration gives, fit or not.
+#[derive(Clone, Debug)]
+pub struct Relation {
+    /// Its OID.
+    pub oid: u32,
+    /// `schema.table`, quoted where needed.
+    pub name: String,
+    /// The database.
+    pub database: String,
+    /// Whether it has partitions.
+    pub is_partitioned: bool,
+    /// `pg_class.relkind`.
+    kind: String,
+    /// Whether it is no partitioned table, and other tables inherit from it.
+    has_heirs: bool,
+}
+
+impl Relation {
+    /// Looks a table up; `None` if there is nothing of this name.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn look_up(session: &mut Session, source: &str) -> Result<Option<Self>> {
+        let row = session.query_opt(
+            &format!("cannot look up table {source}"),
+            "SELECT c.oid, format('%I.%I', n.nspname, c.relname), current_database()::text, c.relkind::text,
+                    c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.oid = pg_catalog.to_regclass($1)",
+            &[&source],
+        )?;
+        Ok(row.map(|row| {
+            let kind: String = row.get(3);
+            Self {
+                oid: row.get(0),
+                name: row.get(1),
+                database: row.get(2),
+                is_partitioned: kind == "p",
+                kind,
+                has_heirs: row.get(4),
+            }
+        }))
+    }
+
+    /// Why it cannot be a source, if it cannot.
+    #[must_use]
+    pub fn unfit(&self) -> Option<String> {
+        let name = &self.name;
+        let other = match self.kind.as_str() {
+            "r" if self.has_heirs => {
+                return Some(format!("other tables inherit from {name}: no index keeps a key unique in all of them"));
+            }
+            "r" | "p" => return None,
+            "v" => "a view",
+            "m" => "a materialized view",
+            "f" => "a foreign table",
+            _ => "something else",
+        };
+        Some(format!("{name} is {other}, not a table"))
+    }
+}
+
 impl SourceTable {
     /// Looks the table up.
     ///
@@ -48,28 +110,19 @@ impl SourceTable {
     pub fn find(session: &mut Session, config: &TableConfig) -> Result<Self> {
         let what = format!("cannot use table {} as the source", config.source);
         let unfit = |why: String, hint: &str| Error::config(&what, why, hint);
-        let row = session
-            .query_opt(
-                &format!("cannot look up table {}", config.source),
-                "SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text, current_database()::text
-                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                 WHERE c.oid = pg_catalog.to_regclass($1)",
-                &[&config.source],
-            )?
-            .ok_or_else(|| {
-                unfit(
-                    "there is no such table in the database".into(),
-                    "check `source` in [[table]] (schema.table, quoted as in SQL) and the database in the PostgreSQL URL",
-                )
-            })?;
-        let (oid, name, kind, database): (u32, String, String, String) =
-            (row.get(0), row.get(1), row.get(2), row.get(3));
-        if kind != "r" && kind != "p" {
+        let relation = Relation::look_up(session, &config.source)?.ok_or_else(|| {
+            unfit(
+                "there is no such table in the database".into(),
+                "check `source` in [[table]] (schema.table, quoted as in SQL) and the database in the PostgreSQL URL",
+            )
+        })?;
+        if let Some(why) = relation.unfit() {
             return Err(unfit(
-                format!("{name} is not a table (relkind {kind})"),
-                "name an ordinary or a partitioned table: views and foreign tables cannot be flagged safely",
+                why,
+                "name an ordinary or a partitioned table, or a partition: their rows can be flagged safely",
             ));
         }
+        let Relation { oid, name, database, is_partitioned, .. } = relation;
         let mut columns = session.in_catalog(&what, |session| read_columns(session, oid, &name))?;
         let column = |wanted: &str| columns.iter().find(|column| column.name == wanted).cloned();
         let flag = column(&config.flag).ok_or_else(|| {
@@ -104,7 +157,7 @@ impl SourceTable {
             name,
             database,
             oid,
-            is_partitioned: kind == "p",
+            is_partitioned,
             columns,
             key,
             flag: config.flag.clone(),

@@ -5,7 +5,9 @@ use super::finding::{Findings, Severity};
 use crate::config::TableConfig;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
-use crate::postgres::{Session, SourceColumn, SourceTable, UnsentIndex, has_unique_index, quote, read_columns};
+use crate::postgres::{
+    Relation, Session, SourceColumn, SourceTable, UnsentIndex, has_unique_index, quote, read_columns, require_flaggable,
+};
 
 /// Unsent rows are counted up to here.
 const MOST_COUNTED: i64 = 1_000_000;
@@ -30,13 +32,7 @@ pub struct Found {
 /// PostgreSQL's.
 pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<Option<Found>> {
     let what = format!("cannot look up table {}", table.source);
-    let row = session.query_opt(
-        &what,
-        "SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text FROM pg_catalog.pg_class c
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass($1)",
-        &[&table.source],
-    )?;
-    let Some(row) = row else {
+    let Some(relation) = Relation::look_up(session, &table.source)? else {
         findings.add(
             Severity::Error,
             "source-missing",
@@ -46,23 +42,23 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
         );
         return Ok(None);
     };
-    let (oid, name, kind): (u32, String, String) = (row.get(0), row.get(1), row.get(2));
-    if kind != "r" && kind != "p" {
+    if let Some(why) = relation.unfit() {
         findings.add(
             Severity::Error,
             "source-kind",
-            format!("{name} is not a table (relkind {kind})"),
-            "rows of views and foreign tables cannot be flagged safely",
-            "name an ordinary or a partitioned table as `source` in [[table]]",
+            why,
+            "its rows cannot be flagged safely",
+            "name an ordinary or a partitioned table, or a partition, as `source` in [[table]]",
         );
         return Ok(None);
     }
+    let Relation { oid, name, is_partitioned, .. } = relation;
     let columns = session.in_catalog(&what, |session| read_columns(session, oid, &name))?;
-    let mut found = Found { oid, name, is_partitioned: kind == "p", flag: None, source: None };
+    let mut found = Found { oid, name, is_partitioned, flag: None, source: None };
     flag(session, table, &columns, &mut found, findings)?;
     let key_is_fit = key(session, table, &columns, &found, findings)?;
     if key_is_fit && found.flag.is_some() {
-        match SourceTable::find(session, table) {
+        match fit_source(session, table) {
             Ok(source) => {
                 index(session, &source, findings)?;
                 condition(session, &source, findings)?;
@@ -76,6 +72,15 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
         }
     }
     Ok(Some(found))
+}
+
+fn fit_source(session: &mut Session, table: &TableConfig) -> Result<SourceTable> {
+    let source = SourceTable::find(session, table)?;
+    match require_flaggable(session, &source) {
+        // What is not granted is among the findings already.
+        Err(error) if error.exit_code() == ExitCode::Permission => Ok(source),
+        flaggable => flaggable.map(|()| source),
+    }
 }
 
 fn flag(

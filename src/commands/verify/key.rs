@@ -156,7 +156,7 @@ fn part(source: &SourceColumn, target: &Column) -> Option<Part> {
     };
     let is_utc = target.type_name.contains("'UTC'");
     let (base, _) = split(&source.type_name);
-    let is_integer = matches!(base.as_str(), "smallint" | "integer" | "bigint" | "oid");
+    let is_integer = matches!(base.as_str(), "smallint" | "integer" | "bigint");
     let is_time = matches!(base.as_str(), "timestamp without time zone" | "timestamp with time zone");
     let plain = |in_source: &str| format!("{in_source}::text");
     // What the record holds, and so what a String or an Enum was given.

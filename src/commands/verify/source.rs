@@ -224,7 +224,7 @@ impl Source {
     fn rows_sql(&self, key: &KeyText, columns: &[String]) -> String {
         let columns: Vec<String> = columns.iter().map(|column| format!("t.{}", quote(column))).collect();
         format!(
-            "SELECT {number}, TRUE, {text}, {record_key}, (SELECT row_to_json(r)::text FROM (SELECT {columns}) AS r) FROM {name} AS t",
+            "SELECT {number}, TRUE, {text}, {record_key}, (SELECT row_to_json(pg2ch_record)::text FROM (SELECT {columns}) AS pg2ch_record) FROM {name} AS t",
             number = key.source_number_sql(),
             text = key.source_sql(),
             record_key = self.table.key_text_sql("t"),

@@ -1,0 +1,400 @@
+//! Generated tables (any types, keys and names) and values at the edges: `pg2ch init`, a run, and `pg2ch verify --deep` finds
+//! every row equal.
+//!
+//! `ROUND_TRIPS=500 cargo test --test round_trip` tries more tables, `ROUND_TRIP_SEED=n` those of a certain seed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use common::World;
+use common::servers::Servers;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::Union;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+
+/// A column: its type, whether it refuses NULL, and a literal of it for each row.
+#[derive(Clone, Debug)]
+struct Column {
+    name: String,
+    type_name: String,
+    not_null: bool,
+    literals: Vec<String>,
+}
+
+/// A table: the first columns are its key.
+#[derive(Clone, Debug)]
+struct Table {
+    columns: Vec<Column>,
+    key_columns: usize,
+    flag: String,
+}
+
+const ROWS: usize = 12;
+
+/// A type, and literals of it.
+type Typed = (String, BoxedStrategy<String>);
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn text(most: usize) -> BoxedStrategy<String> {
+    let pieces = select(vec![
+        "",
+        " ",
+        "a",
+        "A",
+        "é",
+        "e\u{301}",
+        "日本",
+        "😀",
+        "'",
+        "\"",
+        "\\",
+        "\\n",
+        "\n",
+        "\t",
+        "\r",
+        "\u{1}",
+        "\u{1f}",
+        "\u{7f}",
+        "\u{85}",
+        "\u{2028}",
+        "null",
+        "NULL",
+        "\\N",
+        "{}",
+        "[1]",
+        "{\"a\":1}",
+        "0",
+        "-1",
+        "1e5",
+        "true",
+        "%",
+        "_",
+        ";--",
+        "$$",
+        "\u{feff}",
+        "\u{ffff}",
+    ]);
+    let random = any::<char>().prop_filter("no zero byte in PostgreSQL", |c| *c != '\0').prop_map(String::from);
+    let piece = prop_oneof![3 => pieces.prop_map(str::to_owned), 1 => random];
+    prop::collection::vec(piece, 0..6).prop_map(move |pieces| pieces.concat().chars().take(most).collect()).boxed()
+}
+
+fn digits(most: u32) -> BoxedStrategy<String> {
+    prop_oneof![
+        Just("0".to_owned()),
+        Just("9".repeat(most as usize)),
+        prop::collection::vec(0..10u8, 1..=most as usize)
+            .prop_map(|digits| digits.iter().map(|digit| char::from(b'0' + digit)).collect::<String>()),
+    ]
+    .boxed()
+}
+
+fn decimal(before: u32, behind: u32) -> BoxedStrategy<String> {
+    let before = if before == 0 { Just("0".to_owned()).boxed() } else { digits(before) };
+    let behind =
+        if behind == 0 { Just(String::new()).boxed() } else { digits(behind).prop_map(|d| format!(".{d}")).boxed() };
+    (any::<bool>(), before, behind).prop_map(|(minus, a, b)| format!("{}{a}{b}", if minus { "-" } else { "" })).boxed()
+}
+
+/// A time between the years 1900 and 2299, its parts at their edges more often than not.
+fn time(precision: u32) -> BoxedStrategy<String> {
+    let second = prop_oneof![
+        select(vec![-2_208_988_800_i64, -1, 0, 1, 10_413_791_999, 4_294_967_296, 2_147_483_647, 951_782_400]),
+        -2_208_988_800..10_413_791_999_i64,
+    ];
+    let fraction = prop_oneof![Just(0), 0..10_u64.pow(precision).max(1)];
+    (second, fraction)
+        .prop_map(move |(second, fraction)| {
+            let whole = format!("timestamp '1970-01-01' + interval '1 second' * {second}");
+            if precision == 0 {
+                format!("({whole})")
+            } else {
+                format!("({whole} + interval '0.{fraction:00$} second')", precision as usize)
+            }
+        })
+        .boxed()
+}
+
+fn typed(name: &str, literals: BoxedStrategy<String>) -> Just<Typed> {
+    Just((name.to_owned(), literals))
+}
+
+fn number(name: &str, edges: Vec<i64>, range: std::ops::RangeInclusive<i64>) -> Just<Typed> {
+    typed(name, prop_oneof![select(edges), range].prop_map(|number| format!("({number})")).boxed())
+}
+
+/// Types that `pg2ch verify` takes for keys, too.
+fn key_types() -> Union<BoxedStrategy<Typed>> {
+    Union::new([
+        number("smallint", vec![-32768, -1, 0, 32767], -32768..=32767).boxed(),
+        number("integer", vec![i64::from(i32::MIN), 0, i64::from(i32::MAX)], i64::from(i32::MIN)..=i64::from(i32::MAX))
+            .boxed(),
+        number("bigint", vec![i64::MIN + 1, 1 << 53, (1 << 53) + 1, i64::MAX], i64::MIN + 1..=i64::MAX).boxed(),
+        (1..=76_u32, 0..=76_u32)
+            .prop_map(|(precision, scale)| {
+                let scale = scale.min(precision);
+                (format!("numeric({precision},{scale})"), decimal(precision - scale, scale))
+            })
+            .boxed(),
+        typed("numeric", decimal(90, 40)).boxed(),
+        typed("text", text(100).prop_map(|text| quoted(&text)).boxed()).boxed(),
+        (1..20_usize)
+            .prop_map(|most| (format!("varchar({most})"), text(most).prop_map(|text| quoted(&text)).boxed()))
+            .boxed(),
+        (1..8_usize)
+            .prop_map(|most| (format!("char({most})"), text(most).prop_map(|text| quoted(&text)).boxed()))
+            .boxed(),
+        typed("uuid", any::<u128>().prop_map(|bits| format!("'{bits:032x}'")).boxed()).boxed(),
+        typed("boolean", any::<bool>().prop_map(|truth| truth.to_string()).boxed()).boxed(),
+        typed("date", time(0).prop_map(|time| format!("{time}::date")).boxed()).boxed(),
+        (0..=6_u32, any::<bool>())
+            .prop_map(|(precision, has_zone)| {
+                let zone = if has_zone { "with" } else { "without" };
+                let literals = if has_zone {
+                    time(precision).prop_map(|t| format!("{t} AT TIME ZONE 'UTC'")).boxed()
+                } else {
+                    time(precision)
+                };
+                (format!("timestamp({precision}) {zone} time zone"), literals)
+            })
+            .boxed(),
+        typed(
+            "inet",
+            (any::<u32>(), 0..=32_u8)
+                .prop_map(|(ip, mask)| format!("'{}/{mask}'", std::net::Ipv4Addr::from(ip)))
+                .boxed(),
+        )
+        .boxed(),
+    ])
+}
+
+fn any_type() -> Union<BoxedStrategy<Typed>> {
+    let json = prop_oneof![
+        select(vec![
+            "null",
+            "{}",
+            "[]",
+            "\"\"",
+            "1.50",
+            "-0",
+            "1e400",
+            "{\"a\" : [1, {\"b\":null}], \"a\": 2}",
+            "\"\\ud83d\\ude00\"",
+            "[[[]]]"
+        ])
+        .prop_map(str::to_owned),
+        text(20).prop_map(|text| serde_json::to_string(&text).unwrap()),
+    ];
+    let json = json.prop_map(|json| quoted(&json)).boxed();
+    let float = |single: bool| {
+        let special = select(vec!["'NaN'", "'Infinity'", "'-Infinity'", "'-0'", "0.1", "1e-30", "16777217", "3.4e38"])
+            .prop_map(str::to_owned);
+        let random = if single {
+            any::<f32>().prop_map(|f| format!("'{f:e}'")).boxed()
+        } else {
+            any::<f64>().prop_map(|f| format!("'{f:e}'")).boxed()
+        };
+        prop_oneof![special, random]
+            .prop_map(|text| text.replace("'inf'", "'Infinity'").replace("'-inf'", "'-Infinity'"))
+            .boxed()
+    };
+    let list = |element: BoxedStrategy<String>, type_name: &'static str| {
+        let element = prop_oneof![4 => element, 1 => Just("NULL".to_owned())];
+        prop::collection::vec(element, 0..4).prop_map(move |e| format!("ARRAY[{}]::{type_name}", e.join(","))).boxed()
+    };
+    Union::new_weighted(vec![
+        (10, key_types().boxed()),
+        (2, typed("real", float(true)).boxed()),
+        (2, typed("double precision", float(false)).boxed()),
+        (
+            1,
+            typed(
+                "bytea",
+                prop::collection::vec(any::<u8>(), 0..8)
+                    .prop_map(|b| format!("'\\x{}'", b.iter().map(|b| format!("{b:02x}")).collect::<String>()))
+                    .boxed(),
+            )
+            .boxed(),
+        ),
+        (2, typed("json", json.clone()).boxed()),
+        (2, typed("jsonb", json).boxed()),
+        (
+            1,
+            typed(
+                "interval",
+                (-1000..1000_i32, any::<i32>()).prop_map(|(m, s)| format!("interval '{m} months {s} seconds'")).boxed(),
+            )
+            .boxed(),
+        ),
+        (
+            1,
+            typed("time", (0..86_400_i64).prop_map(|s| format!("(time '00:00' + interval '{s} seconds')")).boxed())
+                .boxed(),
+        ),
+        (1, typed("int4range", select(vec!["'empty'", "'[1,5)'", "'(,)'"]).prop_map(str::to_owned).boxed()).boxed()),
+        (
+            1,
+            typed(
+                "money",
+                select(vec!["0", "-92233720368547758.08", "0.1"]).prop_map(|m| format!("{m}::numeric::money")).boxed(),
+            )
+            .boxed(),
+        ),
+        (2, typed("integer[]", list(any::<i32>().prop_map(|n| n.to_string()).boxed(), "integer[]")).boxed()),
+        (2, typed("text[]", list(text(8).prop_map(|t| quoted(&t)).boxed(), "text[]")).boxed()),
+        (1, typed("numeric(9,4)[]", list(decimal(5, 4), "numeric(9,4)[]")).boxed()),
+        (1, typed("timestamp(3) without time zone[]", list(time(3), "timestamp(3)[]")).boxed()),
+    ])
+}
+
+/// A name that SQL, TOML, JSON and ClickHouse may all stumble over, of 63 bytes at most.
+fn name() -> BoxedStrategy<String> {
+    let words = select(vec![
+        "id", "select", "Order", "é", "日本", "😀", " ", "\"", "'", "`", "\\", ".", "$1", "{", "}", "%s", "--", "/*",
+        "\n", "key", "t", "n",
+    ]);
+    prop::collection::vec(words, 1..6)
+        .prop_map(|words| {
+            let mut name = words.concat();
+            while name.len() > 58 {
+                name.pop();
+            }
+            name
+        })
+        .boxed()
+}
+
+fn column(types: Union<BoxedStrategy<Typed>>, is_key: bool) -> impl Strategy<Value = Column> {
+    (name(), types, any::<bool>()).prop_flat_map(move |(name, (type_name, literals), not_null)| {
+        let not_null = not_null || is_key;
+        let literal =
+            if not_null { literals } else { prop_oneof![5 => literals, 1 => Just("NULL".to_owned())].boxed() };
+        prop::collection::vec(literal, ROWS).prop_map(move |literals| Column {
+            name: name.clone(),
+            type_name: type_name.clone(),
+            not_null,
+            literals,
+        })
+    })
+}
+
+fn table() -> impl Strategy<Value = Table> {
+    let keys = prop::collection::vec(column(key_types(), true), 1..=3);
+    let others = prop::collection::vec(column(any_type(), false), 0..=9);
+    (keys, others, name()).prop_map(|(keys, others, flag)| {
+        let key_columns = keys.len();
+        let mut columns: Vec<Column> = keys.into_iter().chain(others).collect();
+        // Each name once.
+        columns.iter_mut().enumerate().for_each(|(at, column)| column.name.push_str(&at.to_string()));
+        Table { columns, key_columns, flag: format!("{flag} sent") }
+    })
+}
+
+fn in_sql(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn in_toml(text: &str) -> String {
+    let escaped: String = text
+        .chars()
+        .map(|c| match c {
+            '"' | '\\' => format!("\\{c}"),
+            c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+            c => c.to_string(),
+        })
+        .collect();
+    format!("\"{escaped}\"")
+}
+
+impl Table {
+    fn key(&self) -> &[Column] {
+        &self.columns[..self.key_columns]
+    }
+
+    fn definition(&self) -> String {
+        let null = |column: &Column| if column.not_null { "NOT NULL" } else { "" };
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| format!("{} {} {}", in_sql(&column.name), column.type_name, null(column)))
+            .collect();
+        let key: Vec<String> = self.key().iter().map(|column| in_sql(&column.name)).collect();
+        format!(
+            "{}, {} boolean NOT NULL DEFAULT FALSE, PRIMARY KEY ({})",
+            columns.join(", "),
+            in_sql(&self.flag),
+            key.join(", ")
+        )
+    }
+}
+
+/// Inserts the rows one by one, each literal with its column's type; keys that are there already are left out.
+fn fill(world: &mut World, table: &Table) -> Result<i64, String> {
+    let names: Vec<String> = table.columns.iter().map(|column| in_sql(&column.name)).collect();
+    for row in 0..ROWS {
+        let values: Vec<&str> = table.columns.iter().map(|column| column.literals[row].as_str()).collect();
+        let sql = format!(
+            "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT DO NOTHING",
+            world.name,
+            names.join(", "),
+            values.join(", ")
+        );
+        world.pg.batch_execute(&sql).map_err(|error| format!("{sql}: {error:?}"))?;
+    }
+    Ok(world.sql_number("SELECT count(*) FROM {t}"))
+}
+
+fn makes_the_round_trip(table: &Table) -> Result<(), String> {
+    let mut world = World::unmade(Servers::shared(), "trip", &table.definition(), 2);
+    let key: Vec<String> = table.key().iter().map(|column| in_toml(&column.name)).collect();
+    world.settings.insert("[table]", format!("key = [{}]\nflag = {}", key.join(", "), in_toml(&table.flag)));
+    world.batch_rows(5);
+    let told = |what: &str, ended: &common::Ended| {
+        format!("{what} ended with {}: {}{}", ended.code, ended.stdout, ended.stderr)
+    };
+    let rows = fill(&mut world, table)?;
+    let init = world.run(&["init"]);
+    if init.code != 0 {
+        return Err(told("init", &init));
+    }
+    let run = world.once();
+    if run.code != 0 || run.number("consume", "rows_inserted") != rows {
+        return Err(told("the run", &run));
+    }
+    let verify = world.run(&["verify", "--deep", "--json"]);
+    if verify.code != 0 {
+        return Err(told("verify", &verify));
+    }
+    let report = verify.report();
+    let is_whole =
+        report["rows_compared"] == rows && report["columns_not_compared"].as_array().is_some_and(Vec::is_empty);
+    world.pg.batch_execute(&format!("DROP TABLE {}", world.name)).map_err(|error| error.to_string())?;
+    world.ch("DROP TABLE {t}");
+    if is_whole { Ok(()) } else { Err(told("verify left something out and", &verify)) }
+}
+
+#[test]
+fn every_row_of_any_table_arrives_as_it_is() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let cases = number("ROUND_TRIPS").unwrap_or(8);
+    let seed = number("ROUND_TRIP_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("ROUND_TRIP_SEED={seed}");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config {
+        cases: u32::try_from(cases).unwrap(),
+        max_shrink_iters: 60,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let result = runner.run(&table(), |table| makes_the_round_trip(&table).map_err(TestCaseError::fail));
+    if let Err(error) = result {
+        panic!("ROUND_TRIP_SEED={seed}: {error}");
+    }
+}
