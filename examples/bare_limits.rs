@@ -81,7 +81,7 @@ fn flag(config: &Config, table: &TableConfig) -> f64 {
 }
 
 fn insert(config: &Config, table: &TableConfig) -> f64 {
-    let mut target = ClickHouseTarget::new(config, &table.target).unwrap();
+    let mut target = ClickHouseTarget::new(config, table).unwrap();
     let format = RowFormat::of(&target.describe().unwrap().columns, &table.column_rules, target.calendar());
     let (name, columns, settings) = (format.name(), format.columns().to_vec(), format.settings());
     let mut preparer = Preparer::new(format);

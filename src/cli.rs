@@ -14,6 +14,7 @@ pub use raw::RawArguments;
 use raw::{RawCommand, RawCompletions, RawConfig, RawConfigAction, RawDeadLetters, RawDeadLettersAction, RawVerify};
 
 use crate::commands::completions::Shell;
+use crate::commands::init::StartAt;
 use crate::commands::verify;
 use crate::config::{self, Flags};
 use crate::error::{Error, Result};
@@ -38,8 +39,8 @@ pub enum Command {
     Init {
         /// Print it instead.
         print: bool,
-        /// Count what the topic holds as flagged and copied.
-        start_at_end: bool,
+        /// Where copying is to begin, if that is to be set.
+        start: Option<StartAt>,
     },
     /// Look for what would go wrong.
     Check,
@@ -247,7 +248,15 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
             return Err(usage("--once and --every are for moving rows: alone, or with produce or consume", SEE_HELP));
         }
         Some(RawCommand::Init(init)) => {
-            return Ok(Command::Init { print: init.print, start_at_end: init.start_at_end });
+            let start = match (init.start_at_beginning, init.start_at_end) {
+                (false, false) => None,
+                (true, false) => Some(StartAt::Beginning),
+                (false, true) => Some(StartAt::End),
+                (true, true) => {
+                    return Err(usage("--start-at-beginning and --start-at-end exclude each other", SEE_HELP));
+                }
+            };
+            return Ok(Command::Init { print: init.print, start });
         }
         Some(RawCommand::Check(_)) => return Ok(Command::Check),
         Some(RawCommand::Status(_)) => return Ok(Command::Status),

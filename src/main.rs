@@ -61,8 +61,8 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
             Ok(finish(&config, *legs, &report, invocation))
         }
         Command::Run { legs, every: Some(pause) } => repeat(&load()?, *legs, *pause, invocation),
-        Command::Init { print, start_at_end } => {
-            let text = init::run(&load()?, *print, *start_at_end)?;
+        Command::Init { print, start } => {
+            let text = init::run(&load()?, *print, *start)?;
             Ok(print_result(&text, ExitCode::Done, *json))
         }
         Command::Check => {

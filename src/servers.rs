@@ -124,6 +124,6 @@ impl Servers for RealServers<'_> {
     }
 
     fn target(&self) -> Result<ClickHouseTarget> {
-        ClickHouseTarget::new(self.around.config, &self.around.table.target)
+        ClickHouseTarget::new(self.around.config, self.around.table)
     }
 }

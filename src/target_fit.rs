@@ -35,8 +35,8 @@ pub enum Effect {
     Stops,
     /// Every record of today's shape becomes a dead letter.
     RefusesAll,
-    /// Some records may become dead letters, as the configuration allows.
-    RefusesSome,
+    /// Some records may become dead letters, or the promise is weaker, as the configuration allows.
+    Weaker,
     /// Nothing is refused.
     Harmless,
 }
@@ -63,7 +63,7 @@ pub struct Difference {
 pub fn differences(table: &TableConfig, source: Option<&[SourceColumn]>, target: &[TargetColumn]) -> Vec<Difference> {
     let name = format!("{}.{}", quote(&table.target.database), quote(&table.target.table));
     let mut comparison = Comparison { name, rules: &table.column_rules, target, found: Vec::new() };
-    comparison.positions();
+    comparison.positions(table.metadata_columns);
     if let Some(source) = source {
         for column in source {
             comparison.source_column(column);
@@ -93,6 +93,11 @@ pub fn require_lossless(table: &TableConfig, source: &[SourceColumn], target: &[
     }
 }
 
+/// The promise that is left for a target that cannot be asked which records it holds.
+const WITHOUT_POSITIONS: &str = "no record is lost, but a row may be there twice: where an INSERT whose answer was lost is sent again \
+    after the table has forgotten its token (its deduplication window) or was altered, where a view behind it refuses rows, and \
+    where the group's offsets are lost; dead letters cannot be replayed, and verify does not find doubled rows";
+
 struct Comparison<'a> {
     name: String,
     rules: &'a ColumnRules,
@@ -109,7 +114,7 @@ impl Comparison<'_> {
         self.target.iter().find(|other| other.column.name == name)
     }
 
-    fn positions(&mut self) {
+    fn positions(&mut self, are_needed: bool) {
         for (wanted, type_name) in POSITION {
             if let Some(found) = self.find(wanted) {
                 let found = found.column.type_name.clone();
@@ -120,6 +125,10 @@ impl Comparison<'_> {
                     let fix = format!("ALTER TABLE {} MODIFY COLUMN {} {type_name};", self.name, quote(wanted));
                     self.add("position-type", Effect::Stops, what, why, fix);
                 }
+            } else if !are_needed {
+                let what = format!("{} keeps no positions: it has no column {wanted}", self.name);
+                let fix = "-- nothing, if that is meant; otherwise set `metadata_columns = true`, and `pg2ch init` adds the columns";
+                return self.add("no-positions", Effect::Weaker, what, WITHOUT_POSITIONS, fix.to_owned());
             } else {
                 let what = format!("{} has no column {wanted}", self.name);
                 let why = "rows are recognised by their records' partition, offset and timestamp: without them a crash would \
@@ -193,7 +202,7 @@ impl Comparison<'_> {
             Fit::Lossless => return,
             Fit::Lossy(why) if self.rules.allow_lossy.contains(&column.name) => {
                 let why = format!("{why}; `allow_lossy` allows it, and what is refused goes to the dead letters");
-                (Effect::RefusesSome, "type-lossy", why, modify)
+                (Effect::Weaker, "type-lossy", why, modify)
             }
             Fit::Lossy(why) => {
                 let why =
@@ -232,7 +241,7 @@ impl Comparison<'_> {
             let what = format!("the target's column {name} is of type {type_name}");
             let known = if takes_null(type_name) { "Nullable(String)" } else { "String" };
             let fix = format!("ALTER TABLE {} MODIFY COLUMN {quoted} {known};", self.name);
-            self.add("type-unknown", Effect::RefusesSome, what, why, fix);
+            self.add("type-unknown", Effect::Weaker, what, why, fix);
         }
         let Some(source) = source else { return };
         let field = self.rules.field_of(name);
@@ -298,6 +307,7 @@ mod tests {
             on_bad_row: OnBadRow::Stop,
             max_dead_letters: 0,
             column_rules: rules,
+            metadata_columns: true,
         }
     }
 

@@ -128,6 +128,10 @@ pub(super) struct RawInit {
     /// counts what the topic holds today as flagged and copied: for moving over from another pipeline
     #[argh(switch)]
     pub(super) start_at_end: bool,
+
+    /// copies what the topic holds from its beginning, into a target that cannot be asked what it holds already
+    #[argh(switch)]
+    pub(super) start_at_beginning: bool,
 }
 
 /// Asks all three servers what would go wrong, and what a run would move now; changes nothing.

@@ -32,8 +32,9 @@ fn each_command_has_its_words() {
         ("--every=5m", Command::Run { legs: Legs::Both, every: seconds(300) }),
         ("produce", Command::Run { legs: Legs::Produce, every: None }),
         ("consume --every 30s", Command::Run { legs: Legs::Consume, every: seconds(30) }),
-        ("init", Command::Init { print: false, start_at_end: false }),
-        ("init --print --start-at-end", Command::Init { print: true, start_at_end: true }),
+        ("init", Command::Init { print: false, start: None }),
+        ("init --print --start-at-end", Command::Init { print: true, start: Some(StartAt::End) }),
+        ("init --start-at-beginning", Command::Init { print: false, start: Some(StartAt::Beginning) }),
         ("verify", Command::Verify(verify::Options::default())),
         (
             "verify --repair --confirm --deep",

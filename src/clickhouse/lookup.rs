@@ -13,7 +13,7 @@ const ROW: usize = 20;
 
 impl ClickHouseTarget {
     pub(super) fn lookup(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {
-        if ranges.is_empty() {
+        if ranges.is_empty() || !self.keeps_positions()? {
             return Ok(HashSet::new());
         }
         let conditions: Vec<String> = ranges
@@ -25,12 +25,12 @@ impl ClickHouseTarget {
         self.look_up(&conditions.join(" OR "))
     }
 
-    /// Which of a few records, wherever they lie, the table holds.
+    /// Which of a few records, wherever they lie, the table holds; none where it keeps no positions.
     ///
     /// # Errors
     /// ClickHouse's.
     pub fn held_of(&mut self, records: &[RecordId]) -> Result<HashSet<RecordId>> {
-        if records.is_empty() {
+        if records.is_empty() || !self.keeps_positions()? {
             return Ok(HashSet::new());
         }
         let places: Vec<String> = records.iter().map(|id| format!("({}, {})", id.partition, id.offset)).collect();

@@ -25,6 +25,8 @@ pub struct TargetDescription {
     pub identity: String,
     /// Its columns, in order.
     pub columns: Vec<Column>,
+    /// Whether it keeps each record's position, so that it can be asked which records it holds.
+    pub keeps_positions: bool,
 }
 
 /// A record's identity in the target: partition, offset and timestamp. The timestamp tells a topic that was deleted and
@@ -80,7 +82,15 @@ pub trait Target {
         CalendarRange::default()
     }
 
-    /// Which records of `ranges` the table holds.
+    /// Whether the table has no rows at all.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    fn is_empty(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Which records of `ranges` the table holds; none where it keeps no positions.
     ///
     /// # Errors
     /// ClickHouse's.

@@ -9,14 +9,22 @@ use super::encode::{CalendarRange, holds_position};
 use super::http::{Answer, Http, quote, text};
 use super::settings::Settings;
 use super::{Block, Inserted, Ranges, RecordId, Target, TargetDescription};
-use crate::config::{Config, TargetName};
+use crate::config::{Config, TableConfig, TargetName};
 use crate::error::{Error, Result};
 
 /// A target table on a real server.
 pub struct ClickHouseTarget {
     http: Http,
     name: TargetName,
-    settings: Option<Settings>,
+    /// Whether it must keep positions.
+    needs_positions: bool,
+    known: Option<Known>,
+}
+
+/// What is known of a table once it was looked at.
+struct Known {
+    settings: Settings,
+    keeps_positions: bool,
 }
 
 /// What a block is recognised by, and asked for, later.
@@ -41,8 +49,9 @@ impl ClickHouseTarget {
     ///
     /// # Errors
     /// 78 if a certificate cannot be read.
-    pub fn new(config: &Config, name: &TargetName) -> Result<Self> {
-        Ok(Self { http: Http::new(config)?, name: name.clone(), settings: None })
+    pub fn new(config: &Config, table: &TableConfig) -> Result<Self> {
+        let needs_positions = table.metadata_columns;
+        Ok(Self { http: Http::new(config)?, name: table.target.clone(), needs_positions, known: None })
     }
 
     pub(super) fn http(&self) -> &Http {
@@ -75,12 +84,24 @@ impl ClickHouseTarget {
     }
 
     pub(super) fn settings(&mut self) -> Result<&Settings> {
-        if self.settings.is_none() {
+        self.known().map(|known| &known.settings)
+    }
+
+    /// Whether the table has the columns by which it can be asked which records it holds.
+    ///
+    /// # Errors
+    /// 78 if there is no such table; ClickHouse's.
+    pub fn keeps_positions(&mut self) -> Result<bool> {
+        self.known().map(|known| known.keeps_positions)
+    }
+
+    fn known(&mut self) -> Result<&Known> {
+        if self.known.is_none() {
             self.inspect()?;
         }
-        self.settings
+        self.known
             .as_ref()
-            .ok_or_else(|| Error::bug(format!("cannot use {}", self.name), "its server's settings vanished"))
+            .ok_or_else(|| Error::bug(format!("cannot use {}", self.name), "what is known of it vanished"))
     }
 
     fn where_sql(&self, name_column: &str) -> String {
@@ -118,7 +139,9 @@ impl ClickHouseTarget {
         }
         let row: TableRow = serde_json::from_slice(&answer)
             .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))?;
-        self.settings = Some(Settings::among(&row.settings));
+        let has = |wanted: &str| row.columns.iter().any(|(_, name, ..)| name == wanted);
+        let keeps_positions = POSITION.into_iter().all(has);
+        self.known = Some(Known { settings: Settings::among(&row.settings), keeps_positions });
         Ok(row)
     }
 
@@ -166,23 +189,28 @@ impl Target for ClickHouseTarget {
         let mut table = self.inspect()?;
         table.columns.sort_unstable();
         let columns: Vec<Column> = std::mem::take(&mut table.columns).into_iter().map(column).collect();
-        for wanted in POSITION {
-            let Some(column) = columns.iter().find(|column| column.name == wanted) else {
-                return Err(self
-                    .unfit(format!("it has no column {wanted}"), "run `pg2ch check` for the statement that adds it"));
-            };
-            // ClickHouse's own parser would wrap an offset around that does not fit, and the row would not be recognised.
-            if !holds_position(wanted, &column.type_name) {
-                return Err(self.unfit(
-                    format!("its column {wanted} is of type {}, which does not hold every value", column.type_name),
-                    "run `pg2ch check` for the statement that alters it",
-                ));
-            }
+        let missing = POSITION.into_iter().find(|wanted| !columns.iter().any(|column| column.name == *wanted));
+        if let Some(wanted) = missing.filter(|_| self.needs_positions) {
+            return Err(self.unfit(
+                format!("it has no column {wanted}"),
+                "run `pg2ch init`, which adds the columns that keep a record's position; `metadata_columns = false` in [[table]] \
+                 does without them, for a weaker promise",
+            ));
+        }
+        // ClickHouse's own parser would wrap an offset around that does not fit, and the row would not be recognised.
+        let unfit = POSITION.into_iter().find_map(|wanted| {
+            columns.iter().find(|column| column.name == wanted && !holds_position(wanted, &column.type_name))
+        });
+        if let Some(Column { name, type_name, .. }) = unfit {
+            return Err(self.unfit(
+                format!("its column {name} is of type {type_name}, which does not hold every value"),
+                "run `pg2ch check` for the statement that alters it",
+            ));
         }
         self.require_tokens(&table)?;
         let has_uuid = table.uuid.bytes().any(|byte| byte.is_ascii_hexdigit() && byte != b'0');
         let identity = if has_uuid { table.uuid } else { self.name.to_string() };
-        Ok(TargetDescription { identity, columns })
+        Ok(TargetDescription { identity, columns, keeps_positions: missing.is_none() })
     }
 
     fn calendar(&mut self) -> CalendarRange {
@@ -190,6 +218,12 @@ impl Target for ClickHouseTarget {
             Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"1" => CalendarRange::Wide,
             _ => CalendarRange::Narrow,
         }
+    }
+
+    fn is_empty(&mut self) -> Result<bool> {
+        let what = format!("cannot ask whether {} is empty", self.name);
+        let sql = format!("SELECT count() FROM (SELECT 1 FROM {} LIMIT 1) FORMAT TabSeparated", self.sql_name());
+        Ok(self.ask(&what, &sql)?.trim_ascii() == b"0")
     }
 
     fn held(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {

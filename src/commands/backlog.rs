@@ -135,7 +135,7 @@ pub fn partitions(config: &Config, table: &TableConfig) -> Result<Vec<PartitionL
     let (ends, starts) = (log.ends(End::Stable)?, log.starts()?);
     let committed = log.committed_before()?;
     // Without the target's identity no offset can be trusted.
-    let identity = ClickHouseTarget::new(config, &table.target)?.describe()?.identity;
+    let identity = ClickHouseTarget::new(config, table)?.describe()?.identity;
     let context = Context { group: &table.group, topic: &table.topic, target: &identity };
     let start = Start::of(&committed, &starts, &ends, context);
     Ok(ends

@@ -46,15 +46,24 @@ pub fn own_table_statements(name: &str) -> &'static str {
 /// How often a lock that is taken is tried again.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Creates what is missing for every table; with `print`, tells what would be done instead. With `start_at_end`, what the
-/// topics hold today counts as flagged and copied.
+/// Where copying is to begin, whatever was copied before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartAt {
+    /// At the topic's beginning: nothing of it was copied.
+    Beginning,
+    /// At its end: what it holds today counts as flagged and copied.
+    End,
+}
+
+/// Creates what is missing for every table, and sets where copying begins, if `start` says so; with `print`, tells what would be
+/// done instead.
 ///
 /// # Errors
 /// The servers', sorted by exit code.
-pub fn run(config: &Config, print: bool, start_at_end: bool) -> Result<String> {
+pub fn run(config: &Config, print: bool, start: Option<StartAt>) -> Result<String> {
     let mut told = String::new();
     for table in &config.tables {
-        Init { config, table, print, told: &mut told, watchdog: Watchdog::default() }.run(start_at_end)?;
+        Init { config, table, print, told: &mut told, watchdog: Watchdog::default() }.run(start)?;
     }
     Ok(told)
 }
@@ -68,7 +77,7 @@ struct Init<'a> {
 }
 
 impl Init<'_> {
-    fn run(&mut self, start_at_end: bool) -> Result<()> {
+    fn run(&mut self, start: Option<StartAt>) -> Result<()> {
         let mut session = connect(self.config, "init", &self.watchdog)?;
         let source = SourceTable::find(&mut session, self.table)?;
         alone(&mut session, self.config, "pg2ch init", |session| {
@@ -80,10 +89,7 @@ impl Init<'_> {
         })?;
         self.topics()?;
         self.target(&source)?;
-        if start_at_end {
-            self.start_at_end()?;
-        }
-        Ok(())
+        start.map_or(Ok(()), |at| self.start_at(at))
     }
 
     /// Tells a step; whether it is to be carried out.
@@ -165,7 +171,7 @@ impl Init<'_> {
         let what = format!("cannot alter the target {}", self.table.target);
         let target = target_columns::read(http, &what, &self.table.target)?;
         let mut found = differences(self.table, Some(&source.columns), &target);
-        found.retain(|difference| difference.effect < Effect::RefusesSome);
+        found.retain(|difference| difference.effect < Effect::Weaker);
         for difference in found {
             if difference.is_additive {
                 let statement = difference.fix.trim_end_matches(';');
@@ -183,12 +189,19 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// Moves checkpoint and offsets to the end of the topic, under the lock and through the fences, as a run would.
-    fn start_at_end(&mut self) -> Result<()> {
+    /// Moves the offsets to the beginning or the end of the topic, the checkpoint to its end, under the lock and through the
+    /// fences, as a run would.
+    fn start_at(&mut self, at: StartAt) -> Result<()> {
         let (config, table) = (self.config, self.table);
-        if !self
-            .step(&format!("-- checkpoint and offsets of {} move to the end of topic {}", table.source, table.topic))
-        {
+        let step = match at {
+            StartAt::Beginning => {
+                format!("-- offsets of {} move to the beginning of topic {}", table.source, table.topic)
+            }
+            StartAt::End => {
+                format!("-- checkpoint and offsets of {} move to the end of topic {}", table.source, table.topic)
+            }
+        };
+        if !self.step(&step) {
             return Ok(());
         }
         let (limits, shutdown) = (Limits::default(), Shutdown::default());
@@ -209,11 +222,17 @@ impl Init<'_> {
         fence.fence()?;
         let written = log.ends(End::Written)?;
         let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, &shutdown)?;
-        let floor = ledger.checkpoint()?.timestamp_floor;
-        ledger.move_checkpoint(&Checkpoint { offsets: ends.clone(), timestamp_floor: floor })?;
-        let target = ClickHouseTarget::new(config, &table.target)?.describe()?;
+        let offsets = match at {
+            StartAt::Beginning => log.starts()?,
+            StartAt::End => {
+                let floor = ledger.checkpoint()?.timestamp_floor;
+                ledger.move_checkpoint(&Checkpoint { offsets: ends.clone(), timestamp_floor: floor })?;
+                ends
+            }
+        };
+        let target = ClickHouseTarget::new(config, table)?.describe()?;
         let context = Context { group: &table.group, topic: &table.topic, target: &target.identity };
-        let mut committer = Committer::new(fence, context, known_at(&ends), consume::now);
+        let mut committer = Committer::new(fence, context, known_at(&offsets), consume::now);
         committer.refresh();
         committer.flush()
     }

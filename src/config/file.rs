@@ -46,6 +46,7 @@ const TABLE_KEYS: &[&str] = &[
     "rename",
     "ignore",
     "allow_lossy",
+    "metadata_columns",
 ];
 
 /// The largest file that is read: a configuration is a page of text, and a device has no end.

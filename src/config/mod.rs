@@ -249,6 +249,8 @@ pub struct TableConfig {
     pub max_dead_letters: u64,
     /// Which columns have other names in the target, and which it does not get.
     pub column_rules: ColumnRules,
+    /// Whether the target must have the columns that keep a record's position. `false` weakens the promise.
+    pub metadata_columns: bool,
 }
 
 impl TableConfig {

@@ -160,16 +160,9 @@ impl Reader {
 
     /// `true` or `false`.
     pub fn truth(&mut self, section: &str, key: &str, default: bool) -> Result<bool> {
-        let place = place(section, key);
-        let (truth, origin) = match self.entry(section, key) {
-            None => (default, Origin::Default),
-            Some((Entry { value: Value::Truth(truth), .. }, origin)) => (truth, origin),
-            Some((entry, origin)) => {
-                let why = format!("it is {}", kind(&entry.value));
-                return Err(refuse(&place, &origin, why, "write `true` or `false`, without quotes"));
-            }
-        };
-        self.note(place, truth.to_string(), &origin);
+        let entry = self.entry(section, key);
+        let (truth, origin) = truth(&place(section, key), entry, default)?;
+        self.note(place(section, key), truth.to_string(), &origin);
         Ok(truth)
     }
 }
@@ -201,6 +194,18 @@ pub fn whole(
             _ => Err(refuse(place, &origin, format!("{number} is out of range"), &hint)),
         },
         other => Err(refuse(place, &origin, format!("it is {}, not a whole number", kind(&other)), &hint)),
+    }
+}
+
+/// `true` or `false`, or `default`.
+pub fn truth(place: &str, entry: Option<(Entry, Origin)>, default: bool) -> Result<(bool, Origin)> {
+    match entry {
+        None => Ok((default, Origin::Default)),
+        Some((Entry { value: Value::Truth(truth), .. }, origin)) => Ok((truth, origin)),
+        Some((entry, origin)) => {
+            let why = format!("it is {}", kind(&entry.value));
+            Err(refuse(place, &origin, why, "write `true` or `false`, without quotes"))
+        }
     }
 }
 

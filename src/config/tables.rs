@@ -2,7 +2,7 @@
 
 use super::file::{File, Section, Value};
 use super::origin::Origin;
-use super::reader::{Reader, kind, refuse, take, text, whole};
+use super::reader::{Reader, kind, refuse, take, text, truth, whole};
 use super::{ColumnChoice, ColumnRules, OnBadRow, TableConfig, TargetName, column_rules, value};
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
@@ -48,6 +48,7 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         on_bad_row: OnBadRow::DeadLetter,
         max_dead_letters: 1000,
         column_rules: ColumnRules::default(),
+        metadata_columns: true,
     };
     for (key, value) in [
         ("source", table.source.clone()),
@@ -61,6 +62,7 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         ("group", table.group.clone()),
         ("on_bad_row", table.on_bad_row.name().to_owned()),
         ("max_dead_letters", table.max_dead_letters.to_string()),
+        ("metadata_columns", table.metadata_columns.to_string()),
     ] {
         reader.note(format!("table[0].{key}"), value, &Origin::Default);
     }
@@ -109,6 +111,7 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
             o.name().to_owned()
         })?;
     let max_dead_letters = fields.max_dead_letters()?;
+    let metadata_columns = fields.metadata_columns()?;
     let column_rules = column_rules::read(fields.reader, file, &mut fields.section, at, &key)?;
     Ok(TableConfig {
         source,
@@ -122,6 +125,7 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
         on_bad_row,
         max_dead_letters,
         column_rules,
+        metadata_columns,
     })
 }
 
@@ -247,6 +251,14 @@ impl Fields<'_> {
         let (number, origin) = whole(&place, entry, 0..=MOST_DEAD_LETTERS, 1000)?;
         self.reader.note(place, number.to_string(), &origin);
         Ok(number)
+    }
+
+    fn metadata_columns(&mut self) -> Result<bool> {
+        let place = self.place("metadata_columns");
+        let entry = take(self.file, &mut self.section, "metadata_columns");
+        let (truth, origin) = truth(&place, entry, true)?;
+        self.reader.note(place, truth.to_string(), &origin);
+        Ok(truth)
     }
 
     fn missing(&self, key: &str, hint: &str) -> Error {

@@ -5,10 +5,15 @@
 //! under the same token, which also disarms a request that is still under way; then the target is asked, and what is
 //! missing goes under a new token. What a dead run had recorded is asked for first, and only what is missing goes under its
 //! token. Only then does the offset move.
+//!
+//! A target that keeps no positions cannot be asked. There a token also holds a digest of its set, so that a repetition of
+//! another set (the table was altered meanwhile) gets a token of its own: such rows may double, but none is dropped.
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
+
+use sha2::{Digest, Sha256};
 
 use super::commit::Committer;
 use super::prepare::Prepared;
@@ -40,6 +45,8 @@ pub struct InsertRules {
     pub max_dead_letters: u64,
     /// Repetitions of an INSERT whose end is not known.
     pub retry: RetryConfig,
+    /// Whether the target can be asked which records it holds.
+    pub keeps_positions: bool,
 }
 
 /// Makes a token that was never used before.
@@ -130,7 +137,8 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     fn copy(&mut self, prepared: &Prepared, part: Range<usize>, recorded: Option<String>) -> Result<()> {
         let ranges = prepared.batch.ranges_of(&part);
         let to_ask = if recorded.is_some() { ranges } else { self.committer.to_ask(&ranges) };
-        let asks = !(to_ask.is_empty() || recorded.is_some() && mutant::is("a recorded insert is sent again whole"));
+        let asks = self.rules.keeps_positions
+            && !(to_ask.is_empty() || recorded.is_some() && mutant::is("a recorded insert is sent again whole"));
         let held = if asks { self.target.held(&to_ask)? } else { HashSet::new() };
         let refused: Vec<&(usize, String)> = prepared
             .refused
@@ -169,11 +177,14 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             if rows.is_empty() {
                 return self.dealt_with(prepared, &part, &ranges, dead);
             }
-            let repeats = token.is_some();
-            let name = match token.take() {
+            let digest = self.digest(prepared, &rows, &ranges);
+            let recorded = token.take().filter(|name| self.is_of_this_set(name, digest.as_deref(), rows.len()));
+            let repeats = recorded.is_some();
+            let name = match recorded {
                 Some(name) => name,
                 None => {
-                    let name = (self.tools.token)();
+                    let unique = (self.tools.token)();
+                    let name = digest.map_or(unique.clone(), |digest| format!("{unique}-{digest}"));
                     self.committer.intend(&ranges, &name)?;
                     name
                 }
@@ -184,6 +195,10 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             }
             match self.insert(prepared, &rows, &name)? {
                 Ended::Stored if !repeats || mutant::is("no asking after a repeat") => {
+                    self.counts.rows_inserted += rows.len() as u64;
+                    return self.dealt_with(prepared, &part, &ranges, dead);
+                }
+                Ended::Stored | Ended::Confirmed if !self.rules.keeps_positions => {
                     self.counts.rows_inserted += rows.len() as u64;
                     return self.dealt_with(prepared, &part, &ranges, dead);
                 }
@@ -222,7 +237,9 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// Deals with the halves of a part whose INSERT was refused, each as a part of its own.
     fn bisect(&mut self, prepared: &Prepared, part: &Range<usize>, ranges: &Ranges, rows: &[usize]) -> Result<()> {
         self.committer.forget_intents(ranges);
-        self.committer.distrust(ranges);
+        if self.rules.keeps_positions {
+            self.committer.distrust(ranges);
+        }
         let middle = prepared.rows[rows[rows.len() / 2]].record;
         self.copy(prepared, part.start..middle, None)?;
         self.copy(prepared, middle..part.end, None)
@@ -251,8 +268,34 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         if urgent { self.committer.flush() } else { Ok(()) }
     }
 
+    /// What tells the set of an INSERT from any other, where the target cannot be asked.
+    fn digest(&self, prepared: &Prepared, rows: &[usize], ranges: &Ranges) -> Option<String> {
+        if self.rules.keeps_positions {
+            return None;
+        }
+        let InsertRules { format, columns, .. } = &self.rules;
+        let mut digest = Sha256::new_with_prefix(format!("{ranges:?}{format}{columns:?}"));
+        digest.update(body_of(prepared, rows));
+        Some(digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Whether a recorded token is for just these rows: the server would drop any others that come with it.
+    fn is_of_this_set(&self, name: &str, digest: Option<&str>, rows: usize) -> bool {
+        let fits = digest.is_none_or(|digest| name.ends_with(&format!("-{digest}")));
+        if !fits {
+            log::warn!(
+                "an insert that was recorded and not confirmed has another content today: the table was altered since. Its {rows} rows \
+                 go again under a new token; if the first insert was stored, they are in the target twice"
+            );
+        }
+        fits
+    }
+
     /// Asks the target, and leaves out the rows that it holds of `ranges`; returns how many.
     fn drop_held(&mut self, prepared: &Prepared, rows: &mut Vec<usize>, ranges: &Ranges) -> Result<u64> {
+        if !self.rules.keeps_positions {
+            return Ok(0);
+        }
         let held = self.target.held(ranges)?;
         Ok(leave_out(prepared, rows, &held))
     }

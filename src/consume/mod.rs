@@ -92,8 +92,16 @@ pub fn run<S: Servers>(
     fence.fence()?;
     // Only now nobody else can move the offsets; who has, until now, may have seen later ends.
     let (starts, ends) = (log.starts()?, log.ends(End::Stable)?);
-    let mut start = Start::of(&log.committed()?, &starts, &ends, context);
+    let committed = log.committed()?;
+    let mut start = Start::of(&committed, &starts, &ends, context);
     start.check_log(&mut log, &starts, config.timeouts.kafka)?;
+    if !description.keeps_positions {
+        log::info!(
+            "{} keeps no positions: rows are stored once only as long as it remembers their insert's token",
+            table.target
+        );
+        start.require_certainty(&committed, target.is_empty()?, &table.target.to_string())?;
+    }
     start.begin_again(&starts, &ends, report);
     start.skip_lost(&starts, report);
     start.tell_untrusted();
@@ -126,6 +134,7 @@ fn copy<S: Servers>(
         on_bad_row: table.on_bad_row,
         max_dead_letters: table.max_dead_letters,
         retry: config.retry,
+        keeps_positions: description.keeps_positions,
     };
     let mut preparer = Preparer::new(format);
     let committer = Committer::new(fence, context, start.known, now);

@@ -179,6 +179,35 @@ impl Start {
             && self.known.iter().all(|(partition, known)| ends.get(partition).is_none_or(|&end| known.next >= end))
     }
 
+    /// Has nothing asked of a target that cannot be asked: a partition either begins where pg2ch left it, or nothing of it was
+    /// copied. Anything else is for a person to decide.
+    ///
+    /// # Errors
+    /// 78 if it is not known what was copied.
+    pub fn require_certainty(
+        &mut self,
+        committed: &BTreeMap<i32, Committed>,
+        is_empty: bool,
+        target: &str,
+    ) -> Result<()> {
+        let is_untrusted = |known: &Known| known.next < known.position.ask_below && known.position.at == 0;
+        let trusts_any = self.known.values().any(|known| known.position.at > 0);
+        for (partition, known) in &mut self.known {
+            // Of a log that was made again nothing was copied, nor of a partition that came later than the others.
+            let is_new = self.strangers.contains_key(partition) || trusts_any && !committed.contains_key(partition);
+            if is_untrusted(known) && !is_empty && !is_new {
+                return Err(Error::config(
+                    format!("cannot tell what of partition {partition} was copied into {target}"),
+                    "the group's offset is not one that pg2ch has committed for this target, and without the columns \
+                     _partition, _offset and _timestamp the target cannot be asked",
+                    "`pg2ch init --start-at-beginning` copies the whole topic, `pg2ch init --start-at-end` what comes from now on",
+                ));
+            }
+            known.position.ask_below = 0;
+        }
+        Ok(())
+    }
+
     /// Logs where the leg begins for want of an offset that can be trusted.
     pub fn tell_untrusted(&self) {
         for (partition, known) in

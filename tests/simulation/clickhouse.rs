@@ -70,7 +70,8 @@ impl Target for SimTarget {
             ("_offset", "Int64"),
             ("_timestamp", "DateTime64(3, 'UTC')"),
         ];
-        Ok(TargetDescription { identity: format!("made {made}"), columns: columns.into_iter().map(column).collect() })
+        let columns = columns.into_iter().map(column).collect();
+        Ok(TargetDescription { identity: format!("made {made}"), columns, keeps_positions: true })
     }
 
     fn calendar(&mut self) -> CalendarRange {

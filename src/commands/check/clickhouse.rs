@@ -10,7 +10,7 @@ use crate::commands::init::{create_target, target_names};
 use crate::commands::target_columns;
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
-use crate::target_fit::{Effect, differences};
+use crate::target_fit::{Effect, TargetColumn, differences};
 
 /// The oldest version that knows `insert_deduplication_token`.
 const OLDEST: (u32, u32) = (22, 2);
@@ -135,22 +135,24 @@ impl Check<'_> {
             self.settings(&row)?;
         }
         self.views(&row)?;
-        self.index()?;
-        self.columns()
+        let target = target_columns::read(&self.http, &self.what, &self.table.target)?;
+        if self.table.metadata_columns || target.iter().any(|other| other.column.name == "_offset") {
+            self.index()?;
+        }
+        self.columns(&target);
+        Ok(())
     }
 
-    fn columns(&mut self) -> Result<()> {
-        let target = target_columns::read(&self.http, &self.what, &self.table.target)?;
+    fn columns(&mut self, target: &[TargetColumn]) {
         let source = self.source.map(|source| source.columns.as_slice());
-        for found in differences(self.table, source, &target) {
+        for found in differences(self.table, source, target) {
             let severity = match found.effect {
                 Effect::Stops | Effect::RefusesAll => Severity::Error,
-                Effect::RefusesSome => Severity::Warning,
+                Effect::Weaker => Severity::Warning,
                 Effect::Harmless => Severity::Note,
             };
             self.findings.add(severity, found.id, found.what, found.why, found.fix);
         }
-        Ok(())
     }
 
     /// Servers before 24.10 do not answer this.
@@ -199,6 +201,10 @@ impl Check<'_> {
 
     /// Engine and order cannot be altered: a new table takes the rows over.
     fn remake(&self, source: &Source) -> String {
+        if !self.table.metadata_columns {
+            return "-- nothing, if that is meant; `pg2ch init --print` shows a table that has it, for another name"
+                .into();
+        }
         let old =
             format!("{}.{}", quote(&self.table.target.database), quote(&format!("{}_old", self.table.target.table)));
         let mut columns: Vec<String> =

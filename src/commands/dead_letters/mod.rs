@@ -91,7 +91,7 @@ pub fn pending(around: &Surroundings<'_>) -> Result<u64> {
 fn look_through(around: &Surroundings<'_>, report: &mut TableLetters) -> Result<()> {
     let table = around.table;
     let mut log = KafkaLog::new(around.config, &table.dead_letter_topic(), &table.group)?;
-    let mut target = ClickHouseTarget::new(around.config, &table.target)?;
+    let mut target = ClickHouseTarget::new(around.config, table)?;
     let ends = log.ends(End::Stable)?;
     let mut letters = Letters::new(log, ends, &table.topic, around)?;
     while let Some(chunk) = letters.next_chunk()? {

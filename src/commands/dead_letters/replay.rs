@@ -13,7 +13,7 @@ use super::read::Letters;
 use super::{State, TableLetters, id_of};
 use crate::clickhouse::{Block, ClickHouseTarget, Inserted, RecordId, Target};
 use crate::consume::{RowFormat, open_fence};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kafka::{End, Fence, KafkaLog, KafkaWriter, Letter, Record, TopicLog};
 use crate::limits::Budget;
 use crate::postgres::PgLedger;
@@ -46,8 +46,15 @@ impl<'a> Replay<'a> {
     pub fn begin(around: &'a Surroundings<'a>) -> Result<Option<Self>> {
         let (config, table) = (around.config, around.table);
         let Some(ledger) = open_ledger(around)? else { return Ok(None) };
-        let mut target = ClickHouseTarget::new(config, &table.target)?;
+        let mut target = ClickHouseTarget::new(config, table)?;
         let description = target.describe()?;
+        if !description.keeps_positions {
+            return Err(Error::config(
+                format!("cannot replay dead letters into {}", table.target),
+                "without the columns _partition, _offset and _timestamp it cannot be asked which it holds already",
+                "insert them by hand, or add the columns: `pg2ch init` does, once `metadata_columns` is true",
+            ));
+        }
         let mut fence = open_fence(around, &KafkaLog::new(config, &table.topic, &table.group)?)?;
         fence.fence()?;
         // What the fence has completed of a dead run counts, so the end is taken only now.

@@ -27,9 +27,9 @@ use self::source::{PATIENCE, Source};
 use self::target::TargetKeys;
 use self::waiting::Waiting;
 use super::watched;
-use crate::clickhouse::{ClickHouseTarget, Target};
+use crate::clickhouse::{ClickHouseTarget, Target, TargetDescription};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::limits::Limits;
 use crate::postgres::{SourceTable, connect};
@@ -111,8 +111,16 @@ fn verify(around: &Surroundings<'_>, options: Options) -> Result<TableReport> {
     let mut session = connect(&patient, "verify", around.watchdog)?;
     let table = SourceTable::find(&mut session, around.table)?;
     let source = Source::new(session, connect(&patient, "verify", around.watchdog)?, table)?;
-    let mut target = ClickHouseTarget::new(&patient, &around.table.target)?;
-    let columns = target.describe()?.columns;
+    let mut target = ClickHouseTarget::new(&patient, around.table)?;
+    let TargetDescription { columns, keeps_positions, .. } = target.describe()?;
+    if options.deep && !keeps_positions {
+        return Err(Error::config(
+            format!("cannot compare the contents of {} with {}", around.table.source, around.table.target),
+            "without the columns _partition, _offset and _timestamp the newest version of a row cannot be told",
+            "verify without --deep compares the keys",
+        ));
+    }
+    report.doubled_compared = keeps_positions;
     let rules = &around.table.column_rules;
     let key = KeyText::of(source.table(), &columns, rules, &around.table.target.to_string())?;
     let contents =

@@ -89,6 +89,8 @@ pub struct TableReport {
     pub missing: Keys,
     /// Rows that are in the target once more than their record, the same partition, offset and timestamp.
     pub doubled: Keys,
+    /// Whether they were looked for: only where the target keeps positions.
+    pub doubled_compared: bool,
     /// Rows whose contents differ; looked for with `--deep`.
     pub different: u64,
     /// Some of them.
@@ -113,6 +115,7 @@ impl TableReport {
             topic: table.topic.clone(),
             target: table.target.to_string(),
             complete: true,
+            doubled_compared: true,
             ..Self::default()
         }
     }
@@ -170,6 +173,9 @@ impl TableReport {
                 }
                 None => writeln!(text, "    {key}: the target does not take it as it is: {source}"),
             };
+        }
+        if !self.doubled_compared {
+            let _ = writeln!(text, "  doubled rows were not looked for: the target keeps no positions");
         }
         if self.deep {
             let _ = writeln!(text, "  contents compared of {} rows", self.rows_compared);

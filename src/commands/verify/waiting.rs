@@ -106,7 +106,7 @@ impl<'a> Waiting<'a> {
     fn start(&mut self, ends: &Offsets) -> Result<Offsets> {
         let table = self.around.table;
         let (committed, starts) = (self.log.committed()?, self.log.starts()?);
-        let identity = ClickHouseTarget::new(self.around.config, &table.target)?.describe()?.identity;
+        let identity = ClickHouseTarget::new(self.around.config, table)?.describe()?.identity;
         let context = Context { group: &table.group, topic: &table.topic, target: &identity };
         let start = Start::of(&committed, &starts, ends, context);
         Ok(start.known.into_iter().map(|(partition, known)| (partition, known.next)).collect())
@@ -170,7 +170,7 @@ impl<'a> Waiting<'a> {
         {
             return Ok(KeySet::default());
         }
-        let mut target = ClickHouseTarget::new(config, &table.target)?;
+        let mut target = ClickHouseTarget::new(config, table)?;
         let written = log.ends(End::Written)?;
         let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, self.around.shutdown)?;
         let mut letters = Letters::new(log, ends, &table.topic, self.around)?;
