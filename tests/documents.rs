@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 fn root() -> &'static Path {
@@ -87,55 +87,4 @@ fn links_between_the_documents_lead_somewhere() {
             assert!(is_outside || path.with_file_name(file).exists(), "{}: {target}", path.display());
         }
     }
-}
-
-#[test]
-fn the_units_say_what_the_program_takes() {
-    let service = read("packaging/systemd/pg2ch.service");
-    let start = service.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/pg2ch ")).unwrap();
-    let words = start.split_whitespace().chain(["--help"]);
-    assert!(Command::new(env!("CARGO_BIN_EXE_pg2ch")).args(words).output().unwrap().status.success(), "{start}");
-    assert!(service.contains("\nSuccessExitStatus=75\n"));
-    // Only systemd itself can say whether it understands the rest.
-    let Some(analyze) =
-        ["/usr/bin/systemd-analyze", "/bin/systemd-analyze"].into_iter().find(|p| Path::new(p).exists())
-    else {
-        return;
-    };
-    let directory: PathBuf = std::env::temp_dir().join(format!("pg2ch-units-{}", std::process::id()));
-    fs::create_dir_all(&directory).unwrap();
-    let service = service.replace("/usr/bin/pg2ch", env!("CARGO_BIN_EXE_pg2ch"));
-    fs::write(directory.join("pg2ch.service"), service).unwrap();
-    fs::write(directory.join("pg2ch.timer"), read("packaging/systemd/pg2ch.timer")).unwrap();
-    let units = [directory.join("pg2ch.service"), directory.join("pg2ch.timer")];
-    let output = Command::new(analyze).args(["verify", "--man=no"]).args(&units).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    fs::remove_dir_all(&directory).unwrap();
-    assert!(output.status.success() && !told.contains("pg2ch"), "{told}");
-}
-
-#[test]
-fn the_installer_puts_everything_in_place_and_takes_it_away_again_but_the_configuration() {
-    let directory = std::env::temp_dir().join(format!("pg2ch-install-{}", std::process::id()));
-    let install = |argument: &str| {
-        let output =
-            Command::new(root().join("scripts/install")).arg(argument).env("DESTDIR", &directory).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    let files = ["usr/bin/pg2ch", "usr/lib/systemd/system/pg2ch.service", "usr/lib/systemd/system/pg2ch.timer"];
-    let configuration = directory.join("etc/pg2ch/pg2ch.toml");
-    install(env!("CARGO_BIN_EXE_pg2ch"));
-    assert!(files.iter().all(|file| directory.join(file).exists()));
-    let output = Command::new(directory.join("usr/bin/pg2ch"))
-        .args(["config", "show", "--config"])
-        .arg(&configuration)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    fs::write(&configuration, "# mine\n").unwrap();
-    install(env!("CARGO_BIN_EXE_pg2ch"));
-    install("--uninstall");
-    assert!(!files.iter().any(|file| directory.join(file).exists()));
-    assert_eq!(fs::read_to_string(&configuration).unwrap(), "# mine\n");
-    fs::remove_dir_all(&directory).unwrap();
 }
