@@ -59,15 +59,57 @@ fn every_exit_code_is_explained() {
     }
 }
 
+/// The documents that tell people what to type.
+fn documents() -> Vec<(String, String)> {
+    let pages =
+        fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let pages = pages.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}"));
+    ["README.md", "README.ru.md"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(pages)
+        .map(|name| (name.clone(), read(&name)))
+        .collect()
+}
+
+/// The lines of code: in fences, and those that are indented.
+fn code_lines(text: &str) -> Vec<&str> {
+    let mut in_fence = false;
+    text.lines()
+        .filter(|line| {
+            let is_fence = line.starts_with("```");
+            in_fence ^= is_fence;
+            !is_fence && (in_fence || line.starts_with("    "))
+        })
+        .collect()
+}
+
+/// What a line or a word of code says without its comment.
+fn without_comment(code: &str) -> &str {
+    code.split(" #").next().unwrap().trim()
+}
+
 #[test]
 fn every_command_in_the_documents_is_one_that_there_is() {
-    let documents = ["exit-codes", "runbook", "grants", "configuration", "metrics"];
     let mut commands = BTreeSet::new();
-    for name in documents {
-        let text = read(&format!("docs/{name}.md"));
-        commands.extend(text.split('`').filter_map(|part| part.strip_prefix("pg2ch ")).map(str::to_owned));
+    for (_, text) in documents() {
+        let words = text.split('`').skip(1).step_by(2).filter(|word| !word.contains('\n'));
+        for code in words.chain(code_lines(&text)).map(without_comment) {
+            // `$ ./pg2ch --once`, `sudo pg2ch …`, cron's line, a pipe behind it.
+            let call = code.split("pg2ch ").nth(1).filter(|_| {
+                let before = code.split("pg2ch ").next().unwrap();
+                ["", "$ ", "$ ./", "docker compose up -d && ./"].contains(&before)
+            });
+            let call = call.or_else(|| code.split_once("/usr/bin/pg2ch ").map(|(_, rest)| rest));
+            commands
+                .extend(call.and_then(|call| call.split(['|', '>', '&']).next()).map(|call| call.trim().to_owned()));
+        }
     }
-    assert!(commands.contains("check"), "{commands:?}");
+    for known in
+        ["check", "--once", "dead-letters replay", "init --start-at-end", "--every 30s", "verify --repair --confirm"]
+    {
+        assert!(commands.contains(known), "{known} is not among {commands:?}");
+    }
     for command in commands {
         // Asked for its help, a command that there is does nothing else.
         let words = command.split_whitespace().chain(["--help"]);
@@ -77,10 +119,40 @@ fn every_command_in_the_documents_is_one_that_there_is() {
 }
 
 #[test]
+fn every_file_that_the_documents_tell_people_to_use_is_there() {
+    let mut found = 0;
+    for (name, text) in documents() {
+        for word in text.split(|c: char| c.is_whitespace() || "`()[]\"',;".contains(c)) {
+            let word = word.trim_start_matches("./").trim_end_matches(['.', ':']);
+            if ["scripts/", "packaging/", "sql/", "examples/"].iter().any(|folder| word.starts_with(folder)) {
+                assert!(root().join(word).exists(), "{name}: {word}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 10, "{found}");
+}
+
+#[test]
+fn the_russian_readme_has_the_commands_of_the_english_one() {
+    let (english, russian) = (read("README.md"), read("README.ru.md"));
+    let english: Vec<_> = code_lines(&english).into_iter().map(without_comment).collect();
+    let russian: Vec<_> = code_lines(&russian).into_iter().map(without_comment).collect();
+    let strangers: Vec<_> = russian.iter().filter(|line| !english.contains(line)).collect();
+    assert!(strangers.is_empty(), "{strangers:?}");
+    // Only the units' own lines are left to the English page.
+    let missing: Vec<_> = english.iter().filter(|line| !russian.contains(line)).collect();
+    let is_of_a_unit = |line: &str| {
+        line.starts_with(['[', '#'])
+            || line.split_once('=').is_some_and(|(key, _)| key.chars().all(char::is_alphabetic))
+    };
+    assert!(missing.iter().all(|line| is_of_a_unit(line)), "{missing:?}");
+}
+
+#[test]
 fn links_between_the_documents_lead_somewhere() {
-    for entry in fs::read_dir(root().join("docs")).unwrap() {
-        let path = entry.unwrap().path();
-        let text = fs::read_to_string(&path).unwrap();
+    for (name, text) in documents() {
+        let path = root().join(name);
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let is_outside = target.contains("://") || target.starts_with('#');
             let file = target.split('#').next().unwrap_or(target);
