@@ -3,6 +3,8 @@ FROM rust:1.90-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends libssl-dev pkg-config zlib1g-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
+COPY benches ./benches
+COPY sql ./sql
 COPY src ./src
 RUN cargo build --release --locked --bin pg2ch
 

@@ -178,3 +178,28 @@ fn the_debian_package_keeps_a_changed_configuration_and_starts_nothing() {
     assert!(!after.contains("deb-systemd-invoke") && !after.contains("useradd"), "{after}");
     assert!(ask("--info", &["prerm"]).contains("deb-systemd-invoke stop"));
 }
+
+#[test]
+fn the_image_is_built_from_all_that_the_program_is_made_of() {
+    let (dockerfile, context) = (read("Dockerfile"), read(".dockerignore"));
+    let copies =
+        dockerfile.lines().filter_map(|line| line.strip_prefix("COPY ")).filter(|line| !line.starts_with("--from"));
+    let copied: BTreeSet<&str> =
+        copies.flat_map(|line| line.split(' ').filter(|word| !word.starts_with("./"))).collect();
+    for name in &copied {
+        assert!(context.lines().any(|line| line == format!("!{name}")), "{name} is kept out of the build");
+    }
+    // What cargo asks for by Cargo.toml, and what the sources include.
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    for (section, folder) in [("bench", "benches"), ("example", "examples"), ("test", "tests")] {
+        assert!(!manifest.contains_key(section) || copied.contains(folder), "{folder}");
+    }
+    for file in files_below(&root().join("src")) {
+        for included in read(&format!("src/{file}")).split("include_str!(\"").skip(1) {
+            let path = root().join("src").join(&file).with_file_name(included.split('"').next().unwrap());
+            let path = path.canonicalize().unwrap();
+            let folder = path.strip_prefix(root().canonicalize().unwrap()).unwrap().iter().next().unwrap();
+            assert!(copied.contains(folder.to_str().unwrap()), "{file} includes {}", path.display());
+        }
+    }
+}
