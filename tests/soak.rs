@@ -56,6 +56,29 @@ fn each_fault_again_and_again_loses_and_doubles_nothing() {
     }
 }
 
+#[test]
+fn the_comparison_finds_each_kind_of_loss_and_of_doubling() {
+    let mut world = World::new("compared");
+    world.insert_rows(9);
+    world.once().expect(0);
+    let found = |world: &mut World| {
+        let records = world.topic();
+        let (source, target) = (world.compare_with_topic(&records), world.compare_with_target(&records));
+        [source.lost.len(), source.doubled.len(), target.lost.len(), target.doubled.len()]
+    };
+    assert_eq!(found(&mut world), [0, 0, 0, 0]);
+
+    world.sql("UPDATE {t} SET user_id = 77 WHERE id = 1");
+    assert_eq!(found(&mut world), [1, 0, 0, 0], "a write that was not sent");
+    let record = world.topic().remove(0);
+    world.send(&[(record.partition, &record.key, Some(&record.value))]);
+    assert_eq!(found(&mut world), [1, 1, 1, 0], "a copy in the topic, which is not copied on");
+    world.stop_merges();
+    world.ch("INSERT INTO {t} SELECT * FROM {t} WHERE id = 3");
+    world.ch("INSERT INTO {t} (id, user_id, event_type, event_time, _offset) VALUES (4, 4, 'login', 0, 1000000)");
+    assert_eq!(found(&mut world), [1, 1, 1, 2], "a record twice in the target, and one that never was");
+}
+
 struct Soak<'a> {
     plan: &'a Plan,
     journal: Mutex<Journal>,

@@ -3,9 +3,11 @@
 /// The bits of a key's number that are summed, whichever bucket it is in.
 pub const SUMMED: u64 = (1 << 48) - 1;
 
-/// How many keys, and buckets, are looked at together: what bounds the memory.
+/// How many of the target's keys are held at a time: what bounds the memory. The source's only pass by.
 const SLICE_KEYS: u64 = 500_000;
-const SLICE_BUCKETS: usize = 4_000;
+
+/// How many buckets a question lists: servers limit its length.
+const SLICE_BUCKETS: usize = 30_000;
 
 /// How many keys share a bucket.
 const KEYS_PER_BUCKET: u64 = 64;
@@ -61,15 +63,14 @@ pub fn slices(source: &[SourceSum], target: &[Sum]) -> Vec<Vec<usize>> {
         if source.all == *target || source.flagged == *target {
             continue;
         }
-        let here = source.all.keys.max(target.keys);
         match slices.last_mut() {
-            Some(slice) if slice.len() < SLICE_BUCKETS && keys + here <= SLICE_KEYS => {
+            Some(slice) if slice.len() < SLICE_BUCKETS && keys + target.keys <= SLICE_KEYS => {
                 slice.push(bucket);
-                keys += here;
+                keys += target.keys;
             }
             _ => {
                 slices.push(vec![bucket]);
-                keys = here;
+                keys = target.keys;
             }
         }
     }
@@ -97,10 +98,11 @@ mod tests {
             source(sum(3, 12), equal),
             source(equal, sum(1, 4)),
             source(equal, sum(1, 3)),
+            source(Sum::default(), Sum::default()),
             source(sum(400_000, 1), sum(400_000, 1)),
-            source(sum(400_000, 1), sum(400_000, 1)),
+            source(sum(4_000_000, 1), sum(4_000_000, 1)),
         ];
-        let targets = [equal, equal, equal, sum(1, 4), Sum::default(), Sum::default()];
-        assert_eq!(slices(&sources, &targets), [vec![3, 4], vec![5]]);
+        let targets = [equal, equal, equal, sum(1, 4), sum(400_000, 1), sum(400_000, 2), Sum::default()];
+        assert_eq!(slices(&sources, &targets), [vec![3, 4], vec![5, 6]]);
     }
 }

@@ -12,6 +12,9 @@ use super::source::SourceKey;
 use crate::crash;
 use crate::error::Result;
 
+/// How many keys that the target seems to lack are looked for at once.
+const ABSENT: usize = 20_000;
+
 impl Verification<'_> {
     /// Compares all keys.
     ///
@@ -47,24 +50,41 @@ impl Verification<'_> {
         crash::point("verify.keys.asked");
         let mut seen = vec![false; in_target.len()];
         let mut absent: Vec<SourceKey> = Vec::new();
-        self.source.keys_in(&self.key, buckets, slice, |key| {
-            match in_target.binary_search(&key.number) {
-                Ok(place) => seen[place] = true,
-                Err(_) if key.flagged => absent.push(key),
-                Err(_) => {}
+        self.source.open_keys(&self.key, buckets, slice)?;
+        loop {
+            let keys = self.source.next_keys()?;
+            if keys.is_empty() {
+                break;
             }
-            Ok(())
-        })?;
+            for key in keys {
+                match in_target.binary_search(&key.number) {
+                    Ok(place) => seen[place] = true,
+                    Err(_) if key.flagged => absent.push(key),
+                    Err(_) => {}
+                }
+            }
+            if absent.len() >= ABSENT {
+                self.confirm_absent(&absent)?;
+                absent.clear();
+            }
+            if self.is_to_end() {
+                return self.source.stop();
+            }
+        }
+        self.confirm_absent(&absent)?;
         let extra: Vec<u64> =
             in_target.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(number, _)| *number).collect();
-        self.tell_extra(&extra)?;
+        self.tell_extra(&extra)
+    }
+
+    /// Looks once more for keys that the target lacked, behind what was in motion then.
+    fn confirm_absent(&mut self, absent: &[SourceKey]) -> Result<()> {
         if absent.is_empty() {
             return Ok(());
         }
         self.waiting.refresh()?;
-        let now_in_target = self.target.numbers_in(buckets, slice)?;
-        absent.retain(|key| now_in_target.binary_search(&key.number).is_err());
-        self.sort_absent(&absent)
+        let there = self.target.numbers_of(absent)?;
+        self.sort_absent(absent.iter().filter(|key| !there.contains(&key.number)))
     }
 
     /// Keys that are in the target only: deletes are not propagated.
@@ -75,10 +95,10 @@ impl Verification<'_> {
         Ok(())
     }
 
-    fn sort_absent(&mut self, absent: &[SourceKey]) -> Result<()> {
+    fn sort_absent<'k>(&mut self, absent: impl Iterator<Item = &'k SourceKey>) -> Result<()> {
         let waiting = &self.waiting;
         let (in_topic, rest): (Vec<&SourceKey>, Vec<&SourceKey>) =
-            absent.iter().partition(|key| waiting.is_in_topic(&key.record_key));
+            absent.partition(|key| waiting.is_in_topic(&key.record_key));
         self.report.in_topic += in_topic.len() as u64;
         // A row that was deleted or changed meanwhile is not missing.
         let record_keys: Vec<&str> = rest.iter().map(|key| key.record_key.as_str()).collect();

@@ -97,17 +97,11 @@ impl Source {
         Ok(sums)
     }
 
-    /// Gives every row of some buckets to `each`; no more than a few thousand are held at a time.
+    /// Begins to read the keys of all rows in some buckets.
     ///
     /// # Errors
-    /// PostgreSQL's, or what `each` returns.
-    pub fn keys_in(
-        &mut self,
-        key: &KeyText,
-        buckets: Bucketing,
-        slice: &[usize],
-        mut each: impl FnMut(SourceKey) -> Result<()>,
-    ) -> Result<()> {
+    /// PostgreSQL's.
+    pub fn open_keys(&mut self, key: &KeyText, buckets: Bucketing, slice: &[usize]) -> Result<()> {
         let list: Vec<String> = slice.iter().map(usize::to_string).collect();
         let sql = format!(
             "SELECT n, flag, k, r FROM
@@ -122,16 +116,16 @@ impl Source {
             bucket = bucket_sql(buckets),
             list = list.join(","),
         );
-        self.open(&sql)?;
-        loop {
-            let rows = self.fetch(FETCH)?;
-            if rows.is_empty() {
-                return self.close();
-            }
-            for row in &rows {
-                each(key_of(row))?;
-            }
-        }
+        self.open(&sql)
+    }
+
+    /// The next keys; none at the end, where the cursor is closed.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn next_keys(&mut self) -> Result<Vec<SourceKey>> {
+        let rows = self.next(FETCH)?;
+        Ok(rows.iter().map(key_of).collect())
     }
 
     /// Begins to read the flagged rows in the key's order, with `columns` as JSON.
@@ -149,10 +143,7 @@ impl Source {
     /// # Errors
     /// PostgreSQL's.
     pub fn next_rows(&mut self, typical: usize) -> Result<Vec<SourceRow>> {
-        let rows = self.fetch((FETCH_BYTES / typical.max(1)).clamp(10, FETCH / 2))?;
-        if rows.is_empty() {
-            self.close()?;
-        }
+        let rows = self.next((FETCH_BYTES / typical.max(1)).clamp(10, FETCH / 2))?;
         Ok(rows.iter().map(row_of).collect())
     }
 
@@ -237,19 +228,19 @@ impl Source {
         self.cursor.execute_batch(&self.what, &format!("BEGIN READ ONLY; DECLARE c NO SCROLL CURSOR FOR {sql}"))
     }
 
-    fn fetch(&mut self, rows: usize) -> Result<Vec<postgres::Row>> {
-        self.cursor.query(&self.what, &format!("FETCH {rows} FROM c"), &[])
+    fn next(&mut self, rows: usize) -> Result<Vec<postgres::Row>> {
+        let rows = self.cursor.query(&self.what, &format!("FETCH {rows} FROM c"), &[])?;
+        if rows.is_empty() {
+            self.stop()?;
+        }
+        Ok(rows)
     }
 
-    /// Gives up what [`open_rows`](Self::open_rows) began.
+    /// Gives up what [`open_keys`](Self::open_keys) or [`open_rows`](Self::open_rows) began.
     ///
     /// # Errors
     /// PostgreSQL's.
     pub fn stop(&mut self) -> Result<()> {
-        self.close()
-    }
-
-    fn close(&mut self) -> Result<()> {
         self.cursor.execute_batch(&self.what, "CLOSE c; COMMIT")
     }
 }

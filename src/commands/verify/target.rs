@@ -6,6 +6,7 @@ use super::buckets::{Bucketing, SUMMED, Sum};
 use super::contents::Contents;
 use super::key::KeyText;
 use super::report::MOST_SHOWN;
+use super::source::SourceKey;
 use crate::clickhouse::{ClickHouseTarget, quote};
 use crate::error::{Error, Result};
 
@@ -136,22 +137,50 @@ impl TargetKeys {
         keys: &[(u64, &str)],
         rows: &Contents,
     ) -> Result<HashMap<u64, Vec<u8>>> {
-        let texts: Vec<String> = keys.iter().map(|(_, text)| (*text).to_owned()).collect();
-        if let Some(condition) = self.key.target_condition(&texts) {
-            let found = self.newest(columns, &condition);
-            match found {
-                Ok(answer) => return rows.split_answer(&answer),
-                // A key that the column's type cannot even read. It is asked for by its number instead.
-                Err(error) => log::debug!("{error}"),
-            }
-        }
-        let numbers: Vec<u64> = keys.iter().map(|(number, _)| *number).collect();
         let mut found = HashMap::new();
-        for chunk in numbers.chunks(LISTED) {
-            let condition = format!("{} IN ({})", self.key.target_number_sql(), listed(chunk));
-            found.extend(rows.split_answer(&self.newest(columns, &condition)?)?);
+        for answer in self.ask_by_key(keys, |target, condition| target.newest(columns, condition))? {
+            found.extend(rows.split_answer(&answer)?);
         }
         Ok(found)
+    }
+
+    /// The numbers of those of some keys that the target has.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn numbers_of(&mut self, keys: &[SourceKey]) -> Result<HashSet<u64>> {
+        let keys: Vec<(u64, &str)> = keys.iter().map(|key| (key.number, key.text.as_str())).collect();
+        let (number, name) = (self.key.target_number_sql(), self.target.sql_name());
+        let answers = self.ask_by_key(&keys, |target, condition| {
+            let sql = format!("SELECT {number} AS n FROM {name} WHERE {condition} GROUP BY n FORMAT RowBinary");
+            target.numbers(&sql, 1)
+        })?;
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Asks with a condition that names so many keys at a time; one that uses the primary index, where there is one.
+    fn ask_by_key<T>(
+        &mut self,
+        keys: &[(u64, &str)],
+        mut ask: impl FnMut(&mut Self, &str) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut answers = Vec::new();
+        for chunk in keys.chunks(LISTED) {
+            let texts: Vec<String> = chunk.iter().map(|(_, text)| (*text).to_owned()).collect();
+            if let Some(condition) = self.key.target_condition(&texts) {
+                match ask(self, &condition) {
+                    Ok(answer) => {
+                        answers.push(answer);
+                        continue;
+                    }
+                    // A key that the column's type cannot even read. It is asked for by its number instead.
+                    Err(error) => log::debug!("{error}"),
+                }
+            }
+            let numbers: Vec<u64> = chunk.iter().map(|(number, _)| *number).collect();
+            answers.push(ask(self, &format!("{} IN ({})", self.key.target_number_sql(), listed(&numbers)))?);
+        }
+        Ok(answers)
     }
 
     fn newest(&mut self, columns: &[String], condition: &str) -> Result<Vec<u8>> {

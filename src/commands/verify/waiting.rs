@@ -14,8 +14,11 @@ use crate::exit_code::ExitCode;
 use crate::kafka::{End, KafkaLog, Polled, TopicLog};
 use crate::produce::{Surroundings, wait_until_stable};
 
-/// The most keys that are held: 128 MB of them.
-const MOST_KEYS: usize = 16_000_000;
+/// The most keys that are held: 48 MB of them.
+const MOST_KEYS: usize = 6_000_000;
+
+/// For how many keys room is made at a time: doubling it would take more than there is to hold.
+const ROOM: usize = 500_000;
 
 /// A set of keys, by 64 bits of each.
 #[derive(Debug, Default)]
@@ -26,6 +29,9 @@ struct KeySet {
 
 impl KeySet {
     fn add(&mut self, key: &[u8]) {
+        if self.hashes.len() == self.hashes.capacity() {
+            self.hashes.reserve_exact(ROOM);
+        }
         self.hashes.push(hash(key));
     }
 
