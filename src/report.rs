@@ -105,6 +105,8 @@ pub struct ConsumeReport {
     pub inserts: u64,
     /// Records sent to the dead-letter topic.
     pub dead_letters: u64,
+    /// Rows that the target holds though their INSERT was refused: they lack in a view behind it.
+    pub rows_refused_by_views: u64,
     /// Fields that records lacked, with how many did: their rows have NULL, or the column's DEFAULT, there.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub fields_lacking: BTreeMap<String, u64>,
@@ -122,10 +124,11 @@ impl ConsumeReport {
         self.rows_held += other.rows_held;
         self.inserts += other.inserts;
         self.dead_letters += other.dead_letters;
+        self.rows_refused_by_views += other.rows_refused_by_views;
     }
 
     fn lost_data(&self) -> bool {
-        self.topic_recreated || self.dead_letters > 0 || !self.lost.is_empty()
+        self.topic_recreated || self.dead_letters > 0 || self.rows_refused_by_views > 0 || !self.lost.is_empty()
     }
 }
 

@@ -312,7 +312,14 @@ mod tests {
     }
 
     fn source(name: &str, type_name: &str, not_null: bool) -> SourceColumn {
-        SourceColumn { name: name.into(), type_name: type_name.into(), not_null, comment: None }
+        SourceColumn {
+            name: name.into(),
+            type_name: type_name.into(),
+            base_type: type_name.into(),
+            is_enum: false,
+            not_null,
+            comment: None,
+        }
     }
 
     fn target(name: &str, type_name: &str) -> TargetColumn {

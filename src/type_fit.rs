@@ -27,7 +27,7 @@ pub fn fit(column: &SourceColumn, target_type: &str) -> Fit {
             return Fit::Lossy(format!("{unsupported}, so ClickHouse's own parser reads it, which may change values"));
         }
     };
-    fit_nullable(&column.type_name, column.not_null, &target)
+    fit_nullable(&column.base_type, column.not_null, &target)
 }
 
 fn fit_nullable(source: &str, not_null: bool, target: &ColumnType) -> Fit {

@@ -10,13 +10,17 @@ const MAX_DECIMAL_DIGITS: u32 = 76;
 /// The type of the target's column for a source column.
 #[must_use]
 pub fn target_type(column: &SourceColumn) -> String {
-    let (base, is_array) = match column.type_name.strip_suffix("[]") {
+    let (base, is_array) = match column.base_type.strip_suffix("[]") {
         Some(element) => (element, true),
-        None => (column.type_name.as_str(), false),
+        None => (column.base_type.as_str(), false),
     };
     if is_array {
         // An array's elements may be NULL whatever the column says, and ClickHouse has no NULL arrays.
         return if column.not_null { format!("Array(Nullable({}))", scalar(base)) } else { "Nullable(String)".into() };
+    }
+    if column.is_enum {
+        // A few labels, which a dictionary holds once. A ClickHouse Enum would refuse the label that is added tomorrow.
+        return if column.not_null { "LowCardinality(String)" } else { "LowCardinality(Nullable(String))" }.into();
     }
     let scalar = scalar(base);
     // The document `null` is printed like a NULL, also where the column has none.
@@ -82,11 +86,20 @@ mod tests {
             ("integer[]", true, "Array(Nullable(Int32))"),
             ("integer[]", false, "Nullable(String)"),
             ("character varying(20)", true, "String"),
-            ("public.mood", true, "String"),
+            ("public.mood", true, "LowCardinality(String)"),
+            ("public.mood", false, "LowCardinality(Nullable(String))"),
+            ("public.mood[]", true, "Array(Nullable(String))"),
             ("jsonb", false, "Nullable(String)"),
             ("jsonb", true, "Nullable(String)"),
         ] {
-            let column = SourceColumn { name: "c".into(), type_name: source.into(), not_null, comment: None };
+            let column = SourceColumn {
+                name: "c".into(),
+                type_name: "public.of_a_domain".into(),
+                base_type: source.into(),
+                is_enum: source == "public.mood",
+                not_null,
+                comment: None,
+            };
             assert_eq!(target_type(&column), target, "{source}");
         }
     }

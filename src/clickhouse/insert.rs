@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use super::http::{Answer, Exception, quote};
+use super::layout::Layout;
 use super::settings::TOKEN;
 use super::target_table::ClickHouseTarget;
 use super::{Block, Inserted};
@@ -47,8 +48,12 @@ impl ClickHouseTarget {
         let columns: Vec<String> = block.columns.iter().map(|column| quote(column)).collect();
         let sql = format!("INSERT INTO {} ({}) FORMAT {}", self.sql_name(), columns.join(", "), block.format);
         let query_id = format!("{}{token}", self.query_prefix());
+        let is_elsewhere = self.layout()? != Layout::Here;
         let settings = self.settings()?;
         let mut parameters: Vec<(&str, &str)> = settings.insert.clone();
+        if is_elsewhere {
+            parameters.extend(&settings.insert_elsewhere);
+        }
         parameters.extend(block.settings);
         // The answer is kept back until the statement has ended, so that its status is the statement's.
         parameters.push(("wait_end_of_query", "1"));

@@ -4,6 +4,7 @@ pub mod column_type;
 pub mod encode;
 mod http;
 mod insert;
+pub mod layout;
 mod lookup;
 mod settings;
 mod target_table;

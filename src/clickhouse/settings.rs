@@ -37,6 +37,17 @@ const INSERT: &[(&str, &str)] = &[
     ("input_format_json_read_bools_as_numbers", "0"),
 ];
 
+/// For INSERTs into tables whose data lie on several servers, besides.
+const INSERT_ELSEWHERE: &[(&str, &str)] = &[
+    // The answer means "stored by a majority": a row that one replica alone has is lost with it, its offset committed.
+    ("insert_quorum", "auto"),
+    // One after the other, as select_sequential_consistency needs it: the target is asked what it holds.
+    ("insert_quorum_parallel", "0"),
+    // The answer means "stored by the shards", not "put into a queue here". The newer name, and the older one.
+    ("distributed_foreground_insert", "1"),
+    ("insert_distributed_sync", "1"),
+];
+
 /// For questions whose answer must be whole.
 const ASK: &[(&str, &str)] = &[
     ("final", "0"),
@@ -65,6 +76,8 @@ pub const TOKEN: &str = "insert_deduplication_token";
 pub struct Settings {
     /// For INSERTs, without the token.
     pub insert: Vec<(&'static str, &'static str)>,
+    /// For INSERTs into tables whose data lie on several servers, besides.
+    pub insert_elsewhere: Vec<(&'static str, &'static str)>,
     /// For questions.
     pub ask: Vec<(&'static str, &'static str)>,
     /// Whether the server takes deduplication tokens.
@@ -75,7 +88,7 @@ impl Settings {
     /// The names of all of them, as a list of SQL texts: an unknown one would be an error, so the server is asked.
     #[must_use]
     pub fn names_sql() -> String {
-        let pinned = INSERT.iter().chain(ASK).map(|(name, _)| *name);
+        let pinned = INSERT.iter().chain(INSERT_ELSEWHERE).chain(ASK).map(|(name, _)| *name);
         pinned.chain([TOKEN]).map(text).collect::<Vec<_>>().join(", ")
     }
 
@@ -86,6 +99,11 @@ impl Settings {
         let of = |pinned: &[(&'static str, &'static str)]| {
             pinned.iter().copied().filter(|(name, _)| known.contains(name)).collect::<Vec<_>>()
         };
-        Self { insert: of(INSERT), ask: of(ASK), knows_tokens: known.contains(TOKEN) }
+        Self {
+            insert: of(INSERT),
+            insert_elsewhere: of(INSERT_ELSEWHERE),
+            ask: of(ASK),
+            knows_tokens: known.contains(TOKEN),
+        }
     }
 }

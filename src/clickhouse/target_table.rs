@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::column_type::{Column, DefaultKind};
 use super::encode::{CalendarRange, holds_position};
 use super::http::{Answer, Http, quote, text};
+use super::layout::{Distributed, Layout};
 use super::settings::Settings;
 use super::{Block, Inserted, Ranges, RecordId, Target, TargetDescription};
 use crate::config::{Config, TableConfig, TargetName};
@@ -25,6 +26,7 @@ pub struct ClickHouseTarget {
 struct Known {
     settings: Settings,
     keeps_positions: bool,
+    layout: Layout,
 }
 
 /// What a block is recognised by, and asked for, later.
@@ -95,6 +97,11 @@ impl ClickHouseTarget {
         self.known().map(|known| known.keeps_positions)
     }
 
+    /// Where its data lie.
+    pub(super) fn layout(&mut self) -> Result<Layout> {
+        self.known().map(|known| known.layout)
+    }
+
     fn known(&mut self) -> Result<&Known> {
         if self.known.is_none() {
             self.inspect()?;
@@ -141,7 +148,8 @@ impl ClickHouseTarget {
             .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))?;
         let has = |wanted: &str| row.columns.iter().any(|(_, name, ..)| name == wanted);
         let keeps_positions = POSITION.into_iter().all(has);
-        self.known = Some(Known { settings: Settings::among(&row.settings), keeps_positions });
+        let layout = Layout::of(&row.engine);
+        self.known = Some(Known { settings: Settings::among(&row.settings), keeps_positions, layout });
         Ok(row)
     }
 
@@ -157,25 +165,34 @@ impl ClickHouseTarget {
         if !self.settings()?.knows_tokens {
             return Err(self.too_old());
         }
-        let replicated = table.engine.starts_with("Replicated") || table.engine.starts_with("Shared");
-        if !replicated && window(&table.engine_full) == Some(0) {
+        if Distributed::parse(&table.engine_full).is_some_and(|parts| parts.is_random()) {
+            return Err(self.unfit(
+                "its sharding key sends a row to another server each time: an insert whose answer is lost would be doubled",
+                "make it with a sharding key that follows from the row's key, such as cityHash64(id)",
+            ));
+        }
+        let setting = Layout::of(&table.engine).window_setting();
+        if window(&table.engine_full, setting) == Some(0) {
             return Err(self.unfit(
                 "it does not remember deduplication tokens: an insert whose answer is lost would be doubled",
-                format!("ALTER TABLE {} MODIFY SETTING non_replicated_deduplication_window = 10000", self.sql_name()),
+                format!("ALTER TABLE {} MODIFY SETTING {setting} = 10000", self.sql_name()),
             ));
         }
         Ok(())
     }
 }
 
-/// The deduplication window in a MergeTree's definition; `None` if the engine is no MergeTree of this server.
-fn window(engine_full: &str) -> Option<u64> {
+/// The deduplication window in a MergeTree's definition; `None` if it is the server's default for replicated tables, or the
+/// engine is no MergeTree of this server.
+fn window(engine_full: &str, setting: &str) -> Option<u64> {
     if !engine_full.contains("MergeTree") {
         return None;
     }
-    let (_, rest) = engine_full.split_once("non_replicated_deduplication_window = ").unwrap_or(("", "0"));
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    rest[..end].parse().ok()
+    // One name is the end of the other, so the space in front counts.
+    match engine_full.split_once(&format!(" {setting} = ")) {
+        Some((_, rest)) => rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())].parse().ok(),
+        None => (setting == Layout::Here.window_setting()).then_some(0),
+    }
 }
 
 fn column((_, name, type_name, default_kind): (u64, String, String, String)) -> Column {
@@ -250,9 +267,13 @@ mod tests {
 
     #[test]
     fn the_window_is_read_from_the_definition() {
+        let (here, replicated) = (Layout::Here.window_setting(), Layout::Replicated.window_setting());
         let engine = "ReplacingMergeTree(_timestamp) ORDER BY id SETTINGS non_replicated_deduplication_window = 10000, index_granularity = 8192";
-        assert_eq!(window(engine), Some(10_000));
-        assert_eq!(window("MergeTree ORDER BY id"), Some(0));
-        assert_eq!(window("Distributed('c', 'd', 't')"), None);
+        assert_eq!(window(engine, here), Some(10_000));
+        assert_eq!(window(engine, replicated), None, "the server's default, which is not 0");
+        assert_eq!(window("MergeTree ORDER BY id", here), Some(0));
+        let off = "ReplicatedMergeTree('/t', 'r') ORDER BY id SETTINGS replicated_deduplication_window = 0";
+        assert_eq!(window(off, replicated), Some(0));
+        assert_eq!(window("Distributed('c', 'd', 't')", here), None);
     }
 }

@@ -17,7 +17,7 @@ use crate::exit_code::ExitCode;
 use crate::kafka::admin::Admin;
 use crate::kafka::{End, Fence, KafkaLog, TopicLog};
 use crate::limits::Limits;
-use crate::postgres::{Checkpoint, Ledger, Session, SourceColumn, SourceTable, UnsentIndex, connect};
+use crate::postgres::{Checkpoint, Ledger, Session, SourceColumn, SourceTable, UnsentIndex, connect, table_comment};
 use crate::produce::{self, Surroundings, wait_until_stable};
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
@@ -88,7 +88,8 @@ impl Init<'_> {
             self.index(session, &source)
         })?;
         self.topics()?;
-        self.target(&source)?;
+        let comment = table_comment(&mut session, &source)?;
+        self.target(&source, comment.as_deref())?;
         start.map_or(Ok(()), |at| self.start_at(at))
     }
 
@@ -137,7 +138,7 @@ impl Init<'_> {
         Ok(())
     }
 
-    fn target(&mut self, source: &SourceTable) -> Result<()> {
+    fn target(&mut self, source: &SourceTable, comment: Option<&str>) -> Result<()> {
         let what = format!("cannot create the target {}", self.table.target);
         let http = Http::new(self.config)?;
         let name = &self.table.target;
@@ -156,7 +157,7 @@ impl Init<'_> {
             statements.push(format!("CREATE DATABASE IF NOT EXISTS {}", quote(&name.database)));
         }
         if !table {
-            statements.push(create_target(self.table, source));
+            statements.push(create_target(self.table, source, comment));
         }
         for statement in statements {
             if self.step(&statement) {
@@ -278,7 +279,8 @@ pub fn target_names<'a>(table: &'a TableConfig, columns: &'a [SourceColumn]) -> 
 
 /// The target that takes every value of the source whole.
 #[must_use]
-pub fn create_target(table: &TableConfig, source: &SourceTable) -> String {
+pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<&str>) -> String {
+    let comment = comment.map_or_else(String::new, |comment| format!("\nCOMMENT {}", text(comment)));
     let column = |column: &SourceColumn| {
         let name = table.column_rules.column_of(&column.name)?;
         let comment = column.comment.as_ref().map_or_else(String::new, |c| format!(" COMMENT {}", text(c)));
@@ -291,7 +293,7 @@ pub fn create_target(table: &TableConfig, source: &SourceTable) -> String {
          `_timestamp` DateTime64(3, 'UTC'),\n    `_ingested_at` DateTime64(3, 'UTC') DEFAULT now64(3),\n    \
          INDEX `_position` (`_partition`, `_offset`) TYPE minmax GRANULARITY 1\n)\n\
          ENGINE = ReplacingMergeTree(`_timestamp`)\nORDER BY ({})\n\
-         SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1",
+         SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1{comment}",
         quote(&table.target.database),
         quote(&table.target.table),
         key.join(", "),

@@ -83,6 +83,28 @@ fn the_example_loads_and_says_what_the_defaults_say() {
 const EXAMPLES: [&str; 5] = ["ca_cert", "ssl.ca.location", "where", "columns", "exclude"];
 
 #[test]
+fn two_tables_are_recognised_as_sharing_something_however_it_is_spelt() {
+    let pair = |source: &str, topic: &str, target: &str| {
+        let one = "[[table]]\nsource = \"public.Users\"\nkey = \"id\"\ntopic = \"users\"\ntarget = \"x.users\"\n";
+        let other = format!("[[table]]\nsource = '{source}'\nkey = \"id\"\ntopic = \"{topic}\"\ntarget = '{target}'\n");
+        with_file(&format!("{one}{other}"), &[])
+    };
+    for (source, topic, target, place) in [
+        (r#""public"."users""#, "other", "x.other", "table[1].source"),
+        ("PUBLIC.USERS", "other", "x.other", "table[1].source"),
+        ("public.other", "users", "x.other", "table[1].topic"),
+        ("public.other", "users.dead", "x.other", "table[1].topic"),
+        ("public.other", "other", "`x`.`users`", "table[1].target"),
+        ("public.other", "other", r#""x"."users""#, "table[1].target"),
+    ] {
+        let error = pair(source, topic, target).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{place}`")), "{source} {topic} {target}: {error}");
+    }
+    // Quoted, PostgreSQL's name keeps its capitals; ClickHouse's and Kafka's always do.
+    assert!(pair(r#"public."Users""#, "Users", "x.Users").is_ok());
+}
+
+#[test]
 fn rules_for_columns_are_read_and_contradictions_refused() {
     let rules =
         "rename = { mail = \"email\", \"Odd Name\" = \"odd\" }\nignore = \"notes\"\nallow_lossy = [\"amount\"]\n";

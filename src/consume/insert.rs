@@ -210,10 +210,12 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                     let sent = rows.clone();
                     self.counts.rows_inserted += self.drop_held(prepared, &mut rows, &ranges)?;
                     if rows.len() < sent.len() {
-                        log::warn!(
-                            "the target holds {} rows of an INSERT that the server refused: they lack in a view behind it, \
-                             unless an earlier attempt was stored: {reason}",
-                            sent.len() - rows.len()
+                        let count = sent.len() - rows.len();
+                        self.counts.rows_refused_by_views += count as u64;
+                        log::error!(
+                            "a view behind the target has refused an INSERT: the target holds its {count} rows, the view lacks \
+                             them: {reason}\nhint: mend the view, and bring the rows into it from the target, by their \
+                             partitions and offsets: {ranges:?}"
                         );
                     } else if let [row] = sent[..] {
                         dead.extend(self.refused_by_server(prepared, row, &reason, dead.len())?);

@@ -13,6 +13,10 @@ pub struct SourceColumn {
     pub name: String,
     /// Its type as SQL writes it, with length or precision.
     pub type_name: String,
+    /// The same without its domains: what its values are stored and printed as.
+    pub base_type: String,
+    /// Whether that is an enum.
+    pub is_enum: bool,
     /// Whether it refuses NULL.
     pub not_null: bool,
     /// Its comment.
@@ -323,6 +327,16 @@ pub fn has_unique_index(session: &mut Session, oid: u32, name: &str, columns: &[
     Ok(found.is_some())
 }
 
+/// A table's comment.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn table_comment(session: &mut Session, source: &SourceTable) -> Result<Option<String>> {
+    let what = format!("cannot look up the comment of {}", source.name);
+    let row = session.query_opt(&what, "SELECT pg_catalog.obj_description($1, 'pg_class')", &[&source.oid])?;
+    Ok(row.and_then(|row| row.get(0)))
+}
+
 /// The columns of a table, in its order.
 ///
 /// # Errors
@@ -330,13 +344,28 @@ pub fn has_unique_index(session: &mut Session, oid: u32, name: &str, columns: &[
 pub fn read_columns(session: &mut Session, oid: u32, name: &str) -> Result<Vec<SourceColumn>> {
     let rows = session.query(
         &format!("cannot look up the columns of {name}"),
-        "SELECT attname::text, pg_catalog.format_type(atttypid, atttypmod), attnotnull, pg_catalog.col_description(attrelid, attnum)
-         FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        "WITH RECURSIVE base (attnum, type, modifier) AS (
+             SELECT attnum, atttypid, atttypmod FROM pg_catalog.pg_attribute
+             WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
+             UNION ALL
+             SELECT b.attnum, t.typbasetype, t.typtypmod FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type
+             WHERE t.typtype = 'd')
+         SELECT attname::text, pg_catalog.format_type(atttypid, atttypmod), attnotnull,
+                pg_catalog.col_description(attrelid, a.attnum), pg_catalog.format_type(b.type, b.modifier), t.typtype = 'e'
+         FROM pg_catalog.pg_attribute a JOIN base b USING (attnum) JOIN pg_catalog.pg_type t ON t.oid = b.type
+         WHERE attrelid = $1 AND t.typtype <> 'd' ORDER BY a.attnum",
         &[&oid],
     )?;
     Ok(rows
         .iter()
-        .map(|row| SourceColumn { name: row.get(0), type_name: row.get(1), not_null: row.get(2), comment: row.get(3) })
+        .map(|row| SourceColumn {
+            name: row.get(0),
+            type_name: row.get(1),
+            not_null: row.get(2),
+            comment: row.get(3),
+            base_type: row.get(4),
+            is_enum: row.get(5),
+        })
         .collect())
 }
 
@@ -354,6 +383,8 @@ mod tests {
         let column = |(name, type_name): &(&str, &str)| SourceColumn {
             name: (*name).into(),
             type_name: (*type_name).into(),
+            base_type: (*type_name).into(),
+            is_enum: false,
             not_null: true,
             comment: None,
         };

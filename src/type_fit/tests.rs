@@ -62,7 +62,14 @@ const TARGETS: &[&str] = &[
 ];
 
 fn column(type_name: &str, not_null: bool) -> SourceColumn {
-    SourceColumn { name: "c".into(), type_name: type_name.into(), not_null, comment: None }
+    SourceColumn {
+        name: "c".into(),
+        type_name: type_name.into(),
+        base_type: type_name.into(),
+        is_enum: false,
+        not_null,
+        comment: None,
+    }
 }
 
 fn takes(target: &str, value: &str) -> bool {

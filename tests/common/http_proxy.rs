@@ -31,6 +31,10 @@ struct State {
     held: usize,
     landed: usize,
     is_released: bool,
+    /// What is told otherwise than the server does: its text, and the other one.
+    retold: Vec<(String, String)>,
+    /// The first lines of all INSERTs, settings included.
+    seen: Vec<String>,
 }
 
 /// The proxy; its threads end with the test's process.
@@ -66,6 +70,16 @@ impl HttpProxy {
         format!("url = \"http://app:app@{}\"", self.address)
     }
 
+    /// Tells `other` wherever the server's answers say `text`.
+    pub fn retell(&self, text: &str, other: &str) {
+        self.shared.0.lock().unwrap().retold.push((text.to_owned(), other.to_owned()));
+    }
+
+    /// The settings of the INSERTs that came, as they stand in the URL.
+    pub fn seen(&self) -> Vec<String> {
+        self.shared.0.lock().unwrap().seen.clone()
+    }
+
     /// How many INSERTs came.
     pub fn inserts(&self) -> usize {
         self.shared.0.lock().unwrap().inserts
@@ -92,8 +106,8 @@ impl HttpProxy {
     fn serve(&self, client: &TcpStream) {
         let mut reader = BufReader::new(client.try_clone().unwrap());
         while let Some(head) = read_head(&mut reader) {
-            let act =
-                if head.starts_with("POST /?") && head.contains("query=INSERT") { self.next() } else { Act::Pass };
+            let is_insert = head.starts_with("POST /?") && head.contains("query=INSERT");
+            let act = if is_insert { self.next(&head) } else { Act::Pass };
             if act == Act::CutBefore {
                 // What was not read makes the kernel answer with a reset.
                 return;
@@ -117,9 +131,10 @@ impl HttpProxy {
         }
     }
 
-    fn next(&self) -> Act {
+    fn next(&self, head: &str) -> Act {
         let mut state = self.shared.0.lock().unwrap();
         state.inserts += 1;
+        state.seen.push(head.lines().next().unwrap_or_default().to_owned());
         state.plan.pop_front().unwrap_or(Act::Pass)
     }
 
@@ -143,8 +158,24 @@ impl HttpProxy {
         let head = read_head(&mut reader)?;
         let mut answer = head.clone().into_bytes();
         read_body(&mut reader, &head, &mut answer);
-        Some(answer)
+        let retold = self.shared.0.lock().unwrap().retold.clone();
+        if retold.is_empty() { Some(answer) } else { Some(retell(&head, &answer[head.len()..], &retold)) }
     }
+}
+
+/// The answer with another body, of another length.
+fn retell(head: &str, body: &[u8], retold: &[(String, String)]) -> Vec<u8> {
+    assert!(
+        head.to_ascii_lowercase().contains("content-length: "),
+        "only answers of a known length are retold: {head}"
+    );
+    let mut body = String::from_utf8_lossy(body).into_owned();
+    for (text, other) in retold {
+        body = body.replace(text, other);
+    }
+    let lines = head.trim_end().lines().filter(|line| !line.to_ascii_lowercase().starts_with("content-length: "));
+    let head: Vec<&str> = lines.collect();
+    format!("{}\r\nContent-Length: {}\r\n\r\n{body}", head.join("\r\n"), body.len()).into_bytes()
 }
 
 fn read_head(reader: &mut impl BufRead) -> Option<String> {

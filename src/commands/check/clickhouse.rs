@@ -5,10 +5,11 @@ use serde::Deserialize;
 use super::Source;
 use super::clock;
 use super::finding::{Finding, Findings, Server, Severity};
+use crate::clickhouse::layout::Layout;
 use crate::clickhouse::{Answer, Http, quote, text};
 use crate::commands::init::{create_target, target_names};
 use crate::commands::target_columns;
-use crate::config::{Config, TableConfig};
+use crate::config::{Config, TableConfig, TargetName};
 use crate::error::{Error, Result};
 use crate::target_fit::{Effect, TargetColumn, differences};
 
@@ -17,9 +18,9 @@ const OLDEST: (u32, u32) = (22, 2);
 
 /// The target as `system.tables` has it.
 #[derive(Debug, Deserialize)]
-struct TableRow {
+pub(super) struct TableRow {
     engine: String,
-    engine_full: String,
+    pub(super) engine_full: String,
     sorting_key: String,
     dependencies_database: Vec<String>,
     dependencies_table: Vec<String>,
@@ -46,7 +47,8 @@ pub fn check(config: &Config, table: &TableConfig, source: Option<&Source>) -> R
     let what = format!("cannot look up the target {}", table.target);
     let mut findings = Findings::new(Server::ClickHouse);
     let version = server(&http, &what, &mut findings)?;
-    let mut check = Check { http, table, source, what, findings };
+    let stored = table.target.clone();
+    let mut check = Check { http, config, table, stored, source, what, findings };
     // Too old a server does not even understand the questions.
     if !is_older(&version, OLDEST) {
         check.run()?;
@@ -84,16 +86,19 @@ fn is_older(version: &str, than: (u32, u32)) -> bool {
     (major, minor) < than
 }
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     http: Http,
-    table: &'a TableConfig,
+    pub(super) config: &'a Config,
+    pub(super) table: &'a TableConfig,
+    /// The table that stores the rows: the target, or what a Distributed one puts them into.
+    pub(super) stored: TargetName,
     source: Option<&'a Source>,
     what: String,
-    findings: Findings,
+    pub(super) findings: Findings,
 }
 
 impl Check<'_> {
-    fn rows<T: for<'de> Deserialize<'de>>(&self, sql: &str) -> Result<Vec<T>> {
+    pub(super) fn rows<T: for<'de> Deserialize<'de>>(&self, sql: &str) -> Result<Vec<T>> {
         let settings = [("output_format_json_quote_64bit_integers", "0")];
         let answer = self.http.ask(&self.what, &format!("{sql} FORMAT JSONEachRow"), &settings)?;
         serde_json::Deserializer::from_slice(&answer)
@@ -103,26 +108,32 @@ impl Check<'_> {
     }
 
     fn here(&self, name_column: &str) -> String {
-        let target = &self.table.target;
-        format!("database = {} AND {name_column} = {}", text(&target.database), text(&target.table))
+        format!("database = {} AND {name_column} = {}", text(&self.stored.database), text(&self.stored.table))
     }
 
     fn name(&self) -> String {
-        format!("{}.{}", quote(&self.table.target.database), quote(&self.table.target.table))
+        format!("{}.{}", quote(&self.stored.database), quote(&self.stored.table))
     }
 
-    fn run(&mut self) -> Result<()> {
-        self.grants();
+    pub(super) fn table_row(&self) -> Result<Option<TableRow>> {
         let sql = format!(
             "SELECT engine, engine_full, sorting_key, dependencies_database, dependencies_table FROM system.tables WHERE {}",
             self.here("name")
         );
-        let Some(row) = self.rows::<TableRow>(&sql)?.into_iter().next() else {
+        Ok(self.rows(&sql)?.into_iter().next())
+    }
+
+    fn run(&mut self) -> Result<()> {
+        self.grants();
+        let Some(row) = self.table_row()? else {
             let fix = self.source.map_or_else(
                 || "pg2ch init".to_owned(),
                 |source| {
                     let database = quote(&self.table.target.database);
-                    format!("CREATE DATABASE IF NOT EXISTS {database};\n{};", create_target(self.table, &source.table))
+                    format!(
+                        "CREATE DATABASE IF NOT EXISTS {database};\n{};",
+                        create_target(self.table, &source.table, source.comment.as_deref())
+                    )
                 },
             );
             let (what, why) =
@@ -130,16 +141,18 @@ impl Check<'_> {
             self.findings.add(Severity::Error, "target-missing", what, why, fix);
             return Ok(());
         };
+        self.shared()?;
+        let target = target_columns::read(&self.http, &self.what, &self.table.target)?;
+        self.columns(&target);
+        self.views(&row)?;
+        let Some(row) = self.storage(row)? else { return Ok(()) };
         self.engine(&row);
         if row.engine.contains("MergeTree") {
             self.settings(&row)?;
         }
-        self.views(&row)?;
-        let target = target_columns::read(&self.http, &self.what, &self.table.target)?;
         if self.table.metadata_columns || target.iter().any(|other| other.column.name == "_offset") {
             self.index()?;
         }
-        self.columns(&target);
         Ok(())
     }
 
@@ -201,7 +214,7 @@ impl Check<'_> {
 
     /// Engine and order cannot be altered: a new table takes the rows over.
     fn remake(&self, source: &Source) -> String {
-        if !self.table.metadata_columns {
+        if !self.table.metadata_columns || self.stored != self.table.target {
             return "-- nothing, if that is meant; `pg2ch init --print` shows a table that has it, for another name"
                 .into();
         }
@@ -213,7 +226,7 @@ impl Check<'_> {
         let (name, columns) = (self.name(), columns.join(", "));
         format!(
             "RENAME TABLE {name} TO {old};\n{};\nINSERT INTO {name} ({columns}) SELECT {columns} FROM {old};",
-            create_target(self.table, &source.table)
+            create_target(self.table, &source.table, source.comment.as_deref())
         )
     }
 
@@ -226,9 +239,8 @@ impl Check<'_> {
             setting(&row.engine_full, name)
                 .or_else(|| defaults.iter().find(|row| row.name == name).and_then(|row| row.value.parse().ok()))
         };
-        let is_replicated = row.engine.starts_with("Replicated") || row.engine.starts_with("Shared");
-        let window =
-            if is_replicated { "replicated_deduplication_window" } else { "non_replicated_deduplication_window" };
+        let layout = Layout::of(&row.engine);
+        let (is_replicated, window) = (layout == Layout::Replicated, layout.window_setting());
         let name = self.name();
         if value(window) == Some(0) {
             self.findings.add(

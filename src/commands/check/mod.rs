@@ -2,6 +2,7 @@
 
 mod clickhouse;
 mod clock;
+mod distributed;
 mod finding;
 mod grants;
 mod kafka;
@@ -26,6 +27,8 @@ pub struct Source {
     pub columns: Vec<SourceColumn>,
     /// The table.
     pub table: crate::postgres::SourceTable,
+    /// Its comment.
+    pub comment: Option<String>,
 }
 
 /// Checks every table; the text to print, and the exit code.

@@ -6,7 +6,8 @@ use crate::config::TableConfig;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
 use crate::postgres::{
-    Relation, Session, SourceColumn, SourceTable, UnsentIndex, has_unique_index, quote, read_columns, require_flaggable,
+    Relation, Session, SourceColumn, SourceTable, UnsentIndex, has_unique_index, quote, read_columns,
+    require_flaggable, table_comment,
 };
 
 /// Unsent rows are counted up to here.
@@ -62,7 +63,8 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
             Ok(source) => {
                 index(session, &source, findings)?;
                 condition(session, &source, findings)?;
-                found.source = Some(Source { columns: source.columns.clone(), table: source });
+                let comment = table_comment(session, &source)?;
+                found.source = Some(Source { columns: source.columns.clone(), table: source, comment });
             }
             Err(error) if error.exit_code() == ExitCode::Config => {
                 let what = format!("{}: {}", error.what(), error.why());

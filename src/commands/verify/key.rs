@@ -155,7 +155,7 @@ fn part(source: &SourceColumn, target: &Column) -> Option<Part> {
         _ => return None,
     };
     let is_utc = target.type_name.contains("'UTC'");
-    let (base, _) = split(&source.type_name);
+    let (base, _) = split(&source.base_type);
     let is_integer = matches!(base.as_str(), "smallint" | "integer" | "bigint");
     let is_time = matches!(base.as_str(), "timestamp without time zone" | "timestamp with time zone");
     let plain = |in_source: &str| format!("{in_source}::text");
@@ -217,7 +217,14 @@ mod tests {
     use crate::clickhouse::column_type::DefaultKind;
 
     fn pair(source: &str, target: &str) -> Option<Part> {
-        let source = SourceColumn { name: "k".into(), type_name: source.into(), not_null: true, comment: None };
+        let source = SourceColumn {
+            name: "k".into(),
+            type_name: source.into(),
+            base_type: source.into(),
+            is_enum: false,
+            not_null: true,
+            comment: None,
+        };
         let target = Column { name: "k".into(), type_name: target.into(), default_kind: DefaultKind::None };
         part(&source, &target)
     }

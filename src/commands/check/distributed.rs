@@ -1,0 +1,93 @@
+//! Targets whose rows lie on several servers, and targets that are the same table under two names.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::clickhouse::{Check, TableRow};
+use super::finding::Severity;
+use crate::clickhouse::layout::Distributed;
+use crate::config::TargetName;
+use crate::error::Result;
+
+#[derive(Deserialize)]
+struct DistributedRow {
+    database: String,
+    name: String,
+    engine_full: String,
+}
+
+impl Check<'_> {
+    /// The table that stores the target's rows, as far as this server has it; for all but a Distributed one that is itself.
+    pub(super) fn storage(&mut self, row: TableRow) -> Result<Option<TableRow>> {
+        let Some(parts) = Distributed::parse(&row.engine_full) else { return Ok(Some(row)) };
+        if parts.is_random() {
+            self.findings.add(
+                Severity::Error,
+                "sharding-random",
+                format!("{} sends a row to another server each time: its sharding key is random", self.table.target),
+                "an insert that is sent again after a lost answer would be doubled: a run does not begin",
+                "-- make it with a sharding key that follows from the row's key, such as cityHash64(id)",
+            );
+        }
+        self.stored = TargetName { database: parts.database, table: parts.table };
+        let found = self.table_row()?;
+        self.findings.add(
+            Severity::Note,
+            "distributed",
+            format!("{} puts its rows into {} on the servers of a cluster", self.table.target, self.stored),
+            if found.is_some() {
+                "what is said of that table is checked on this server only"
+            } else {
+                "this server has no such table, so nothing of it is checked"
+            },
+            "-- run `pg2ch check` against each server, with that table as the target",
+        );
+        Ok(found)
+    }
+
+    /// Two tables of the configuration that end in one: positions of two topics could not be told apart there.
+    pub(super) fn shared(&mut self) -> Result<()> {
+        let sql = "SELECT database, name, engine_full FROM system.tables WHERE engine = 'Distributed'";
+        let behind: BTreeMap<(String, String), Distributed> = self
+            .rows::<DistributedRow>(sql)?
+            .into_iter()
+            .filter_map(|row| Some(((row.database, row.name), Distributed::parse(&row.engine_full)?)))
+            .collect();
+        let mut others = self.config.tables.iter().filter(|other| other.source != self.table.source);
+        let own = stored(&self.table.target, &behind);
+        if let Some(other) = others.find(|other| stored(&other.target, &behind) == own) {
+            self.findings.add(
+                Severity::Error,
+                "target-shared",
+                format!("{} and {} are the same table in the end", self.table.target, other.target),
+                format!(
+                    "it is filled from the topic {} as well: partitions and offsets of two topics cannot be told apart in it",
+                    other.topic
+                ),
+                "-- give each table a target of its own; a view can join them",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The database and name of the table in which a target's rows end; `behind` are the Distributed tables, by theirs.
+fn stored(target: &TargetName, behind: &BTreeMap<(String, String), Distributed>) -> (String, String) {
+    let own = (target.database.clone(), target.table.clone());
+    behind.get(&own).map_or(own, |parts| (parts.database.clone(), parts.table.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_distributed_table_and_the_one_behind_it_are_the_same() {
+        let name = |table: &str| TargetName { database: "d".into(), table: table.into() };
+        let parts = Distributed::parse("Distributed('c', 'd', 'local', cityHash64(id))").unwrap();
+        let behind = [(("d".to_owned(), "everywhere".to_owned()), parts)].into();
+        assert_eq!(stored(&name("everywhere"), &behind), stored(&name("local"), &behind));
+        assert_ne!(stored(&name("other"), &behind), stored(&name("local"), &behind));
+    }
+}
