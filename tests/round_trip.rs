@@ -173,6 +173,35 @@ fn key_types() -> Union<BoxedStrategy<Typed>> {
     ])
 }
 
+/// Types with hardly more than edges, and these.
+const OTHERS: &[(&str, &[&str])] = &[
+    ("oid", &["0", "4294967295"]),
+    ("money", &["'0'", "'-92233720368547758.08'", "'0.1'"]),
+    ("int4range", &["'empty'", "'[1,5)'", "'(,)'"]),
+    ("tstzrange", &["'(,2024-01-01)'", "'[2024-01-01 00:00:00.000001+05:30,infinity]'"]),
+    ("time with time zone", &["'24:00-12'", "'00:00:00.000001+14'"]),
+    ("bit varying(5)", &["''", "'10101'"]),
+    ("cidr", &["'0.0.0.0/0'", "'2001:db8::/32'"]),
+    ("macaddr", &["'08:00:2b:01:02:03'"]),
+    ("xml", &["'<a b=\"c\">&amp;</a>'", "''"]),
+    ("tsvector", &["''", "'a:1A b:2,3'"]),
+    ("point", &["'(1.5,-2)'", "'(NaN,Infinity)'"]),
+    ("regclass", &["'pg_class'", "'pg2ch_checkpoint'", "0"]),
+    ("boolean[]", &["'{}'", "'{t,f,NULL}'"]),
+    ("uuid[]", &["'{00000000-0000-0000-0000-000000000000,NULL}'"]),
+    ("date[]", &["'{1900-01-01,2299-12-31}'"]),
+    ("real[]", &["'{NaN,-Infinity,1e-45,-0}'"]),
+    ("bytea[]", &["'{\"\\\\x00\"}'", "'{}'"]),
+    ("jsonb[]", &["ARRAY['null', '{\"a\": [1]}', NULL]::jsonb[]", "'{}'"]),
+    ("inet[]", &["'{::1,10.0.0.1/8}'"]),
+];
+
+fn any_of(types: &'static [(&str, &[&str])]) -> BoxedStrategy<Typed> {
+    select(types)
+        .prop_map(|(name, literals)| (name.to_owned(), select(literals).prop_map(str::to_owned).boxed()))
+        .boxed()
+}
+
 fn any_type() -> Union<BoxedStrategy<Typed>> {
     let json = prop_oneof![
         select(vec![
@@ -236,15 +265,7 @@ fn any_type() -> Union<BoxedStrategy<Typed>> {
             typed("time", (0..86_400_i64).prop_map(|s| format!("(time '00:00' + interval '{s} seconds')")).boxed())
                 .boxed(),
         ),
-        (1, typed("int4range", select(vec!["'empty'", "'[1,5)'", "'(,)'"]).prop_map(str::to_owned).boxed()).boxed()),
-        (
-            1,
-            typed(
-                "money",
-                select(vec!["0", "-92233720368547758.08", "0.1"]).prop_map(|m| format!("{m}::numeric::money")).boxed(),
-            )
-            .boxed(),
-        ),
+        (3, any_of(OTHERS)),
         (2, typed("integer[]", list(any::<i32>().prop_map(|n| n.to_string()).boxed(), "integer[]")).boxed()),
         (2, typed("text[]", list(text(8).prop_map(|t| quoted(&t)).boxed(), "text[]")).boxed()),
         (1, typed("numeric(9,4)[]", list(decimal(5, 4), "numeric(9,4)[]")).boxed()),

@@ -286,6 +286,22 @@ fn what_is_no_table_of_its_own_rows_is_refused() {
 }
 
 #[test]
+fn a_foreign_table_is_refused() {
+    let mut world = World::new("foreign");
+    world.insert_rows(2);
+    let mut superuser = superuser();
+    let t = world.name.clone();
+    superuser
+        .batch_execute(&format!(
+            "CREATE FOREIGN DATA WRAPPER {t}_w; CREATE SERVER {t}_s FOREIGN DATA WRAPPER {t}_w; ALTER TABLE {t} RENAME TO {t}_base;
+             CREATE FOREIGN TABLE {t} (id bigint NOT NULL, {FLAG}) SERVER {t}_s"
+        ))
+        .unwrap();
+    refused(&world, 78, "is a foreign table");
+    superuser.batch_execute(&format!("DROP FOREIGN DATA WRAPPER {t}_w CASCADE")).unwrap();
+}
+
+#[test]
 fn an_heir_is_a_table_like_another() {
     let mut world = World::new("heir");
     world
@@ -313,12 +329,15 @@ fn a_table_whose_rows_cannot_be_updated_is_refused_before_anything_is_sent() {
     refused(&world, 78, "cannot flag rows");
 }
 
+fn superuser() -> Client {
+    Client::connect(&std::env::var("SERVERS_POSTGRES_SUPERUSER_URL").unwrap(), NoTls).unwrap()
+}
+
 /// A role with these privileges, which the world's configuration then uses.
 fn as_role(world: &mut World, grants: &str) -> String {
     let role = format!("{}_role", world.name);
-    let mut superuser = Client::connect(&std::env::var("SERVERS_POSTGRES_SUPERUSER_URL").unwrap(), NoTls).unwrap();
     let grants = grants.replace("{t}", &world.name).replace("{role}", &role);
-    superuser.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'; {grants}")).unwrap();
+    superuser().batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'; {grants}")).unwrap();
     let url = world.servers.postgres_url.replace("app:app@", &format!("{role}:secret@"));
     world.settings.insert("postgres", format!("url = \"{url}\""));
     role
@@ -348,7 +367,7 @@ fn a_role_that_may_not_flag_or_does_not_see_every_row_is_refused_before_anything
         world.insert_rows(4);
         let role = as_role(&mut world, &grants);
         refused(&world, code, why);
-        let mut superuser = Client::connect(&std::env::var("SERVERS_POSTGRES_SUPERUSER_URL").unwrap(), NoTls).unwrap();
+        let mut superuser = superuser();
         // Whom no policy concerns may read and flag.
         superuser
             .batch_execute(&format!("ALTER ROLE {role} BYPASSRLS; GRANT UPDATE ON {} TO {role}", world.name))
