@@ -104,8 +104,9 @@ fn a_target_that_was_made_again_gets_everything_again() {
 /// where it was down just then, nor where a copy of the offsets is restored.
 fn make_topic_again(world: &World) {
     let offsets = world.offsets();
+    let partitions = i32::try_from(offsets.len()).unwrap();
     world.delete_topic(&world.name);
-    world.create_topic(&world.name, 1, &[]);
+    world.create_topic(&world.name, partitions, &[]);
     world.restore_offsets(&offsets);
 }
 
@@ -134,6 +135,30 @@ fn a_topic_that_was_made_again_is_read_from_its_beginning() {
         assert_eq!(world.ch_number("SELECT count() FROM {t} WHERE id >= 100"), rows);
         assert_eq!(world.run(&["consume", "--json"]).expect(0).number("consume", "records_copied"), 0, "said once");
     }
+}
+
+#[test]
+fn a_topic_made_again_is_recognised_also_where_retention_has_deleted_the_place_to_look_at() {
+    let world = World::with("remade_retained", common::USER_LOGINS, 2);
+    let values: Vec<String> = (0..7).map(|id| World::login(id, "x")).collect();
+    let both = |count: usize| -> Vec<(i32, &str, Option<&str>)> {
+        values[..count]
+            .iter()
+            .flat_map(|value| [0, 1].map(|partition| (partition, "k", Some(value.as_str()))))
+            .collect()
+    };
+    world.send(&both(4));
+    // An aborted record and its marker: partition 0 is read up to offset 6, and the last record is at 3.
+    world.open_transaction(0, "k", "{}").abort_transaction(Duration::from_secs(10)).unwrap();
+    world.run(&["consume"]).expect(0);
+    make_topic_again(&world);
+    world.send(&both(7));
+    world.delete_records(0, 4);
+
+    let ended = world.run(&["consume", "--json"]).expect(65);
+
+    assert_eq!(ended.number("consume", "rows_inserted"), 3 + 7);
+    assert_eq!(world.ch_number("SELECT count() FROM {t}"), 8 + 3 + 7);
 }
 
 #[test]

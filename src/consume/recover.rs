@@ -3,7 +3,7 @@
 //! An offset is trusted only with pg2ch's own signature, for just this target, and as long as the log is still the one it
 //! was committed for. Anything else begins at the log's start, and has the target asked for all that it may hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::commit::Known;
@@ -74,7 +74,8 @@ impl Start {
     }
 
     /// Checks the last record below each offset: a topic that was deleted and made again has another one there, or none; or
-    /// it has some where there was none. What cannot be checked, because retention has deleted it, is trusted.
+    /// it has some where there was none. What cannot be checked, because retention has deleted it, is trusted, unless
+    /// another partition shows that the topic is another one.
     ///
     /// # Errors
     /// Kafka's, or 69 if nothing comes in time.
@@ -93,6 +94,7 @@ impl Start {
         if wanted.is_empty() {
             return Ok(());
         }
+        let checked: BTreeSet<i32> = wanted.keys().copied().collect();
         log.read_from(&wanted.iter().map(|(&partition, (at, _))| (partition, *at)).collect())?;
         while !wanted.is_empty() {
             let mut found = None;
@@ -117,6 +119,11 @@ impl Start {
             if record != last && (gained || last.is_some()) {
                 // A compacted topic loses records for later ones of their keys; it gains none, and keeps its very last one.
                 self.strangers.insert(partition, gained || record.is_none());
+            }
+        }
+        if self.strangers.values().any(|is_certain| *is_certain) {
+            for &partition in self.known.keys().filter(|partition| !checked.contains(partition)) {
+                self.strangers.entry(partition).or_insert(true);
             }
         }
         Ok(())
