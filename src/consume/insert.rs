@@ -256,7 +256,6 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         dead: Vec<DeadLetter>,
     ) -> Result<()> {
         self.counts.records_copied += part.len() as u64;
-        self.counts.dead_letters += dead.len() as u64;
         for letter in &dead {
             log::warn!(
                 "partition {} offset {} goes to the dead letters: {}",
@@ -265,9 +264,13 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                 letter.reason
             );
         }
-        let urgent = !dead.is_empty();
+        let letters = dead.len() as u64;
         self.committer.advance(ranges, &prepared.batch.last_of(part), dead);
-        if urgent { self.committer.flush() } else { Ok(()) }
+        if letters > 0 {
+            self.committer.flush()?;
+            self.counts.dead_letters += letters;
+        }
+        Ok(())
     }
 
     /// What tells the set of an INSERT from any other, where the target cannot be asked.
