@@ -10,7 +10,7 @@ use pg2ch::kafka::{Committed, DeadLetter, End, Fence, OffsetCommit, Polled, Reco
 use pg2ch::mutant;
 
 use crate::postgres::id_of;
-use crate::world::{Run, World, shut_out, unavailable};
+use crate::world::{MARKERS, Run, World, shut_out, unavailable};
 
 pub const PARTITIONS: i32 = 2;
 
@@ -139,6 +139,15 @@ impl Kafka {
         self.mark(transaction);
     }
 
+    /// The broker aborts what dead producers left open, after a minute or so.
+    pub fn time_out(&mut self) {
+        for index in 0..self.transactions.len() {
+            if self.transactions[index].state == State::Open {
+                self.abort(index);
+            }
+        }
+    }
+
     fn remember(&mut self, transaction: usize) {
         for (&partition, found) in &self.partitions {
             for (offset, entry) in found.log.iter().enumerate() {
@@ -204,7 +213,7 @@ impl World {
         self.kafka.remember(transaction);
         // The broker answers as soon as the commit is decided; the markers follow.
         if self.troubled && self.one_in(10) {
-            self.later("kafka: markers", 20, move |world| world.kafka.mark(transaction));
+            self.later(MARKERS, 20, move |world| world.kafka.mark(transaction));
         } else {
             self.kafka.mark(transaction);
         }
@@ -296,11 +305,14 @@ pub struct SimWriter {
     run: Run,
     name: &'static str,
     epoch: u32,
+    /// The topic's life that the run knows.
+    made: u64,
 }
 
 impl SimWriter {
     pub fn new(run: &Run, name: &'static str) -> Self {
-        Self { run: run.clone(), name, epoch: 0 }
+        let made = run.world().kafka.made;
+        Self { run: run.clone(), name, epoch: 0, made }
     }
 }
 
@@ -381,7 +393,7 @@ impl Fence for SimWriter {
     }
 
     fn commit(&mut self, offsets: &[OffsetCommit], dead: &[DeadLetter]) -> Result<()> {
-        let (name, epoch, offsets, made) = (self.name, self.epoch, offsets.to_vec(), self.run.world().kafka.made);
+        let (name, epoch, offsets, made) = (self.name, self.epoch, offsets.to_vec(), self.made);
         let dead: Vec<RecordId> = dead
             .iter()
             .map(|letter| RecordId {
@@ -406,11 +418,8 @@ impl Fence for SimWriter {
                 move |world| world.commit_offsets(name, (epoch, made), offsets, &[]),
             );
         }
-        self.run.write(
-            "kafka: commit offsets",
-            |_| {},
-            move |world| world.commit_offsets(name, (epoch, made), offsets, &dead),
-        )
+        let what = if dead.is_empty() { "kafka: commit offsets" } else { "kafka: commit offsets and dead letters" };
+        self.run.write(what, |_| {}, move |world| world.commit_offsets(name, (epoch, made), offsets, &dead))
     }
 }
 

@@ -1,6 +1,6 @@
 //! One life of the pipeline: runs with faults, then clean runs, after which everything must have arrived once.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -13,15 +13,15 @@ use pg2ch::produce::Surroundings;
 use pg2ch::progress::Progress;
 use pg2ch::report::TableReport;
 use pg2ch::run::{Legs, move_table};
-use pg2ch::shutdown::Shutdown;
 use pg2ch::watchdog::Watchdog;
 
 use crate::clickhouse::POISON;
+use crate::faults::{Hits, Plan};
 use crate::invariants;
 use crate::kafka::{MAX_VALUE, PARTITIONS};
 use crate::postgres::Content;
 use crate::servers::SimServers;
-use crate::world::{Hits, Plan, Run, World};
+use crate::world::{Run, Shared, World};
 
 /// What a life is made of. Together with the seed it decides everything.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub struct Life {
     pub busy: usize,
     /// Rows that are refused somewhere, servers that crash, topics made again and the like.
     pub odd: bool,
+    /// Some runs meet a second one that lives at the same time.
+    pub two: bool,
     pub mutant: Option<&'static str>,
 }
 
@@ -50,7 +52,7 @@ fn config() -> &'static Config {
     static CONFIG: OnceLock<Config> = OnceLock::new();
     CONFIG.get_or_init(|| {
         let mut config = config::load(&Flags::default()).expect("the defaults load");
-        (config.timeouts.stable, config.timeouts.clickhouse) = (Duration::from_millis(1), Duration::ZERO);
+        (config.timeouts.stable, config.timeouts.clickhouse) = (Duration::ZERO, Duration::ZERO);
         (config.retry.pause, config.retry.max_pause) = (Duration::ZERO, Duration::ZERO);
         config.tables.truncate(1);
         config
@@ -67,6 +69,7 @@ impl Life {
             troubled_runs: rng.usize(1..5),
             busy: if rng.bool() { rng.usize(4..40) } else { 0 },
             odd: rng.bool(),
+            two: rng.usize(..4) == 0,
             mutant: None,
         }
     }
@@ -80,64 +83,92 @@ impl Life {
         config.retry.attempts = rng.u32(1..=3);
         config.tables[0].on_bad_row = OnBadRow::DeadLetter;
         let mut world = World::new(rng, self.plan.clone(), rows, traced);
-        world.busy = self.busy;
+        (world.busy, world.odd) = (self.busy, self.odd);
         if self.odd {
             world.make_rows_odd();
         }
-        let world = Arc::new(Mutex::new(world));
+        let world = Shared::new(world);
         mutant::plant(self.mutant);
         for _ in 0..self.troubled_runs {
-            run(&world, &config);
-            let mut world = lock(&world);
+            if self.two && world.lock().rng.bool() {
+                self.two_runs(&world, &config);
+            } else {
+                run(&world, &config, Side::ALONE);
+            }
+            let mut world = world.lock();
             if self.odd {
                 world.something_happens();
             }
         }
-        lock(&world).troubled = false;
+        world.lock().troubled = false;
         // The first may find what is still under way; what it meets there may end it. The second brings everything.
-        run(&world, &config);
-        lock(&world).land(true);
-        lock(&world).calm_down();
-        let second = run(&world, &config);
-        lock(&world).check_clean("second", &second);
-        invariants::check_end(&mut lock(&world));
+        run(&world, &config, Side::ALONE);
+        world.lock().land(true);
+        world.lock().calm_down();
+        let second = run(&world, &config, Side::ALONE);
+        world.lock().check_clean("second", &second);
+        invariants::check_end(&mut world.lock());
         // The third has nothing to do.
-        let third = run(&world, &config);
-        lock(&world).check_clean("third", &third);
-        lock(&world).check_idle(&third);
+        let third = run(&world, &config, Side::ALONE);
+        world.lock().check_clean("third", &third);
+        world.lock().check_idle(&third);
         mutant::plant(None);
-        let mut world = lock(&world);
+        let mut world = world.lock();
         let (hits, open_to_faults) = (std::mem::take(&mut world.hits), std::mem::take(&mut world.open_to_faults));
         Outcome { calls: world.calls, hits, open_to_faults, broken: world.broken.clone(), trace: world.trace() }
     }
+
+    /// Two runs that live at the same time, as on two hosts, or where the first one's lock was lost.
+    fn two_runs(&self, world: &Arc<Shared>, config: &Config) {
+        let legs = {
+            let mut world = world.lock();
+            world.two_runs();
+            if world.one_in(3) { Legs::Consume } else { Legs::Both }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                mutant::plant(self.mutant);
+                run(world, config, Side { slot: 1, legs });
+            });
+            run(world, config, Side::ALONE);
+        });
+    }
 }
 
-fn lock(world: &Arc<Mutex<World>>) -> std::sync::MutexGuard<'_, World> {
-    world.lock().unwrap_or_else(PoisonError::into_inner)
+/// Which of two runs.
+#[derive(Clone, Copy)]
+struct Side {
+    slot: usize,
+    legs: Legs,
 }
 
-fn run(world: &Arc<Mutex<World>>, config: &Config) -> TableReport {
-    let (run, shutdown) = (Run::begin(world), Shutdown::default());
+impl Side {
+    const ALONE: Self = Self { slot: 0, legs: Legs::Both };
+}
+
+fn run(shared: &Arc<Shared>, config: &Config, side: Side) -> TableReport {
+    let (run, shutdown) = Run::begin(shared, side.slot);
+    let mut limits = Limits::default();
     {
         let mut world = run.world();
         (world.kafka.sent, world.kafka.buried, world.postgres.flags) = (0, 0, 0);
-        world.shutdown = shutdown.clone();
+        if world.troubled && world.odd && world.one_in(6) {
+            limits.max_rows = Some(world.rng.u64(1..7));
+        }
     }
     let watchdog = Watchdog::default();
     let around = Surroundings {
         config,
         table: &config.tables[0],
-        limits: Limits::default(),
+        limits,
         started: Instant::now(),
         shutdown: &shutdown,
         watchdog: &watchdog,
         progress: Progress::default(),
     };
-    let report = move_table(&around, &SimServers::new(run.clone()), Legs::Both);
-    run.world().note(|| match &report.error {
-        Some(error) => format!("      ends with {}: {error}", report.exit_code().code()),
-        None => format!("      ends with {}", report.exit_code().code()),
-    });
+    let report = move_table(&around, &SimServers::new(run.clone()), side.legs);
+    let lived = run.end();
+    run.world().check_end_of_run(&report, lived);
     report
 }
 
@@ -164,24 +195,34 @@ impl World {
 
     /// What applications do between any two calls.
     pub fn application_acts(&mut self) {
-        let rows = self.postgres.tables.rows.len() as i64;
-        let id = self.rng.i64(1..=rows);
+        let ids: Vec<i64> = self.postgres.tables.rows.keys().copied().collect();
+        let highest = ids.last().copied().unwrap_or(0);
+        let id = self.rng.choice(ids).unwrap_or(1);
         let call = self.calls;
-        match self.rng.usize(..13) {
+        match self.rng.usize(..16) {
             0..=2 => {
                 self.note(|| format!("      an application changes row {id}"));
                 self.postgres.write(id, Content { note: format!("changed at {call}"), number: id });
             }
-            3..=5 => {
+            3 | 4 => {
                 self.note(|| format!("      an application changes row {id} to what it was at first"));
                 self.postgres.write(id, Content { note: format!("first of {id}"), number: id });
             }
+            5 => {
+                let Some(row) = self.postgres.tables.rows.get(&id) else { return };
+                let before = row.content.clone();
+                self.note(|| format!("      an application changes row {id}, to change it back soon"));
+                self.postgres.write(id, Content { note: format!("for a while at {call}"), number: id });
+                self.later("application: change back", 60, move |world| world.postgres.write(id, before));
+            }
             6 => {
-                self.note(|| format!("      an application inserts row {}", rows + 1));
-                self.postgres.write(rows + 1, Content { note: format!("new at {call}"), number: 7 });
+                // A key that was deleted may come again.
+                let id = if self.rng.bool() { highest + 1 } else { self.rng.i64(1..=highest + 1) };
+                self.note(|| format!("      an application writes row {id}"));
+                self.postgres.write(id, Content { note: format!("new at {call}"), number: 7 });
             }
             7 | 8 => {
-                let locks = !self.postgres.tables.rows[&id].locked;
+                let locks = self.postgres.tables.rows.get(&id).is_some_and(|row| !row.locked);
                 self.note(|| format!("      an application locks row {id}: {locks}"));
                 self.postgres.tables.rows.entry(id).and_modify(|row| row.locked = locks);
             }
@@ -191,14 +232,32 @@ impl World {
                 let transaction = self.kafka.begin_foreign(partition);
                 self.later("foreign abort", 40, move |world| world.kafka.abort(transaction));
             }
-            10 => {
-                self.note(|| "      SIGTERM".into());
-                self.shutdown.ask();
+            10 | 11 => {
+                self.note(|| format!("      an application deletes row {id}"));
+                self.postgres.delete(id);
             }
+            12 if self.odd => self.retention(),
+            13 if self.odd && self.all_consume() => self.topic_is_made_again(),
             _ => {
                 self.note(|| "      the table is rewritten".into());
                 self.postgres.rewrite();
             }
+        }
+    }
+
+    /// A second run begins while the first is at work: it finds the lock taken; or free, because a connection pool has
+    /// given it away, or because the session that held it was ended.
+    pub fn a_second_run_begins(&mut self) {
+        match self.rng.usize(..5) {
+            0 | 1 => {
+                self.note(|| "      a pool has given the lock away".into());
+                self.postgres.free_lock();
+            }
+            2 | 3 => {
+                self.note(|| "      the session that held the lock is ended".into());
+                self.postgres.end_locking_session();
+            }
+            _ => {}
         }
     }
 
@@ -231,6 +290,10 @@ impl World {
 
     fn retention(&mut self) {
         let partition = self.rng.i32(0..PARTITIONS);
+        if self.kafka.foreign.contains(&partition) {
+            // A topic made again is recognised by the places that retention would delete: a known limit.
+            return;
+        }
         let end = self.kafka.written(partition);
         let start = self.rng.i64(0..=end);
         self.note(|| format!("      retention deletes partition {partition} up to {start}"));
@@ -280,12 +343,25 @@ impl World {
         }
     }
 
-    /// Nobody holds a row any more.
+    /// Nobody holds a row, a lock or a transaction any more.
     fn calm_down(&mut self) {
+        self.kafka.time_out();
         for row in self.postgres.tables.rows.values_mut() {
             row.locked = false;
         }
         self.postgres.free_lock();
+    }
+
+    /// A run that was not killed ends with a code that says what it met.
+    fn check_end_of_run(&mut self, report: &TableReport, lived: bool) {
+        let code = report.exit_code();
+        self.note(|| match &report.error {
+            Some(error) => format!("      ends with {}: {error}", code.code()),
+            None => format!("      ends with {}", code.code()),
+        });
+        if lived && !matches!(code, ExitCode::Done | ExitCode::Data | ExitCode::Unavailable | ExitCode::Locked) {
+            self.broke(|| format!("a run ends with {code:?}: {:?}", report.error));
+        }
     }
 
     /// The run has ended as it should, and has counted what it did.

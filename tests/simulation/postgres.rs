@@ -1,6 +1,6 @@
 //! PostgreSQL in memory: row versions, flags, the checkpoint, one lock, commits that a crash of the server takes back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use pg2ch::batch::{RowBatch, Version};
 use pg2ch::error::Result;
@@ -46,6 +46,8 @@ pub struct Postgres {
     unsynced: Vec<Tables>,
     lock: Option<u64>,
     next_session: u64,
+    /// Sessions that were ended from outside.
+    ended: BTreeSet<u64>,
     /// Grows when the server crashes: older sessions are gone.
     pub generation: u64,
     next_xid: u32,
@@ -63,6 +65,7 @@ impl Postgres {
             unsynced: Vec::new(),
             lock: None,
             next_session: 0,
+            ended: BTreeSet::new(),
             generation: 0,
             next_xid: 100,
             clock: 1_000_000,
@@ -84,6 +87,12 @@ impl Postgres {
     pub fn write(&mut self, id: i64, content: Content) {
         let version = self.next_version();
         self.tables.rows.insert(id, Row { version, content, flag: false, locked: false });
+        self.unsynced.clear();
+    }
+
+    /// An application deletes a row, and waits for its commit.
+    pub fn delete(&mut self, id: i64) {
+        self.tables.rows.remove(&id);
         self.unsynced.clear();
     }
 
@@ -120,8 +129,17 @@ impl Postgres {
         self.unsynced.len()
     }
 
+    /// The lock is nobody's, though the session that took it lives.
     pub fn free_lock(&mut self) {
         self.lock = None;
+    }
+
+    pub fn end_locking_session(&mut self) {
+        self.ended.extend(self.lock.take());
+    }
+
+    fn has_session(&self, (session, generation): (u64, u64)) -> bool {
+        self.generation == generation && !self.ended.contains(&session)
     }
 }
 
@@ -163,7 +181,7 @@ impl World {
 
     /// One transaction: the epoch, the flags, the checkpoint.
     fn flag_transaction(&mut self, epoch: i64, rows: &[(i64, Version)], to: Option<&Checkpoint>) -> Result<()> {
-        if self.postgres.tables.epoch != epoch {
+        if self.postgres.tables.epoch != epoch && !mutant::is("the epoch of a flag transaction is unchecked") {
             return Err(shut_out("cannot flag"));
         }
         let before = self.postgres.tables.clone();
@@ -198,26 +216,26 @@ impl World {
 /// The session that locks and flags.
 pub struct SimLedger {
     run: Run,
-    session: u64,
-    generation: u64,
+    /// Its number, and the server's generation.
+    session: (u64, u64),
     epoch: i64,
     window: HashMap<i64, WindowRecord>,
 }
 
 impl SimLedger {
     pub fn open(run: &Run) -> Result<Self> {
-        let (session, generation) = run.read("postgres: connect", |world| {
+        let session = run.read("postgres: connect", |world| {
             world.postgres.next_session += 1;
             Ok((world.postgres.next_session, world.postgres.generation))
         })?;
-        Ok(Self { run: run.clone(), session, generation, epoch: 0, window: HashMap::new() })
+        Ok(Self { run: run.clone(), session, epoch: 0, window: HashMap::new() })
     }
 
     fn read<T>(&self, what: &'static str, look: impl FnOnce(&mut World) -> Result<T>) -> Result<T> {
-        let generation = self.generation;
+        let session = self.session;
         self.run.read(
             what,
-            move |world| if world.postgres.generation == generation { look(world) } else { Err(unavailable(what)) },
+            move |world| if world.postgres.has_session(session) { look(world) } else { Err(unavailable(what)) },
         )
     }
 
@@ -226,9 +244,9 @@ impl SimLedger {
         what: &'static str,
         effect: impl FnOnce(&mut World) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let generation = self.generation;
+        let session = self.session;
         let effect = move |world: &mut World| {
-            if world.postgres.generation == generation { effect(world) } else { Err(unavailable(what)) }
+            if world.postgres.has_session(session) { effect(world) } else { Err(unavailable(what)) }
         };
         self.run.write(what, |_| {}, effect)
     }
@@ -251,7 +269,7 @@ impl Drop for SimLedger {
     fn drop(&mut self) {
         // A dead process' session may linger until the server notices.
         let mut world = self.run.world();
-        if world.postgres.lock == Some(self.session) {
+        if world.postgres.lock == Some(self.session.0) {
             world.postgres.lock = None;
         }
     }
@@ -259,7 +277,7 @@ impl Drop for SimLedger {
 
 impl Ledger for SimLedger {
     fn lock(&mut self, _wait: std::time::Duration) -> Result<bool> {
-        let session = self.session;
+        let session = self.session.0;
         self.read("postgres: lock", move |world| match world.postgres.lock {
             Some(_) => Err(shut_out("cannot take the lock")),
             None => {
@@ -350,13 +368,19 @@ impl Ledger for SimLedger {
         for held in &recovered.held {
             to.offsets.entry(held.partition).and_modify(|next| *next = (*next).min(held.offset)).or_insert(held.offset);
         }
-        self.move_checkpoint(&to)?;
+        self.move_to("postgres: move the checkpoint behind the window", &to)?;
         Ok(recovered)
     }
 
     fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<()> {
+        self.move_to("postgres: move the checkpoint", to)
+    }
+}
+
+impl SimLedger {
+    fn move_to(&self, what: &'static str, to: &Checkpoint) -> Result<()> {
         let (epoch, to) = (self.epoch, to.clone());
-        self.write("postgres: move the checkpoint", move |world| {
+        self.write(what, move |world| {
             world.flag_transaction(epoch, &[], Some(&to))?;
             if !mutant::is("a checkpoint moved alone is not durable") {
                 world.postgres.sync();

@@ -10,6 +10,7 @@ use pg2ch::servers::Servers;
 use pg2ch::threads::first_error;
 
 use crate::clickhouse::SimTarget;
+use crate::faults::Leg;
 use crate::kafka::{SimLog, SimWriter};
 use crate::postgres::{SimLedger, SimRows};
 use crate::world::Run;
@@ -46,6 +47,7 @@ impl Servers for SimServers {
     type Target = SimTarget;
 
     fn ledger(&self) -> Result<Option<SimLedger>> {
+        self.run.enters(Leg::Produce);
         let mut ledger = SimLedger::open(&self.run)?;
         Ok(ledger.lock(std::time::Duration::ZERO)?.then_some(ledger))
     }
@@ -67,6 +69,7 @@ impl Servers for SimServers {
     }
 
     fn target(&self) -> Result<SimTarget> {
+        self.run.enters(Leg::Consume);
         Ok(SimTarget::new(&self.run))
     }
 

@@ -1,7 +1,7 @@
 //! Three servers in memory, the faults between them and a run, and what must hold after every call.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use fastrand::Rng;
 use pg2ch::error::{Error, Result};
@@ -9,59 +9,10 @@ use pg2ch::exit_code::ExitCode;
 use pg2ch::shutdown::Shutdown;
 
 use crate::clickhouse::ClickHouse;
+use crate::faults::{FAULTS, Fault, Hits, Leg, Plan};
 use crate::invariants;
 use crate::kafka::Kafka;
 use crate::postgres::Postgres;
-
-/// What becomes of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    /// The call does what it should.
-    Fine,
-    /// It has no effect, and the caller is told so, or hears nothing.
-    Refused,
-    /// It takes effect, but the caller hears of an error.
-    LostReply,
-    /// The caller hears of an error; the effect comes later, maybe in the next run.
-    Late,
-    /// The process dies before the request leaves.
-    CrashBefore,
-    /// The process dies after the request has taken effect.
-    CrashAfter,
-    /// The process dies; the request is under way and takes effect later.
-    CrashLate,
-    /// The server takes half of it and gives up: a prefix of the records, or a token without its rows.
-    Half,
-}
-
-pub const FAULTS: [Fault; 7] = [
-    Fault::Refused,
-    Fault::LostReply,
-    Fault::Late,
-    Fault::CrashBefore,
-    Fault::CrashAfter,
-    Fault::CrashLate,
-    Fault::Half,
-];
-
-impl Fault {
-    /// Whether it can happen to a call: what only reads is refused, or never asked.
-    pub fn can_hit(self, writes: bool) -> bool {
-        writes || matches!(self, Self::Refused | Self::CrashBefore)
-    }
-}
-
-/// Call and fault → how often.
-pub type Hits = BTreeMap<(&'static str, Fault), u64>;
-
-/// When faults happen.
-#[derive(Clone, Debug)]
-pub enum Plan {
-    /// At these calls.
-    At(Vec<(usize, Fault)>),
-    /// At any call, one in so many.
-    OneIn(usize),
-}
 
 /// An effect that is still under way.
 pub struct Late {
@@ -75,19 +26,24 @@ pub struct World {
     pub kafka: Kafka,
     pub clickhouse: ClickHouse,
     pub rng: Rng,
-    /// Asks the present run to finish, as SIGTERM does.
-    pub shutdown: Shutdown,
     /// Faults and applications' changes happen now.
     pub troubled: bool,
     plan: Plan,
     /// An application changes something before one call in so many; 0 is never.
     pub busy: usize,
+    /// Topics are made again, and retention deletes, also while a run is at work.
+    pub odd: bool,
     pub calls: usize,
+    /// Runs that have begun.
     run: usize,
-    crashed: bool,
-    /// Time has passed for the next call already.
-    prepared: bool,
+    /// Runs whose process lives.
+    live: BTreeSet<usize>,
+    turns: Turns,
+    /// What the next call meets, if time has passed for it already.
+    prepared: Option<Fault>,
     late: Vec<Late>,
+    /// Servers without room, and until which call.
+    full: BTreeMap<&'static str, usize>,
     /// How often which fault hit which call.
     pub hits: Hits,
     /// The calls at which a fault may happen, and whether they write.
@@ -97,11 +53,42 @@ pub struct World {
     trace: Option<Vec<String>>,
 }
 
-/// A run's way to the servers. After a crash, or in a later run, it leads nowhere.
+/// Which of two runs that live at the same time may take its next step. Only one ever does.
+#[derive(Default)]
+struct Turns {
+    holder: usize,
+    running: [bool; 2],
+    /// The turn passes before one call in so many; 0 is never.
+    one_in: usize,
+    /// The first run sleeps from this call on, until the second has ended; 0 is never.
+    sleep_at: usize,
+    legs: [Option<Leg>; 2],
+    /// Each asks its run to finish, as SIGTERM does.
+    shutdowns: [Shutdown; 2],
+}
+
+/// A world and the bell that rings when the turn passes.
+pub struct Shared {
+    world: Mutex<World>,
+    turned: Condvar,
+}
+
+impl Shared {
+    pub fn new(world: World) -> Arc<Self> {
+        Arc::new(Self { world: Mutex::new(world), turned: Condvar::new() })
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A run's way to the servers. After a crash, and after the run's end, it leads nowhere.
 #[derive(Clone)]
 pub struct Run {
-    world: Arc<Mutex<World>>,
+    shared: Arc<Shared>,
     number: usize,
+    slot: usize,
 }
 
 impl World {
@@ -111,15 +98,17 @@ impl World {
             kafka: Kafka::default(),
             clickhouse: ClickHouse::default(),
             rng,
-            shutdown: Shutdown::default(),
             troubled: true,
             plan,
             busy: 0,
+            odd: false,
             calls: 0,
             run: 0,
-            crashed: false,
-            prepared: false,
+            live: BTreeSet::new(),
+            turns: Turns::default(),
+            prepared: None,
             late: Vec::new(),
+            full: BTreeMap::new(),
             hits: Hits::new(),
             open_to_faults: Vec::new(),
             broken: None,
@@ -170,43 +159,124 @@ impl World {
         }
     }
 
-    fn draw(&mut self, writes: bool) -> Fault {
-        if self.troubled {
-            self.open_to_faults.push((self.calls, writes));
+    /// Two runs take turns from now on: now one and now the other, or the first sleeps while the second works.
+    pub fn two_runs(&mut self) {
+        self.turns = Turns { running: [true; 2], ..Turns::default() };
+        if self.rng.bool() {
+            self.turns.one_in = self.rng.usize(2..60);
+        } else {
+            self.turns.sleep_at = self.calls + self.rng.usize(1..50);
         }
-        let fault = match &self.plan {
+    }
+
+    /// Whether two runs are at work.
+    pub fn are_two(&self) -> bool {
+        self.turns.running == [true; 2]
+    }
+
+    /// Whether every run at work is in its second leg.
+    pub fn all_consume(&self) -> bool {
+        let Turns { running, legs, .. } = &self.turns;
+        running.iter().zip(legs).all(|(running, leg)| !running || *leg == Some(Leg::Consume))
+    }
+
+    fn pass_turn(&mut self) {
+        let Turns { holder, one_in, sleep_at, .. } = self.turns;
+        let falls_asleep = holder == 0 && sleep_at > 0 && self.calls >= sleep_at;
+        if self.are_two() && (falls_asleep || self.one_in(one_in)) {
+            self.turns.holder = 1 - holder;
+        }
+    }
+
+    fn draw(&mut self) -> Fault {
+        match &self.plan {
             _ if !self.troubled => Fault::Fine,
             Plan::At(faults) => {
                 faults.iter().find(|(call, _)| *call == self.calls).map_or(Fault::Fine, |(_, fault)| *fault)
             }
             Plan::OneIn(n) if self.rng.usize(..*n) == 0 => FAULTS[self.rng.usize(..FAULTS.len())],
             Plan::OneIn(_) => Fault::Fine,
-        };
-        match fault {
-            Fault::LostReply | Fault::Late | Fault::Half if !writes => Fault::Refused,
-            Fault::CrashAfter | Fault::CrashLate if !writes => Fault::CrashBefore,
-            fault => fault,
         }
     }
 
-    fn before_call(&mut self) {
-        if std::mem::take(&mut self.prepared) {
-            return;
+    /// Time passes, and it is drawn what the call meets.
+    fn before_call(&mut self, slot: usize) -> Fault {
+        if let Some(fault) = self.prepared.take() {
+            return fault;
         }
         self.calls += 1;
         self.postgres.clock += 1;
         self.land(false);
-        let busy = self.busy;
-        if self.troubled && self.one_in(busy) {
+        let (fault, busy) = (self.draw(), self.busy);
+        if fault == Fault::Change || self.troubled && self.one_in(busy) {
             self.application_acts();
+            return if fault == Fault::Fine { Fault::Change } else { fault };
+        }
+        if fault == Fault::Sigterm {
+            self.turns.shutdowns[slot].ask();
+        }
+        fault
+    }
+
+    fn meets(&mut self, run: &Run, what: &'static str, fault: Fault, writes: bool) -> Fault {
+        let fault = if writes { fault } else { fault.of_a_question() };
+        if self.troubled {
+            self.open_to_faults.push((self.calls, writes));
+        }
+        let full = self.troubled && self.full.get(server_of(what)).is_some_and(|&until| self.calls < until);
+        let goes_well = matches!(fault, Fault::Fine | Fault::Sigterm | Fault::Change);
+        let fault = if full && writes && goes_well { Fault::Limit } else { fault };
+        let leg = self.turns.legs[run.slot].unwrap_or(Leg::Produce);
+        *self.hits.entry((leg, what, fault)).or_default() += 1;
+        let (calls, number) = (self.calls, run.number);
+        self.note(|| format!("{calls:5} run {number} {what}: {fault:?}"));
+        fault
+    }
+
+    /// What a fault does beyond the call that it hits; returns what the caller hears.
+    fn strikes(&mut self, run: &Run, what: &'static str, fault: Fault) -> Error {
+        let server = server_of(what);
+        match fault {
+            Fault::CrashBefore | Fault::CrashAfter | Fault::CrashLate => self.dies(run, "the process dies"),
+            Fault::Stall if server == "postgres" => self.dies(run, "the watchdog ends the run"),
+            Fault::Restart => {
+                self.restart(server);
+                unavailable(what)
+            }
+            Fault::Limit => {
+                let until = self.calls + self.rng.usize(1..20);
+                if self.full.get(server).is_none_or(|&before| before <= self.calls) {
+                    self.full.insert(server, until);
+                }
+                unavailable(what)
+            }
+            _ => unavailable(what),
         }
     }
 
-    fn crash(&mut self) -> Error {
-        self.crashed = true;
-        self.note(|| "      the process dies".into());
+    /// The server is killed and comes back: what was on the way to it is lost.
+    fn restart(&mut self, server: &'static str) {
+        self.note(|| format!("      {server} is killed and comes back"));
+        self.late.retain(|late| server_of(late.what) != server || late.what == MARKERS);
+        if server == "postgres" {
+            let unsynced = self.postgres.unsynced();
+            let lost = self.rng.usize(..=unsynced);
+            self.postgres.crash(lost);
+        }
+    }
+
+    fn dies(&mut self, run: &Run, how: &'static str) -> Error {
+        self.live.remove(&run.number);
+        self.note(|| format!("      {how}"));
         dead()
     }
+}
+
+/// The broker's own doing, not a request of anybody's.
+pub const MARKERS: &str = "kafka: markers";
+
+fn server_of(what: &'static str) -> &'static str {
+    what.split(':').next().unwrap_or(what)
 }
 
 fn dead() -> Error {
@@ -222,45 +292,76 @@ pub fn shut_out(what: &'static str) -> Error {
 }
 
 impl Run {
-    /// Begins the next run.
-    pub fn begin(world: &Arc<Mutex<World>>) -> Self {
-        let mut inner = world.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.run += 1;
-        (inner.crashed, inner.prepared) = (false, false);
-        let number = inner.run;
-        inner.note(|| format!("run {number}"));
-        drop(inner);
-        Self { world: Arc::clone(world), number }
+    /// Begins the next run, the second of two in slot 1: it waits for its turn.
+    pub fn begin(shared: &Arc<Shared>, slot: usize) -> (Self, Shutdown) {
+        let mut world = shared.lock();
+        while world.are_two() && world.turns.holder != slot {
+            world = shared.turned.wait(world).unwrap_or_else(PoisonError::into_inner);
+        }
+        world.run += 1;
+        let number = world.run;
+        world.live.insert(number);
+        let shutdown = Shutdown::default();
+        (world.turns.running[slot], world.turns.holder) = (true, slot);
+        (world.turns.legs[slot], world.turns.shutdowns[slot]) = (None, shutdown.clone());
+        world.note(|| format!("run {number}"));
+        if slot == 1 {
+            world.a_second_run_begins();
+        }
+        drop(world);
+        (Self { shared: Arc::clone(shared), number, slot }, shutdown)
+    }
+
+    /// The run's last step; the other one goes on. Returns whether its process lived until now.
+    pub fn end(&self) -> bool {
+        let mut world = self.world();
+        let lived = world.live.remove(&self.number);
+        world.turns.running[self.slot] = false;
+        world.turns.holder = 1 - self.slot;
+        self.shared.turned.notify_all();
+        lived
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock()
+    }
+
+    /// Which leg the run's next calls belong to.
+    pub fn enters(&self, leg: Leg) {
+        self.world().turns.legs[self.slot] = Some(leg);
+    }
+
+    /// Waits for the run's turn; `None` if its process is dead.
+    fn enter(&self) -> Option<MutexGuard<'_, World>> {
+        let mut world = self.world();
+        if !world.live.contains(&self.number) {
+            return None;
+        }
+        if world.prepared.is_none() {
+            world.pass_turn();
+            self.shared.turned.notify_all();
+            while world.are_two() && world.turns.holder != self.slot {
+                world = self.shared.turned.wait(world).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        Some(world)
     }
 
     /// Lets time pass before the next call: what is then looked at stays so until it.
     pub fn prepare(&self) {
-        let mut world = self.world();
-        if !world.crashed && world.run == self.number {
-            world.before_call();
-            world.prepared = true;
+        if let Some(mut world) = self.enter() {
+            let fault = world.before_call(self.slot);
+            world.prepared = Some(fault);
         }
     }
 
     /// A call that changes nothing.
     pub fn read<T>(&self, what: &'static str, look: impl FnOnce(&mut World) -> Result<T>) -> Result<T> {
-        let mut world = self.world();
-        if world.crashed || world.run != self.number {
-            return Err(dead());
-        }
-        world.before_call();
-        let fault = world.draw(false);
-        *world.hits.entry((what, fault)).or_default() += 1;
-        let calls = world.calls;
-        world.note(|| format!("{calls:5} {what}: {fault:?}"));
-        match fault {
-            Fault::Fine => look(&mut world),
-            Fault::CrashBefore => Err(world.crash()),
-            _ => Err(unavailable(what)),
+        let Some(mut world) = self.enter() else { return Err(dead()) };
+        let fault = world.before_call(self.slot);
+        match world.meets(self, what, fault, false) {
+            Fault::Fine | Fault::Sigterm | Fault::Change => look(&mut world),
+            fault => Err(world.strikes(self, what, fault)),
         }
     }
 
@@ -271,38 +372,20 @@ impl Run {
         half: impl FnOnce(&mut World),
         effect: impl FnOnce(&mut World) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let mut world = self.world();
-        if world.crashed || world.run != self.number {
-            return Err(dead());
-        }
-        world.before_call();
-        let fault = world.draw(true);
-        *world.hits.entry((what, fault)).or_default() += 1;
-        let calls = world.calls;
-        world.note(|| format!("{calls:5} {what}: {fault:?}"));
+        let Some(mut world) = self.enter() else { return Err(dead()) };
+        let fault = world.before_call(self.slot);
+        let fault = world.meets(self, what, fault, true);
         let result = match fault {
-            Fault::Fine => effect(&mut world),
-            Fault::Refused => Err(unavailable(what)),
-            Fault::LostReply => {
-                let _ = effect(&mut world);
-                Err(unavailable(what))
-            }
-            Fault::Late => {
-                world.later(what, 80, move |world| drop(effect(world)));
-                Err(unavailable(what))
-            }
-            Fault::CrashBefore => Err(world.crash()),
-            Fault::CrashAfter => {
-                let _ = effect(&mut world);
-                Err(world.crash())
-            }
-            Fault::CrashLate => {
-                world.later(what, 80, move |world| drop(effect(world)));
-                Err(world.crash())
-            }
-            Fault::Half => {
-                half(&mut world);
-                Err(unavailable(what))
+            Fault::Fine | Fault::Sigterm | Fault::Change => effect(&mut world),
+            _ => {
+                match fault {
+                    Fault::LostReply | Fault::CrashAfter => drop(effect(&mut world)),
+                    Fault::Late | Fault::CrashLate => world.later(what, 80, move |world| drop(effect(world))),
+                    Fault::Stall if world.rng.bool() => world.later(what, 80, move |world| drop(effect(world))),
+                    Fault::Half => half(&mut world),
+                    _ => {}
+                }
+                Err(world.strikes(self, what, fault))
             }
         };
         invariants::check(&mut world);
