@@ -82,7 +82,7 @@ fn killed_twice_in_the_same_place() {
 }
 
 #[test]
-fn killed_while_bad_records_are_told_from_good_ones() {
+fn killed_while_bad_records_are_set_apart_for_the_dead_letters() {
     let world = world("crash_bad");
     world.ch("ALTER TABLE {t} ADD CONSTRAINT picky CHECK user_id % 5 != 0");
     let points = [

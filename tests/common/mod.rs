@@ -65,8 +65,7 @@ impl Suspended {
 
     /// Wakes it up.
     pub fn go_on(&mut self) {
-        let woken = Command::new("kill").args(["-CONT", &self.pid().to_string()]).status().unwrap();
-        assert!(woken.success());
+        signal_process("CONT", self.pid());
     }
 
     /// Waits for its end.
@@ -441,7 +440,12 @@ impl Seen {
 
 /// Sends a signal, such as `TERM`, to a process.
 pub fn signal(name: &str, process: &Child) {
-    let status = Command::new("kill").arg(format!("-{name}")).arg(process.id().to_string()).status().unwrap();
+    signal_process(name, process.id());
+}
+
+/// The same for a process that is known by its number.
+pub fn signal_process(name: &str, process: u32) {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status().unwrap();
     assert!(status.success());
 }
 
