@@ -26,7 +26,13 @@ impl Error {
     /// A failure that ends with `exit`: `what` failed (on what), `why`, and a `hint` at what to do next.
     #[must_use]
     pub fn new(exit: ExitCode, what: impl Into<String>, why: impl fmt::Display, hint: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), why: why.to_string(), hint: hint.into(), source: None }
+        let (what, why, hint) = (what.into(), why.to_string(), hint.into());
+        debug_assert!(exit != ExitCode::Done, "{what}: an error that ends with 0");
+        debug_assert!(
+            ![&what, &why, &hint].iter().any(|part| part.trim().is_empty()),
+            "{what}: {why}: an error lacks a part"
+        );
+        Self { exit, what, why, hint, source: None }
     }
 
     /// The configuration, or what it names, does not fit (78).

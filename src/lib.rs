@@ -14,6 +14,7 @@ pub mod error;
 pub mod exit_code;
 pub mod history;
 pub mod kafka;
+pub mod left;
 pub mod limits;
 pub mod logging;
 pub mod metrics;

@@ -11,6 +11,7 @@ use pg2ch::config::{self, Config};
 use pg2ch::error::{Error, Result};
 use pg2ch::exit_code::ExitCode;
 use pg2ch::history;
+use pg2ch::left;
 use pg2ch::logging;
 use pg2ch::metrics;
 use pg2ch::report::{RunReport, TableReport};
@@ -57,8 +58,8 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
     match command {
         Command::Run { legs, every: None } => {
             let config = load()?;
-            let report = run::run(&config, *legs, limits, &listen()?);
-            Ok(finish(&config, *legs, &report, invocation))
+            let mut report = run::run(&config, *legs, limits, &listen()?);
+            Ok(finish(&config, *legs, &mut report, invocation))
         }
         Command::Run { legs, every: Some(pause) } => repeat(&load()?, *legs, *pause, invocation),
         Command::Init { print, start } => {
@@ -118,8 +119,8 @@ fn listen() -> Result<Shutdown> {
 fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation) -> Result<ExitCode> {
     let shutdown = listen()?;
     loop {
-        let report = run::run(config, legs, &invocation.limits, &shutdown);
-        let code = finish(config, legs, &report, invocation);
+        let mut report = run::run(config, legs, &invocation.limits, &shutdown);
+        let code = finish(config, legs, &mut report, invocation);
         let needs_person = |table: &TableReport| matches!(table.exit_code(), ExitCode::Config | ExitCode::Permission);
         if report.tables.iter().all(needs_person) && !shutdown.is_asked() {
             return Ok(code);
@@ -131,7 +132,8 @@ fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation)
 }
 
 /// Leaves word of a run for those who look later, and prints how it went: its errors, one line for a person who is there or needs it, JSON for a machine that asked.
-fn finish(config: &Config, legs: Legs, report: &RunReport, invocation: &Invocation) -> ExitCode {
+fn finish(config: &Config, legs: Legs, report: &mut RunReport, invocation: &Invocation) -> ExitCode {
+    left::measure(config, report);
     metrics::write(config, report);
     history::record(config, legs, report);
     let code = report.exit_code();

@@ -25,6 +25,16 @@ pub const METRICS: &[Metric] = &[
     ("pg2ch_run_exit_code", "gauge", "The last run's exit code for this table."),
     ("pg2ch_run_complete", "gauge", "1 if the last run moved everything that there was, otherwise 0."),
     ("pg2ch_run_duration_seconds", "gauge", "How long the last run took for this table."),
+    (
+        "pg2ch_unsent_rows",
+        "gauge",
+        "Rows that the last run left unsent, counted up to 1,000,000; missing where that could not be found out.",
+    ),
+    (
+        "pg2ch_uncopied_records",
+        "gauge",
+        "Records that the last run left uncopied, at most; missing where that could not be found out.",
+    ),
     ("pg2ch_runs_total", "counter", "Runs."),
     ("pg2ch_failed_runs_total", "counter", "Runs with another exit code than 0 and 75 (another run holds the lock)."),
     ("pg2ch_rows_read_total", "counter", "Rows read from PostgreSQL."),
@@ -123,6 +133,17 @@ fn update(values: &mut Values, table: &TableReport, now: f64) {
     set("pg2ch_run_exit_code", code.into());
     set("pg2ch_run_complete", if table.is_complete() { 1.0 } else { 0.0 });
     set("pg2ch_run_duration_seconds", table.seconds);
+    let gauges = [
+        ("pg2ch_unsent_rows", table.has_produced(), table.left.unsent_rows),
+        ("pg2ch_uncopied_records", table.has_consumed(), table.left.uncopied_records),
+    ];
+    // Of a leg that did not run nothing new is known; of one that did, an old number would be a lie.
+    for (name, _, number) in gauges.into_iter().filter(|(_, ran, _)| *ran && code != 75) {
+        match number {
+            Some(number) => drop(values.insert((name.to_owned(), labels.clone()), number as f64)),
+            None => drop(values.remove(&(name.to_owned(), labels.clone()))),
+        }
+    }
 
     let mut add = |name: &str, count: u64| {
         *values.entry((name.to_owned(), labels.clone())).or_default() += count as f64;
@@ -153,6 +174,7 @@ fn escape(value: &str) -> String {
 mod tests {
     use super::*;
     use crate::error::Error;
+    use crate::left::Left;
 
     fn run(sent: u64, error: Option<Error>) -> RunReport {
         let produce = ProduceReport { records_sent: sent, ..ProduceReport::default() };
@@ -163,6 +185,7 @@ mod tests {
             produce: Some(produce),
             consume: None,
             error,
+            left: Left::default(),
             seconds: 1.5,
         };
         RunReport { tables: vec![table], seconds: 1.5, ..RunReport::default() }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::batch::Offsets;
 use crate::error::Error;
 use crate::exit_code::ExitCode;
+use crate::left::Left;
 
 /// Offsets whose records are gone before they could be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -147,6 +148,8 @@ pub struct TableReport {
     pub consume: Option<ConsumeReport>,
     /// Why it did not come to its end.
     pub error: Option<Error>,
+    /// What it has left behind.
+    pub left: Left,
     /// How long it took.
     pub seconds: f64,
 }
@@ -158,6 +161,18 @@ impl TableReport {
         self.error.is_none()
             && self.produce.as_ref().is_none_or(|leg| leg.complete)
             && self.consume.as_ref().is_none_or(|leg| leg.complete)
+    }
+
+    /// Whether the first leg ran. A run that was given up tells of neither leg; it may have been in either.
+    #[must_use]
+    pub const fn has_produced(&self) -> bool {
+        self.produce.is_some() || self.consume.is_none()
+    }
+
+    /// Whether the second leg ran.
+    #[must_use]
+    pub const fn has_consumed(&self) -> bool {
+        self.consume.is_some() || self.produce.is_none()
     }
 
     /// The exit code that this table asks for.
@@ -191,6 +206,7 @@ struct TableJson<'a> {
     seconds: f64,
     produce: Option<&'a ProduceReport>,
     consume: Option<&'a ConsumeReport>,
+    left: Left,
     error: Option<&'a Error>,
 }
 
@@ -253,6 +269,7 @@ fn table_json(table: &TableReport) -> TableJson<'_> {
         seconds: millis(table.seconds),
         produce: table.produce.as_ref(),
         consume: table.consume.as_ref(),
+        left: table.left,
         error: table.error.as_ref(),
     }
 }
@@ -282,7 +299,7 @@ fn summary_of(table: &TableReport) -> String {
     let rows = rows.max(table.consume.as_ref().map_or(0, |leg| leg.records_copied));
     let rate =
         if rows > 0 { format!(" ({:.0} rows/s)", rows as f64 / table.seconds.max(0.001)) } else { String::new() };
-    let left = if table.is_complete() { "" } else { "; more is left" };
+    let left = left_of(table);
     format!(
         "{} → {} → {}: {}, {:.2} s{rate}{left}",
         table.source,
@@ -291,6 +308,19 @@ fn summary_of(table: &TableReport) -> String {
         parts.join(", "),
         table.seconds
     )
+}
+
+/// How far behind the target is now.
+fn left_of(table: &TableReport) -> String {
+    let rows = table.left.unsent_rows.filter(|&rows| rows > 0).map(|rows| count(rows.unsigned_abs(), "unsent row"));
+    let records = table.left.uncopied_records.filter(|&records| records > 0);
+    let records = records.map(|records| format!("at most {} not copied", count(records.unsigned_abs(), "record")));
+    let known: Vec<String> = rows.into_iter().chain(records).collect();
+    match (known.is_empty(), table.is_complete()) {
+        (false, _) => format!("; left: {}", known.join(", ")),
+        (true, false) => "; more is left".into(),
+        (true, true) => String::new(),
+    }
 }
 
 fn count(number: u64, noun: &str) -> String {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, TableConfig};
 use crate::consume;
 use crate::error::{Error, Result};
+use crate::left::Left;
 use crate::limits::Limits;
 use crate::logging;
 use crate::postgres::{Ledger, SourceTable, connect, estimate_unsent};
@@ -193,6 +194,7 @@ fn failed(table: &TableConfig, error: Error) -> TableReport {
         produce: None,
         consume: None,
         error: Some(error),
+        left: Left::default(),
         seconds: 0.0,
     }
 }
@@ -211,6 +213,7 @@ pub fn move_table(around: &Surroundings<'_>, servers: &impl Servers, legs: Legs)
         produce,
         consume,
         error,
+        left: Left::default(),
         seconds: 0.0,
     }
 }

@@ -5,6 +5,9 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use common::World;
 use common::findings::{check, finding};
 
@@ -49,4 +52,32 @@ fn a_server_that_cannot_be_asked_does_not_hide_what_the_others_say() {
     world.settings.insert("postgres", format!("url = \"{url}\""));
     let ended = world.run(&["check"]).expect(77);
     assert!(ended.stdout.contains("not checked: cannot connect to PostgreSQL"), "{}", ended.stdout);
+}
+
+#[test]
+fn every_kind_of_finding_is_provoked_by_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut kinds = BTreeSet::new();
+    let sources = std::fs::read_dir(root.join("src/commands/check")).unwrap().map(|entry| entry.unwrap().path());
+    for source in sources.chain([root.join("src/target_fit.rs")]) {
+        let text = std::fs::read_to_string(source).unwrap();
+        // A kind is named behind its weight, or before its effect.
+        for begin in ["Severity::", "self.add("] {
+            for rest in text.split(begin).skip(1) {
+                let rest = rest.trim_start_matches(|c: char| c.is_alphabetic() || c == ',' || c.is_whitespace());
+                let quoted = rest.strip_prefix('"').and_then(|rest| rest.split('"').next());
+                kinds.extend(
+                    quoted.filter(|kind| kind.chars().all(|c| c.is_ascii_lowercase() || c == '-')).map(str::to_owned),
+                );
+            }
+        }
+    }
+    assert!(kinds.len() > 40, "{kinds:?}");
+    let tests = std::fs::read_dir(root.join("tests")).unwrap().map(|entry| entry.unwrap().path());
+    let tests: String = tests.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+    // These take a cluster with ACLs, and a second pair of tables.
+    kinds.retain(|kind| kind != "settings-hidden" && kind != "target-shared");
+    let is_named = |kind: &String| tests.contains(&format!("\"{kind}\"")) || tests.contains(&format!("[{kind}]"));
+    kinds.retain(|kind| !is_named(kind));
+    assert!(kinds.is_empty(), "no test provokes {kinds:?}");
 }

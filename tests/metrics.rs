@@ -46,6 +46,8 @@ fn each_run_leaves_its_figures_also_one_that_fails() {
         ("pg2ch_dead_letters_total", 0.0),
         ("pg2ch_run_exit_code", 0.0),
         ("pg2ch_run_complete", 1.0),
+        ("pg2ch_unsent_rows", 0.0),
+        ("pg2ch_uncopied_records", 0.0),
         ("pg2ch_runs_total", 1.0),
     ] {
         assert_eq!(first.get(name), Some(&value), "{name}");
@@ -61,10 +63,41 @@ fn each_run_leaves_its_figures_also_one_that_fails() {
     assert_eq!(second["pg2ch_run_exit_code"], 69.0);
     assert_eq!(second["pg2ch_run_complete"], 0.0);
     assert_eq!(second["pg2ch_records_sent_total"], 9.0);
+    assert_eq!(second["pg2ch_unsent_rows"], 0.0);
+    // Markers of transactions count as well.
+    assert!((2.0..=5.0).contains(&second["pg2ch_uncopied_records"]), "{second:?}");
     assert_eq!(second["pg2ch_failed_runs_total"], 1.0);
     assert_eq!(second["pg2ch_last_success_timestamp_seconds"], first["pg2ch_last_success_timestamp_seconds"]);
     let files: Vec<_> = fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(files, ["pg2ch.prom"], "no draft is left");
+    fs::remove_dir_all(file.parent().unwrap()).unwrap();
+}
+
+#[test]
+fn how_far_behind_a_run_is_left_is_told_in_every_form() {
+    let (mut world, file) = world_with_metrics("metrics_left");
+    world.insert_rows(30);
+    world.batch_rows(10);
+    let ended = world.run(&["--once", "--json", "--max-rows", "10", "-v"]).expect(0);
+    assert_eq!(values(&file)["pg2ch_unsent_rows"], 20.0);
+    assert_eq!(ended.report()["left"]["unsent_rows"], 20);
+    assert!(ended.stderr.contains("; left: 20 unsent rows"), "{}", ended.stderr);
+
+    // What a leg that does not run has left is not known to this run.
+    world.run(&["consume"]).expect(0);
+    assert_eq!(values(&file)["pg2ch_unsent_rows"], 20.0);
+
+    // Where nobody answers there is no number, and no old one.
+    world.settings.insert("postgres", "url = \"postgres://app:app@localhost:1/app\"".into());
+    world.settings.insert("retry", "attempts = 1".into());
+    let ended = world.once().expect(69);
+    assert!(!values(&file).contains_key("pg2ch_unsent_rows"));
+    assert_eq!(ended.report()["left"]["unsent_rows"], serde_json::Value::Null);
+
+    world.settings.remove("postgres");
+    world.once().expect(0);
+    let left = values(&file);
+    assert_eq!((left["pg2ch_unsent_rows"], left["pg2ch_uncopied_records"]), (0.0, 0.0));
     fs::remove_dir_all(file.parent().unwrap()).unwrap();
 }
 

@@ -64,7 +64,10 @@ impl Backlog {
             Err(error) => errors.push(error),
         }
         match partitions(config, table) {
-            Ok(partitions) => backlog.partitions = Some(partitions),
+            Ok((partitions, doubt)) => {
+                backlog.partitions = Some(partitions);
+                errors.extend(doubt);
+            }
             Err(error) => errors.push(error),
         }
         (backlog, errors)
@@ -126,25 +129,32 @@ pub fn unsent(session: &mut Session, table: &SourceTable) -> Result<Unsent> {
     })
 }
 
-/// Compares the group's offsets with the topic's ends, as a run would.
+/// Compares the group's offsets with the topic's ends, as a run would. Where ClickHouse does not tell which table the target
+/// is, the offsets are taken as they stand, and its error is told beside them.
 ///
 /// # Errors
-/// Kafka's, ClickHouse's.
-pub fn partitions(config: &Config, table: &TableConfig) -> Result<Vec<PartitionLag>> {
+/// Kafka's.
+pub fn partitions(config: &Config, table: &TableConfig) -> Result<(Vec<PartitionLag>, Option<Error>)> {
     let mut log = KafkaLog::new(config, &table.topic, &table.group)?;
     let (ends, starts) = (log.ends(End::Stable)?, log.starts()?);
     let committed = log.committed_before()?;
     // Without the target's identity no offset can be trusted.
-    let identity = ClickHouseTarget::new(config, table)?.describe()?.identity;
+    let described = ClickHouseTarget::new(config, table).and_then(|mut target| target.describe());
+    let (identity, doubt) = match described {
+        Ok(description) => (description.identity, None),
+        Err(error) => (String::new(), Some(error)),
+    };
     let context = Context { group: &table.group, topic: &table.topic, target: &identity };
     let start = Start::of(&committed, &starts, &ends, context);
-    Ok(ends
+    let standing = |partition: i32| committed.get(&partition).filter(|_| doubt.is_some()).map_or(0, |at| at.next);
+    let lags = ends
         .iter()
         .map(|(&partition, &end)| {
-            let next = start.known.get(&partition).map_or(0, |known| known.next);
+            let next = start.known.get(&partition).map_or(0, |known| known.next).max(standing(partition));
             let trusted = start.known.get(&partition).is_some_and(|known| known.position.at > 0);
             let first = starts.get(&partition).copied().unwrap_or(0);
             PartitionLag { partition, next, end, trusted, behind: (end - next.max(first)).max(0) }
         })
-        .collect())
+        .collect();
+    Ok((lags, doubt))
 }

@@ -101,10 +101,15 @@ impl Context {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// What was reported last.
+    pub fn last_heard(&self) -> Option<Code> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(code, _)| *code)
+    }
+
     fn hear(&self, code: Code, reason: &str) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         // A refused password is the reason for everything that follows it.
-        let decided = matches!(*heard, Some((Code::Authentication | Code::SSL, _)));
+        let decided = matches!(*heard, Some((Code::Authentication, _)));
         if !decided && code != Code::AllBrokersDown {
             *heard = Some((code, reason.to_owned()));
         }

@@ -24,7 +24,7 @@ pub fn explain(what: &str, error: &KafkaError, heard: Option<(Code, String)>) ->
 }
 
 /// Whether a code only says that something else went wrong before.
-fn is_vague(code: Code) -> bool {
+pub fn is_vague(code: Code) -> bool {
     matches!(
         code,
         Code::BrokerTransportFailure
@@ -38,6 +38,14 @@ fn is_vague(code: Code) -> bool {
     )
 }
 
+/// Whether the brokers said that there is no such topic, and not that they cannot be asked.
+#[must_use]
+pub fn is_unknown_topic(error: &Error) -> bool {
+    let code =
+        std::error::Error::source(error).and_then(|source| source.downcast_ref::<KafkaError>()?.rdkafka_error_code());
+    matches!(code, Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::InvalidTopic))
+}
+
 /// Whether the code says that a later producer of the same name has shut this one out.
 pub fn is_fenced(code: Code) -> bool {
     matches!(code, Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch)
@@ -47,9 +55,14 @@ const UNAVAILABLE: &str = "check that the brokers run and that [kafka] brokers n
 
 fn sort(code: Code) -> (ExitCode, &'static str) {
     match code {
-        Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => (
+        Code::Authentication | Code::SaslAuthenticationFailed => (
             ExitCode::Permission,
-            "check user, password, mechanism and certificates in [kafka.properties] (PG2CH_KAFKA_SASL_PASSWORD)",
+            "check user, password and mechanism in [kafka.properties] (PG2CH_KAFKA_SASL_PASSWORD)",
+        ),
+        Code::SSL => (
+            ExitCode::Config,
+            "check security.protocol and the ssl.* entries in [kafka.properties]: ssl.ca.location names the authority that signed \
+             the brokers' certificates, which must name the hosts in [kafka] brokers",
         ),
         Code::TopicAuthorizationFailed
         | Code::GroupAuthorizationFailed

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{Context, Detached, base, make};
+use super::explain::is_vague;
 use super::{Committed, End, Polled, Record, TopicLog};
 use crate::batch::Offsets;
 use crate::config::Config;
@@ -17,6 +19,9 @@ use crate::error::Result;
 
 /// How many bytes of records librdkafka may hold ready, in KiB. Its own default, 64 MiB, is pg2ch's whole budget.
 const READ_AHEAD_KIB: &str = "3072";
+
+/// How long the first answer is waited for, before the client's reports are heard.
+const FIRST_TURN: Duration = Duration::from_millis(500);
 
 /// How many reports are heard after a failure.
 const REPORTS: usize = 100;
@@ -73,14 +78,42 @@ impl KafkaLog {
                 Ok(value)
             }
             Err(error) => {
-                // What the client's threads report (a refused password) is only heard by who polls.
-                for _ in 0..REPORTS {
-                    if self.committed_reader.poll(HEARING).is_none() {
-                        break;
-                    }
-                }
+                self.hear();
                 Err(context.explain(&self.what(verb), &error))
             }
+        }
+    }
+
+    /// What the client's threads report (a refused password) is only heard by who polls.
+    fn hear(&self) {
+        for _ in 0..REPORTS {
+            if self.committed_reader.poll(HEARING).is_none() {
+                break;
+            }
+        }
+    }
+
+    /// Asks for the topic in turns that grow, so that a refused password or certificate ends the waiting early, and a slow
+    /// broker has half of the time for its answer.
+    fn metadata(&self) -> Result<Metadata, KafkaError> {
+        let until = Instant::now() + self.limit;
+        let (mut turn, mut is_suspect) = (FIRST_TURN, false);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let answer = self.committed_reader.fetch_metadata(Some(&self.topic), turn.min(left));
+            let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+            if !code.is_some_and(is_vague) || left <= turn {
+                return answer;
+            }
+            self.hear();
+            match self.committed_reader.context().last_heard() {
+                Some(Code::Authentication) => return answer,
+                // A single failed handshake may be a broker that has just ended; librdkafka tells it once, however often it
+                // fails again.
+                Some(Code::SSL) if is_suspect => return answer,
+                heard => is_suspect = heard == Some(Code::SSL),
+            }
+            turn *= 2;
         }
     }
 
@@ -192,8 +225,7 @@ pub(super) fn consumer(config: &Config, group: &str, isolation: &str) -> Result<
 
 impl TopicLog for KafkaLog {
     fn partitions(&mut self) -> Result<Vec<i32>> {
-        let metadata = self.committed_reader.fetch_metadata(Some(&self.topic), self.limit);
-        let metadata = self.told("find", metadata)?;
+        let metadata = self.told("find", self.metadata())?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
         let error = topic.and_then(rdkafka::metadata::MetadataTopic::error).map(Code::from);
         if let Some(code) = error {

@@ -5,7 +5,7 @@
 
 pub mod admin;
 pub mod client;
-mod explain;
+pub mod explain;
 mod letter;
 mod log;
 mod writer;

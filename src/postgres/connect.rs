@@ -7,9 +7,10 @@ use postgres::config::SslMode as WireMode;
 use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
-use super::session::{Session, explain};
+use super::session::{Session, chain, explain};
 use crate::config::{Config, PostgresConfig, SslMode};
 use crate::error::{Error, Result};
+use crate::exit_code::ExitCode;
 use crate::watchdog::Watchdog;
 
 /// Settings that change how a value looks as text, or how long a dead host keeps its lock.
@@ -28,7 +29,7 @@ const PINNED: &str = "
 ///
 /// # Errors
 /// 69 if the server cannot be reached in time, 77 if it refuses the user or the password, 78 if the database does not
-/// exist or a certificate file cannot be read.
+/// exist, a certificate file cannot be read, or the certificate of either side is refused.
 pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Session> {
     let postgres = &config.postgres;
     let what = format!("cannot connect to PostgreSQL at {}", postgres.address());
@@ -67,7 +68,44 @@ fn open(config: &PostgresConfig, timeout: Duration, role: &str) -> Result<Client
             wire.connect(tls(config)?)
         }
     };
-    client.map_err(|error| explain(&what(), error))
+    client.map_err(|error| refused(config, &what(), error))
+}
+
+/// Tells why no session came about. What the client itself refused is no server out of reach: trying again is of no use.
+fn refused(config: &PostgresConfig, what: &str, error: postgres::Error) -> Error {
+    let is_io = causes(&error).any(|cause| cause.is::<std::io::Error>());
+    if causes(&error).any(is_tls_refusal) {
+        let hint = format!(
+            "check sslmode and sslrootcert in [postgres] url: the authority that signed the server's certificate, which must \
+             name {} where sslmode is verify-full",
+            config.host
+        );
+        Error::config(what, chain(&error), hint).with_source(error)
+    } else if error.code().is_some() || is_io || error.is_closed() {
+        explain(what, error)
+    } else if config.password.is_none() {
+        let hint = "give the password: PGPASSWORD, password_file in [postgres], or ~/.pgpass";
+        Error::new(ExitCode::Permission, what, chain(&error), hint).with_source(error)
+    } else {
+        let hint = "check sslmode in [postgres] url, and the server's `ssl` and pg_hba.conf: the two do not agree";
+        Error::config(what, chain(&error), hint).with_source(error)
+    }
+}
+
+/// What lies below an error, one after the other.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |cause| cause.source())
+}
+
+/// Whether one of the two sides did not take the other's certificate or protocol. A connection that broke is none.
+fn is_tls_refusal(cause: &(dyn std::error::Error + 'static)) -> bool {
+    use openssl::ssl;
+    // An error of reading keeps the other one inside, and not as its cause.
+    let inside = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let found = cause.downcast_ref::<ssl::Error>().or_else(|| inside?.downcast_ref::<ssl::Error>());
+    found.is_some_and(|error| error.code() == ssl::ErrorCode::SSL)
 }
 
 /// Tells whoever finds the lock taken which process holds it. PostgreSQL cuts the name at 63 bytes.

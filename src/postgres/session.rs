@@ -207,7 +207,7 @@ fn sort(code: &SqlState) -> (ExitCode, &'static str) {
 }
 
 /// An error with what lies below it; the library's own text is often only "error connecting to server".
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut below = error.source();
     while let Some(cause) = below {

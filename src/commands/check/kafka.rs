@@ -7,6 +7,7 @@ use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::kafka::admin::Admin;
+use crate::kafka::explain::is_unknown_topic;
 use crate::kafka::{KafkaLog, TopicLog};
 
 /// A job that stands still over the holidays must find its records again.
@@ -84,7 +85,7 @@ impl Check<'_> {
     ) -> Result<bool> {
         match KafkaLog::new(self.config, topic, &table.group)?.partitions() {
             Ok(_) => Ok(true),
-            Err(error) if error.exit_code() == ExitCode::Config => {
+            Err(error) if is_unknown_topic(&error) => {
                 let fix = format!(
                     "kafka-topics.sh --bootstrap-server {} --create --topic {topic}",
                     self.config.kafka.brokers
