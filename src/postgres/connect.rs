@@ -73,7 +73,7 @@ fn open(config: &PostgresConfig, timeout: Duration, role: &str) -> Result<Client
 
 /// Tells why no session came about. What the client itself refused is no server out of reach: trying again is of no use.
 fn refused(config: &PostgresConfig, what: &str, error: postgres::Error) -> Error {
-    let is_io = causes(&error).any(|cause| cause.is::<std::io::Error>());
+    let is_io = causes(&error).any(<dyn std::error::Error>::is::<std::io::Error>);
     if causes(&error).any(is_tls_refusal) {
         let hint = format!(
             "check sslmode and sslrootcert in [postgres] url: the authority that signed the server's certificate, which must \
