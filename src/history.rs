@@ -68,8 +68,8 @@ impl Entry {
     }
 }
 
-/// Writes down what a run did to each table.
-pub fn record(config: &Config, legs: Legs, report: &RunReport) {
+/// Writes down what a run did to each table, through a `session` that the run has left, if there is one.
+pub fn record(config: &Config, legs: Legs, report: &RunReport, session: Option<Session>) {
     // A run that another one has locked out says nothing about the table.
     let told = report.tables.iter().filter(|table| table.exit_code() != ExitCode::Locked);
     let entries: Vec<Entry> = told.map(|table| Entry::of(legs, table)).collect();
@@ -80,7 +80,8 @@ pub fn record(config: &Config, legs: Legs, report: &RunReport) {
     config.timeouts.connect = config.timeouts.connect.min(LIMIT / 2);
     let (done, ended) = channel();
     let worker = std::thread::Builder::new().name("history".into()).spawn(move || {
-        let written = write(&config, &entries);
+        let written = session.map_or_else(|| connect(&config, "history", &Watchdog::default()), Ok);
+        let written = written.and_then(|session| write(session, &entries));
         // The receiver is gone if this took too long.
         let _ = done.send(written);
     });
@@ -92,9 +93,8 @@ pub fn record(config: &Config, legs: Legs, report: &RunReport) {
     }
 }
 
-fn write(config: &Config, entries: &[Entry]) -> Result<()> {
+fn write(mut session: Session, entries: &[Entry]) -> Result<()> {
     const WHAT: &str = "cannot write down what the run did";
-    let mut session = connect(config, "history", &Watchdog::default())?;
     if session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_runs') IS NOT NULL", &[])?.is_none() {
         return Ok(());
     }

@@ -10,7 +10,6 @@ use pg2ch::commands::{self, check, completions, dead_letters, init, manual, stat
 use pg2ch::config::{self, Config};
 use pg2ch::error::{Error, Result};
 use pg2ch::exit_code::ExitCode;
-use pg2ch::history;
 use pg2ch::left;
 use pg2ch::logging;
 use pg2ch::metrics;
@@ -59,7 +58,7 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
         Command::Run { legs, every: None } => {
             let config = load()?;
             let mut report = run::run(&config, *legs, limits, &listen()?);
-            Ok(finish(&config, *legs, &mut report, invocation))
+            Ok(finish(&config, &mut report, invocation))
         }
         Command::Run { legs, every: Some(pause) } => repeat(&load()?, *legs, *pause, invocation),
         Command::Init { print, start } => {
@@ -120,7 +119,7 @@ fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation)
     let shutdown = listen()?;
     loop {
         let mut report = run::run(config, legs, &invocation.limits, &shutdown);
-        let code = finish(config, legs, &mut report, invocation);
+        let code = finish(config, &mut report, invocation);
         let needs_person = |table: &TableReport| matches!(table.exit_code(), ExitCode::Config | ExitCode::Permission);
         if report.tables.iter().all(needs_person) && !shutdown.is_asked() {
             return Ok(code);
@@ -131,11 +130,11 @@ fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation)
     }
 }
 
-/// Leaves word of a run for those who look later, and prints how it went: its errors, one line for a person who is there or needs it, JSON for a machine that asked.
-fn finish(config: &Config, legs: Legs, report: &mut RunReport, invocation: &Invocation) -> ExitCode {
+/// Leaves word of a run for the metrics' collector, and prints how it went: its errors, one line for a person who is there
+/// or needs it, JSON for a machine that asked.
+fn finish(config: &Config, report: &mut RunReport, invocation: &Invocation) -> ExitCode {
     left::measure(config, report);
     metrics::write(config, report);
-    history::record(config, legs, report);
     let code = report.exit_code();
     for error in report.errors() {
         logging::print_error(error);

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, TableConfig};
 use crate::consume;
 use crate::error::{Error, Result};
+use crate::history;
 use crate::left::Left;
 use crate::limits::Limits;
 use crate::logging;
-use crate::postgres::{Ledger, SourceTable, connect, estimate_unsent};
+use crate::postgres::{Ledger, Session, SourceTable, connect, estimate_unsent};
 use crate::produce::{self, Surroundings};
 use crate::progress::Progress;
 use crate::report::{ConsumeReport, ProduceReport, RunReport, TableReport};
@@ -35,8 +36,8 @@ pub enum Legs {
 /// How often the calls under way are looked at.
 const WATCH: Duration = Duration::from_millis(250);
 
-/// Moves every table, `config.jobs` of them at a time, begun in the configuration's order. One table's failure does not
-/// stop the others.
+/// Moves every table, `config.jobs` of them at a time, begun in the configuration's order, and writes down what was done.
+/// One table's failure does not stop the others.
 #[must_use]
 pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown) -> RunReport {
     let job = Job { config, legs, limits: *limits, shutdown, started: Instant::now() };
@@ -44,6 +45,7 @@ pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown) ->
     let mut waiting = config.tables.iter().enumerate();
     let mut under_way: Vec<Mover<'_>> = Vec::new();
     let mut reports: Vec<Option<TableReport>> = config.tables.iter().map(|_| None).collect();
+    let mut session = None;
     loop {
         while under_way.len() < config.jobs && !shutdown.is_asked() {
             let Some((place, table)) = waiting.next() else { break };
@@ -56,24 +58,29 @@ pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown) ->
             break;
         }
         match ended.recv_timeout(WATCH) {
-            Ok((place, report)) => end(place, report, &mut under_way, &mut reports),
+            Ok((ended, left)) => {
+                end(ended, &mut under_way, &mut reports);
+                session = left.or(session);
+            }
             Err(_) => {
                 let is_asked = shutdown.takes_progress_request();
                 under_way.iter().for_each(|mover| mover.show_progress(is_asked, limits.max_rows));
                 let overdue: Vec<End> = under_way.iter().filter_map(Mover::given_up).collect();
-                for (place, report) in overdue {
-                    end(place, report, &mut under_way, &mut reports);
+                for ended in overdue {
+                    end(ended, &mut under_way, &mut reports);
                 }
             }
         }
     }
     let tables = config.tables.iter().zip(&reports);
     let not_begun = tables.filter(|(_, report)| report.is_none()).map(|(table, _)| table.source.clone()).collect();
-    RunReport {
+    let report = RunReport {
         tables: reports.into_iter().flatten().collect(),
         not_begun,
         seconds: job.started.elapsed().as_secs_f64(),
-    }
+    };
+    history::record(config, legs, &report, session);
+    report
 }
 
 /// What all tables of a run have in common.
@@ -88,6 +95,9 @@ struct Job<'a> {
 /// A table's place in the configuration, and how it ended.
 type End = (usize, TableReport);
 
+/// What a table's thread leaves: its end, and a session that it no longer needs.
+type Left = (End, Option<Session>);
+
 /// A table under way, on a thread of its own.
 struct Mover<'a> {
     place: usize,
@@ -98,7 +108,7 @@ struct Mover<'a> {
 }
 
 impl Job<'_> {
-    fn begin<'t>(&self, place: usize, table: &'t TableConfig, done: &Sender<End>) -> Result<Mover<'t>> {
+    fn begin<'t>(&self, place: usize, table: &'t TableConfig, done: &Sender<Left>) -> Result<Mover<'t>> {
         let (watchdog, progress) = (Watchdog::default(), Progress::default());
         if terminal::is_watched() && self.legs != Legs::Consume {
             count_beside(self.config, table, &progress);
@@ -117,14 +127,14 @@ impl Job<'_> {
                     watchdog: &watchdog,
                     progress,
                 };
-                let servers = RealServers::new(&around);
+                let servers = RealServers::new(&around, legs);
                 let report = catch_unwind(AssertUnwindSafe(|| move_table(&around, &servers, legs)));
                 let report = report.unwrap_or_else(|panic| {
                     let error = Error::bug(format!("cannot move {}", moved.source), panic_text(&*panic));
                     failed(&moved, error)
                 });
                 // The receiver is gone only if the main thread has given this one up.
-                let _ = done.send((place, report));
+                let _ = done.send(((place, report), servers.into_session()));
             })
         };
         thread.map_err(|error| {
@@ -150,7 +160,7 @@ impl Mover<'_> {
 }
 
 /// Takes a table's end down. One that was given up may still come to an end of its own, which no longer counts.
-fn end(place: usize, report: TableReport, under_way: &mut Vec<Mover<'_>>, reports: &mut [Option<TableReport>]) {
+fn end((place, report): End, under_way: &mut Vec<Mover<'_>>, reports: &mut [Option<TableReport>]) {
     let Some(at) = under_way.iter().position(|mover| mover.place == place) else { return };
     let mover = under_way.remove(at);
     terminal::show(&mover.table.source, None);
@@ -258,8 +268,8 @@ fn move_legs(
             with_retries(around, || consume::run(around, servers, produced, report))
         }
     };
-    if let Some(ledger) = &mut ledger {
-        ledger.release();
+    if let Some(ledger) = ledger {
+        servers.give_back(ledger);
     }
     ended
 }

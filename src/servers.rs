@@ -2,13 +2,21 @@
 //!
 //! The legs are written against [`Servers`]; [`RealServers`] is what the program gives them, the simulation gives its own.
 
+use std::cell::RefCell;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
 use crate::clickhouse::{ClickHouseTarget, Target};
 use crate::consume::{self, NewToken};
 use crate::error::Result;
 use crate::kafka::{Fence, KafkaLog, KafkaWriter, TopicLog};
-use crate::postgres::{Ledger, PgLedger, PgUnsentRows, UnsentRows, connect};
+use crate::postgres::{Ledger, PgLedger, PgUnsentRows, Session, UnsentRows, connect};
 use crate::produce::{self, Surroundings};
+use crate::run::Legs;
 use crate::threads;
+
+/// How old what was opened ahead may be when it is wanted. Later its answers may no longer hold, or its connections.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Opens what a leg needs, when it needs it.
 pub trait Servers {
@@ -28,6 +36,12 @@ pub trait Servers {
     /// # Errors
     /// 75 if another run holds the lock; PostgreSQL's.
     fn ledger(&self) -> Result<Option<Self::Ledger>>;
+
+    /// Takes the ledger back at the end of a run, and gives up its lock: the end of the session would do it a moment later,
+    /// and a run that begins in that moment would be refused.
+    fn give_back(&self, ledger: Self::Ledger) {
+        drop(ledger);
+    }
 
     /// Opens the unsent rows up to the key `highest`, with timestamps above `clock_floor`.
     ///
@@ -85,13 +99,50 @@ pub trait Servers {
 /// The servers that the configuration names.
 pub struct RealServers<'a> {
     around: &'a Surroundings<'a>,
+    log: RefCell<Option<Ahead<KafkaLog>>>,
+    target: RefCell<Option<Ahead<ClickHouseTarget>>>,
+    session: RefCell<Option<Session>>,
 }
 
 impl<'a> RealServers<'a> {
-    /// Connects to nothing yet.
+    /// Begins to open what the consume leg will need, if there is one, beside what comes before it: an idle run waits for
+    /// little else.
     #[must_use]
-    pub const fn new(around: &'a Surroundings<'a>) -> Self {
-        Self { around }
+    pub fn new(around: &'a Surroundings<'a>, legs: Legs) -> Self {
+        let (mut log, mut target) = (None, None);
+        if legs != Legs::Produce {
+            let (config, table) = (around.config.clone(), around.table.clone());
+            log = Ahead::begin("kafka", move || KafkaLog::connected(&config, &table.topic, &table.group));
+            let (config, table) = (around.config.clone(), around.table.clone());
+            target = Ahead::begin("clickhouse", move || ClickHouseTarget::described(&config, &table));
+        }
+        Self { around, log: RefCell::new(log), target: RefCell::new(target), session: RefCell::new(None) }
+    }
+
+    /// The session of a ledger that was given back, for what is left to be written.
+    #[must_use]
+    pub fn into_session(self) -> Option<Session> {
+        self.session.into_inner()
+    }
+}
+
+/// Something that is being opened on a thread of its own.
+struct Ahead<T> {
+    opening: JoinHandle<Result<T>>,
+    begun: Instant,
+}
+
+impl<T: Send + 'static> Ahead<T> {
+    /// `None` where no thread can be had.
+    fn begin(name: &str, open: impl FnOnce() -> Result<T> + Send + 'static) -> Option<Self> {
+        let opening = std::thread::Builder::new().name(name.into()).spawn(open).ok()?;
+        Some(Self { opening, begun: Instant::now() })
+    }
+
+    /// What was opened, or why it could not be; `None` if it is too old, or was never begun.
+    fn take(ahead: &RefCell<Option<Self>>) -> Option<Result<T>> {
+        let ahead = ahead.take().filter(|ahead| ahead.begun.elapsed() < FRESH)?;
+        ahead.opening.join().ok()
     }
 }
 
@@ -106,13 +157,18 @@ impl Servers for RealServers<'_> {
         produce::open_ledger(self.around)
     }
 
+    fn give_back(&self, ledger: PgLedger) {
+        self.session.replace(ledger.release());
+    }
+
     fn rows(&self, ledger: &PgLedger, highest: Vec<String>, clock_floor: i64) -> Result<PgUnsentRows> {
         let session = connect(self.around.config, "reader", self.around.watchdog)?;
         PgUnsentRows::new(session, ledger.table(), highest, self.around.config.batch.bytes, clock_floor)
     }
 
     fn log(&self) -> Result<KafkaLog> {
-        KafkaLog::new(self.around.config, &self.around.table.topic, &self.around.table.group)
+        Ahead::take(&self.log)
+            .unwrap_or_else(|| KafkaLog::new(self.around.config, &self.around.table.topic, &self.around.table.group))
     }
 
     fn writer(&self, ledger: &PgLedger) -> Result<KafkaWriter> {
@@ -124,6 +180,7 @@ impl Servers for RealServers<'_> {
     }
 
     fn target(&self) -> Result<ClickHouseTarget> {
-        ClickHouseTarget::new(self.around.config, self.around.table)
+        Ahead::take(&self.target)
+            .unwrap_or_else(|| ClickHouseTarget::new(self.around.config, self.around.table))
     }
 }

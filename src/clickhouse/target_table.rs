@@ -20,6 +20,8 @@ pub struct ClickHouseTarget {
     /// Whether it must keep positions.
     needs_positions: bool,
     known: Option<Known>,
+    /// What [`described`](Self::described) found out, until it is asked for.
+    description: Option<TargetDescription>,
 }
 
 /// What is known of a table once it was looked at.
@@ -52,8 +54,18 @@ impl ClickHouseTarget {
     /// # Errors
     /// 78 if a certificate cannot be read.
     pub fn new(config: &Config, table: &TableConfig) -> Result<Self> {
-        let needs_positions = table.metadata_columns;
-        Ok(Self { http: Http::new(config)?, name: table.target.clone(), needs_positions, known: None })
+        let (http, name, needs_positions) = (Http::new(config)?, table.target.clone(), table.metadata_columns);
+        Ok(Self { http, name, needs_positions, known: None, description: None })
+    }
+
+    /// Makes the target and looks it up at once.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new) and [`describe`](Target::describe).
+    pub fn described(config: &Config, table: &TableConfig) -> Result<Self> {
+        let mut target = Self::new(config, table)?;
+        target.description = Some(target.describe()?);
+        Ok(target)
     }
 
     pub(super) fn http(&self) -> &Http {
@@ -203,6 +215,9 @@ fn column((_, name, type_name, default_kind): (u64, String, String, String)) -> 
 
 impl Target for ClickHouseTarget {
     fn describe(&mut self) -> Result<TargetDescription> {
+        if let Some(description) = self.description.take() {
+            return Ok(description);
+        }
         let mut table = self.inspect()?;
         table.columns.sort_unstable();
         let columns: Vec<Column> = std::mem::take(&mut table.columns).into_iter().map(column).collect();

@@ -60,6 +60,19 @@ impl KafkaLog {
         })
     }
 
+    /// Makes it and waits until its clients are connected.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new) and [`partitions`](TopicLog::partitions).
+    pub fn connected(config: &Config, topic: &str, group: &str) -> Result<Self> {
+        let mut log = Self::new(config, topic, group)?;
+        let written_reader = consumer(config, group, "read_uncommitted")?;
+        log.partitions()?;
+        log.told("find", written_reader.fetch_metadata(Some(topic), log.limit))?;
+        log.written_reader = Some(written_reader);
+        Ok(log)
+    }
+
     /// What a transactional producer needs to commit offsets for the group.
     #[must_use]
     pub fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {

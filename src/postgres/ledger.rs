@@ -80,6 +80,18 @@ impl PgLedger {
         &self.table
     }
 
+    /// Gives the lock back; the session is left, unless it is broken: then its end gives the lock back.
+    #[must_use]
+    pub fn release(mut self) -> Option<Session> {
+        match lock::give_back(&mut self.session, &self.table) {
+            Ok(()) => Some(self.session),
+            Err(error) => {
+                log::debug!("{error}");
+                None
+            }
+        }
+    }
+
     fn what(&self, verb: &str) -> String {
         format!("cannot {verb} {}", self.table.name)
     }
@@ -159,13 +171,6 @@ impl Ledger for PgLedger {
 
     fn lock(&mut self, wait: Duration) -> Result<bool> {
         lock::take(&mut self.session, &self.table, wait, &self.shutdown)
-    }
-
-    fn release(&mut self) {
-        if let Err(error) = lock::give_back(&mut self.session, &self.table) {
-            // The session's end gives it back all the same.
-            log::debug!("{error}");
-        }
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {

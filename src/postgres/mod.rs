@@ -117,10 +117,6 @@ pub trait Ledger {
     /// 75, naming the holder.
     fn lock(&mut self, wait: Duration) -> Result<bool>;
 
-    /// Gives the lock back, at the end of a run: the end of the session would do it a moment later, and a run that begins
-    /// in that moment would be refused.
-    fn release(&mut self) {}
-
     /// The columns that records hold; none if that is not known.
     fn source_columns(&self) -> &[SourceColumn] {
         &[]
