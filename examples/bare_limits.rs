@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use pg2ch::clickhouse::{Block, ClickHouseTarget, Http, Inserted, Target, quote};
 use pg2ch::config::{Config, Flags, TableConfig, load};
-use pg2ch::consume::{BatchSize, Fetcher, Preparer, RowFormat};
+use pg2ch::consume::{BatchSize, Fetcher, Prepared, Preparer, RowFormat};
 use pg2ch::kafka::{End, KafkaLog, TopicLog};
 use pg2ch::limits::{Budget, Limits};
 use pg2ch::shutdown::Shutdown;
@@ -94,7 +94,7 @@ fn insert(config: &Config, table: &TableConfig) -> f64 {
     let mut fetcher = Fetcher::new(&mut log, &starts, &ends, size, budget, config.timeouts.kafka).unwrap();
     let mut bodies = Vec::new();
     while let Some(batch) = fetcher.step().unwrap() {
-        bodies.push(preparer.step(batch).body);
+        bodies.extend(preparer.step(&batch, size, Prepared::default).map(|prepared| prepared.body));
     }
     let http = Http::new(config).unwrap();
     let full_name = format!("{}.{}", quote(&table.target.database), quote(&table.target.table));

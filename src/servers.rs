@@ -25,7 +25,7 @@ pub trait Servers {
     /// The reader of unsent rows.
     type Rows: UnsentRows + Send;
     /// The topic.
-    type Log: TopicLog + Send;
+    type Log: TopicLog + Send + 'static;
     /// The transactional producers.
     type Fence: Fence + Send;
     /// The target table.
@@ -54,6 +54,9 @@ pub trait Servers {
     /// # Errors
     /// 78 if the client refuses its configuration.
     fn log(&self) -> Result<Self::Log>;
+
+    /// Opens the topic again, from whichever thread, as often as it is asked.
+    fn more_logs(&self) -> Box<dyn Fn() -> Result<Self::Log> + Send>;
 
     /// Makes the producer of the source's rows.
     ///
@@ -167,8 +170,12 @@ impl Servers for RealServers<'_> {
     }
 
     fn log(&self) -> Result<KafkaLog> {
-        Ahead::take(&self.log)
-            .unwrap_or_else(|| KafkaLog::new(self.around.config, &self.around.table.topic, &self.around.table.group))
+        Ahead::take(&self.log).unwrap_or_else(|| self.more_logs()())
+    }
+
+    fn more_logs(&self) -> Box<dyn Fn() -> Result<KafkaLog> + Send> {
+        let (config, table) = (self.around.config.clone(), self.around.table.clone());
+        Box::new(move || KafkaLog::new(&config, &table.topic, &table.group))
     }
 
     fn writer(&self, ledger: &PgLedger) -> Result<KafkaWriter> {
@@ -180,7 +187,6 @@ impl Servers for RealServers<'_> {
     }
 
     fn target(&self) -> Result<ClickHouseTarget> {
-        Ahead::take(&self.target)
-            .unwrap_or_else(|| ClickHouseTarget::new(self.around.config, self.around.table))
+        Ahead::take(&self.target).unwrap_or_else(|| ClickHouseTarget::new(self.around.config, self.around.table))
     }
 }

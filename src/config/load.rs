@@ -70,7 +70,7 @@ fn batch(reader: &mut Reader) -> Result<BatchConfig> {
         rows: size(reader.whole("batch", "rows", ROWS, 10_000)?),
         bytes: size(reader.bytes("batch", "bytes", BYTES, 4 << 20)?),
         insert_rows: size(reader.whole("batch", "insert_rows", ROWS, 65_536)?),
-        insert_bytes: size(reader.bytes("batch", "insert_bytes", BYTES, 4 << 20)?),
+        insert_bytes: size(reader.bytes("batch", "insert_bytes", BYTES, 8 << 20)?),
     })
 }
 

@@ -161,7 +161,7 @@ pub struct BatchConfig {
     pub bytes: usize,
     /// Rows inserted into ClickHouse at once. 1 to 1,000,000.
     pub insert_rows: usize,
-    /// Bytes of record values in one such insert, at most, unless a single record is larger. 64 KiB to 1 GiB.
+    /// Bytes of rows, as they are sent, after which such an insert takes no more. 64 KiB to 1 GiB.
     pub insert_bytes: usize,
 }
 

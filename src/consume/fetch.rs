@@ -11,13 +11,24 @@ use crate::error::{Error, Result};
 use crate::kafka::{Polled, TopicLog};
 use crate::limits::Budget;
 
-/// The size of a batch.
+/// How much is fetched at once: enough to make handing it over cheap, and little beside the rows of an INSERT.
+const HAND_OVER: BatchSize = BatchSize { records: 2048, bytes: 512 << 10 };
+
+/// The size of an INSERT.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchSize {
     /// Records at most.
     pub records: usize,
-    /// Bytes of keys and values at most, unless a single record is larger.
+    /// Bytes after which no more are added.
     pub bytes: usize,
+}
+
+impl BatchSize {
+    /// The size of the batches of which an INSERT of this size is made.
+    #[must_use]
+    pub fn hand_over(self) -> Self {
+        Self { records: self.records.min(HAND_OVER.records), bytes: self.bytes.min(HAND_OVER.bytes) }
+    }
 }
 
 /// The first stage of the consume leg.
@@ -31,11 +42,14 @@ pub struct Fetcher<'a, L> {
     size: BatchSize,
     budget: Budget,
     limit: Duration,
+    /// Whether whoever takes the batches waits for the last one.
+    is_awaited: bool,
     at_end: bool,
 }
 
 impl<'a, L: TopicLog> Fetcher<'a, L> {
-    /// Makes the stage, from the offsets `from` to the offsets `ends`; a record is waited for at most `limit` long.
+    /// Makes the stage, from the offsets `from` to the offsets `ends`, for INSERTs of this size; a record is waited for at
+    /// most `limit` long.
     ///
     /// # Errors
     /// Kafka's.
@@ -56,7 +70,8 @@ impl<'a, L: TopicLog> Fetcher<'a, L> {
             log.read_from(&next)?;
         }
         let open = next.keys().copied().collect();
-        Ok(Self { log, next, ends: ends.clone(), open, size, budget, limit, at_end: false })
+        let size = size.hand_over();
+        Ok(Self { log, next, ends: ends.clone(), open, size, budget, limit, is_awaited: false, at_end: false })
     }
 
     /// The next batch; `None` at the end.
@@ -72,25 +87,20 @@ impl<'a, L: TopicLog> Fetcher<'a, L> {
     /// # Errors
     /// As [`step`](Self::step).
     pub fn step_into(&mut self, mut batch: RecordBatch) -> Result<Option<RecordBatch>> {
-        if self.open.is_empty() {
-            self.at_end = true;
-            return Ok(None);
-        }
-        let most = self.budget.allows(self.size.records);
+        self.at_end = self.open.is_empty();
+        let most = if self.at_end { 0 } else { self.budget.allows(self.size.records) };
         if most == 0 {
-            return Ok(None);
+            batch.is_last = true;
+            return Ok(std::mem::take(&mut self.is_awaited).then_some(batch));
         }
         let starts = self.next.clone();
-        if self.size.bytes < usize::MAX {
-            // A typical record beyond the limit is taken, too.
-            batch.reserve(most.min(self.size.bytes / 128), self.size.bytes + self.size.bytes / 64);
-        }
         while !self.open.is_empty() && batch.len() < most && batch.bytes() < self.size.bytes {
             self.fetch_one(&mut batch)?;
         }
         self.budget.spend(batch.len());
         batch.ranges = crate::clickhouse::ranges(&starts, &self.next);
-        batch.sort();
+        batch.is_last = self.open.is_empty();
+        self.is_awaited = !batch.is_last;
         Ok(Some(batch))
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::commit::Committer;
-use super::prepare::Prepared;
+use super::prepared::Prepared;
 use crate::clickhouse::{Block, Inserted, Ranges, RecordId, Target};
 use crate::config::{OnBadRow, RetryConfig};
 use crate::crash;
@@ -52,12 +52,17 @@ pub struct InsertRules {
 /// Makes a token that was never used before.
 pub type NewToken = Box<dyn FnMut() -> String + Send>;
 
+/// Reads a record again, as the dead letter that it is to become for this reason.
+pub type ReadAgain = Box<dyn FnMut(RecordId, String) -> Result<DeadLetter> + Send>;
+
 /// What an inserter takes from outside, so that tests decide it.
 pub struct Tools {
     /// A token that was never used before.
     pub token: NewToken,
     /// Waits; `true` if the run was asked to finish meanwhile.
     pub pause: Box<dyn FnMut(Duration) -> bool + Send>,
+    /// Reads a record again.
+    pub read_again: ReadAgain,
 }
 
 /// The last stage of the consume leg.
@@ -92,7 +97,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// # Errors
     /// 65 if a bad record stops the run; ClickHouse's and Kafka's.
     pub fn step(&mut self, prepared: &Prepared) -> Result<()> {
-        self.copy(prepared, 0..prepared.batch.len(), None)
+        self.copy(prepared, 0..prepared.len(), None)
     }
 
     /// Finishes an INSERT that a dead run had recorded: `prepared` are the records of its ranges.
@@ -100,7 +105,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// # Errors
     /// As [`step`](Self::step).
     pub fn finish_intent(&mut self, prepared: &Prepared, token: &str) -> Result<()> {
-        self.copy(prepared, 0..prepared.batch.len(), Some(token.to_owned()))
+        self.copy(prepared, 0..prepared.len(), Some(token.to_owned()))
     }
 
     /// Commits what was inserted last.
@@ -135,28 +140,26 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// for a recorded INSERT, too: its set may have been reduced by what was held then. If it is still under way, what is
     /// missing goes under its token, so only one of the two is stored.
     fn copy(&mut self, prepared: &Prepared, part: Range<usize>, recorded: Option<String>) -> Result<()> {
-        let ranges = prepared.batch.ranges_of(&part);
+        let ranges = prepared.ranges_of(&part);
         let to_ask = if recorded.is_some() { ranges } else { self.committer.to_ask(&ranges) };
         let asks = self.rules.keeps_positions
             && !(to_ask.is_empty() || recorded.is_some() && mutant::is("a recorded insert is sent again whole"));
         let held = if asks { self.target.held(&to_ask)? } else { HashSet::new() };
-        let refused: Vec<&(usize, String)> = prepared
-            .refused
-            .iter()
-            .filter(|(index, _)| part.contains(index) && !held.contains(&prepared.batch.id(*index)))
-            .collect();
+        let refused: Vec<(usize, &DeadLetter)> =
+            prepared.refused(&part).filter(|(index, _)| !held.contains(&prepared.id(*index))).collect();
         if self.rules.on_bad_row == OnBadRow::Stop
-            && let Some((index, reason)) = refused.first()
+            && let Some((index, letter)) = refused.first()
         {
             if part.start < *index {
                 self.copy_rows(prepared, part.start..*index, recorded, &held, Vec::new())?;
             }
             self.committer.flush()?;
-            return Err(stopped(&prepared.batch.id(*index), reason));
+            return Err(stopped(&prepared.id(*index), &letter.reason));
         }
         let mut dead = Vec::new();
-        for (index, reason) in refused {
-            dead.push(self.dead_letter(prepared, *index, reason, dead.len())?);
+        for (index, letter) in refused {
+            self.require_few(&prepared.id(index), &letter.reason, dead.len())?;
+            dead.push(letter.clone());
         }
         self.copy_rows(prepared, part, recorded, &held, dead)
     }
@@ -170,8 +173,8 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         held: &HashSet<RecordId>,
         mut dead: Vec<DeadLetter>,
     ) -> Result<()> {
-        let ranges = prepared.batch.ranges_of(&part);
-        let mut rows = rows_of(prepared, &part);
+        let ranges = prepared.ranges_of(&part);
+        let mut rows = prepared.rows(&part);
         self.counts.rows_held += leave_out(prepared, &mut rows, held);
         for _ in 0..ROUNDS {
             if rows.is_empty() {
@@ -190,7 +193,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                 }
             };
             if mutant::is("commit before insert") {
-                self.committer.advance(&ranges, &prepared.batch.last_of(&part), Vec::new());
+                self.committer.advance(&ranges, &prepared.last_of(&part), Vec::new());
                 self.committer.flush()?;
             }
             match self.insert(prepared, &rows, &name)? {
@@ -242,7 +245,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         if self.rules.keeps_positions {
             self.committer.distrust(ranges);
         }
-        let middle = prepared.rows[rows[rows.len() / 2]].record;
+        let middle = rows[rows.len() / 2];
         self.copy(prepared, part.start..middle, None)?;
         self.copy(prepared, middle..part.end, None)
     }
@@ -265,7 +268,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             );
         }
         let letters = dead.len() as u64;
-        self.committer.advance(ranges, &prepared.batch.last_of(part), dead);
+        self.committer.advance(ranges, &prepared.last_of(part), dead);
         if letters > 0 {
             self.committer.flush()?;
             self.counts.dead_letters += letters;
@@ -280,7 +283,8 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         }
         let InsertRules { format, columns, .. } = &self.rules;
         let mut digest = Sha256::new_with_prefix(format!("{ranges:?}{format}{columns:?}"));
-        digest.update(body_of(prepared, rows));
+        // By offset, and not as they lie in the body: that differs from run to run.
+        rows.iter().for_each(|&row| digest.update(prepared.row(row)));
         Some(digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 
@@ -307,7 +311,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
 
     /// Sends the rows under a token until the server says yes or no, or the attempts are used up.
     fn insert(&mut self, prepared: &Prepared, rows: &[usize], token: &str) -> Result<Ended> {
-        let body = body_of(prepared, rows);
+        let body = prepared.body_of(rows);
         let mut backoff = Backoff::new(&self.rules.retry);
         let mut certain = true;
         loop {
@@ -338,36 +342,29 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         reason: &str,
         before: usize,
     ) -> Result<Option<DeadLetter>> {
-        let index = prepared.rows[row].record;
+        let id = prepared.id(row);
         if self.rules.on_bad_row == OnBadRow::Stop {
-            self.committer.forget_intents(&prepared.batch.ranges_of(&(index..index + 1)));
+            self.committer.forget_intents(&prepared.ranges_of(&(row..row + 1)));
             self.committer.flush()?;
-            return Err(stopped(&prepared.batch.id(index), reason));
+            return Err(stopped(&id, reason));
         }
-        self.dead_letter(prepared, index, reason, before).map(Some)
+        self.require_few(&id, reason, before)?;
+        (self.tools.read_again)(id, reason.to_owned()).map(Some)
     }
 
-    /// Makes a dead letter, unless the run has had too many with the `before` ones of the same part.
-    fn dead_letter(&mut self, prepared: &Prepared, index: usize, reason: &str, before: usize) -> Result<DeadLetter> {
-        let record = prepared.batch.record(index);
+    /// Stops the run in front of a record that would be one dead letter too many, with the `before` ones of the same part.
+    fn require_few(&mut self, id: &RecordId, reason: &str, before: usize) -> Result<()> {
         let refused = self.counts.dead_letters + before as u64;
-        if refused >= self.rules.max_dead_letters {
-            self.committer.flush()?;
-            return Err(Error::new(
-                ExitCode::Data,
-                format!("stopped in front of partition {} offset {}", record.partition, record.offset),
-                format!("the target has refused {refused} records in this run; the next: {reason}"),
-                "so many are no bad data: check that topic and target belong together; `max_dead_letters` sets the limit",
-            ));
+        if refused < self.rules.max_dead_letters {
+            return Ok(());
         }
-        Ok(DeadLetter {
-            partition: record.partition,
-            offset: record.offset,
-            timestamp_ms: record.timestamp_ms,
-            key: record.key.map(<[u8]>::to_vec),
-            value: record.value.map(<[u8]>::to_vec),
-            reason: reason.to_owned(),
-        })
+        self.committer.flush()?;
+        Err(Error::new(
+            ExitCode::Data,
+            format!("stopped in front of partition {} offset {}", id.partition, id.offset),
+            format!("the target has refused {refused} records in this run; the next: {reason}"),
+            "so many are no bad data: check that topic and target belong together; `max_dead_letters` sets the limit",
+        ))
     }
 }
 
@@ -383,27 +380,6 @@ fn stopped(id: &RecordId, reason: &str) -> Error {
 /// Leaves out the rows whose records are `held`; returns how many.
 fn leave_out(prepared: &Prepared, rows: &mut Vec<usize>, held: &HashSet<RecordId>) -> u64 {
     let before = rows.len();
-    rows.retain(|&row| !held.contains(&prepared.batch.id(prepared.rows[row].record)));
+    rows.retain(|&row| !held.contains(&prepared.id(row)));
     (before - rows.len()) as u64
-}
-
-/// The indices of the encoded rows whose records are in `part`.
-fn rows_of(prepared: &Prepared, part: &Range<usize>) -> Vec<usize> {
-    let first = prepared.rows.partition_point(|row| row.record < part.start);
-    let end = prepared.rows.partition_point(|row| row.record < part.end);
-    (first..end).collect()
-}
-
-/// The rows' bytes: a slice of the body where they lie side by side.
-fn body_of<'a>(prepared: &'a Prepared, rows: &[usize]) -> std::borrow::Cow<'a, [u8]> {
-    let span = |row: usize| {
-        let start = row.checked_sub(1).map_or(0, |before| prepared.rows[before].end);
-        start..prepared.rows[row].end
-    };
-    match (rows.first(), rows.last()) {
-        (Some(&first), Some(&last)) if last - first + 1 == rows.len() => {
-            prepared.body[span(first).start..span(last).end].into()
-        }
-        _ => rows.iter().flat_map(|&row| &prepared.body[span(row)]).copied().collect::<Vec<u8>>().into(),
-    }
 }

@@ -6,19 +6,22 @@
 //!
 //! Fence first, so that no dead run can commit any more; finish what it had begun to insert; only then copy on.
 
+mod again;
 mod commit;
 mod fetch;
 mod insert;
 mod json_rows;
 pub mod position;
 mod prepare;
+mod prepared;
 mod record_batch;
 mod recover;
 
 pub use commit::{Committer, Known};
 pub use fetch::{BatchSize, Fetcher};
-pub use insert::{InsertRules, Inserter, NewToken, Tools};
-pub use prepare::{Prepared, Preparer, RowFormat};
+pub use insert::{InsertRules, Inserter, NewToken, ReadAgain, Tools};
+pub use prepare::{Preparer, RowFormat};
+pub use prepared::Prepared;
 pub use record_batch::RecordBatch;
 pub use recover::Start;
 
@@ -44,8 +47,8 @@ use position::Context;
 /// (`offsets.retention.minutes`).
 const REFRESH_AFTER: u64 = 24 * 60 * 60;
 
-/// How many emptied batches wait to be filled again.
-const SPARE_BATCHES: usize = 2;
+/// How much emptied memory of each kind waits to be filled again.
+const SPARE: usize = 1;
 
 /// What the first leg of the same run leaves to the second.
 #[derive(Clone, Copy, Debug)]
@@ -142,7 +145,12 @@ fn copy<S: Servers>(
     let mut preparer = Preparer::new(format);
     let committer = Committer::new(fence, context, start.known, now);
     let shutdown = around.shutdown.clone();
-    let tools = Tools { token: servers.tokens()?, pause: Box::new(move |pause| shutdown.wait(pause)) };
+    let (open_log, limit) = (servers.more_logs(), config.timeouts.kafka);
+    let tools = Tools {
+        token: servers.tokens()?,
+        pause: Box::new(move |pause| shutdown.wait(pause)),
+        read_again: Box::new(move |id, reason| again::read_again(&mut open_log()?, id, reason, limit)),
+    };
     let mut inserter = Inserter::new(committer, target, rules, tools);
 
     let ended = finish_intents(around, &mut log, &start.intents, &mut preparer, &mut inserter).and_then(|()| {
@@ -151,17 +159,22 @@ fn copy<S: Servers>(
         let budget = Budget::new(&around.limits, around.started, around.shutdown);
         let from = inserter.committer().next();
         let mut fetcher = Fetcher::new(&mut log, &from, ends, size, budget, config.timeouts.kafka)?;
-        let (spare_out, spare_in) = bounded(SPARE_BATCHES);
+        let (batches_out, batches_in) = bounded(SPARE);
+        let (prepared_out, prepared_in) = bounded(SPARE);
         let moved = servers.side_by_side(
             ["fetcher", "preparer", "inserter"],
-            || fetcher.step_into(spare_in.try_recv().unwrap_or_default()),
-            |batch| Ok(vec![preparer.step(batch)]),
+            || fetcher.step_into(batches_in.try_recv().unwrap_or_default()),
+            |batch| {
+                let ready = preparer.step(&batch, size, || prepared_in.try_recv().unwrap_or_default());
+                // With enough of them waiting, one more is simply freed.
+                let _ = batches_out.try_send(batch.emptied());
+                Ok(ready.into_iter().collect())
+            },
             |prepared| {
                 let before = inserter.records_copied();
                 inserter.step(&prepared)?;
                 progress.copied(inserter.records_copied() - before);
-                // With enough of them waiting, one more is simply freed.
-                let _ = spare_out.try_send(prepared.batch.emptied());
+                let _ = prepared_out.try_send(prepared.emptied());
                 Ok(())
             },
         );
@@ -231,9 +244,11 @@ fn finish_intents<F: Fence, T: Target>(
         let budget =
             Budget::new(&crate::limits::Limits::default(), around.started, &crate::shutdown::Shutdown::default());
         let mut fetcher = Fetcher::new(log, &from, &ends, size, budget, around.config.timeouts.kafka)?;
-        if let Some(batch) = fetcher.step()? {
-            log::info!("an insert of {} records was recorded and not confirmed; it is sent again", batch.len());
-            inserter.finish_intent(&preparer.step(batch), token)?;
+        while let Some(batch) = fetcher.step()? {
+            if let Some(prepared) = preparer.step(&batch, size, Prepared::default) {
+                log::info!("an insert of {} records was recorded and not confirmed; it is sent again", prepared.len());
+                inserter.finish_intent(&prepared, token)?;
+            }
         }
     }
     Ok(())

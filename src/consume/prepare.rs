@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use super::fetch::BatchSize;
 use super::json_rows::JsonRows;
+use super::prepared::Prepared;
 use super::record_batch::RecordBatch;
 use crate::clickhouse::column_type::Column;
 use crate::clickhouse::encode::{CalendarRange, Position, RowEncoder};
@@ -12,34 +14,15 @@ use crate::config::ColumnRules;
 use crate::error::Result;
 use crate::kafka::Record;
 
+/// The size of a small row.
+const TYPICAL_ROW: usize = 64;
+
 /// How records become rows of this target.
 pub enum RowFormat {
     /// Typed RowBinary: every value is checked here, before anything is sent.
     Typed(Box<RowEncoder>),
     /// JSONEachRow, for tables with a type that the encoder does not know: the server's parser has the last word.
     Json(JsonRows),
-}
-
-/// A batch, its rows encoded.
-#[derive(Debug)]
-pub struct Prepared {
-    /// The records.
-    pub batch: RecordBatch,
-    /// The encoded rows, one behind the other.
-    pub body: Vec<u8>,
-    /// Which record each row is of, and where it ends in the body.
-    pub rows: Vec<EncodedRow>,
-    /// Records that the columns do not take, with the reasons, in order.
-    pub refused: Vec<(usize, String)>,
-}
-
-/// A row in the body.
-#[derive(Clone, Copy, Debug)]
-pub struct EncodedRow {
-    /// The record's index in the batch.
-    pub record: usize,
-    /// Where the row ends in the body; it begins where the one before ends.
-    pub end: usize,
 }
 
 impl RowFormat {
@@ -113,14 +96,15 @@ impl RowFormat {
 /// The second stage of the consume leg.
 pub struct Preparer {
     format: RowFormat,
-    typical_row: usize,
+    /// What is not yet large enough for an INSERT.
+    open: Option<Prepared>,
 }
 
 impl Preparer {
     /// Makes the stage.
     #[must_use]
     pub const fn new(format: RowFormat) -> Self {
-        Self { format, typical_row: 64 }
+        Self { format, open: None }
     }
 
     /// The fields that records lacked, with how many did.
@@ -129,21 +113,33 @@ impl Preparer {
         self.format.lacking()
     }
 
-    /// Encodes a batch.
+    /// Encodes a batch; returns the rows of an INSERT as soon as they have this size, or no more come. `emptied` gives
+    /// memory for others.
     #[must_use]
-    pub fn step(&mut self, batch: RecordBatch) -> Prepared {
-        let mut body = Vec::with_capacity(batch.len() * self.typical_row);
-        let mut rows = Vec::with_capacity(batch.len());
-        let mut refused = Vec::new();
-        for index in 0..batch.len() {
-            match self.format.encode(&batch.record(index), &mut body) {
-                Ok(()) => rows.push(EncodedRow { record: index, end: body.len() }),
-                Err(reason) => refused.push((index, reason)),
+    pub fn step(
+        &mut self,
+        batch: &RecordBatch,
+        size: BatchSize,
+        emptied: impl FnOnce() -> Prepared,
+    ) -> Option<Prepared> {
+        let Self { format, open } = self;
+        let prepared = open.get_or_insert_with(|| {
+            let mut prepared = emptied();
+            if size.bytes < usize::MAX {
+                let records = size.records.min(size.bytes / TYPICAL_ROW);
+                prepared.reserve(records, size.bytes + 2 * size.hand_over().bytes);
             }
+            prepared
+        });
+        for record in batch.iter() {
+            prepared.push(&record, |body| format.encode(&record, body));
         }
-        if !rows.is_empty() {
-            self.typical_row = body.len() / rows.len() + 8;
+        prepared.cover(&batch.ranges);
+        let has_room = size.records.saturating_sub(prepared.len()) >= size.hand_over().records;
+        if has_room && prepared.bytes() < size.bytes && !batch.is_last {
+            return None;
         }
-        Prepared { batch, body, rows, refused }
+        prepared.sort();
+        open.take()
     }
 }

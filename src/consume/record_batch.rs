@@ -1,17 +1,16 @@
-//! Records fetched together: a contiguous range of each of some partitions.
+//! Records fetched together, on their way to be encoded.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-
-use super::position::LastRecord;
 use crate::clickhouse::{Ranges, RecordId};
 use crate::kafka::Record;
 
-/// Records in one buffer, by partition and offset once they are [sorted](RecordBatch::sort).
+/// Records in one buffer, in the order in which they came.
 #[derive(Clone, Debug, Default)]
 pub struct RecordBatch {
-    /// What the batch covers, the offsets of control records and deleted ones included.
+    /// What it covers, the offsets of control records and deleted ones included: a contiguous range of each of some
+    /// partitions.
     pub ranges: Ranges,
+    /// Whether none follows it.
+    pub is_last: bool,
     text: Vec<u8>,
     records: Vec<Span>,
 }
@@ -25,16 +24,11 @@ struct Span {
 }
 
 impl RecordBatch {
-    /// Makes room for a batch of that size at once: growing by doubling would cost twice the memory.
-    pub fn reserve(&mut self, records: usize, bytes: usize) {
-        self.records.reserve_exact(records);
-        self.text.reserve_exact(bytes);
-    }
-
-    /// Empties it, keeping its memory for the next batch.
+    /// Empties it, keeping its memory for the next records.
     #[must_use]
     pub fn emptied(mut self) -> Self {
         self.ranges.clear();
+        self.is_last = false;
         self.text.clear();
         self.records.clear();
         self
@@ -55,11 +49,6 @@ impl RecordBatch {
         self.records.push(Span { id, start, key_len, value_len });
     }
 
-    /// Puts the records into the order of partition and offset, in which each index range covers contiguous ranges.
-    pub fn sort(&mut self) {
-        self.records.sort_by_key(|span| (span.id.partition, span.id.offset));
-    }
-
     /// The number of records.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -78,96 +67,18 @@ impl RecordBatch {
         self.text.len()
     }
 
-    /// The identity of record `index`.
-    #[must_use]
-    pub fn id(&self, index: usize) -> RecordId {
-        self.records[index].id
-    }
-
-    /// Record `index`, which must be below [`len`](Self::len).
-    #[must_use]
-    pub fn record(&self, index: usize) -> Record<'_> {
-        let span = &self.records[index];
-        let key_end = span.start + span.key_len.unwrap_or(0) as usize;
-        let value_end = key_end + span.value_len.unwrap_or(0) as usize;
-        Record {
-            partition: span.id.partition,
-            offset: span.id.offset,
-            timestamp_ms: span.id.timestamp_ms,
-            key: span.key_len.map(|_| &self.text[span.start..key_end]),
-            value: span.value_len.map(|_| &self.text[key_end..value_end]),
-        }
-    }
-
-    /// What the records `part` cover: together with the other parts of a division, all of the batch's ranges.
-    #[must_use]
-    pub fn ranges_of(&self, part: &Range<usize>) -> Ranges {
-        let first = part.start.checked_sub(1).map(|before| self.id(before));
-        let last = (part.end < self.len()).then(|| self.id(part.end - 1));
-        let mut ranges = Ranges::new();
-        for (&partition, &(start, end)) in &self.ranges {
-            // Where the part before this one ended, and where this one ends, if that is inside the partition.
-            let start = match first {
-                Some(before) if before.partition > partition => continue,
-                Some(before) if before.partition == partition => before.offset + 1,
-                _ => start,
-            };
-            let end = match last {
-                Some(last) if last.partition < partition => continue,
-                Some(last) if last.partition == partition => last.offset + 1,
-                _ => end,
-            };
-            if start < end {
-                ranges.insert(partition, (start, end));
+    /// The records.
+    pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
+        self.records.iter().map(|span| {
+            let key_end = span.start + span.key_len.unwrap_or(0) as usize;
+            let value_end = key_end + span.value_len.unwrap_or(0) as usize;
+            Record {
+                partition: span.id.partition,
+                offset: span.id.offset,
+                timestamp_ms: span.id.timestamp_ms,
+                key: span.key_len.map(|_| &self.text[span.start..key_end]),
+                value: span.value_len.map(|_| &self.text[key_end..value_end]),
             }
-        }
-        ranges
-    }
-
-    /// The last record of each partition within `part`.
-    #[must_use]
-    pub fn last_of(&self, part: &Range<usize>) -> BTreeMap<i32, LastRecord> {
-        self.records[part.clone()]
-            .iter()
-            .map(|span| (span.id.partition, LastRecord { offset: span.id.offset, timestamp_ms: span.id.timestamp_ms }))
-            .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn batch(records: &[(i32, i64)], ranges: &[(i32, (i64, i64))]) -> RecordBatch {
-        let mut batch = RecordBatch { ranges: ranges.iter().copied().collect(), ..RecordBatch::default() };
-        for &(partition, offset) in records {
-            batch.push(&Record { partition, offset, timestamp_ms: 5, key: None, value: Some(b"v") });
-        }
-        batch.sort();
-        batch
-    }
-
-    #[test]
-    fn the_parts_of_a_division_cover_the_ranges_once() {
-        // Partition 1 has no records, 2 ends with a control record.
-        let batch = batch(&[(2, 7), (0, 0), (0, 2), (2, 5)], &[(0, (0, 4)), (1, (9, 11)), (2, (5, 9))]);
-        let expected = [
-            (0..1, vec![(0, (0, 1))]),
-            (1..4, vec![(0, (1, 4)), (1, (9, 11)), (2, (5, 9))]),
-            (0..2, vec![(0, (0, 3))]),
-            (2..4, vec![(0, (3, 4)), (1, (9, 11)), (2, (5, 9))]),
-            (2..3, vec![(0, (3, 4)), (1, (9, 11)), (2, (5, 6))]),
-            (3..4, vec![(2, (6, 9))]),
-            (0..4, vec![(0, (0, 4)), (1, (9, 11)), (2, (5, 9))]),
-        ];
-        for (part, ranges) in expected {
-            assert_eq!(batch.ranges_of(&part), ranges.into_iter().collect(), "{part:?}");
-        }
-    }
-
-    #[test]
-    fn a_batch_of_control_records_covers_its_ranges() {
-        let batch = batch(&[], &[(0, (3, 4))]);
-        assert_eq!(batch.ranges_of(&(0..0)), [(0, (3, 4))].into());
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! How a refused record lies in the dead-letter topic: its own key and value, and headers that tell where it was and why
 //! the target did not take it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message, OwnedHeaders};
 
@@ -79,7 +79,7 @@ impl KafkaLog {
     /// Kafka's.
     pub fn poll_letter(&mut self, wait: Duration) -> Result<PolledLetter> {
         let mut found = PolledLetter::Nothing;
-        let polled = self.poll_message(Instant::now() + wait, |message| {
+        let polled = self.poll_message(wait, |message| {
             let at = RecordPosition { partition: message.partition(), offset: message.offset() };
             found = read(message).map_or(PolledLetter::Foreign(at), |letter| PolledLetter::Letter(Box::new(letter)));
         })?;

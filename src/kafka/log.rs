@@ -1,5 +1,6 @@
 //! Reads a topic with librdkafka: an assigned consumer, committed records only, no group membership.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -158,10 +159,13 @@ impl KafkaLog {
     }
 
     /// Waits for the next message, or the end of a partition.
-    pub(super) fn poll_message(&self, until: Instant, sink: impl FnOnce(&BorrowedMessage<'_>)) -> Result<Polled> {
+    pub(super) fn poll_message(&self, wait: Duration, sink: impl FnOnce(&BorrowedMessage<'_>)) -> Result<Polled> {
+        // Mostly one is there already; looking at the clock would cost more than taking it.
+        let mut at_once = self.committed_reader.poll(Duration::ZERO);
+        let until = LazyCell::new(|| Instant::now() + wait);
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.committed_reader.poll(left) {
+            let left = || until.saturating_duration_since(Instant::now());
+            match at_once.take().or_else(|| self.committed_reader.poll(left())) {
                 None => return Ok(Polled::Nothing),
                 Some(Ok(message)) => {
                     sink(&message);
@@ -169,7 +173,7 @@ impl KafkaLog {
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => return Ok(Polled::End(partition)),
                 // librdkafka connects again by itself; whoever polls has a limit for the whole.
-                Some(Err(error)) if passes(&error) && !left.is_zero() => {
+                Some(Err(error)) if passes(&error) && !left().is_zero() => {
                     log::debug!("reading topic {}: {error}", self.topic);
                 }
                 Some(Err(error)) => return self.told("read", Err(error)),
@@ -230,7 +234,7 @@ pub(super) fn consumer(config: &Config, group: &str, isolation: &str) -> Result<
         .set("queued.max.messages.kbytes", READ_AHEAD_KIB)
         // A fetch is unpacked whole, to many times its size: a compressed topic must not cost more memory than a plain one.
         // A larger record comes all the same (KIP-74).
-        .set("fetch.message.max.bytes", "262144")
+        .set("fetch.message.max.bytes", "65536")
         .set("fetch.max.bytes", "1048576")
         .set("check.crcs", "true");
     make(&mut client, config, Context::default()).map(Detached::new)
@@ -288,7 +292,7 @@ impl TopicLog for KafkaLog {
     }
 
     fn poll(&mut self, wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Polled> {
-        self.poll_message(Instant::now() + wait, |message| {
+        self.poll_message(wait, |message| {
             sink(Record {
                 partition: message.partition(),
                 offset: message.offset(),

@@ -157,6 +157,21 @@ pub struct DeadLetter {
     pub reason: String,
 }
 
+impl DeadLetter {
+    /// What becomes of `record`, refused for this reason.
+    #[must_use]
+    pub fn of(record: &Record<'_>, reason: String) -> Self {
+        Self {
+            partition: record.partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            key: record.key.map(<[u8]>::to_vec),
+            value: record.value.map(<[u8]>::to_vec),
+            reason,
+        }
+    }
+}
+
 /// A transactional producer: it shuts out its predecessors, and whatever it does happens wholly or not at all.
 pub trait Fence {
     /// Shuts out every earlier producer of this name, and aborts what it left open. Nothing of a dead run can land

@@ -60,6 +60,11 @@ impl Servers for SimServers {
         Ok(SimLog::new(&self.run))
     }
 
+    fn more_logs(&self) -> Box<dyn Fn() -> Result<SimLog> + Send> {
+        let run = self.run.clone();
+        Box::new(move || Ok(SimLog::new(&run)))
+    }
+
     fn writer(&self, _: &SimLedger) -> Result<SimWriter> {
         Ok(SimWriter::new(&self.run, "rows"))
     }
