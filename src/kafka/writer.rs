@@ -6,7 +6,6 @@
 //! For clusters that forbid transactions there is a plain way (`[kafka] transactional = false`): records are delivered one by
 //! one, offsets committed by themselves, and nobody is shut out. What a dead run had under way may then land late.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,8 +26,9 @@ use crate::config::Config;
 use crate::crash;
 use crate::error::{Error, Result};
 
-/// How long the sender sleeps before it looks again: the library's poll takes all the time that it is given.
-const TICK: Duration = Duration::from_millis(1);
+/// How long the sender sleeps before it looks again. It never lets the library's poll wait: that takes all the time that it is
+/// given, and the last millisecond of it, which is no whole one, in a loop that keeps a processor busy.
+const TICK: Duration = Duration::from_micros(500);
 
 /// Whose offsets a writer commits.
 pub struct OffsetsOf {
@@ -111,7 +111,7 @@ impl KafkaWriter {
         let until = Instant::now() + self.limit;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match call(left.max(TICK)) {
+            match call(left.max(Duration::from_millis(1))) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error)) if error.is_retriable() && !left.is_zero() => {
                     log::debug!("{} {}: {}", verb, self.topic, error.string());
@@ -141,14 +141,16 @@ impl KafkaWriter {
 
     /// Hands a record over, waiting while librdkafka's queue is full. `false`: it is too large for this client's limit.
     fn hand_over<'a>(&self, verb: &str, mut record: BaseRecord<'a, [u8], [u8], usize>) -> Result<bool> {
-        let until = Instant::now() + self.limit;
+        let mut until = None;
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(true),
                 Err((KafkaError::MessageProduction(Code::MessageSizeTooLarge), _)) => return Ok(false),
-                Err((KafkaError::MessageProduction(Code::QueueFull), back)) if Instant::now() < until => {
+                Err((KafkaError::MessageProduction(Code::QueueFull), back))
+                    if Instant::now() <= *until.get_or_insert_with(|| Instant::now() + self.limit) =>
+                {
                     record = back;
-                    self.producer.poll(TICK);
+                    self.take_reports();
                 }
                 Err((error, _)) => return Err(self.explain(verb, &error)),
             }
@@ -163,9 +165,18 @@ impl KafkaWriter {
             if Instant::now() > until {
                 return Err(self.explain(verb, &KafkaError::MessageProduction(Code::MessageTimedOut)));
             }
-            self.producer.poll(TICK);
+            self.take_reports();
         }
         Ok(())
+    }
+
+    /// Takes the reports that are there; sleeps if there is none.
+    fn take_reports(&self) {
+        let before = self.producer.in_flight_count();
+        self.producer.poll(Duration::ZERO);
+        if self.producer.in_flight_count() == before {
+            std::thread::sleep(TICK);
+        }
     }
 
     fn commit_transaction(&self, verb: &str) -> Result<()> {
@@ -265,7 +276,8 @@ impl Fence for KafkaWriter {
         if !too_large.is_empty() {
             too_large.sort_unstable();
             if !self.transactional {
-                let committed = delivered.at.into_iter().collect();
+                let committed = delivered.at.into_iter().enumerate();
+                let committed = committed.filter_map(|(index, at)| Some((index, at?))).collect();
                 return Ok(Sent::Partly { committed, too_large });
             }
             self.abort(VERB)?;
@@ -277,7 +289,8 @@ impl Fence for KafkaWriter {
             let reason = fatal.map_or(error, |(code, _)| KafkaError::MessageProduction(code));
             return Err(self.explain(VERB, &reason));
         }
-        let positions: Vec<_> = indices.iter().filter_map(|index| delivered.at.get(index).copied()).collect();
+        let positions: Vec<_> =
+            indices.iter().filter_map(|&index| delivered.at.get(index).copied().flatten()).collect();
         if positions.len() != indices.len() {
             return Err(Error::bug(
                 self.what(VERB),
@@ -338,7 +351,8 @@ struct Deliveries {
 
 #[derive(Default)]
 struct Outcomes {
-    at: BTreeMap<usize, RecordPosition>,
+    /// By the records' indices.
+    at: Vec<Option<RecordPosition>>,
     failed: Vec<(usize, KafkaError)>,
 }
 
@@ -370,7 +384,10 @@ impl ProducerContext for Deliveries {
         match result {
             Ok(message) => {
                 let at = RecordPosition { partition: message.partition(), offset: message.offset() };
-                outcomes.at.insert(index, at);
+                if outcomes.at.len() <= index {
+                    outcomes.at.resize(index + 1, None);
+                }
+                outcomes.at[index] = Some(at);
             }
             Err((error, _)) => outcomes.failed.push((index, error.clone())),
         }
