@@ -95,8 +95,8 @@ struct Job<'a> {
 /// A table's place in the configuration, and how it ended.
 type End = (usize, TableReport);
 
-/// What a table's thread leaves: its end, and a session that it no longer needs.
-type Left = (End, Option<Session>);
+/// What a table's thread hands over: its end, and a session that it no longer needs.
+type Handed = (End, Option<Session>);
 
 /// A table under way, on a thread of its own.
 struct Mover<'a> {
@@ -108,7 +108,7 @@ struct Mover<'a> {
 }
 
 impl Job<'_> {
-    fn begin<'t>(&self, place: usize, table: &'t TableConfig, done: &Sender<Left>) -> Result<Mover<'t>> {
+    fn begin<'t>(&self, place: usize, table: &'t TableConfig, done: &Sender<Handed>) -> Result<Mover<'t>> {
         let (watchdog, progress) = (Watchdog::default(), Progress::default());
         if terminal::is_watched() && self.legs != Legs::Consume {
             count_beside(self.config, table, &progress);

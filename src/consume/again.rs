@@ -13,14 +13,14 @@ use crate::kafka::{DeadLetter, Polled, TopicLog};
 ///
 /// # Errors
 /// Kafka's, or 69 if the record does not come within `limit`, or is gone.
-pub fn read_again(log: &mut impl TopicLog, id: RecordId, reason: String, limit: Duration) -> Result<DeadLetter> {
+pub fn read_again(log: &mut impl TopicLog, id: RecordId, reason: &str, limit: Duration) -> Result<DeadLetter> {
     log.partitions()?;
     log.read_from(&[(id.partition, id.offset)].into())?;
     let mut found = None;
     let polled = log.poll(limit, &mut |record| {
         let there = RecordId { partition: record.partition, offset: record.offset, timestamp_ms: record.timestamp_ms };
         if there == id {
-            found = Some(DeadLetter::of(&record, reason.clone()));
+            found = Some(DeadLetter::of(&record, reason.to_owned()));
         }
     })?;
     found.ok_or_else(|| {

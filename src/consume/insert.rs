@@ -53,7 +53,7 @@ pub struct InsertRules {
 pub type NewToken = Box<dyn FnMut() -> String + Send>;
 
 /// Reads a record again, as the dead letter that it is to become for this reason.
-pub type ReadAgain = Box<dyn FnMut(RecordId, String) -> Result<DeadLetter> + Send>;
+pub type ReadAgain = Box<dyn FnMut(RecordId, &str) -> Result<DeadLetter> + Send>;
 
 /// What an inserter takes from outside, so that tests decide it.
 pub struct Tools {
@@ -349,7 +349,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             return Err(stopped(&id, reason));
         }
         self.require_few(&id, reason, before)?;
-        (self.tools.read_again)(id, reason.to_owned()).map(Some)
+        (self.tools.read_again)(id, reason).map(Some)
     }
 
     /// Stops the run in front of a record that would be one dead letter too many, with the `before` ones of the same part.
