@@ -59,12 +59,6 @@ impl ExitCode {
     }
 }
 
-impl From<ExitCode> for std::process::ExitCode {
-    fn from(code: ExitCode) -> Self {
-        code.code().into()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

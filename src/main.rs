@@ -18,20 +18,22 @@ use pg2ch::run::{self, Legs};
 use pg2ch::shutdown::Shutdown;
 use pg2ch::terminal;
 
-fn main() -> std::process::ExitCode {
+fn main() {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if arguments.is_empty() {
-        logging::print_line(cli::help().trim_end());
-        return ExitCode::Usage.into();
-    }
     // A panic is a bug, and has its exit code like any other end.
     let outcome = catch_unwind(AssertUnwindSafe(|| start(&arguments)));
     let outcome = outcome.unwrap_or_else(|_| Err(Error::bug("pg2ch stopped", "a panic, whose message stands above")));
     let code = outcome.unwrap_or_else(|error| fail(&error, cli::wants_json(&arguments)));
-    code.into()
+    // Without exit's hooks: clients that are still being closed on threads of their own use OpenSSL, whose hook takes it
+    // apart (seen once as a double free). What was printed is written.
+    signal_hook::low_level::exit(code.code().into());
 }
 
 fn start(arguments: &[OsString]) -> Result<ExitCode> {
+    if arguments.is_empty() {
+        logging::print_line(cli::help().trim_end());
+        return Ok(ExitCode::Usage);
+    }
     match cli::parse(arguments)? {
         Parsed::Text(text) => {
             print(&text);

@@ -108,11 +108,22 @@ impl Context {
 
     fn hear(&self, code: Code, reason: &str) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        // A refused password is the reason for everything that follows it.
-        let decided = matches!(*heard, Some((Code::Authentication, _)));
+        // A refused password or certificate is the reason for everything that follows it.
+        let decided = matches!(*heard, Some((Code::Authentication | Code::SSL, _)));
         if !decided && code != Code::AllBrokersDown {
-            *heard = Some((code, reason.to_owned()));
+            *heard = Some((sharpened(code, reason), reason.to_owned()));
         }
+    }
+}
+
+/// librdkafka has one code for a refused certificate and for a connection that ended within a handshake, and another one
+/// where the broker refuses the client's certificate behind it; its words tell them apart (`rdkafka_ssl.c`).
+fn sharpened(code: Code, reason: &str) -> Code {
+    let is_cut = ["Disconnected", "transport error"].iter().any(|words| reason.contains(words));
+    match code {
+        Code::BrokerTransportFailure if reason.contains("SSL alert number") => Code::SSL,
+        Code::SSL if is_cut => Code::BrokerTransportFailure,
+        _ => code,
     }
 }
 
