@@ -15,7 +15,7 @@ use crate::run::Legs;
 use crate::watchdog::Watchdog;
 
 /// The longest that a run waits for its history to be written.
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// How many runs are kept for each source, besides the last ones.
 const KEPT: i64 = 100;

@@ -15,7 +15,7 @@ use crate::report::{RunReport, TableReport};
 use crate::watchdog::Watchdog;
 
 /// The longest that is waited for the servers.
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// What is left, as far as it is known; of a leg that did not run, nothing is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -52,10 +52,11 @@ fn servers_that_are_killed_or_hang_under_the_second_leg_lose_and_double_nothing(
 
     // It hangs with an INSERT in its hands, which it carries out when it is awake again.
     let begun = Instant::now();
-    let ended = meanwhile(&mut world, "clickhouse.insert.before:2", || own.act("pause", "clickhouse"));
+    let mut paused = None;
+    let ended = meanwhile(&mut world, "clickhouse.insert.before:2", || paused = Some(own.pause("clickhouse")));
     assert_eq!(ended.code, 69, "{ended:?}");
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}: {}", begun.elapsed(), ended.stderr);
-    own.act("resume", "clickhouse");
+    drop(paused);
     run_until_well(&world, "consume");
     world.assert_exactly_once();
 

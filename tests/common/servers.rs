@@ -102,9 +102,27 @@ impl OwnServers {
         Self { servers: Servers::of(&find, "in servers.env"), dir }
     }
 
-    /// `start`, `stop`, `kill`, `pause` or `resume` of `postgres`, `kafka` or `clickhouse`.
+    /// `start`, `stop` or `kill` of `postgres`, `kafka` or `clickhouse`.
     pub fn act(&self, action: &str, server: &str) {
         act_in(&self.dir, action, server);
+    }
+
+    /// Has a server stop answering until the result is dropped: a test that fails meanwhile does not wait for it for ever.
+    pub fn pause(&self, server: &'static str) -> Paused<'_> {
+        self.act("pause", server);
+        Paused { own: self, server }
+    }
+}
+
+/// A server that does not answer.
+pub struct Paused<'a> {
+    own: &'a OwnServers,
+    server: &'static str,
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.own.act("resume", self.server);
     }
 }
 
