@@ -3,8 +3,8 @@
 //! `check` shows the differences, `init` makes the additive changes and tells the others, and a run refuses to begin where one
 //! of them would lose values.
 
-use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind};
-use crate::clickhouse::encode::holds_position;
+use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, takes_null};
+use crate::clickhouse::encode::{holds_position, is_own};
 use crate::clickhouse::{quote, text};
 use crate::config::{ColumnRules, TableConfig};
 use crate::error::{Error, Result};
@@ -15,9 +15,6 @@ use crate::type_map::{nullable_target_type, target_type};
 /// The columns that keep a record's position, and the types that hold it.
 pub const POSITION: [(&str, &str); 3] =
     [("_partition", "Int32"), ("_offset", "Int64"), ("_timestamp", "DateTime64(3, 'UTC')")];
-
-/// The column that the server fills with the time of the INSERT.
-const INGESTED_AT: &str = "_ingested_at";
 
 /// A column of the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,8 +225,7 @@ impl Comparison<'_> {
 
     fn target_column(&mut self, target: &TargetColumn, source: Option<&[SourceColumn]>) {
         let Column { name, type_name, default_kind } = &target.column;
-        let is_ours = name == INGESTED_AT || POSITION.iter().any(|(own, _)| own == name);
-        if is_ours || matches!(default_kind, DefaultKind::Materialized | DefaultKind::Alias) {
+        if is_own(name) || matches!(default_kind, DefaultKind::Materialized | DefaultKind::Alias) {
             return;
         }
         let quoted = quote(name);
@@ -272,11 +268,6 @@ impl Comparison<'_> {
         };
         self.add(id, effect, what, why, fix);
     }
-}
-
-/// Whether a column without a DEFAULT has NULL where an INSERT leaves it out.
-fn takes_null(type_name: &str) -> bool {
-    ["Nullable(", "LowCardinality(Nullable(", "Variant(", "Dynamic"].iter().any(|start| type_name.starts_with(start))
 }
 
 /// The type that takes what `type_name` does, and a missing value.

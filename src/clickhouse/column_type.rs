@@ -34,6 +34,12 @@ pub enum DefaultKind {
     Ephemeral,
 }
 
+/// Whether a column of this type and without a DEFAULT has NULL where an INSERT leaves it out.
+#[must_use]
+pub fn takes_null(type_name: &str) -> bool {
+    ["Nullable(", "LowCardinality(Nullable(", "Variant(", "Dynamic"].iter().any(|start| type_name.starts_with(start))
+}
+
 impl DefaultKind {
     /// Reads `system.columns.default_kind`; `None` for a kind that is not known.
     #[must_use]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use ureq::Agent;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
@@ -138,6 +139,18 @@ impl Http {
             Ok(Answer::Exception(exception)) => Err(self.explain(what, &exception)),
             Err(error) => Err(self.unreachable(what, error)),
         }
+    }
+
+    /// Asks for rows, each an object of its columns.
+    ///
+    /// # Errors
+    /// ClickHouse's, sorted by exit code.
+    pub fn rows<T: DeserializeOwned>(&self, what: &str, sql: &str, settings: &[(&str, &str)]) -> Result<Vec<T>> {
+        let answer = self.ask(what, &format!("{sql} FORMAT JSONEachRow"), settings)?;
+        serde_json::Deserializer::from_slice(&answer)
+            .into_iter()
+            .collect::<Result<Vec<T>, _>>()
+            .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))
     }
 
     /// Tells an exception.

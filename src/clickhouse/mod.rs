@@ -16,6 +16,7 @@ use std::collections::HashSet;
 
 use crate::batch::Offsets;
 use crate::error::{Error, Result};
+use crate::kafka::Record;
 use column_type::Column;
 use encode::CalendarRange;
 
@@ -40,6 +41,14 @@ pub struct RecordId {
     pub offset: i64,
     /// Milliseconds.
     pub timestamp_ms: i64,
+}
+
+impl RecordId {
+    /// The identity of a record.
+    #[must_use]
+    pub const fn of(record: &Record<'_>) -> Self {
+        Self { partition: record.partition, offset: record.offset, timestamp_ms: record.timestamp_ms }
+    }
 }
 
 /// A contiguous range of offsets in each of some partitions: partition → (first, next after the last).

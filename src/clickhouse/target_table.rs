@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::Deserialize;
 
 use super::column_type::{Column, DefaultKind};
-use super::encode::{CalendarRange, holds_position};
+use super::encode::{CalendarRange, POSITION_COLUMNS, holds_position};
 use super::http::{Answer, Http, quote, text};
 use super::layout::{Distributed, Layout};
 use super::settings::Settings;
@@ -30,9 +30,6 @@ struct Known {
     keeps_positions: bool,
     layout: Layout,
 }
-
-/// What a block is recognised by, and asked for, later.
-const POSITION: [&str; 3] = ["_partition", "_offset", "_timestamp"];
 
 /// What a server answers that does not know a column of its system tables: one of before 2020.
 const UNKNOWN_IDENTIFIER: i32 = 47;
@@ -159,7 +156,7 @@ impl ClickHouseTarget {
         let row: TableRow = serde_json::from_slice(&answer)
             .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))?;
         let has = |wanted: &str| row.columns.iter().any(|(_, name, ..)| name == wanted);
-        let keeps_positions = POSITION.into_iter().all(has);
+        let keeps_positions = POSITION_COLUMNS.into_iter().all(has);
         let layout = Layout::of(&row.engine);
         self.known = Some(Known { settings: Settings::among(&row.settings), keeps_positions, layout });
         Ok(row)
@@ -221,7 +218,7 @@ impl Target for ClickHouseTarget {
         let mut table = self.inspect()?;
         table.columns.sort_unstable();
         let columns: Vec<Column> = std::mem::take(&mut table.columns).into_iter().map(column).collect();
-        let missing = POSITION.into_iter().find(|wanted| !columns.iter().any(|column| column.name == *wanted));
+        let missing = POSITION_COLUMNS.into_iter().find(|wanted| !columns.iter().any(|column| column.name == *wanted));
         if let Some(wanted) = missing.filter(|_| self.needs_positions) {
             return Err(self.unfit(
                 format!("it has no column {wanted}"),
@@ -230,7 +227,7 @@ impl Target for ClickHouseTarget {
             ));
         }
         // ClickHouse's own parser would wrap an offset around that does not fit, and the row would not be recognised.
-        let unfit = POSITION.into_iter().find_map(|wanted| {
+        let unfit = POSITION_COLUMNS.into_iter().find_map(|wanted| {
             columns.iter().find(|column| column.name == wanted && !holds_position(wanted, &column.type_name))
         });
         if let Some(Column { name, type_name, .. }) = unfit {

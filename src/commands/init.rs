@@ -16,10 +16,8 @@ use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::kafka::admin::Admin;
 use crate::kafka::{End, Fence, KafkaLog, TopicLog};
-use crate::limits::Limits;
 use crate::postgres::{Checkpoint, Ledger, Session, SourceColumn, SourceTable, UnsentIndex, connect, table_comment};
 use crate::produce::{self, Surroundings, wait_until_stable};
-use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 use crate::target_fit::{Effect, differences};
 use crate::type_map::target_type;
@@ -205,16 +203,8 @@ impl Init<'_> {
         if !self.step(&step) {
             return Ok(());
         }
-        let (limits, shutdown) = (Limits::default(), Shutdown::default());
-        let around = Surroundings {
-            config,
-            table,
-            limits,
-            started: Instant::now(),
-            shutdown: &shutdown,
-            watchdog: &self.watchdog,
-            progress: Progress::default(),
-        };
+        let shutdown = Shutdown::default();
+        let around = Surroundings::of_command(config, table, &shutdown, &self.watchdog);
         let Some(mut ledger) = produce::open_ledger(&around)? else { return Ok(()) };
         let mut log = KafkaLog::new(config, &table.topic, &table.group)?;
         ledger.take_epoch()?;

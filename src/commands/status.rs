@@ -1,7 +1,7 @@
 //! `pg2ch status`: what waits to be moved, and what the last runs did. It takes no lock, so it works while a run works.
 
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -10,10 +10,8 @@ use super::{dead_letters, watched};
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
-use crate::limits::Limits;
 use crate::postgres::{Session, connect};
 use crate::produce::Surroundings;
-use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 use crate::watchdog::Watchdog;
 
@@ -69,16 +67,8 @@ pub fn run(config: &Config, json: bool) -> Result<(String, ExitCode)> {
 
 fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> TableStatus {
     let (backlog, mut failures) = Backlog::ask(config, table, watchdog);
-    let (limits, shutdown) = (Limits::default(), Shutdown::default());
-    let around = Surroundings {
-        config,
-        table,
-        limits,
-        started: Instant::now(),
-        shutdown: &shutdown,
-        watchdog,
-        progress: Progress::default(),
-    };
+    let shutdown = Shutdown::default();
+    let around = Surroundings::of_command(config, table, &shutdown, watchdog);
     let pending = if failures.is_empty() { dead_letters::pending(&around) } else { Ok(0) };
     let mut status = TableStatus {
         source: table.source.clone(),

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use crate::clickhouse::column_type::{Column, DefaultKind};
 use crate::clickhouse::{Http, text};
 use crate::config::TargetName;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::target_fit::TargetColumn;
 
 #[derive(Deserialize)]
@@ -24,14 +24,11 @@ struct Row {
 pub fn read(http: &Http, what: &str, target: &TargetName) -> Result<Vec<TargetColumn>> {
     let sql = format!(
         "SELECT name, type, default_kind, is_in_sorting_key FROM system.columns WHERE database = {} AND table = {} \
-         ORDER BY position FORMAT JSONEachRow",
+         ORDER BY position",
         text(&target.database),
         text(&target.table)
     );
-    let answer = http.ask(what, &sql, &[])?;
-    let rows = serde_json::Deserializer::from_slice(&answer).into_iter().map(|row| row.map(column));
-    rows.collect::<Result<Vec<_>, _>>()
-        .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))
+    Ok(http.rows(what, &sql, &[])?.into_iter().map(column).collect())
 }
 
 fn column(row: Row) -> TargetColumn {

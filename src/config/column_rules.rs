@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::file::{File, Section, Value};
-use super::origin::Origin;
-use super::reader::{Reader, kind, refuse, take};
+use super::reader::{Reader, column_names, kind, refuse, take};
 use super::value;
+use crate::clickhouse::encode::is_own;
 use crate::error::Result;
 
 /// The rules for the columns of one table. Names are the catalogue's, not quoted.
@@ -84,7 +84,8 @@ pub fn read(reader: &mut Reader, file: &File, section: &mut Section, at: usize, 
                 return Err(refuse(&place(name), &origin, format!("it is {}", kind(&other)), RENAME_HINT));
             }
             (_, value) => {
-                let columns = list(&place(name), &origin, value)?;
+                let columns =
+                    column_names(&place(name), &origin, value, "name columns of the source: `[\"one\", \"another\"]`")?;
                 let shown = columns.join(", ");
                 if name == "ignore" { &mut rules.ignore } else { &mut rules.allow_lossy }.extend(columns);
                 shown
@@ -103,7 +104,7 @@ fn rename(rules: &mut ColumnRules, field: String, column: String) -> Result<(), 
     if column.is_empty() || column.chars().any(char::is_control) {
         return Err(format!("the new name of `{field}` is no name"));
     }
-    if column.starts_with('_') && OURS.contains(&column.as_str()) {
+    if is_own(&column) {
         return Err(format!("`{column}` is pg2ch's own column"));
     }
     if let Some((other, _)) = rules.rename.iter().find(|(_, taken)| **taken == column) {
@@ -111,23 +112,6 @@ fn rename(rules: &mut ColumnRules, field: String, column: String) -> Result<(), 
     }
     rules.rename.insert(field, column);
     Ok(())
-}
-
-/// The columns of the target that no column of the source fills.
-const OURS: [&str; 4] = ["_partition", "_offset", "_timestamp", "_ingested_at"];
-
-/// `["a", "b"]`, or `"a"`.
-fn list(place: &str, origin: &Origin, value: Value) -> Result<Vec<String>> {
-    let hint = "name columns of the source: `[\"one\", \"another\"]`";
-    let columns = match value {
-        Value::Text(column) => vec![column],
-        Value::List(columns) => columns,
-        other => return Err(refuse(place, origin, format!("it is {}", kind(&other)), hint)),
-    };
-    match columns.iter().find_map(|column| value::column(column).err()) {
-        Some(why) => Err(refuse(place, origin, why, hint)),
-        None => Ok(columns),
-    }
 }
 
 fn check(rules: &ColumnRules, key: &[String]) -> Result<(), String> {

@@ -197,6 +197,19 @@ pub fn whole(
     }
 }
 
+/// `["a", "b"]`, or `"a"`: names of columns.
+pub fn column_names(place: &str, origin: &Origin, value: Value, hint: &str) -> Result<Vec<String>> {
+    let columns = match value {
+        Value::Text(column) => vec![column],
+        Value::List(columns) => columns,
+        other => return Err(refuse(place, origin, format!("it is {}", kind(&other)), hint)),
+    };
+    match columns.iter().find_map(|column| value::column(column).err()) {
+        Some(why) => Err(refuse(place, origin, why, hint)),
+        None => Ok(columns),
+    }
+}
+
 /// `true` or `false`, or `default`.
 pub fn truth(place: &str, entry: Option<(Entry, Origin)>, default: bool) -> Result<(bool, Origin)> {
     match entry {

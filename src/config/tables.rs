@@ -1,8 +1,8 @@
 //! `[[table]]`: what is moved, and what several of them must not share.
 
-use super::file::{File, Section, Value};
+use super::file::{File, Section};
 use super::origin::Origin;
-use super::reader::{Reader, kind, refuse, take, text, truth, whole};
+use super::reader::{Reader, column_names, refuse, take, text, truth, whole};
 use super::{ColumnChoice, ColumnRules, OnBadRow, TableConfig, TargetName, column_rules, value};
 use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
@@ -175,16 +175,11 @@ impl Fields<'_> {
     fn names(&mut self, key: &str, hint: &str) -> Result<Option<(Vec<String>, Origin)>> {
         let place = self.place(key);
         let Some((entry, origin)) = take(self.file, &mut self.section, key) else { return Ok(None) };
-        let columns = match entry.value {
-            Value::Text(column) => vec![column],
-            Value::List(columns) => columns,
-            other => return Err(refuse(&place, &origin, format!("it is {}", kind(&other)), hint)),
-        };
+        let columns = column_names(&place, &origin, entry.value, hint)?;
         if columns.is_empty() {
             return Err(refuse(&place, &origin, "it names no column", hint));
         }
         for (at, column) in columns.iter().enumerate() {
-            value::column(column).map_err(|why| refuse(&place, &origin, why, hint))?;
             if columns[..at].contains(column) {
                 return Err(refuse(&place, &origin, format!("it names the column `{column}` twice"), hint));
             }

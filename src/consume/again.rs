@@ -18,8 +18,7 @@ pub fn read_again(log: &mut impl TopicLog, id: RecordId, reason: &str, limit: Du
     log.read_from(&[(id.partition, id.offset)].into())?;
     let mut found = None;
     let polled = log.poll(limit, &mut |record| {
-        let there = RecordId { partition: record.partition, offset: record.offset, timestamp_ms: record.timestamp_ms };
-        if there == id {
+        if RecordId::of(&record) == id {
             found = Some(DeadLetter::of(&record, reason.to_owned()));
         }
     })?;

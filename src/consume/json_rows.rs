@@ -9,12 +9,9 @@ use std::io::Write;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::clickhouse::column_type::{Column, DefaultKind};
-use crate::clickhouse::encode::Position;
+use crate::clickhouse::column_type::{Column, DefaultKind, takes_null};
+use crate::clickhouse::encode::{INGESTED_AT, Position, is_own};
 use crate::config::ColumnRules;
-
-/// The columns that hold a record's position, and the one that the server fills.
-const OURS: [&str; 4] = ["_partition", "_offset", "_timestamp", "_ingested_at"];
 
 /// Makes the rows of one table.
 pub struct JsonRows {
@@ -42,13 +39,12 @@ impl JsonRows {
             lacking: BTreeMap::new(),
         };
         for column in columns {
-            if !matches!(column.default_kind, DefaultKind::None | DefaultKind::Default) || column.name == "_ingested_at"
-            {
+            if !matches!(column.default_kind, DefaultKind::None | DefaultKind::Default) || column.name == INGESTED_AT {
                 continue;
             }
             let is_required = column.default_kind == DefaultKind::None && !takes_null(&column.type_name);
             match rules.field_of(&column.name) {
-                _ if OURS.contains(&column.name.as_str()) => {}
+                _ if is_own(&column.name) => {}
                 Some(field) => drop(rows.fields.insert(field.to_owned(), (column.name.clone(), is_required))),
                 None if is_required => rows.unfillable.push(column.name.clone()),
                 // The server fills it in with its DEFAULT, or with NULL.
@@ -115,11 +111,6 @@ impl JsonRows {
         out.push(b'\n');
         Ok(())
     }
-}
-
-/// Whether a column takes NULL, as far as its type's name tells.
-fn takes_null(type_name: &str) -> bool {
-    ["Nullable(", "LowCardinality(Nullable(", "Variant(", "Dynamic"].iter().any(|start| type_name.starts_with(start))
 }
 
 /// The fields of a record, in order, each with its value's text.

@@ -73,7 +73,7 @@ impl Prepared {
             self.refused_bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
             self.refused.push(letter);
         }
-        let id = RecordId { partition: record.partition, offset: record.offset, timestamp_ms: record.timestamp_ms };
+        let id = RecordId::of(record);
         // A row is hardly larger than its record, which is smaller than 2 GiB.
         let len = u32::try_from(self.body.len() - start).unwrap_or(u32::MAX);
         self.records.push(Encoded { id, start, len });

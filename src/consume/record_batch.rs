@@ -45,7 +45,7 @@ impl RecordBatch {
             })
         };
         let (key_len, value_len) = (append(record.key), append(record.value));
-        let id = RecordId { partition: record.partition, offset: record.offset, timestamp_ms: record.timestamp_ms };
+        let id = RecordId::of(record);
         self.records.push(Span { id, start, key_len, value_len });
     }
 

@@ -51,7 +51,7 @@ pub fn highest_unsent_key(session: &mut Session, table: &SourceTable) -> Result<
 }
 
 /// Unsent rows are counted up to here: a table that was never sent is not read to its end for a number.
-const COUNTED: i64 = 1_000_000;
+pub const COUNTED: i64 = 1_000_000;
 
 /// How many rows are unsent, at least; and whether these are all.
 ///

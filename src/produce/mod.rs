@@ -51,6 +51,20 @@ pub struct Surroundings<'a> {
     pub progress: Progress,
 }
 
+impl<'a> Surroundings<'a> {
+    /// Those of a command that nobody watches, which begins now and has no limits.
+    #[must_use]
+    pub fn of_command(
+        config: &'a Config,
+        table: &'a TableConfig,
+        shutdown: &'a Shutdown,
+        watchdog: &'a Watchdog,
+    ) -> Self {
+        let (limits, progress) = (Limits::default(), Progress::default());
+        Self { config, table, limits, started: Instant::now(), shutdown, watchdog, progress }
+    }
+}
+
 /// Opens the ledger of a table and takes its lock; `None` if the run was asked to finish while it waited.
 ///
 /// # Errors

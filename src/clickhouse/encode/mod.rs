@@ -32,14 +32,14 @@ mod writer;
 use fields::{Absent, Field, Fields};
 use json::Cursor;
 use position::PositionColumn;
-pub use position::{Position, holds_position};
+pub use position::{POSITION_COLUMNS, Position, holds_position};
 use refusal::{Checked, Fault, character_start, excerpt};
 pub use refusal::{MAX_EXCERPT, Refusal};
 pub use time::CalendarRange;
 use writer::Writer;
 
 /// The column that the server itself fills in with the time of the INSERT.
-const INGESTED_AT: &str = "_ingested_at";
+pub const INGESTED_AT: &str = "_ingested_at";
 
 /// Makes rows of one table out of records. Each thread takes a clone of its own.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ impl RowEncoder {
             fields.push(field);
         }
         let mut position_columns = Vec::new();
-        for name in position::NAMES {
+        for name in POSITION_COLUMNS {
             let Some(column) = columns.iter().find(|column| column.name == name && is_insertable(column)) else {
                 continue;
             };
@@ -210,9 +210,15 @@ impl RowEncoder {
     }
 }
 
+/// Whether a column of this name is pg2ch's own: no column of the source fills it.
+#[must_use]
+pub fn is_own(name: &str) -> bool {
+    name == INGESTED_AT || POSITION_COLUMNS.contains(&name)
+}
+
 /// Why no field of a record may fill a column, if that is so.
 fn takes_no_field(column: &Column) -> Option<&'static str> {
-    if column.name == INGESTED_AT || position::NAMES.contains(&column.name.as_str()) {
+    if is_own(&column.name) {
         return Some("the column is pg2ch's own");
     }
     match column.default_kind {

@@ -33,7 +33,7 @@ enum Kind {
 }
 
 /// The columns that keep a record's position, in the order of their bytes.
-pub(super) const NAMES: [&str; 3] = ["_partition", "_offset", "_timestamp"];
+pub const POSITION_COLUMNS: [&str; 3] = ["_partition", "_offset", "_timestamp"];
 
 /// Whether a column of the position, of this type, holds every value that it may have.
 #[must_use]

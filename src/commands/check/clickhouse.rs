@@ -1,6 +1,7 @@
 //! ClickHouse: the target table's engine, its settings, and what hangs on it.
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::Source;
 use super::clock;
@@ -10,7 +11,7 @@ use crate::clickhouse::{Answer, Http, quote, text};
 use crate::commands::init::{create_target, target_names};
 use crate::commands::target_columns;
 use crate::config::{Config, TableConfig, TargetName};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::target_fit::{Effect, TargetColumn, differences};
 
 /// The oldest version that knows `insert_deduplication_token`.
@@ -98,13 +99,8 @@ pub(super) struct Check<'a> {
 }
 
 impl Check<'_> {
-    pub(super) fn rows<T: for<'de> Deserialize<'de>>(&self, sql: &str) -> Result<Vec<T>> {
-        let settings = [("output_format_json_quote_64bit_integers", "0")];
-        let answer = self.http.ask(&self.what, &format!("{sql} FORMAT JSONEachRow"), &settings)?;
-        serde_json::Deserializer::from_slice(&answer)
-            .into_iter()
-            .collect::<Result<Vec<T>, _>>()
-            .map_err(|error| Error::bug(&self.what, format!("the server's answer cannot be read: {error}")))
+    pub(super) fn rows<T: DeserializeOwned>(&self, sql: &str) -> Result<Vec<T>> {
+        self.http.rows(&self.what, sql, &[("output_format_json_quote_64bit_integers", "0")])
     }
 
     fn here(&self, name_column: &str) -> String {

@@ -6,12 +6,9 @@ use crate::config::TableConfig;
 use crate::error::Result;
 use crate::exit_code::ExitCode;
 use crate::postgres::{
-    Relation, Session, SourceColumn, SourceTable, UnsentIndex, has_unique_index, quote, read_columns,
+    COUNTED, Relation, Session, SourceColumn, SourceTable, UnsentIndex, has_unique_index, quote, read_columns,
     require_flaggable, table_comment,
 };
-
-/// Unsent rows are counted up to here.
-const MOST_COUNTED: i64 = 1_000_000;
 
 /// A table that exists, fit or not.
 pub struct Found {
@@ -229,14 +226,14 @@ fn condition(session: &mut Session, source: &SourceTable, findings: &mut Finding
     let what = format!("cannot count the unsent rows of {}", source.name);
     let sql = format!(
         "SELECT count(*), count(*) FILTER (WHERE taken) FROM
-             (SELECT {taken} AS taken FROM {name} AS t WHERE NOT t.{flag} LIMIT {MOST_COUNTED}) AS s",
+             (SELECT {taken} AS taken FROM {name} AS t WHERE NOT t.{flag} LIMIT {COUNTED}) AS s",
         taken = source.taken_sql(),
         name = source.name,
         flag = source.flag_sql(),
     );
     let row = session.in_catalog(&what, |session| session.query_opt(&what, sql.as_str(), &[]))?;
     let (unsent, taken): (i64, i64) = row.map_or((0, 0), |row| (row.get(0), row.get(1)));
-    let beyond = if unsent == MOST_COUNTED { "the first " } else { "" };
+    let beyond = if unsent == COUNTED { "the first " } else { "" };
     findings.add(
         Severity::Note,
         "where-takes",

@@ -20,7 +20,6 @@ use crate::exit_code::ExitCode;
 use crate::kafka::{End, KafkaLog, Letter, TopicLog};
 use crate::limits::Limits;
 use crate::produce::Surroundings;
-use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 use crate::watchdog::Watchdog;
 
@@ -128,15 +127,8 @@ fn each_table(
     let mut tables = Vec::new();
     for table in &config.tables {
         let mut report = TableLetters::of(table);
-        let around = Surroundings {
-            config,
-            table,
-            limits: *limits,
-            started,
-            shutdown,
-            watchdog: &watchdog,
-            progress: Progress::default(),
-        };
+        let around =
+            Surroundings { limits: *limits, started, ..Surroundings::of_command(config, table, shutdown, &watchdog) };
         look(&around, &mut report)?;
         tables.push(report);
     }

@@ -34,7 +34,6 @@ use crate::exit_code::ExitCode;
 use crate::limits::Limits;
 use crate::postgres::{SourceTable, connect};
 use crate::produce::Surroundings;
-use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 
 /// What the command line asks for.
@@ -65,15 +64,8 @@ pub fn run(
         let started = Instant::now();
         let mut tables = Vec::new();
         for table in &config.tables {
-            let around = Surroundings {
-                config: &config,
-                table,
-                limits,
-                started,
-                shutdown: &shutdown,
-                watchdog,
-                progress: Progress::default(),
-            };
+            let around =
+                Surroundings { limits, started, ..Surroundings::of_command(&config, table, &shutdown, watchdog) };
             tables.push(verify(&around, options)?);
         }
         Ok(report::printed(&tables, json))
