@@ -625,6 +625,22 @@ fn a_run_whose_epoch_is_past_flags_nothing_neither_what_it_sent_nor_what_it_reco
 }
 
 #[test]
+fn a_run_whose_epoch_is_past_when_it_has_fenced_sends_nothing() {
+    let mut world = World::new("epoch_past");
+    world.insert_rows(5);
+    for point in ["epoch.after", "fence.before", "fence.after"] {
+        let mut run = world.start_stopped_at(point);
+        world.sql("UPDATE pg2ch_checkpoint SET epoch = epoch + 1 WHERE source = 'public.{t}' AND partition = -1");
+        run.go_on();
+        let ended = run.end().expect(75);
+        assert!(ended.stderr.contains("next epoch"), "{}", ended.stderr);
+        assert_eq!((world.unsent(), world.records()), (5, 0), "{point}");
+    }
+    world.run(&["produce"]).expect(0);
+    world.assert_sent_exactly_once();
+}
+
+#[test]
 fn a_lock_lost_under_a_live_run_doubles_nothing() {
     let mut world = World::new("lock_lost");
     world.batch_rows(2);

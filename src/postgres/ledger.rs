@@ -177,10 +177,10 @@ impl Ledger for PgLedger {
         let what = self.what("read the checkpoint of");
         let rows = self.session.query(
             &what,
-            "SELECT source, partition, next_offset, timestamp_floor FROM pg2ch_checkpoint WHERE topic = $1",
+            "SELECT source, partition, next_offset, timestamp_floor, epoch FROM pg2ch_checkpoint WHERE topic = $1",
             &[&self.topic],
         )?;
-        let mut checkpoint = Checkpoint::default();
+        let (mut checkpoint, mut epoch) = (Checkpoint::default(), None);
         for row in rows {
             let source: String = row.get(0);
             if source != self.table.name {
@@ -191,11 +191,14 @@ impl Ledger for PgLedger {
                 ));
             }
             match row.get(1) {
-                SOURCE_ROW => checkpoint.timestamp_floor = row.get(3),
+                SOURCE_ROW => (checkpoint.timestamp_floor, epoch) = (row.get(3), Some(row.get(4))),
                 partition => {
                     checkpoint.offsets.insert(partition, row.get(2));
                 }
             }
+        }
+        if self.epoch.is_some() && self.epoch != epoch {
+            return Err(shut_out(&self.table.name));
         }
         Ok(checkpoint)
     }

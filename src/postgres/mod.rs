@@ -122,10 +122,11 @@ pub trait Ledger {
         &[]
     }
 
-    /// Reads the checkpoint.
+    /// Reads the checkpoint. Once an epoch is taken and the writer fenced, this is also the proof that no later run has begun
+    /// before: one that begins now shuts this run out.
     ///
     /// # Errors
-    /// 78 if another source feeds the same topic.
+    /// 78 if another source feeds the same topic; 75 if another run has taken an epoch since this one did.
     fn checkpoint(&mut self) -> Result<Checkpoint>;
 
     /// The highest unsent key, its columns as text; `None` if every row is sent.

@@ -91,7 +91,8 @@ pub fn run<S: Servers>(
 ) -> Result<()> {
     // An earlier attempt of the same run may have been cut short.
     report.complete = true;
-    let checkpoint = ledger.checkpoint()?;
+    // Refuses a topic that another source feeds.
+    ledger.checkpoint()?;
     let Some(highest) = ledger.highest_unsent_key()? else {
         return Ok(());
     };
@@ -104,6 +105,8 @@ pub fn run<S: Servers>(
     if !fences_late {
         writer.fence()?;
     }
+    // A run that has lost its lock may fence a later one: it ends here, before it sends what that one sent.
+    let checkpoint = ledger.checkpoint()?;
     let recovered_before = report.rows_recovered;
     let recovery = recover(&mut log, ledger, checkpoint, config.timeouts, around.shutdown, report)?;
     if fences_late {

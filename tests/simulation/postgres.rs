@@ -288,7 +288,15 @@ impl Ledger for SimLedger {
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
-        self.read("postgres: read the checkpoint", |world| Ok(world.postgres.tables.checkpoint.clone()))
+        let epoch = self.epoch;
+        self.read("postgres: read the checkpoint", move |world| {
+            let tables = &world.postgres.tables;
+            let shut_out_unseen = mutant::is("the epoch is not asked for behind the fence");
+            if epoch != 0 && epoch != tables.epoch && !shut_out_unseen {
+                return Err(shut_out("the checkpoint"));
+            }
+            Ok(tables.checkpoint.clone())
+        })
     }
 
     fn highest_unsent_key(&mut self) -> Result<Option<Vec<String>>> {

@@ -23,13 +23,14 @@ impl Held {
     /// 75 if a run holds the lock; the servers'.
     pub fn take(around: &Surroundings<'_>, repaired: &mut Repaired) -> Result<Option<Self>> {
         let Some(mut ledger) = open_ledger(around)? else { return Ok(None) };
-        let checkpoint = ledger.checkpoint()?;
+        ledger.checkpoint()?;
         let table = around.table;
         let mut log = KafkaLog::new(around.config, &table.topic, &table.group)?;
         log.partitions()?;
         let mut writer = open_writer(around, &ledger)?;
         ledger.take_epoch()?;
         writer.fence()?;
+        let checkpoint = ledger.checkpoint()?;
         let mut report = ProduceReport::default();
         let timeouts = around.config.timeouts;
         let recovery = recover(&mut log, &mut ledger, checkpoint, timeouts, around.shutdown, &mut report)?;
