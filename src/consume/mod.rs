@@ -143,7 +143,10 @@ fn copy<S: Servers>(
         keeps_positions: description.keeps_positions,
     };
     let mut preparer = Preparer::new(format);
-    let committer = Committer::new(fence, context, start.known, now);
+    let mut committer = Committer::new(fence, context, start.known, now);
+    if start.begins_again {
+        committer.refresh();
+    }
     let shutdown = around.shutdown.clone();
     let (open_log, limit) = (servers.more_logs(), config.timeouts.kafka);
     let tools = Tools {

@@ -23,6 +23,9 @@ pub struct Start {
     pub intents: BTreeMap<String, Ranges>,
     /// Partitions whose log is not the one that was read before; `true` where it cannot be a compacted one either.
     strangers: BTreeMap<i32, bool>,
+    /// Whether a log was another one: what was committed for the one before goes with the first commit, for every partition at
+    /// once. Beside a place that is not ours, the next run would trust no recorded INSERT either.
+    pub begins_again: bool,
 }
 
 impl Start {
@@ -137,6 +140,7 @@ impl Start {
 
     /// Begins again in the logs that are others, and says so.
     pub fn begin_again(&mut self, starts: &Offsets, ends: &Offsets, report: &mut ConsumeReport) {
+        self.begins_again = self.has_strangers();
         for (partition, is_certain) in std::mem::take(&mut self.strangers) {
             let first = starts.get(&partition).copied().unwrap_or(0);
             if is_certain {

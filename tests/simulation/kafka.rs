@@ -432,17 +432,15 @@ impl World {
         dead: &[RecordId],
     ) -> Result<()> {
         self.require_epoch(producer, epoch)?;
-        // One partition whose place is not ours is enough for a run to trust none.
-        let all_ours = self.kafka.foreign.is_empty();
         for OffsetCommit { partition, next, metadata } in offsets {
             self.note(|| format!("      offset of partition {partition}: {next} {metadata}"));
-            self.kafka.foreign.remove(&partition);
+            let ours = !self.kafka.foreign.remove(&partition);
             if made != self.kafka.made {
                 // Of the topic before: not true of this one.
                 self.kafka.foreign.insert(partition);
             }
             let before = self.kafka.offsets.insert(partition, Committed { next, metadata });
-            if let Some(before) = before.filter(|before| all_ours && before.next > next) {
+            if let Some(before) = before.filter(|before| ours && before.next > next) {
                 self.broke(|| format!("the offset of partition {partition} went back from {} to {next}", before.next));
             }
         }

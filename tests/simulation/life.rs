@@ -355,6 +355,7 @@ impl World {
     /// A run that was not killed ends with a code that says what it met.
     fn check_end_of_run(&mut self, report: &TableReport, lived: bool) {
         let code = report.exit_code();
+        self.window_lost |= report.produce.as_ref().is_some_and(|produce| !produce.window_lost.is_empty());
         self.note(|| match &report.error {
             Some(error) => format!("      ends with {}: {error}", code.code()),
             None => format!("      ends with {}", code.code()),

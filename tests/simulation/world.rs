@@ -33,6 +33,8 @@ pub struct World {
     pub busy: usize,
     /// Topics are made again, and retention deletes, also while a run is at work.
     pub odd: bool,
+    /// A run has told that retention had deleted what it was to compare with the table.
+    pub window_lost: bool,
     pub calls: usize,
     /// Runs that have begun.
     run: usize,
@@ -102,6 +104,7 @@ impl World {
             plan,
             busy: 0,
             odd: false,
+            window_lost: false,
             calls: 0,
             run: 0,
             live: BTreeSet::new(),
