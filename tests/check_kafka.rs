@@ -5,7 +5,7 @@
 mod common;
 
 use common::World;
-use common::findings::{assert_cured, assert_found, assert_gone, set};
+use common::findings::{assert_cured, assert_found, assert_gone};
 
 #[test]
 fn what_the_topics_lack_is_mended_by_the_commands_told() {
@@ -20,12 +20,12 @@ fn what_the_topics_lack_is_mended_by_the_commands_told() {
         ("min.insync.replicas", "2", "min-insync", 78),
         ("message.timestamp.type", "LogAppendTime", "log-append-time", 0),
     ] {
-        set(&world, &topic, name, value);
+        world.alter_topic(name, value);
         assert_cured(&mut world, id, code);
     }
-    set(&world, &dead, "max.message.bytes", "5000");
+    world.alter_topic_named(&dead, "max.message.bytes", "5000");
     assert_cured(&mut world, "dead-letters-smaller", 0);
-    set(&world, &dead, "cleanup.policy", "compact");
+    world.alter_topic_named(&dead, "cleanup.policy", "compact");
     assert_cured(&mut world, "dead-letters-compaction", 78);
     world.delete_topic(&dead);
     assert_cured(&mut world, "dead-letters-missing", 78);

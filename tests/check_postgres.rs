@@ -4,9 +4,7 @@
 
 mod common;
 
-use common::findings::{
-    assert_cured, assert_found, assert_gone, carry_out, check, drop_role, finding, role, superuser,
-};
+use common::findings::{assert_cured, assert_found, assert_gone, carry_out, check, finding};
 use common::servers::Servers;
 use common::{USER_LOGINS, World};
 use serde_json::Value;
@@ -26,7 +24,7 @@ fn what_the_source_lacks_is_mended_by_the_statements_told() {
         // As ANALYZE would write it down for a table of that size.
         ("UPDATE pg_class SET reltuples = 2000000 WHERE relname = '{t}'", "autovacuum-scale", 0),
     ] {
-        superuser(&world).batch_execute(&breakage.replace("{t}", &world.name)).unwrap();
+        world.superuser().batch_execute(&breakage.replace("{t}", &world.name)).unwrap();
         assert_cured(&mut world, id, code);
     }
     // The flag went with its index, and came back without.
@@ -59,14 +57,10 @@ fn what_the_configuration_names_wrongly_is_mended_by_naming_another() {
 fn every_grant_that_a_closed_database_lacks_is_told_one_after_the_other() {
     let mut world = World::on(Servers::in_new_database("check_closed"), "check_closed", USER_LOGINS, 1);
     let database = world.servers.database().to_owned();
-    let role = role(&mut world, "check_closed_role");
-    superuser(&world)
-        .batch_execute(&format!(
-            "REVOKE ALL ON DATABASE {database} FROM PUBLIC; GRANT CONNECT ON DATABASE {database} TO {role};
-             CREATE SCHEMA closed AUTHORIZATION app; ALTER TABLE {} SET SCHEMA closed",
-            world.name
-        ))
-        .unwrap();
+    let role = world.become_role(&format!(
+        "REVOKE ALL ON DATABASE {database} FROM PUBLIC; GRANT CONNECT ON DATABASE {database} TO {{role}};
+         CREATE SCHEMA closed AUTHORIZATION app; ALTER TABLE {{t}} SET SCHEMA closed"
+    ));
     world.settings.insert("[table]", format!("source = \"closed.{}\"", world.name));
     let mut asked = Vec::new();
     loop {
@@ -115,13 +109,10 @@ fn the_tables_of_pg2ch_are_made_by_the_statements_told() {
 fn a_session_that_must_not_write_is_told_where_that_was_said() {
     let mut world = World::on(Servers::in_new_database("check_read_only"), "check_read_only", USER_LOGINS, 1);
     let database = world.servers.database().to_owned();
-    let role = role(&mut world, "check_read_only_role");
-    superuser(&world)
-        .batch_execute(&format!("GRANT ALL ON {}, pg2ch_checkpoint, pg2ch_runs TO {role}", world.name))
-        .unwrap();
+    let role = world.become_role("GRANT ALL ON {t}, pg2ch_checkpoint, pg2ch_runs TO {role}");
     for place in [format!("ROLE {role}"), format!("DATABASE {database}"), format!("ROLE {role} IN DATABASE {database}")]
     {
-        superuser(&world).batch_execute(&format!("ALTER {place} SET default_transaction_read_only = on")).unwrap();
+        world.superuser().batch_execute(&format!("ALTER {place} SET default_transaction_read_only = on")).unwrap();
         let found = assert_found(&world, "read-only", 78);
         let fix = found["fix"].as_str().unwrap();
         assert!(fix.ends_with(&format!("ALTER {place} RESET default_transaction_read_only;")), "{fix}");
@@ -157,17 +148,16 @@ fn a_policy_that_hides_rows_is_an_error() {
     let mut world = World::new("check_policy");
     world.sql("ALTER TABLE {t} ENABLE ROW LEVEL SECURITY");
     assert!(finding(&check(&world, 0), "row-level-security").is_none(), "the owner sees every row");
-    let role = role(&mut world, "check_policy_role");
-    world.sql(&format!("GRANT SELECT, UPDATE ON {{t}} TO {role}"));
+    let role = world.become_role("GRANT SELECT, UPDATE ON {t} TO {role}");
     assert_cured(&mut world, "row-level-security", 78);
-    drop_role(&mut world, &role);
+    world.drop_role(&role);
 }
 
 #[test]
 fn a_run_needs_exactly_the_grants_that_check_asks_for() {
     let mut world = World::new("check_grants");
     world.insert_rows(5);
-    let role = role(&mut world, "check_grants_role");
+    let role = world.become_role("");
     let mut asked = Vec::new();
     while let Some(missing) = finding(
         &serde_json::from_str::<Value>(&world.run(&["check", "--json"]).stdout).unwrap()["tables"][0],
@@ -194,7 +184,7 @@ fn a_run_needs_exactly_the_grants_that_check_asks_for() {
     world.crash_at("kafka.send.after", &["produce"]);
     world.once().expect(0);
     world.assert_exactly_once();
-    drop_role(&mut world, &role);
+    world.drop_role(&role);
 }
 
 #[test]

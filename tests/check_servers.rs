@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::findings::{assert_cured, assert_found, assert_gone, superuser};
+use common::findings::{assert_cured, assert_found, assert_gone};
 use common::servers::{OwnServers, Servers};
 use common::{USER_LOGINS, World};
 
@@ -192,7 +192,7 @@ fn a_server_that_is_a_standby_read_only_or_never_vacuums_is_told() {
     for (setting, id, code) in
         [("autovacuum = off", "autovacuum-off", 0), ("default_transaction_read_only = on", "read-only", 78)]
     {
-        let mut session = superuser(&world);
+        let mut session = world.superuser();
         session.batch_execute(&format!("ALTER SYSTEM SET {setting}")).unwrap();
         session.batch_execute("SELECT pg_reload_conf()").unwrap();
         let asked = format!(
@@ -211,7 +211,7 @@ fn a_server_that_is_a_standby_read_only_or_never_vacuums_is_told() {
     let found = assert_found(&world, "standby", 78);
     assert!(found["fix"].as_str().unwrap().contains("primary"), "{found}");
     // The other way to mend it: it becomes the primary itself.
-    superuser(&world).batch_execute("SELECT pg_promote()").unwrap();
+    world.superuser().batch_execute("SELECT pg_promote()").unwrap();
     world.pg = world.another_session();
     assert_gone(&world, "standby");
     world.insert_rows(3);

@@ -7,9 +7,6 @@ mod common;
 use common::servers::Servers;
 use common::{USER_LOGINS, World};
 
-/// How a run ends that was killed.
-const KILLED: i32 = -9;
-
 /// A table like `user_logins` with this line in its `[[table]]`, made before `pg2ch init`.
 fn choosing(name: &str, line: &str) -> World {
     let mut world = World::unmade(Servers::shared(), name, USER_LOGINS, 1);
@@ -47,7 +44,7 @@ fn a_change_of_a_column_that_is_left_out_is_no_change_to_what_was_delivered() {
     // Given rows that were delivered by a run that died before it flagged them
     let mut world = choosing("left_out", "exclude = \"details\"");
     world.insert_rows(4);
-    assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after", &["produce"]);
 
     // When an application changes what is not sent of one, and what is sent of another
     world.sql("UPDATE {t} SET details = '{}' WHERE id = 1");
@@ -78,7 +75,7 @@ fn a_row_moved_between_reading_and_flagging_is_known_by_the_chosen_columns() {
 fn another_choice_of_columns_after_a_crash_sends_what_was_delivered_in_its_new_form() {
     let mut world = World::new("choice");
     world.insert_rows(3);
-    assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after", &["produce"]);
     world.settings.insert("[table]", "exclude = \"details\"".into());
 
     let ended = world.run(&["produce", "--json"]).expect(0);

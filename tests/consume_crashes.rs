@@ -6,10 +6,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::World;
+use common::{KILLED, World};
 use pg2ch::crash;
-
-const KILLED: i32 = -9;
 
 /// Batches of four records, no merge to hide a copy.
 fn world(name: &str) -> World {
@@ -73,7 +71,7 @@ fn killed_twice_in_the_same_place() {
     for point in ["intend.after", "clickhouse.insert.after", "kafka.commit.after:2"] {
         world.send_logins(13);
         for _ in 0..2 {
-            assert_eq!(world.crash_at(point, &["consume"]).code, KILLED, "{point}");
+            world.kill_at(point, &["consume"]);
         }
         // An intent that is finished has its own commit, so that the second run dies in another place than the first.
         world.run(&["consume"]).expect(0);
@@ -99,7 +97,7 @@ fn killed_while_bad_records_are_set_apart_for_the_dead_letters() {
         world.send_logins(13);
         world.send(&[(1, "bad", Some("{}"))]);
         let point = format!("{point}:{passing}");
-        assert_eq!(world.crash_at(&point, &["consume"]).code, KILLED, "{point}");
+        world.kill_at(&point, &["consume"]);
         assert!([0, 65].contains(&world.run(&["consume"]).code), "{point}");
         world.assert_every_record_once();
     }
@@ -116,7 +114,7 @@ fn killed_while_the_target_is_asked() {
         // Rows of every batch are missing, so that every batch is reduced.
         world.delete_from_target(&format!("_offset % 4 = {round}"));
         world.set_offsets(&[(0, 0), (1, 3), (2, 0)]);
-        assert_eq!(world.crash_at(point, &["consume"]).code, KILLED, "{point}");
+        world.kill_at(point, &["consume"]);
         world.run(&["consume"]).expect(0);
         world.assert_every_record_once();
     }

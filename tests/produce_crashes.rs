@@ -9,11 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::World;
+use common::{KILLED, World};
 use pg2ch::crash;
 use postgres::{Client, NoTls};
-
-const KILLED: i32 = -9;
 
 /// A quarter of the points each, so that they are tried side by side.
 fn quarter(points: &[&'static str], number: usize) -> Vec<&'static str> {
@@ -78,7 +76,7 @@ fn killed_in_the_hundredth_batch() {
     world.batch_rows(1);
     for point in ["kafka.commit.after:100", "flag.commit.before:100", "kafka.commit.before:100"] {
         world.insert_rows(103);
-        assert_eq!(world.crash_at(point, &["produce"]).code, KILLED, "{point}");
+        world.kill_at(point, &["produce"]);
         let delivered = world.records();
         let unsent = world.unsent();
         change_some(&mut world);
@@ -97,8 +95,8 @@ fn killed_while_it_recovers_from_a_kill() {
     world.batch_rows(10);
     for point in crash::PRODUCE_RECOVERY {
         world.insert_rows(25);
-        assert_eq!(world.crash_at("kafka.commit.after:2", &["produce"]).code, KILLED);
-        assert_eq!(world.crash_at(point, &["produce"]).code, KILLED, "{point}");
+        world.kill_at("kafka.commit.after:2", &["produce"]);
+        world.kill_at(point, &["produce"]);
         change_some(&mut world);
         // Where the rows were flagged before the kill, there is nothing left to flag.
         let again = world.crash_at(point, &["produce"]).code;
@@ -112,7 +110,7 @@ fn killed_while_it_recovers_from_a_kill() {
 fn killed_where_the_first_run_has_sent_and_not_flagged_anything() {
     let mut world = World::new("crash_first");
     world.insert_rows(30);
-    assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after", &["produce"]);
     assert_eq!((world.records(), world.unsent()), (30, 30));
     let ended = world.run(&["produce", "--json"]).expect(0);
     assert_eq!(ended.number("produce", "rows_recovered"), 30);
@@ -131,7 +129,7 @@ fn killed_around_a_record_that_is_too_large() {
         world.sql(
             "UPDATE {t} SET details = to_jsonb(repeat(md5(id::text), 100)) WHERE id = (SELECT max(id) - 3 FROM {t})",
         );
-        assert_eq!(world.crash_at(point, &["produce"]).code, KILLED, "{point}");
+        world.kill_at(point, &["produce"]);
         let ended = world.run(&["produce", "--json"]).expect(65);
         assert_eq!(ended.report()["produce"]["too_large"].as_array().unwrap().len(), round + 1);
         assert_eq!(world.unsent(), i64::try_from(round).unwrap() + 1);

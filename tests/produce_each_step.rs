@@ -11,7 +11,6 @@ use common::proxy::{Fault, Proxy, Way, has, kafka_request};
 use common::{World, signal_process};
 use pg2ch::crash;
 
-const KILLED: i32 = -9;
 const FETCH: u8 = 1;
 const LIST_OFFSETS: u8 = 2;
 const INIT_PRODUCER_ID: u8 = 22;
@@ -29,7 +28,7 @@ fn impatient(name: &str) -> World {
 /// Twelve more rows, the first five of which a run that was killed has sent without flagging them.
 fn with_a_window(world: &mut World) {
     world.insert_rows(12);
-    assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after", &["produce"]);
 }
 
 // SIGTERM.
@@ -189,30 +188,17 @@ fn a_role_without_a_connection_left_ends_the_run_with_69_at_its_first_session_or
     for limit in [0, 1] {
         let mut world = impatient("no_connection");
         world.insert_rows(12);
-        let role = format!("{}_role", world.name);
-        let mut superuser = superuser();
-        superuser
-            .batch_execute(&format!(
-                "CREATE ROLE {role} LOGIN PASSWORD 'app' CONNECTION LIMIT {limit} IN ROLE app; GRANT ALL ON {} TO {role}",
-                world.name
-            ))
-            .unwrap();
-        let url = world.servers.postgres_url.replace("app:app@", &format!("{role}:app@"));
-        world.settings.insert("postgres", format!("url = \"{url}\""));
+        let role = world.become_role(&format!(
+            "ALTER ROLE {{role}} CONNECTION LIMIT {limit}; GRANT app TO {{role}}; GRANT ALL ON {{t}} TO {{role}}"
+        ));
         let ended = world.run(&["produce"]).expect(69);
         assert!(ended.stderr.contains("53300"), "{limit}: {}", ended.stderr);
         assert_eq!(world.records(), 0);
-        superuser.batch_execute(&format!("ALTER ROLE {role} CONNECTION LIMIT 5")).unwrap();
+        world.superuser().batch_execute(&format!("ALTER ROLE {role} CONNECTION LIMIT 5")).unwrap();
         world.run(&["produce", "--wait-lock", "5s"]).expect(0);
         world.assert_sent_exactly_once();
-        world.settings.remove("postgres");
-        superuser.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
+        world.drop_role(&role);
     }
-}
-
-fn superuser() -> postgres::Client {
-    let url = std::env::var("SERVERS_POSTGRES_SUPERUSER_URL").unwrap();
-    postgres::Client::connect(&url, postgres::NoTls).unwrap()
 }
 
 #[test]

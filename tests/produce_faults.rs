@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 use common::proxy::{Fault, Proxy, Way, has, kafka_request};
 use common::servers::OwnServers;
 use common::{Ended, USER_LOGINS, World};
-use postgres::{Client, NoTls};
 
-const KILLED: i32 = -9;
 const PRODUCE: u8 = 0;
 const INIT_PRODUCER_ID: u8 = 22;
 const ADD_PARTITIONS: u8 = 24;
@@ -221,19 +219,14 @@ fn servers_that_hang_are_killed_and_come_back_lose_and_double_nothing() {
     kafka_dies_and_hangs(&own, &mut world);
 }
 
-fn reconnect(world: &mut World) {
-    world.pg = Client::connect(&world.servers.postgres_url, NoTls).unwrap();
-}
-
 /// Flags are committed asynchronously: a crash of PostgreSQL takes the last of them back, and the checkpoint with them.
 fn postgres_loses_its_last_commits(own: &OwnServers, world: &mut World) {
     let mut lost = 0;
     for _ in 0..2 {
         world.insert_rows(23);
         // Asynchronous commits are written by one process, within a fifth of a second: it is stopped.
-        let superuser = own.servers.postgres_url.replace("app:app", "postgres:postgres");
-        let writer: i32 = Client::connect(&superuser, NoTls)
-            .unwrap()
+        let writer: i32 = world
+            .superuser()
             .query_one("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'", &[])
             .unwrap()
             .get(0);
@@ -245,7 +238,7 @@ fn postgres_loses_its_last_commits(own: &OwnServers, world: &mut World) {
         run.go_on();
         let ended = run.end();
         assert!([0, 69, 75].contains(&ended.code), "{ended:?}");
-        reconnect(world);
+        world.pg = world.another_session();
         lost += ended.number("produce", "rows_recovered") + world.unsent();
         run_until_well(world);
         world.assert_sent_exactly_once();
@@ -285,7 +278,7 @@ fn kafka_dies_and_hangs(own: &OwnServers, world: &mut World) {
     world.assert_sent_exactly_once();
 
     world.insert_rows(23);
-    assert_eq!(world.crash_at("kafka.commit.after:2", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after:2", &["produce"]);
     own.act("kill", "kafka");
     world.run(&["produce"]).expect(69);
     own.act("start", "kafka");

@@ -12,8 +12,6 @@ use common::foreign::Foreign;
 use common::servers::Servers;
 use postgres::{Client, NoTls};
 
-const KILLED: i32 = -9;
-
 impl World {
     fn second_session(&self) -> Client {
         Client::connect(&self.servers.postgres_url, NoTls).unwrap()
@@ -39,7 +37,7 @@ fn last_of(world: &World, key: &str) -> String {
 fn a_row_changed_after_it_was_sent_goes_out_again_once() {
     let mut world = World::new("a_to_b");
     world.insert_rows(5);
-    assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after", &["produce"]);
     world.sql("UPDATE {t} SET event_type = 'b' WHERE id = 3");
     let ended = world.run(&["produce", "--json"]).expect(0);
     assert_eq!(ended.number("produce", "rows_recovered"), 4);
@@ -52,7 +50,7 @@ fn a_row_changed_after_it_was_sent_goes_out_again_once() {
 fn a_row_changed_there_and_back_before_the_next_run_is_not_sent_again() {
     let mut world = World::new("a_b_a_unseen");
     world.insert_rows(5);
-    assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after", &["produce"]);
     world.sql("UPDATE {t} SET event_type = 'b' WHERE id = 3");
     world.sql("UPDATE {t} SET event_type = 'login' WHERE id = 3");
     let ended = world.run(&["produce", "--json"]).expect(0);
@@ -64,9 +62,9 @@ fn a_row_changed_there_and_back_before_the_next_run_is_not_sent_again() {
 fn a_row_sent_as_a_then_as_b_then_as_a_ends_as_a() {
     let mut world = World::new("a_b_a_sent");
     world.insert_rows(5);
-    assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after", &["produce"]);
     world.sql("UPDATE {t} SET event_type = 'b' WHERE id = 3");
-    assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after", &["produce"]);
     world.sql("UPDATE {t} SET event_type = 'login' WHERE id = 3");
     // All three records lie in the window of nobody's checkpoint: an earlier A must not pass for the last one.
     world.sql("DELETE FROM pg2ch_checkpoint WHERE source = 'public.{t}'");
@@ -166,7 +164,7 @@ fn partitions_whose_rows_have_the_same_place_are_told_apart() {
     assert_eq!(ended.number("produce", "rows_flagged"), 50);
     assert_eq!(world.sql_number("SELECT count(*) FROM {t} WHERE NOT sent_to_kafka AND part = 1"), 10);
     assert_eq!(world.unsent(), 10);
-    assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after", &["produce"]);
     assert_eq!(world.run(&["produce", "--json"]).expect(0).number("produce", "rows_recovered"), 10);
     assert_eq!((world.unsent(), world.records()), (0, 70));
 }
@@ -204,7 +202,7 @@ fn a_locked_row_is_not_sent_again_though_the_run_that_could_not_flag_it_was_kill
     let mut other = world.second_session();
     let mut lock = other.transaction().unwrap();
     lock.execute(&format!("SELECT 1 FROM {} WHERE id = 4 FOR UPDATE", world.name), &[]).unwrap();
-    assert_eq!(world.crash_at("finish.before", &["produce"]).code, KILLED);
+    world.kill_at("finish.before", &["produce"]);
     assert_eq!(world.unsent(), 1);
     lock.rollback().unwrap();
     let ended = world.run(&["produce", "--json"]).expect(0);
@@ -358,7 +356,7 @@ fn a_trigger_that_sets_the_time_of_the_last_change_is_no_change() {
         .unwrap();
     world.run(&["produce"]).expect(0);
     world.insert_rows(6);
-    assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after", &["produce"]);
     world.run(&["produce"]).expect(0);
     world.run(&["produce"]).expect(0);
     assert_eq!((world.unsent(), world.records()), (0, 12));
@@ -381,7 +379,7 @@ fn foreign_records_of_every_kind_cause_no_copies() {
             (Some(b"777777"), None),
             (Some(b"888888"), Some(b"{\"id\": 888888}")),
         ]);
-        assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+        world.kill_at("kafka.commit.after", &["produce"]);
         foreign.send(&[(Some(b"more garbage"), Some(b"\0")), (Some(b"[1"), Some(b"[")), (None, None)]);
         let ended = world.run(&["produce", "--json"]).expect(0);
         assert_eq!(ended.number("produce", "rows_recovered"), 20, "round {round}");
@@ -395,7 +393,7 @@ fn foreign_records_of_every_kind_cause_no_copies() {
 fn a_row_that_another_producer_wrote_over_in_the_topic_is_sent_again_so_that_it_stands_last() {
     let mut world = World::new("overwritten");
     world.insert_rows(5);
-    assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after", &["produce"]);
     let foreign = Foreign::new(&world);
     // A value with a zero byte cannot even be compared in PostgreSQL: it counts all the same.
     foreign.send(&[(Some(b"2"), None), (Some(b"3"), Some(b"{\"id\": 3}")), (Some(b"4"), Some(b"\0"))]);
@@ -453,7 +451,7 @@ fn a_topic_deleted_and_made_again_is_reported_and_started_over() {
 fn a_window_that_retention_has_eaten_into_is_reported() {
     let mut world = World::with("eaten", common::USER_LOGINS, 1);
     world.insert_rows(10);
-    assert_eq!(world.crash_at("kafka.commit.after", &["produce"]).code, KILLED);
+    world.kill_at("kafka.commit.after", &["produce"]);
     world.delete_records(0, 4);
     let ended = world.run(&["produce", "--json"]).expect(65);
     assert_eq!(ended.report()["produce"]["window_lost"], serde_json::json!([{"partition": 0, "from": 0, "to": 4}]));

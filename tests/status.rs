@@ -89,7 +89,7 @@ fn it_works_while_a_run_works() {
     world.settings.insert("batch", "rows = 50".into());
     let mut run = world.start(&["--once"]);
     // Each command writes the configuration anew: the run has to have read it.
-    let mut session = postgres::Client::connect(&world.servers.postgres_url, postgres::NoTls).unwrap();
+    let mut session = world.another_session();
     let flagged = format!("SELECT count(*) FROM {} WHERE sent_to_kafka", world.name);
     world.wait_for("the run to have begun", || session.query_one(&flagged, &[]).unwrap().get::<_, i64>(0) > 0);
     let mut told = Vec::new();
@@ -104,25 +104,16 @@ fn it_works_while_a_run_works() {
 #[test]
 fn a_run_does_without_a_history() {
     let mut world = World::new("status_without");
-    let role = format!("status_without_{}", std::process::id());
-    let superuser = std::env::var("SERVERS_POSTGRES_SUPERUSER_URL").unwrap();
-    let mut superuser = postgres::Client::connect(&superuser, postgres::NoTls).unwrap();
-    superuser
-        .batch_execute(&format!(
-            "CREATE ROLE {role} LOGIN PASSWORD 'secret'; GRANT SELECT, UPDATE ON {} TO {role};
-             GRANT SELECT, INSERT, UPDATE ON pg2ch_checkpoint TO {role}",
-            world.name
-        ))
-        .unwrap();
-    let url = world.servers.postgres_url.replace("app:app@", &format!("{role}:secret@"));
-    world.settings.insert("postgres", format!("url = \"{url}\""));
+    let role = world.become_role(
+        "GRANT SELECT, UPDATE ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE ON pg2ch_checkpoint TO {role}",
+    );
     world.insert_rows(2);
     let ended = world.once().expect(0);
     assert_eq!(ended.stderr, "");
     let report = status(&world);
     assert_eq!(report["unsent"]["rows"], 0);
     assert_eq!(report["runs"].as_array().unwrap().len(), 0);
-    superuser.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
+    world.drop_role(&role);
 }
 
 #[test]
@@ -144,7 +135,7 @@ fn a_long_run_tells_how_far_it_is_when_it_is_asked_by_a_signal() {
 }
 
 fn world_flagged(world: &World) -> i64 {
-    let mut session = postgres::Client::connect(&world.servers.postgres_url, postgres::NoTls).unwrap();
+    let mut session = world.another_session();
     let sql = format!("SELECT count(*) FROM {} WHERE sent_to_kafka", world.name);
     session.query_one(&sql, &[]).unwrap().get(0)
 }

@@ -1,7 +1,5 @@
 //! What `pg2ch check` finds, and carrying out what it proposes.
 
-use postgres::{Client, NoTls};
-use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use serde_json::Value;
 
 use super::World;
@@ -55,7 +53,7 @@ pub fn carry_out(world: &World, finding: &Value) {
     match finding["server"].as_str().unwrap() {
         // Statement by statement: some must not stand in a transaction.
         "PostgreSQL" => {
-            let mut session = superuser(world);
+            let mut session = world.superuser();
             let statements = fix.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
             statements.split_inclusive(";\n").for_each(|statement| session.batch_execute(statement).unwrap());
         }
@@ -71,38 +69,5 @@ fn carry_out_in_kafka(world: &World, command: &str) {
         return world.create_topic(after("--topic").unwrap(), 1, &[]);
     }
     let (name, value) = after("--add-config").unwrap().split_once('=').unwrap();
-    set(world, after("--entity-name").unwrap(), name, value);
-}
-
-/// Alters a setting of a topic.
-pub fn set(world: &World, topic: &str, name: &str, value: &str) {
-    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
-    let results = pollster::block_on(world.admin().alter_configs([&change], &AdminOptions::new())).unwrap();
-    results.into_iter().for_each(|result| drop(result.unwrap()));
-}
-
-/// The superuser's session in the world's database.
-pub fn superuser(world: &World) -> Client {
-    let url = world.servers.postgres_url.replace("app:app@", "postgres:postgres@");
-    Client::connect(&url, NoTls).unwrap()
-}
-
-/// A role without any privilege, which the world's configuration then uses.
-pub fn role(world: &mut World, name: &str) -> String {
-    let role = format!("{name}_{}", std::process::id());
-    superuser(world).batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'")).unwrap();
-    let url = url_of(world, &role);
-    world.settings.insert("postgres", format!("url = \"{url}\""));
-    role
-}
-
-/// The address for such a role.
-pub fn url_of(world: &World, role: &str) -> String {
-    world.servers.postgres_url.replace("app:app@", &format!("{role}:secret@"))
-}
-
-/// Takes it away again.
-pub fn drop_role(world: &mut World, role: &str) {
-    world.settings.remove("postgres");
-    superuser(world).batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
+    world.alter_topic_named(after("--entity-name").unwrap(), name, value);
 }

@@ -1,6 +1,6 @@
 //! The one question behind every test of the promise: is each version there once, in the topic and in the target?
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -50,6 +50,26 @@ impl World {
     #[track_caller]
     pub fn assert_target_equals_topic(&self, records: &[Seen]) {
         self.compare_with_target(records).assert_none();
+    }
+
+    /// Every committed record is once in the target, or it is once a dead letter.
+    #[track_caller]
+    pub fn assert_every_record_once(&self) {
+        let dead: Vec<(i32, i64)> = self
+            .topic_named(&format!("{}.dead", self.name))
+            .iter()
+            .map(|letter| {
+                let number = |name: &str| letter.headers[name].parse::<i64>().unwrap();
+                (i32::try_from(number("pg2ch-partition")).unwrap(), number("pg2ch-offset"))
+            })
+            .collect();
+        let distinct: HashSet<_> = dead.iter().copied().collect();
+        assert_eq!(distinct.len(), dead.len(), "letters that are there twice: {dead:?}");
+        let mut records = self.topic();
+        let all = records.len();
+        records.retain(|record| !distinct.contains(&(record.partition, record.offset)));
+        assert_eq!(all - records.len(), dead.len(), "letters of records that are not in the topic");
+        self.assert_target_equals_topic(&records);
     }
 
     /// Compares the source with what committed readers see of the topic.

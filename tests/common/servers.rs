@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pg2ch::clickhouse::Http;
-use postgres::{Client, NoTls};
 
 /// The addresses of three servers.
 #[derive(Clone, Debug)]
@@ -27,9 +26,7 @@ impl Servers {
         let mut servers = Self::shared();
         let (front, _) = servers.postgres_url.rsplit_once('/').unwrap();
         let database = format!("{name}_{}", std::process::id());
-        let superuser = servers.postgres_url.replace("app:app@", "postgres:postgres@");
-        let mut superuser = Client::connect(&superuser, NoTls).unwrap();
-        superuser.batch_execute(&format!("CREATE DATABASE {database} OWNER app")).unwrap();
+        servers.superuser().batch_execute(&format!("CREATE DATABASE {database} OWNER app")).unwrap();
         servers.postgres_url = format!("{front}/{database}");
         servers
     }

@@ -1,131 +1,139 @@
-//! What other producers and consumers do to a world's topic and its group.
+//! A world's topic: made, changed, deleted, and what committed readers see of it.
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{Offset, TopicPartitionList};
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::collections::HashMap;
 use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::World;
 
+/// A record as a consumer of committed records sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: i64,
+    pub key: String,
+    pub value: String,
+    pub headers: HashMap<String, String>,
+}
+
 impl World {
-    /// Writes records (partition, key, value; `None` is a tombstone) as another producer would.
-    pub fn send(&self, records: &[(i32, &str, Option<&str>)]) {
-        self.send_to(&self.name, records);
+    pub fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client().create().unwrap()
     }
 
-    pub fn send_to(&self, topic: &str, records: &[(i32, &str, Option<&str>)]) {
-        let producer: BaseProducer = self.client().set("linger.ms", "0").create().unwrap();
-        for (partition, key, value) in records {
-            let mut record = BaseRecord::to(topic).key(*key).partition(*partition).headers(OwnedHeaders::new());
-            if let Some(value) = value {
-                record = record.payload(*value);
-            }
-            producer.send(record).map_err(|(error, _)| error).unwrap();
+    /// A client's configuration for the brokers of this world.
+    pub fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.servers.brokers).set("group.id", format!("{}-reader", self.name));
+        config
+    }
+
+    pub fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        for (key, value) in settings {
+            new = new.set(key, value);
         }
-        producer.flush(Duration::from_secs(10)).unwrap();
+        let results = pollster::block_on(self.admin().create_topics([&new], &admin_options())).unwrap();
+        results.into_iter().for_each(|result| drop(result.unwrap()));
+        self.wait_for("the topic to appear", || {
+            let metadata =
+                self.client().create::<BaseConsumer>().unwrap().fetch_metadata(Some(topic), Duration::from_secs(5));
+            metadata.is_ok_and(|m| m.topics()[0].partitions().len() == usize::try_from(partitions).unwrap())
+        });
     }
 
-    /// A row of `user_logins` as JSON.
-    pub fn login(id: i64, event_type: &str) -> String {
-        format!(
-            r#"{{"id":{id},"user_id":{id},"event_type":"{event_type}","event_time":"2026-01-02T03:04:05.123456+00:00","details":null}}"#
-        )
+    /// Changes a setting of the topic.
+    pub fn alter_topic(&self, key: &str, value: &str) {
+        self.alter_topic_named(&self.name, key, value);
     }
 
-    /// Writes `count` rows of `user_logins`, over three partitions, each with an id of its own.
-    pub fn send_logins(&self, count: i64) {
-        static NEXT: AtomicI64 = AtomicI64::new(1);
-        let first = NEXT.fetch_add(count, Ordering::Relaxed);
-        let rows: Vec<_> = (first..first + count).map(|id| (id.to_string(), Self::login(id, "sent"))).collect();
-        let place = |at: usize| i32::try_from(at % 3).unwrap();
-        let records: Vec<_> =
-            rows.iter().enumerate().map(|(at, (key, value))| (place(at), key.as_str(), Some(value.as_str()))).collect();
-        self.send(&records);
-    }
-
-    /// Every committed record is once in the target, or it is once a dead letter.
-    pub fn assert_every_record_once(&self) {
-        let dead: Vec<(i32, i64)> = self
-            .topic_named(&format!("{}.dead", self.name))
-            .iter()
-            .map(|letter| {
-                let number = |name: &str| letter.headers[name].parse::<i64>().unwrap();
-                (i32::try_from(number("pg2ch-partition")).unwrap(), number("pg2ch-offset"))
-            })
-            .collect();
-        let distinct: HashSet<_> = dead.iter().copied().collect();
-        assert_eq!(distinct.len(), dead.len(), "letters that are there twice: {dead:?}");
-        let mut records = self.topic();
-        let all = records.len();
-        records.retain(|record| !distinct.contains(&(record.partition, record.offset)));
-        assert_eq!(all - records.len(), dead.len(), "letters of records that are not in the topic");
-        self.assert_target_equals_topic(&records);
-    }
-
-    /// Commits offsets for the group as an ordinary consumer does: a plain commit, no metadata of ours.
-    pub fn set_offsets(&self, offsets: &[(i32, i64)]) {
-        let consumer: BaseConsumer = self.client().set("group.id", &self.name).create().unwrap();
-        let mut list = TopicPartitionList::new();
-        for &(partition, offset) in offsets {
-            list.add_partition_offset(&self.name, partition, Offset::Offset(offset)).unwrap();
-        }
-        consumer.commit(&list, CommitMode::Sync).unwrap();
-    }
-
-    /// The group's offsets, with their metadata.
-    pub fn offsets(&self) -> Vec<(i32, i64, String)> {
-        let consumer: BaseConsumer = self.client().set("group.id", &self.name).create().unwrap();
-        let metadata = consumer.fetch_metadata(Some(&self.name), Duration::from_secs(10)).unwrap();
-        let mut list = TopicPartitionList::new();
-        for partition in metadata.topics()[0].partitions() {
-            list.add_partition(&self.name, partition.id());
-        }
-        let committed = consumer.committed_offsets(list, Duration::from_secs(10)).unwrap();
-        let mut offsets: Vec<_> = committed
-            .elements()
-            .iter()
-            .filter_map(|e| match e.offset() {
-                Offset::Offset(offset) => Some((e.partition(), offset, e.metadata().to_owned())),
-                _ => None,
-            })
-            .collect();
-        offsets.sort();
-        offsets
-    }
-
-    /// Commits offsets with the metadata that they had.
-    pub fn restore_offsets(&self, offsets: &[(i32, i64, String)]) {
-        let consumer: BaseConsumer = self.client().set("group.id", &self.name).create().unwrap();
-        let mut list = TopicPartitionList::new();
-        for (partition, offset, metadata) in offsets {
-            let mut element = list.add_partition(&self.name, *partition);
-            element.set_offset(Offset::Offset(*offset)).unwrap();
-            element.set_metadata(metadata);
-        }
-        consumer.commit(&list, CommitMode::Sync).unwrap();
-    }
-
-    /// Deletes the group's offsets, as an operator does with `kafka-consumer-groups.sh`.
-    pub fn delete_group(&self) {
-        let options = super::admin_options();
-        let results = pollster::block_on(self.admin().delete_groups(&[&self.name], &options)).unwrap();
+    pub fn alter_topic_named(&self, topic: &str, key: &str, value: &str) {
+        let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
+        let results = pollster::block_on(self.admin().alter_configs([&config], &admin_options())).unwrap();
         results.into_iter().for_each(|result| drop(result.unwrap()));
     }
 
-    /// Opens a transaction with one record in it, and leaves it open for as long as the producer lives.
-    pub fn open_transaction(&self, partition: i32, key: &str, value: &str) -> BaseProducer {
-        let producer: BaseProducer =
-            self.client().set("transactional.id", format!("{}-foreign", self.name)).create().unwrap();
-        producer.init_transactions(Duration::from_secs(10)).unwrap();
-        producer.begin_transaction().unwrap();
-        producer
-            .send(BaseRecord::to(&self.name).key(key).payload(value).partition(partition))
-            .map_err(|(e, _)| e)
-            .unwrap();
-        producer.flush(Duration::from_secs(10)).unwrap();
-        producer
+    pub fn delete_topic(&self, topic: &str) {
+        let results = pollster::block_on(self.admin().delete_topics(&[topic], &admin_options())).unwrap();
+        results.into_iter().for_each(|result| drop(result.unwrap()));
+        self.wait_for("the topic to vanish", || {
+            let metadata =
+                self.client().create::<BaseConsumer>().unwrap().fetch_metadata(Some(topic), Duration::from_secs(5));
+            metadata.is_ok_and(|m| m.topics()[0].error().is_some())
+        });
     }
+
+    /// Deletes the records below `offset` of a partition, as retention does.
+    pub fn delete_records(&self, partition: i32, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.name, partition, Offset::Offset(offset)).unwrap();
+        pollster::block_on(self.admin().delete_records(&list, &admin_options())).unwrap();
+    }
+
+    /// How many records the topic holds for consumers of committed records.
+    pub fn records(&self) -> usize {
+        self.topic().len()
+    }
+
+    /// What the topic holds for consumers of committed records, by partition and offset.
+    pub fn topic(&self) -> Vec<Seen> {
+        self.topic_named(&self.name)
+    }
+
+    pub fn topic_named(&self, topic: &str) -> Vec<Seen> {
+        let consumer: BaseConsumer = self
+            .client()
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("enable.auto.commit", "false")
+            .set("fetch.wait.max.ms", "10")
+            .create()
+            .unwrap();
+        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap();
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            list.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
+        }
+        let mut open = list.count();
+        consumer.assign(&list).unwrap();
+        let mut seen = Vec::new();
+        while open > 0 {
+            match consumer.poll(Duration::from_secs(20)).expect("a record or an end within 20 s") {
+                Ok(message) => seen.push(Seen::of(&message)),
+                Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        seen.sort_by_key(|record| (record.partition, record.offset));
+        seen
+    }
+}
+
+impl Seen {
+    fn of(message: &impl Message) -> Self {
+        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        let headers = message
+            .headers()
+            .map(|headers| headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect());
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+            key: text(message.key()),
+            value: text(message.payload()),
+            headers: headers.unwrap_or_default(),
+        }
+    }
+}
+
+pub fn admin_options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(Duration::from_secs(20))).operation_timeout(Some(Duration::from_secs(20)))
 }
