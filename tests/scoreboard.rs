@@ -67,14 +67,14 @@ fn document() -> PathBuf {
     root().join("docs/scoreboard.md")
 }
 
-/// The names of all tests in tests/*.rs, with their files.
+/// The names of all tests in tests/*.rs and in the folders of the same name, with that name: it is what `cargo test --test`
+/// takes.
 fn tests() -> BTreeMap<String, Vec<String>> {
     let mut tests: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for entry in fs::read_dir(root().join("tests")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            let file = path.file_stem().unwrap().to_string_lossy().into_owned();
+    for path in sources(&root().join("tests")) {
+        let file = path.file_stem().unwrap().to_string_lossy().into_owned();
+        for source in std::iter::once(path.clone()).chain(sources(&path.with_extension(""))) {
+            let text = fs::read_to_string(source).unwrap();
             for after in text.split("#[test]\n").skip(1) {
                 let name = after.split_once("fn ").and_then(|(_, rest)| rest.split_once('(')).unwrap().0;
                 tests.entry(name.to_owned()).or_default().push(file.clone());
@@ -82,6 +82,12 @@ fn tests() -> BTreeMap<String, Vec<String>> {
         }
     }
     tests
+}
+
+/// The source files of a folder; none if there is no such folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
 }
 
 /// The simulation's table, as it stands on the page.
