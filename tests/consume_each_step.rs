@@ -8,7 +8,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::proxy::{Fault, Proxy, Way, has, kafka_request};
-use common::{World, signal_process};
+use common::{Ended, World, signal_process};
 use pg2ch::crash;
 
 const PRODUCE: u8 = 0;
@@ -54,6 +54,15 @@ fn run_well(world: &World) {
     world.assert_every_record_once();
 }
 
+/// A run that gives up in time what is never answered.
+#[track_caller]
+fn run_in_time(world: &World) -> Ended {
+    let begun = Instant::now();
+    let ended = world.run(&["consume"]);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}: {ended:?}", begun.elapsed());
+    ended
+}
+
 #[test]
 fn a_sigterm_at_any_point_of_the_second_leg_commits_what_is_in_hand() {
     let world = impatient("term");
@@ -84,7 +93,7 @@ fn a_sigterm_while_the_target_is_asked_leaves_the_rest_to_the_next_run() {
     proxy.wait_for_hit();
     common::signal("TERM", &run);
     proxy.pass();
-    common::Ended::of(&run.wait_with_output().unwrap()).expect(0);
+    Ended::of(&run.wait_with_output().unwrap()).expect(0);
     run_well(&world);
 }
 
@@ -92,17 +101,11 @@ fn a_sigterm_while_the_target_is_asked_leaves_the_rest_to_the_next_run() {
 fn a_question_that_is_cut_off_lost_or_never_answered_doubles_nothing() {
     let mut world = impatient("asked");
     let proxy = Proxy::before_kafka(&mut world);
-    let mut hits = 0;
     for request in [LIST_OFFSETS, FETCH_OFFSETS, FETCH, INIT_PRODUCER_ID] {
         for fault in [Fault::Cut, Fault::DropReply, Fault::Stall] {
             unknown_records(&world);
-            proxy.on_nth(1, Way::ToServer, kafka_request(request), fault);
-            let ended = world.run(&["consume"]);
+            let ended = proxy.hit(1, kafka_request(request), fault, || world.run(&["consume"]));
             assert!([0, 69].contains(&ended.code), "{request} {fault:?}: {ended:?}");
-            hits += 1;
-            assert_eq!(proxy.hits(), hits, "{request} {fault:?}");
-            proxy.pass();
-            proxy.cut_open();
             run_well(&world);
         }
     }
@@ -112,18 +115,11 @@ fn a_question_that_is_cut_off_lost_or_never_answered_doubles_nothing() {
 fn a_question_to_the_target_that_is_cut_off_lost_or_never_answered_doubles_nothing() {
     let mut world = impatient("target_asked");
     let proxy = Proxy::before_clickhouse(&mut world);
-    let mut hits = 0;
     for words in [DESCRIBES, ASKS] {
         for fault in [Fault::Cut, Fault::DropReply, Fault::Stall] {
             unknown_records(&world);
-            proxy.on_nth(1, Way::ToServer, has(words), fault);
-            let begun = Instant::now();
-            let ended = world.run(&["consume"]);
+            let ended = proxy.hit(1, has(words), fault, || run_in_time(&world));
             assert!([0, 69].contains(&ended.code), "{words} {fault:?}: {ended:?}");
-            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-            hits += 1;
-            assert_eq!(proxy.hits(), hits, "{words} {fault:?}");
-            proxy.pass();
             run_well(&world);
         }
     }
@@ -133,19 +129,13 @@ fn a_question_to_the_target_that_is_cut_off_lost_or_never_answered_doubles_nothi
 fn dead_letters_that_are_cut_off_lost_or_never_answered_are_there_once() {
     let mut world = impatient("letters");
     let proxy = Proxy::before_kafka(&mut world);
-    let mut hits = 0;
     for request in [PRODUCE, END_TXN] {
         for fault in [Fault::Cut, Fault::DropReply, Fault::Stall] {
             records_with_a_bad_one(&world);
             // The transaction of the recorded intent comes before that of the dead letter.
             let nth = if request == END_TXN { 2 } else { 1 };
-            proxy.on_nth(nth, Way::ToServer, kafka_request(request), fault);
-            let ended = world.run(&["consume"]);
+            let ended = proxy.hit(nth, kafka_request(request), fault, || world.run(&["consume"]));
             assert!([0, 65, 69].contains(&ended.code), "{request} {fault:?}: {ended:?}");
-            hits += 1;
-            assert_eq!(proxy.hits(), hits, "{request} {fault:?}");
-            proxy.pass();
-            proxy.cut_open();
             run_well(&world);
         }
     }
@@ -155,16 +145,10 @@ fn dead_letters_that_are_cut_off_lost_or_never_answered_are_there_once() {
 fn a_commit_that_is_never_answered_ends_in_time_and_is_made_good() {
     let mut world = impatient("commit_stall");
     let proxy = Proxy::before_kafka(&mut world);
-    for (hits, request) in [ADD_OFFSETS, COMMIT_OFFSETS, END_TXN].into_iter().enumerate() {
+    for request in [ADD_OFFSETS, COMMIT_OFFSETS, END_TXN] {
         world.send_logins(9);
-        proxy.on_nth(2, Way::ToServer, kafka_request(request), Fault::Stall);
-        let begun = Instant::now();
-        let ended = world.run(&["consume"]);
+        let ended = proxy.hit(2, kafka_request(request), Fault::Stall, || run_in_time(&world));
         assert!([0, 69].contains(&ended.code), "{request}: {ended:?}");
-        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-        assert_eq!(proxy.hits(), hits + 1, "{request}");
-        proxy.pass();
-        proxy.cut_open();
         run_well(&world);
     }
 }
@@ -178,11 +162,7 @@ fn what_a_dead_run_sent_to_kafka_and_arrives_late_moves_no_offset_and_leaves_no_
         let mut world = impatient("late");
         let proxy = Proxy::before_kafka(&mut world);
         records_with_a_bad_one(&world);
-        proxy.on_nth(nth, Way::ToServer, kafka_request(request), Fault::Hold);
-        let mut run = world.start(&["consume"]);
-        proxy.wait_for_hit();
-        run.kill().unwrap();
-        run.wait().unwrap();
+        proxy.kill_with_held(&world, "consume", nth, kafka_request(request));
         run_well(&world);
         let offsets = world.offsets();
         proxy.pass();

@@ -279,42 +279,37 @@ fn a_used_token_whose_rows_were_deleted_does_not_lose_them() {
     goes_on(&mut world, 0);
 }
 
-#[test]
-fn an_insert_of_a_dead_run_that_lands_late_is_dropped() {
-    let mut world = World::new("late");
+/// An INSERT of a run that was killed arrives when another run has copied its rows.
+fn a_late_insert_is_dropped(mut world: World) {
     world.stop_merges();
     world.insert_rows(12);
     world.run(&["produce"]).expect(0);
     let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[Act::Hold]);
     world.settings.insert("clickhouse", proxy.setting());
-    let mut dead = world.start(&["consume"]);
-    proxy.wait_for_held();
-    dead.kill().unwrap();
-    dead.wait().unwrap();
+    proxy.kill_with_held(&world);
     world.settings.remove("clickhouse");
     goes_on(&mut world, 0);
     proxy.release();
     world.assert_exactly_once();
 }
 
+/// Makes the target, which is empty, anew with partitions.
+fn partition_target_by(world: &World, expression: &str) {
+    world.ch(&format!("CREATE TABLE {{t}}_new AS {{t}} PARTITION BY {expression}"));
+    world.ch("EXCHANGE TABLES {t} AND {t}_new");
+}
+
+#[test]
+fn an_insert_of_a_dead_run_that_lands_late_is_dropped() {
+    let world = World::new("late");
+    a_late_insert_is_dropped(world);
+}
+
 #[test]
 fn an_insert_that_lands_late_while_its_rows_are_split_over_partitions_is_dropped() {
-    let mut world = World::new("late_split");
-    world.ch("CREATE TABLE {t}_new AS {t} PARTITION BY id % 4");
-    world.ch("EXCHANGE TABLES {t} AND {t}_new");
-    world.stop_merges();
-    world.insert_rows(12);
-    world.run(&["produce"]).expect(0);
-    let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[Act::Hold]);
-    world.settings.insert("clickhouse", proxy.setting());
-    let mut dead = world.start(&["consume"]);
-    proxy.wait_for_held();
-    dead.kill().unwrap();
-    dead.wait().unwrap();
-    world.settings.remove("clickhouse");
-    goes_on(&mut world, 0);
-    proxy.release();
-    world.assert_exactly_once();
+    let world = World::new("late_split");
+    partition_target_by(&world, "id % 4");
+    a_late_insert_is_dropped(world);
 }
 
 #[test]
@@ -323,8 +318,7 @@ fn half_of_a_block_in_a_partitioned_target_is_completed() {
     // a whole block: all of it lands, and the rows of two partitions vanish together with what is known of their token.
     for keeps_token in [true, false] {
         let mut world = World::new("half");
-        world.ch("CREATE TABLE {t}_new AS {t} PARTITION BY id % 4");
-        world.ch("EXCHANGE TABLES {t} AND {t}_new");
+        partition_target_by(&world, "id % 4");
         world.stop_merges();
         world.insert_rows(12);
         world.run(&["produce"]).expect(0);
@@ -345,8 +339,7 @@ fn half_of_a_block_in_a_partitioned_target_is_completed() {
 #[test]
 fn a_block_may_have_rows_of_130_target_partitions() {
     let mut world = World::new("many_partitions");
-    world.ch("CREATE TABLE {t}_new AS {t} PARTITION BY id");
-    world.ch("EXCHANGE TABLES {t} AND {t}_new");
+    partition_target_by(&world, "id");
     world.insert_rows(130);
     let ended = world.once().expect(0);
     assert_eq!((ended.number("consume", "inserts"), ended.number("consume", "dead_letters")), (1, 0));

@@ -7,7 +7,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::proxy::{Fault, Proxy, Way, has, kafka_request};
+use common::proxy::{Fault, Proxy, has, kafka_request};
 use common::{World, signal_process};
 use pg2ch::crash;
 
@@ -81,14 +81,10 @@ const ASKED: [&str; 6] = [
 fn a_question_to_postgresql_that_is_cut_off_or_whose_answer_is_lost_is_asked_again() {
     let mut world = impatient("asked");
     let proxy = Proxy::before_postgres(&mut world);
-    let mut hits = proxy.hits();
     for words in ASKED {
         for fault in [Fault::Cut, Fault::DropReply] {
             with_a_window(&mut world);
-            proxy.on_nth(1, Way::ToServer, has(words), fault);
-            world.run(&["produce", "--wait-lock", "5s"]).expect(0);
-            hits += 1;
-            assert_eq!(proxy.hits(), hits, "{words}: {fault:?}");
+            proxy.hit(1, has(words), fault, || world.run(&["produce", "--wait-lock", "5s"])).expect(0);
             world.assert_sent_exactly_once();
         }
     }
@@ -103,14 +99,10 @@ fn a_question_that_postgresql_never_answers_ends_the_run_with_69() {
                 let mut world = impatient("never");
                 with_a_window(&mut world);
                 let proxy = Proxy::before_postgres(&mut world);
-                proxy.on_nth(1, Way::ToServer, has(words), Fault::Stall);
                 let begun = Instant::now();
-                let ended = world.run(&["produce"]).expect(69);
+                let ended = proxy.hit(1, has(words), Fault::Stall, || world.run(&["produce"])).expect(69);
                 assert!(ended.stderr.contains("no answer within"), "{words}: {}", ended.stderr);
                 assert!(begun.elapsed() < Duration::from_secs(20), "{words}: {:?}", begun.elapsed());
-                assert_eq!(proxy.hits(), 1, "{words}");
-                proxy.pass();
-                proxy.cut_open();
                 world.run(&["produce", "--wait-lock", "10s"]).expect(0);
                 world.assert_sent_exactly_once();
             });
@@ -122,17 +114,11 @@ fn a_question_that_postgresql_never_answers_ends_the_run_with_69() {
 fn a_question_to_kafka_that_is_cut_off_lost_or_never_answered_doubles_nothing() {
     let mut world = impatient("kafka_asked");
     let proxy = Proxy::before_kafka(&mut world);
-    let mut hits = 0;
     for request in [LIST_OFFSETS, FETCH, INIT_PRODUCER_ID] {
         for fault in [Fault::Cut, Fault::DropReply, Fault::Stall] {
             with_a_window(&mut world);
-            proxy.on_nth(1, Way::ToServer, kafka_request(request), fault);
-            let ended = world.run(&["produce"]);
+            let ended = proxy.hit(1, kafka_request(request), fault, || world.run(&["produce"]));
             assert!([0, 69].contains(&ended.code), "{request} {fault:?}: {ended:?}");
-            hits += 1;
-            assert_eq!(proxy.hits(), hits, "{request} {fault:?}");
-            proxy.pass();
-            proxy.cut_open();
             world.run(&["produce", "--wait-lock", "10s"]).expect(0);
             world.assert_sent_exactly_once();
         }
@@ -148,11 +134,7 @@ fn a_recovery_of_a_dead_run_that_reaches_postgresql_late_meets_no_other_run() {
         let mut world = impatient("recovery_late");
         with_a_window(&mut world);
         let proxy = Proxy::before_postgres(&mut world);
-        proxy.on_nth(nth, Way::ToServer, has("COMMIT"), Fault::Hold);
-        let mut run = world.start(&["produce"]);
-        proxy.wait_for_hit();
-        run.kill().unwrap();
-        run.wait().unwrap();
+        proxy.kill_with_held(&world, "produce", nth, has("COMMIT"));
         world.run(&["produce"]).expect(75);
         proxy.pass();
         proxy.wait_for_late_deliveries(1);
@@ -166,11 +148,7 @@ fn a_fence_of_a_dead_run_that_lands_late_shuts_a_later_run_out_and_doubles_nothi
     let mut world = impatient("fence_late");
     let proxy = Proxy::before_kafka(&mut world);
     world.insert_rows(12);
-    proxy.on_nth(1, Way::ToServer, kafka_request(INIT_PRODUCER_ID), Fault::Hold);
-    let mut run = world.start(&["produce"]);
-    proxy.wait_for_hit();
-    run.kill().unwrap();
-    run.wait().unwrap();
+    proxy.kill_with_held(&world, "produce", 1, kafka_request(INIT_PRODUCER_ID));
     let mut later = world.start_command_stopped_at(&["produce", "--wait-lock", "5s"], "kafka.send.after");
     proxy.pass();
     proxy.wait_for_late_deliveries(1);

@@ -45,31 +45,26 @@ fn run_until_well(world: &World) -> Ended {
     panic!("twenty runs, and none ended well");
 }
 
-#[test]
-fn an_answer_of_postgresql_to_a_commit_that_is_lost_doubles_nothing_and_ends_the_run_well() {
-    let mut world = impatient("pg_answer");
+/// Each commit of a run is hit by the fault, and the run ends well.
+fn made_good_at_each_commit(name: &str, fault: Fault) {
+    let mut world = impatient(name);
     let proxy = Proxy::before_postgres(&mut world);
     // A run over twelve rows commits its epoch, a window now and then, three batches, and the last checkpoint.
     for nth in 1..=5 {
         world.insert_rows(12);
-        proxy.on_nth(nth, Way::ToServer, has("COMMIT"), Fault::DropReply);
-        world.run(&["produce"]).expect(0);
-        assert_eq!(proxy.hits(), nth, "commit {nth}");
+        proxy.hit(nth, has("COMMIT"), fault, || world.run(&["produce"])).expect(0);
         world.assert_sent_exactly_once();
     }
 }
 
 #[test]
+fn an_answer_of_postgresql_to_a_commit_that_is_lost_doubles_nothing_and_ends_the_run_well() {
+    made_good_at_each_commit("pg_answer", Fault::DropReply);
+}
+
+#[test]
 fn a_commit_that_never_reaches_postgresql_is_made_good() {
-    let mut world = impatient("pg_request");
-    let proxy = Proxy::before_postgres(&mut world);
-    for nth in 1..=5 {
-        world.insert_rows(12);
-        proxy.on_nth(nth, Way::ToServer, has("COMMIT"), Fault::Cut);
-        world.run(&["produce"]).expect(0);
-        assert_eq!(proxy.hits(), nth, "commit {nth}");
-        world.assert_sent_exactly_once();
-    }
+    made_good_at_each_commit("pg_request", Fault::Cut);
 }
 
 #[test]
@@ -78,11 +73,7 @@ fn a_commit_that_reaches_postgresql_late_meets_no_other_run() {
     for nth in [1, 3, 4] {
         let proxy = Proxy::before_postgres(&mut world);
         world.insert_rows(12);
-        proxy.on_nth(nth, Way::ToServer, has("COMMIT"), Fault::Hold);
-        let mut run = world.start(&["produce"]);
-        proxy.wait_for_hit();
-        run.kill().unwrap();
-        run.wait().unwrap();
+        proxy.kill_with_held(&world, "produce", nth, has("COMMIT"));
         // The dead run's session is alive as far as PostgreSQL can see: it keeps the lock until the late commit is through.
         world.run(&["produce"]).expect(75);
         proxy.pass();
@@ -120,14 +111,11 @@ fn the_end_of_a_transaction_that_never_gets_an_answer_ends_the_run_with_69() {
     let mut world = impatient("kafka_silent");
     let proxy = Proxy::before_kafka(&mut world);
     world.insert_rows(12);
-    proxy.on_nth(2, Way::ToServer, kafka_request(END_TXN), Fault::Stall);
     world.settings.insert("retry", "attempts = 1".into());
     let begun = Instant::now();
-    let ended = world.run(&["produce"]);
+    let ended = proxy.hit(2, kafka_request(END_TXN), Fault::Stall, || world.run(&["produce"]));
     assert!([0, 69].contains(&ended.code), "{ended:?}");
     assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
-    assert_eq!(proxy.hits(), 1);
-    proxy.pass();
     run_until_well(&world);
     world.assert_sent_exactly_once();
 }
@@ -138,11 +126,7 @@ fn what_a_dead_run_sent_to_kafka_and_arrives_late_is_shut_out() {
         let mut world = impatient("kafka_late");
         let proxy = Proxy::before_kafka(&mut world);
         world.insert_rows(12);
-        proxy.on_nth(2, Way::ToServer, kafka_request(request), Fault::Hold);
-        let mut run = world.start(&["produce"]);
-        proxy.wait_for_hit();
-        run.kill().unwrap();
-        run.wait().unwrap();
+        proxy.kill_with_held(&world, "produce", 2, kafka_request(request));
         world.sql("UPDATE {t} SET event_type = 'meanwhile' WHERE id > 5 AND NOT sent_to_kafka");
         // The fence decides what the dead run left open: nothing of it is waited for.
         world.run(&["produce", "--wait-lock", "5s"]).expect(0);
@@ -196,13 +180,10 @@ fn a_postgresql_that_stops_answering_ends_the_run_with_69_within_its_limits() {
     let proxy = Proxy::before_postgres(&mut world);
     for nth in [1, 3] {
         world.insert_rows(12);
-        proxy.on_nth(nth, Way::ToServer, has("COMMIT"), Fault::Stall);
         let begun = Instant::now();
-        let ended = world.run(&["produce"]).expect(69);
+        let ended = proxy.hit(nth, has("COMMIT"), Fault::Stall, || world.run(&["produce"])).expect(69);
         assert!(ended.stderr.contains("no answer within"), "{}", ended.stderr);
         assert!(begun.elapsed() < MOST, "{:?}", begun.elapsed());
-        proxy.pass();
-        proxy.cut_open();
         run_until_well(&world);
         world.assert_sent_exactly_once();
     }

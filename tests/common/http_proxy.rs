@@ -7,6 +7,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use super::World;
+
 /// What happens to one INSERT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -91,6 +93,14 @@ impl HttpProxy {
         let waited =
             changed.wait_timeout_while(state.lock().unwrap(), Duration::from_secs(20), |s| s.held == 0).unwrap();
         assert!(waited.0.held > 0, "no INSERT came to be held back");
+    }
+
+    /// Starts the second leg, and kills it when an INSERT of it is held back: that arrives at [`release`](Self::release).
+    pub fn kill_with_held(&self, world: &World) {
+        let mut run = world.start(&["consume"]);
+        self.wait_for_held();
+        run.kill().unwrap();
+        run.wait().unwrap();
     }
 
     /// Lets the held INSERTs through, and waits for the server's answers.

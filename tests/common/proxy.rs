@@ -3,15 +3,16 @@
 //! Bytes pass until a fault is asked for: for everything from [now](Proxy::now) on, or once, for the connection on which a
 //! [pattern](Proxy::on) or a [number of bytes](Proxy::after) comes by. [`pass`](Proxy::pass) ends every fault.
 
+mod relay;
+
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::World;
+use super::{Ended, World};
 
 /// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +144,7 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let accepting = {
             let shared = Arc::clone(&shared);
-            std::thread::spawn(move || accept(&listener, &shared))
+            std::thread::spawn(move || relay::accept(&listener, &shared))
         };
         Self { port, shared, accepting: Some(accepting) }
     }
@@ -170,6 +171,40 @@ impl Proxy {
     pub fn on_nth(&self, nth: usize, way: Way, matcher: impl Fn(&[u8]) -> bool + Send + 'static, fault: Fault) {
         let when = When::Matches { matcher: Box::new(matcher), passings: nth };
         self.shared.lock().rules.push(Rule { way, when, fault });
+    }
+
+    /// Calls `run`, in which the `nth` request that `matcher` accepts gets the fault, and fails unless that came about. What
+    /// comes afterwards passes, on new connections.
+    #[track_caller]
+    pub fn hit(
+        &self,
+        nth: usize,
+        matcher: impl Fn(&[u8]) -> bool + Send + 'static,
+        fault: Fault,
+        run: impl FnOnce() -> Ended,
+    ) -> Ended {
+        let hits = self.hits();
+        self.on_nth(nth, Way::ToServer, matcher, fault);
+        let ended = run();
+        assert_eq!(self.hits(), hits + 1, "{fault:?} of request {nth} did not come about: {ended:?}");
+        self.pass();
+        self.cut_open();
+        ended
+    }
+
+    /// Starts a run, holds back the `nth` request that `matcher` accepts, and kills the run: it arrives at [`pass`](Self::pass).
+    pub fn kill_with_held(
+        &self,
+        world: &World,
+        leg: &str,
+        nth: usize,
+        matcher: impl Fn(&[u8]) -> bool + Send + 'static,
+    ) {
+        self.on_nth(nth, Way::ToServer, matcher, Fault::Hold);
+        let mut run = world.start(&[leg]);
+        self.wait_for_hit();
+        run.kill().unwrap();
+        run.wait().unwrap();
     }
 
     /// Once: after so many more bytes that way, over all connections, the fault begins on the connection of the last one.
@@ -304,111 +339,4 @@ fn host_of(url: &str) -> &str {
 fn close(client: &TcpStream, server: &TcpStream) {
     let _ = client.shutdown(Shutdown::Both);
     let _ = server.shutdown(Shutdown::Both);
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    for client in listener.incoming() {
-        if shared.ended.load(Ordering::Relaxed) {
-            return;
-        }
-        let Ok(client) = client else { continue };
-        let mut state = shared.lock();
-        state.connections += 1;
-        let id = state.connections;
-        if state.all == Some(Fault::Cut) {
-            continue;
-        }
-        let Ok(server) = TcpStream::connect(&shared.upstream) else { continue };
-        for stream in [&client, &server] {
-            stream.set_nodelay(true).unwrap();
-        }
-        state.open.insert(id, (client.try_clone().unwrap(), server.try_clone().unwrap()));
-        drop(state);
-        let (up, down) = (Arc::clone(shared), Arc::clone(shared));
-        let (client_too, server_too) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-        std::thread::spawn(move || to_server(&up, id, client_too, server_too));
-        std::thread::spawn(move || to_client(&down, id, client, server));
-    }
-}
-
-fn to_server(shared: &Shared, id: u64, mut client: TcpStream, mut server: TcpStream) {
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(read @ 1..) = client.read(&mut buffer) {
-        let passed = match shared.judge(id, Way::ToServer, &buffer[..read]) {
-            Verdict::Cut(bytes) => {
-                let _ = server.write_all(&buffer[..bytes.min(read)]);
-                break;
-            }
-            Verdict::Pass | Verdict::Swallow => server.write_all(&buffer[..read]).is_ok(),
-            Verdict::Wait => deliver_late(shared, id, buffer[..read].to_vec(), &mut client, &mut server),
-        };
-        if !passed {
-            break;
-        }
-    }
-    close(&client, &server);
-    shared.lock().open.remove(&id);
-}
-
-/// Keeps what comes until it may pass. `false`: the client has gone meanwhile; it was delivered all the same.
-fn deliver_late(shared: &Shared, id: u64, mut held: Vec<u8>, client: &mut TcpStream, server: &mut TcpStream) -> bool {
-    let mut buffer = vec![0; 64 << 10];
-    let mut gone = false;
-    client.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
-    while shared.is_held(id) && !shared.ended.load(Ordering::Relaxed) {
-        if gone {
-            let wait = shared.changed.wait_timeout(shared.lock(), Duration::from_millis(50));
-            drop(wait);
-            continue;
-        }
-        match client.read(&mut buffer) {
-            Ok(read @ 1..) => held.extend_from_slice(&buffer[..read]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Ok(_) | Err(_) => gone = true,
-        }
-    }
-    if shared.ended.load(Ordering::Relaxed) {
-        return false;
-    }
-    let answered = shared.server_bytes(id);
-    if server.write_all(&held).is_err() {
-        return false;
-    }
-    if gone {
-        // The connection stays until the server has dealt with it: many a server stops when its client goes.
-        let until = Instant::now() + Duration::from_secs(5);
-        while shared.server_bytes(id) == answered && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let mut state = shared.lock();
-        state.late += usize::from(state.bytes.get(&id).is_some_and(|bytes| bytes[1] > answered));
-        return false;
-    }
-    client.set_read_timeout(None).is_ok()
-}
-
-fn to_client(shared: &Shared, id: u64, mut client: TcpStream, mut server: TcpStream) {
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(read @ 1..) = server.read(&mut buffer) {
-        match shared.judge(id, Way::ToClient, &buffer[..read]) {
-            Verdict::Pass => {}
-            Verdict::Cut(bytes) => {
-                let _ = client.write_all(&buffer[..bytes.min(read)]);
-                break;
-            }
-            Verdict::Swallow => break,
-            Verdict::Wait => {
-                while shared.is_held(id) && !shared.ended.load(Ordering::Relaxed) {
-                    drop(shared.changed.wait_timeout(shared.lock(), Duration::from_millis(50)));
-                }
-            }
-        }
-        // A client that is gone does not end the connection while what it sent is held back.
-        if client.write_all(&buffer[..read]).is_err() && !shared.is_held(id) {
-            break;
-        }
-    }
-    if !shared.is_held(id) {
-        close(&client, &server);
-    }
 }
