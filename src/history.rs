@@ -3,15 +3,15 @@
 //! It is written after a run has ended, with the lock given back, and never makes a run fail: without the table, the
 //! privilege or the server there is no history.
 
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::postgres::{Session, connect};
 use crate::report::{RunReport, TableReport};
 use crate::run::Legs;
+use crate::threads::beside;
 use crate::watchdog::Watchdog;
 
 /// The longest that a run waits for its history to be written.
@@ -78,18 +78,14 @@ pub fn record(config: &Config, legs: Legs, report: &RunReport, session: Option<S
     }
     let mut config = config.clone();
     config.timeouts.connect = config.timeouts.connect.min(LIMIT / 2);
-    let (done, ended) = channel();
-    let worker = std::thread::Builder::new().name("history".into()).spawn(move || {
-        let written = session.map_or_else(|| connect(&config, "history", &Watchdog::default()), Ok);
-        let written = written.and_then(|session| write(session, &entries));
-        // The receiver is gone if this took too long.
-        let _ = done.send(written);
+    let late =
+        || Some(Error::unavailable("cannot write down what the run did", "no answer in time", "see pg2ch check"));
+    let written = beside("history", LIMIT, late, move || {
+        let session = session.map_or_else(|| connect(&config, "history", &Watchdog::default()), Ok)?;
+        write(session, &entries)
     });
-    let outcome = worker.map(|_| ended.recv_timeout(LIMIT));
-    match outcome {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => log::debug!("the run is not in the history: {error}"),
-        Ok(Err(_)) | Err(_) => log::debug!("the run is not in the history: PostgreSQL did not answer in time"),
+    if let Err(error) = written {
+        log::debug!("the run is not in the history: {error}");
     }
 }
 

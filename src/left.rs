@@ -3,15 +3,16 @@
 //! A run that came to its end knows that it left nothing. Only after another one the servers are asked, for a moment: nobody
 //! waits for a number.
 
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::commands::backlog::Backlog;
 use crate::config::Config;
+use crate::error::Error;
 use crate::exit_code::ExitCode;
 use crate::report::{RunReport, TableReport};
+use crate::threads::beside;
 use crate::watchdog::Watchdog;
 
 /// The longest that is waited for the servers.
@@ -56,11 +57,6 @@ fn ask(config: &Config, source: &str) -> Option<Backlog> {
     config.timeouts.connect = config.timeouts.connect.min(LIMIT / 3);
     config.timeouts.kafka = config.timeouts.kafka.min(LIMIT / 3);
     config.timeouts.clickhouse = config.timeouts.clickhouse.min(LIMIT / 3);
-    let (done, ended) = channel();
-    let asking = std::thread::Builder::new().name("backlog".into()).spawn(move || {
-        // The receiver is gone if this took too long.
-        let _ = done.send(Backlog::ask(&config, &table, &Watchdog::default()).0);
-    });
-    asking.ok()?;
-    ended.recv_timeout(LIMIT).ok()
+    let late = || Some(Error::unavailable("cannot ask what is left", "no answer in time", "see pg2ch status"));
+    beside("backlog", LIMIT, late, move || Ok(Backlog::ask(&config, &table, &Watchdog::default()).0)).ok()
 }

@@ -27,6 +27,7 @@ pub mod retry;
 pub mod run;
 pub mod servers;
 pub mod shutdown;
+pub mod sync;
 pub mod target_fit;
 pub mod terminal;
 pub mod threads;

@@ -1,8 +1,8 @@
 //! One run: every table, some of them at a time, both legs, with retries for what may pass.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Sender, channel};
-use std::time::{Duration, Instant};
+use std::iter::Enumerate;
+use std::slice::Iter;
+use std::time::Instant;
 
 use crate::config::{Config, TableConfig};
 use crate::consume;
@@ -18,9 +18,10 @@ use crate::report::{ConsumeReport, ProduceReport, RunReport, TableReport};
 use crate::retry::Backoff;
 use crate::servers::{RealServers, Servers};
 use crate::shutdown::Shutdown;
+use crate::sync;
 use crate::terminal;
-use crate::threads::panic_text;
-use crate::watchdog::{Overdue, Watchdog};
+use crate::threads::{Foreman, Job, at_a_time};
+use crate::watchdog::{LOOK, Overdue, Watchdog};
 
 /// Which legs a run has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,70 +34,49 @@ pub enum Legs {
     Consume,
 }
 
-/// How often the calls under way are looked at.
-const WATCH: Duration = Duration::from_millis(250);
-
 /// Moves every table, `config.jobs` of them at a time, begun in the configuration's order, and writes down what was done.
 /// One table's failure does not stop the others.
 #[must_use]
 pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown) -> RunReport {
-    let job = Job { config, legs, limits: *limits, shutdown, started: Instant::now() };
-    let (done, ended) = channel();
-    let mut waiting = config.tables.iter().enumerate();
-    let mut under_way: Vec<Mover<'_>> = Vec::new();
-    let mut reports: Vec<Option<TableReport>> = config.tables.iter().map(|_| None).collect();
-    let mut session = None;
-    loop {
-        while under_way.len() < config.jobs && !shutdown.is_asked() {
-            let Some((place, table)) = waiting.next() else { break };
-            match job.begin(place, table, &done) {
-                Ok(mover) => under_way.push(mover),
-                Err(error) => reports[place] = Some(failed(table, error)),
-            }
-        }
-        if under_way.is_empty() {
-            break;
-        }
-        match ended.recv_timeout(WATCH) {
-            Ok((ended, left)) => {
-                end(ended, &mut under_way, &mut reports);
-                session = left.or(session);
-            }
-            Err(_) => {
-                let is_asked = shutdown.takes_progress_request();
-                under_way.iter().for_each(|mover| mover.show_progress(is_asked, limits.max_rows));
-                let overdue: Vec<End> = under_way.iter().filter_map(Mover::given_up).collect();
-                for ended in overdue {
-                    end(ended, &mut under_way, &mut reports);
-                }
-            }
-        }
-    }
-    let tables = config.tables.iter().zip(&reports);
-    let not_begun = tables.filter(|(_, report)| report.is_none()).map(|(table, _)| table.source.clone()).collect();
+    let mut tables = Tables {
+        config,
+        legs,
+        limits: *limits,
+        shutdown,
+        started: Instant::now(),
+        waiting: config.tables.iter().enumerate(),
+        reports: config.tables.iter().map(|_| None).collect(),
+        session: None,
+        is_asked: false,
+    };
+    at_a_time(config.jobs, LOOK, &mut tables);
+    let Tables { started, reports, session, .. } = tables;
+    let not_begun = config.tables.iter().zip(&reports).filter(|(_, report)| report.is_none());
+    let not_begun = not_begun.map(|(table, _)| table.source.clone()).collect();
     let report = RunReport {
         tables: reports.into_iter().flatten().collect(),
         not_begun,
-        seconds: job.started.elapsed().as_secs_f64(),
+        seconds: started.elapsed().as_secs_f64(),
     };
     history::record(config, legs, &report, session);
     report
 }
 
-/// What all tables of a run have in common.
-struct Job<'a> {
+/// The tables of a run: those that wait, and how the others ended.
+struct Tables<'a> {
     config: &'a Config,
     legs: Legs,
     limits: Limits,
     shutdown: &'a Shutdown,
     started: Instant,
+    waiting: Enumerate<Iter<'a, TableConfig>>,
+    /// One for each table, in the configuration's order.
+    reports: Vec<Option<TableReport>>,
+    /// One that a table no longer needs.
+    session: Option<Session>,
+    /// Whether somebody has asked, since the last look, how far the run is.
+    is_asked: bool,
 }
-
-/// A table's place in the configuration, and how it ended.
-type End = (usize, TableReport);
-
-/// What a table's thread hands over: its end, and a session that it no longer needs.
-type Handed = (End, Option<Session>);
 
 /// A table under way, on a thread of its own.
 struct Mover<'a> {
@@ -107,40 +87,60 @@ struct Mover<'a> {
     progress: Progress,
 }
 
-impl Job<'_> {
-    fn begin<'t>(&self, place: usize, table: &'t TableConfig, done: &Sender<Handed>) -> Result<Mover<'t>> {
+impl<'a> Foreman for Tables<'a> {
+    type Kept = Mover<'a>;
+    type Made = (TableReport, Option<Session>);
+
+    fn next(&mut self) -> Option<Job<Mover<'a>, Self::Made>> {
+        if self.shutdown.is_asked() {
+            return None;
+        }
+        let (place, table) = self.waiting.next()?;
         let (watchdog, progress) = (Watchdog::default(), Progress::default());
         if terminal::is_watched() && self.legs != Legs::Consume {
             count_beside(self.config, table, &progress);
         }
-        let thread = {
-            let (config, moved, limits, legs) = (self.config.clone(), table.clone(), self.limits, self.legs);
-            let (shutdown, watchdog, started) = (self.shutdown.clone(), watchdog.clone(), self.started);
-            let (progress, done) = (progress.clone(), done.clone());
-            std::thread::Builder::new().name(table.source.clone()).spawn(move || {
-                let around = Surroundings {
-                    config: &config,
-                    table: &moved,
-                    limits,
-                    started,
-                    shutdown: &shutdown,
-                    watchdog: &watchdog,
-                    progress,
-                };
-                let servers = RealServers::new(&around, legs);
-                let report = catch_unwind(AssertUnwindSafe(|| move_table(&around, &servers, legs)));
-                let report = report.unwrap_or_else(|panic| {
-                    let error = Error::bug(format!("cannot move {}", moved.source), panic_text(&*panic));
-                    failed(&moved, error)
-                });
-                // The receiver is gone only if the main thread has given this one up.
-                let _ = done.send(((place, report), servers.into_session()));
-            })
+        let (config, moved, limits, legs) = (self.config.clone(), table.clone(), self.limits, self.legs);
+        let (shutdown, started) = (self.shutdown.clone(), self.started);
+        let kept =
+            Mover { place, table, begun: Instant::now(), watchdog: watchdog.clone(), progress: progress.clone() };
+        let work = Box::new(move || {
+            let around = Surroundings {
+                config: &config,
+                table: &moved,
+                limits,
+                started,
+                shutdown: &shutdown,
+                watchdog: &watchdog,
+                progress,
+            };
+            let servers = RealServers::new(&around, legs);
+            let report = move_table(&around, &servers, legs);
+            Ok((report, servers.into_session()))
+        });
+        Some(Job { name: table.source.clone(), kept, work })
+    }
+
+    fn tick(&mut self) {
+        self.is_asked = self.shutdown.takes_progress_request();
+    }
+
+    fn look(&mut self, mover: &Mover<'a>) -> Option<Error> {
+        mover.show_progress(self.is_asked, self.limits.max_rows);
+        mover.watchdog.overdue().map(|overdue| given_up(&overdue))
+    }
+
+    fn ended(&mut self, mover: Mover<'a>, end: Result<Self::Made>) {
+        terminal::show(&mover.table.source, None);
+        let report = match end {
+            Ok((report, session)) => {
+                self.session = session.or(self.session.take());
+                report
+            }
+            Err(error) => failed(mover.table, error),
         };
-        thread.map_err(|error| {
-            Error::unavailable("cannot start a thread", error, "raise the limit on processes (ulimit -u)")
-        })?;
-        Ok(Mover { place, table, begun: Instant::now(), watchdog, progress })
+        let seconds = mover.begun.elapsed().as_secs_f64();
+        self.reports[mover.place] = Some(TableReport { seconds, ..report });
     }
 }
 
@@ -152,20 +152,6 @@ impl Mover<'_> {
         }
         terminal::show(&self.table.source, self.progress.bar(self.table, max_rows));
     }
-
-    /// The end of a table in which a call exceeds its limit: its thread is left behind.
-    fn given_up(&self) -> Option<End> {
-        self.watchdog.overdue().map(|overdue| (self.place, failed(self.table, given_up(&overdue))))
-    }
-}
-
-/// Takes a table's end down. One that was given up may still come to an end of its own, which no longer counts.
-fn end((place, report): End, under_way: &mut Vec<Mover<'_>>, reports: &mut [Option<TableReport>]) {
-    let Some(at) = under_way.iter().position(|mover| mover.place == place) else { return };
-    let mover = under_way.remove(at);
-    terminal::show(&mover.table.source, None);
-    let seconds = mover.begun.elapsed().as_secs_f64();
-    reports[place] = Some(TableReport { seconds, ..report });
 }
 
 /// Counts the unsent rows for somebody who watches, on a connection of its own: the run does not wait for it.
@@ -182,7 +168,7 @@ fn count_beside(config: &Config, table: &TableConfig, progress: &Progress) {
             Err(error) => log::debug!("{error}"),
         }
     };
-    if let Err(error) = std::thread::Builder::new().name("progress".into()).spawn(count) {
+    if let Err(error) = sync::spawn("progress", count) {
         log::debug!("cannot count beside the run: {error}");
     }
 }

@@ -13,6 +13,7 @@ use crate::kafka::{Fence, KafkaLog, KafkaWriter, TopicLog};
 use crate::postgres::{Ledger, PgLedger, PgUnsentRows, Session, UnsentRows, connect};
 use crate::produce::{self, Surroundings};
 use crate::run::Legs;
+use crate::sync;
 use crate::threads;
 
 /// How old what was opened ahead may be when it is wanted. Later its answers may no longer hold, or its connections.
@@ -138,7 +139,7 @@ struct Ahead<T> {
 impl<T: Send + 'static> Ahead<T> {
     /// `None` where no thread can be had.
     fn begin(name: &str, open: impl FnOnce() -> Result<T> + Send + 'static) -> Option<Self> {
-        let opening = std::thread::Builder::new().name(name.into()).spawn(open).ok()?;
+        let opening = sync::spawn(name, open).ok()?;
         Some(Self { opening, begun: Instant::now() })
     }
 

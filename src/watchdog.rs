@@ -8,6 +8,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// How often whoever waits for a thread looks at the calls that are under way in it.
+pub const LOOK: Duration = Duration::from_millis(250);
+
 /// Knows which calls are under way, and until when they may take. Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub struct Watchdog {

@@ -26,17 +26,19 @@ mod page;
 mod postgres;
 #[path = "simulation/scoreboard.rs"]
 mod scoreboard;
+#[path = "common/seeds.rs"]
+mod seeds;
 #[path = "simulation/servers.rs"]
 mod servers;
 #[path = "simulation/world.rs"]
 mod world;
 
-use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use faults::{FAULTS, Fault, Hits, Plan};
 use life::{Life, Outcome};
+use seeds::{number, numbers, side_by_side};
 
 /// Random lives, if nobody asks for more.
 const LIVES: u64 = 20_000;
@@ -52,41 +54,9 @@ fn live(life: &Life, again: &str) -> Result<Outcome, String> {
     Err(format!("{trace}\n\n{broken}\n{life:?}\n\nagain: {again}"))
 }
 
-/// Does it for each number, several at a time; the first failure ends it.
-fn side_by_side(numbers: Range<u64>, each: impl Fn(u64) -> Result<(), String> + Sync) {
-    let next = AtomicU64::new(numbers.start);
-    let failed = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= numbers.end {
-                        break;
-                    }
-                    if let Err(why) = each(number) {
-                        next.store(numbers.end, Ordering::Relaxed);
-                        failed.lock().unwrap().get_or_insert(why);
-                    }
-                }
-            });
-        }
-    });
-    if let Some(why) = failed.into_inner().unwrap() {
-        panic!("{why}");
-    }
-}
-
-/// Numbers from the environment, with a separator between them.
-fn numbers(variable: &str, separator: &str) -> Option<(u64, u64)> {
-    let text = std::env::var(variable).ok()?;
-    let (one, other) = text.split_once(separator).unwrap_or_else(|| panic!("{variable}: no {separator} in {text}"));
-    Some((one.parse().expect("a number"), other.parse().expect("a number")))
-}
-
 #[test]
 fn one_seed_is_lived_with_a_trace_if_it_is_asked_for() {
-    if let Some(seed) = std::env::var("PG2CH_SIM_SEED").ok().map(|text| text.parse().expect("a number")) {
+    if let Some(seed) = number("PG2CH_SIM_SEED") {
         let outcome = Life::random(seed).live(true);
         println!("{}", outcome.trace);
         assert_eq!(outcome.broken, None);
@@ -100,7 +70,7 @@ fn every_single_fault_at_every_call_is_survived() {
         let quiet =
             Life { seed: 1, plan: Plan::At(vec![]), troubled_runs: 1, busy, odd: false, two: false, mutant: None };
         let calls = live(&quiet, AGAIN).unwrap().calls;
-        side_by_side(1..calls as u64 + 1, |call| {
+        side_by_side(THREADS, 1..calls as u64 + 1, |call| {
             FAULTS.iter().try_for_each(|&fault| {
                 let plan = Plan::At(vec![(call as usize, fault)]);
                 live(&Life { plan, ..quiet.clone() }, AGAIN).map(drop)
@@ -127,7 +97,7 @@ fn two_faults_the_second_in_what_follows_from_the_first_are_survived() {
         let quiet =
             Life { seed: 2, plan: Plan::At(vec![]), troubled_runs: 2, busy, odd: false, two: false, mutant: None };
         let firsts: Vec<_> = faults_in(&live(&quiet, AGAIN).unwrap(), 0).collect();
-        side_by_side(0..firsts.len() as u64, |index| {
+        side_by_side(THREADS, 0..firsts.len() as u64, |index| {
             let life = |plan| Life { plan: Plan::At(plan), ..quiet.clone() };
             let first = firsts[index as usize];
             let then = live(&life(vec![first]), AGAIN)?;
@@ -150,7 +120,7 @@ fn two_faults_the_second_in_what_follows_from_the_first_are_survived() {
 fn random_faults_in_random_lives_are_survived() {
     let hits = Mutex::new(Hits::new());
     let (from, to) = numbers("PG2CH_SIM_SEEDS", "..").unwrap_or((0, LIVES));
-    side_by_side(from..to, |seed| {
+    side_by_side(THREADS, from..to, |seed| {
         let again = format!("PG2CH_SIM_SEED={seed} cargo test --test simulation one_seed");
         let outcome = live(&Life::random(seed), &again)?;
         let mut hits = hits.lock().unwrap();
@@ -212,7 +182,7 @@ fn of_two(life: Life, wanted: bool) -> Life {
 
 #[test]
 fn every_fault_planted_in_the_protocol_is_found() {
-    side_by_side(0..MUTANTS.len() as u64, |index| {
+    side_by_side(THREADS, 0..MUTANTS.len() as u64, |index| {
         let mutant = MUTANTS[index as usize];
         let life = |seed| Life { mutant: Some(mutant), ..of_two(Life::random(seed), TAKE_TWO.contains(&mutant)) };
         let found = (0..LIVES).find(|&seed| life(seed).live(false).broken.is_some());

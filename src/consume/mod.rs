@@ -28,8 +28,6 @@ pub use recover::Start;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::bounded;
-
 use crate::batch::Offsets;
 use crate::clickhouse::{Ranges, Target, TargetDescription};
 use crate::error::{Error, Result};
@@ -41,14 +39,12 @@ use crate::produce::{Surroundings, wait_until_stable};
 use crate::report::ConsumeReport;
 use crate::servers::Servers;
 use crate::target_fit::require_lossless;
+use crate::threads::Spares;
 use position::Context;
 
 /// Offsets are committed again after a day without: brokers forget them a week after the last commit
 /// (`offsets.retention.minutes`).
 const REFRESH_AFTER: u64 = 24 * 60 * 60;
-
-/// How much emptied memory of each kind waits to be filled again.
-const SPARE: usize = 1;
 
 /// What the first leg of the same run leaves to the second.
 #[derive(Clone, Copy, Debug)]
@@ -162,22 +158,20 @@ fn copy<S: Servers>(
         let budget = Budget::new(&around.limits, around.started, around.shutdown);
         let from = inserter.committer().next();
         let mut fetcher = Fetcher::new(&mut log, &from, ends, size, budget, config.timeouts.kafka)?;
-        let (batches_out, batches_in) = bounded(SPARE);
-        let (prepared_out, prepared_in) = bounded(SPARE);
+        let (batches, prepared_ones) = (Spares::default(), Spares::default());
         let moved = servers.side_by_side(
             ["fetcher", "preparer", "inserter"],
-            || fetcher.step_into(batches_in.try_recv().unwrap_or_default()),
+            || fetcher.step_into(batches.take()),
             |batch| {
-                let ready = preparer.step(&batch, size, || prepared_in.try_recv().unwrap_or_default());
-                // With enough of them waiting, one more is simply freed.
-                let _ = batches_out.try_send(batch.emptied());
+                let ready = preparer.step(&batch, size, || prepared_ones.take());
+                batches.give_back(batch.emptied());
                 Ok(ready.into_iter().collect())
             },
             |prepared| {
                 let before = inserter.records_copied();
                 inserter.step(&prepared)?;
                 progress.copied(inserter.records_copied() - before);
-                let _ = prepared_out.try_send(prepared.emptied());
+                prepared_ones.give_back(prepared.emptied());
                 Ok(())
             },
         );

@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use super::explain::explain;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::sync;
 
 /// The settings that every client shares.
 #[must_use]
@@ -79,7 +80,7 @@ impl<T: Send + 'static> Drop for Detached<T> {
     fn drop(&mut self) {
         let client = self.0.take();
         // Where no thread can be had the client is closed here.
-        let _ = std::thread::Builder::new().name("closing".into()).spawn(move || drop(client));
+        let _ = sync::spawn("closing", move || drop(client));
     }
 }
 

@@ -1,0 +1,111 @@
+//! The stages of a leg.
+
+use crate::error::Result;
+use crate::mutant;
+use crate::sync::{Receiver, Scope, ScopedJoinHandle, Sender, bounded, scope, spawn_scoped};
+
+use super::{caught, ended, started};
+
+/// How many pieces may wait between two stages: none. One in each hand keeps everybody busy, and memory small.
+const QUEUE: usize = 0;
+
+/// Runs three stages, each on its own thread, until the first has nothing left or one of them fails: `first` makes pieces
+/// of work, `second` turns each into others, `third` takes those in.
+///
+/// A stage that fails stops the one before it at its next hand-over, and lets the one behind it finish what it was given.
+///
+/// # Errors
+/// The first failure, in the data's order.
+pub fn side_by_side<A: Send, B: Send>(
+    names: [&str; 3],
+    mut first: impl FnMut() -> Result<Option<A>> + Send,
+    mut second: impl FnMut(A) -> Result<Vec<B>> + Send,
+    mut third: impl FnMut(B) -> Result<()> + Send,
+) -> Result<()> {
+    let (first_out, second_in) = queue();
+    let (second_out, third_in) = queue();
+    scope(|scope| {
+        let kept = mutant::is("a sender outlives its stage").then(|| second_out.clone());
+        let ahead = Stage::begin(scope, names[0], move || {
+            while let Some(piece) = first()? {
+                if !hand_over(&first_out, piece) {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        let between = Stage::begin(scope, names[1], move || {
+            while let Ok(piece) = second_in.recv() {
+                if !second(piece)?.into_iter().all(|made| hand_over(&second_out, made)) {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        let behind = Stage::begin(scope, names[2], move || {
+            while let Ok(piece) = third_in.recv() {
+                third(piece)?;
+            }
+            Ok(())
+        })?;
+        let ends = [ahead.end(), between.end(), behind.end()];
+        drop(kept);
+        first_error(ends)
+    })
+}
+
+/// What lies between two stages.
+fn queue<T>() -> (Sender<T>, Receiver<T>) {
+    bounded(if mutant::is("queues hold as much as comes") { 1_000 } else { QUEUE })
+}
+
+/// Gives a piece to the next stage; `false` if that has ended: its own error tells why.
+fn hand_over<T>(out: &Sender<T>, piece: T) -> bool {
+    if mutant::is("a hand-over does not wait") {
+        let _ = out.try_send(piece);
+        return true;
+    }
+    out.send(piece).is_ok() || mutant::is("a stage goes on when the next has ended")
+}
+
+/// A stage under way.
+struct Stage<'scope, 'name> {
+    name: &'name str,
+    thread: ScopedJoinHandle<'scope, Result<()>>,
+}
+
+impl<'scope, 'name: 'scope> Stage<'scope, 'name> {
+    fn begin(
+        scope: &'scope Scope<'scope, '_>,
+        name: &'name str,
+        work: impl FnOnce() -> Result<()> + Send + 'scope,
+    ) -> Result<Self> {
+        let thread = spawn_scoped(scope, name, move || caught(name, work));
+        Ok(Self { name, thread: started(name, thread)? })
+    }
+
+    /// Waits for its end.
+    fn end(self) -> Result<()> {
+        if mutant::is("a stage's end is not asked for") {
+            return Ok(());
+        }
+        self.thread.join().unwrap_or_else(|panic| Err(ended(self.name, &*panic)))
+    }
+}
+
+/// The first failure of several stages, in the data's order; the others are logged.
+///
+/// # Errors
+/// That failure.
+pub fn first_error<const N: usize>(results: [Result<()>; N]) -> Result<()> {
+    let mut first = Ok(());
+    for result in results {
+        match (&first, result) {
+            (Err(_), result @ Err(_)) if mutant::is("the last error counts") => first = result,
+            (Ok(()), result) => first = result,
+            (Err(_), Err(also)) => log::warn!("also: {also}"),
+            (Err(_), Ok(())) => {}
+        }
+    }
+    first
+}
