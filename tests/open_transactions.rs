@@ -7,6 +7,8 @@ mod common;
 use std::time::Duration;
 
 use common::World;
+use pg2ch::config::{self, Flags};
+use pg2ch::kafka::{End, KafkaLog, Polled, TopicLog};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -59,4 +61,56 @@ fn a_run_with_rows_to_send_waits_and_names_the_place() {
     world.settings.remove("timeouts");
     assert_eq!(world.once().expect(0).number("produce", "rows_flagged"), 3);
     world.assert_exactly_once();
+}
+
+/// Reads on, for this long at each record, until something else than a record comes.
+fn read_on(log: &mut KafkaLog, wait: Duration) -> (usize, Polled) {
+    let mut records = 0;
+    loop {
+        match log.poll(wait, &mut |_| records += 1).unwrap() {
+            Polled::Record => {}
+            other => return (records, other),
+        }
+    }
+}
+
+fn log_of(world: &World) -> KafkaLog {
+    KafkaLog::new(&config::load(&Flags::default()).unwrap(), &world.name, &world.name).unwrap()
+}
+
+/// A broker that has just become the leader tells a lower end than the one before it, until it knows what is committed. A
+/// transaction that is decided late looks like that, too.
+#[test]
+fn an_end_below_the_known_one_is_none_and_what_lies_behind_it_is_read_once_it_is_decided() {
+    let mut world = World::with("lower_end", common::USER_LOGINS, 1);
+    world.insert_rows(4);
+    world.run(&["produce"]).expect(0);
+    let foreign = foreign_transaction(&world);
+    let mut log = log_of(&world);
+    // Behind the four rows: their marker, and the record that is not decided.
+    log.partitions().unwrap();
+    log.read_from(&[(0, 0)].into(), &[(0, 6)].into()).unwrap();
+    assert_eq!(read_on(&mut log, Duration::from_secs(2)), (4, Polled::Nothing));
+    foreign.commit_transaction(LIMIT).unwrap();
+    assert_eq!(read_on(&mut log, Duration::from_secs(20)), (1, Polled::End(0)));
+}
+
+#[test]
+fn aborted_records_below_the_end_of_a_partition_are_not_waited_for() {
+    let world = World::with("aborted_end", common::USER_LOGINS, 1);
+    let aborted = foreign_transaction(&world);
+    let id = format!("open-{}", world.name);
+    let open: BaseProducer = world.client().set("transactional.id", id).create().unwrap();
+    open.init_transactions(LIMIT).unwrap();
+    open.begin_transaction().unwrap();
+    open.send(BaseRecord::to(&world.name).partition(0).key("1").payload("{}")).unwrap();
+    open.flush(LIMIT).unwrap();
+    // Its marker lies behind the other one's record, and the stable end before that.
+    aborted.abort_transaction(LIMIT).unwrap();
+    let mut log = log_of(&world);
+    log.partitions().unwrap();
+    world.wait_for("the stable end", || log.ends(End::Stable).unwrap() == [(0, 1)].into());
+    log.read_from(&[(0, 0)].into(), &[(0, 1)].into()).unwrap();
+    assert_eq!(read_on(&mut log, Duration::from_secs(20)), (0, Polled::End(0)));
+    open.abort_transaction(LIMIT).unwrap();
 }

@@ -37,6 +37,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("enable.auto.offset.store", OFFSETS),
     ("auto.offset.reset", "where to start is decided by what the target holds, never by a default"),
     ("enable.partition.eof", "pg2ch sets it itself to see the end of a partition"),
+    (
+        "client.rack",
+        "the nearest replica knows of a record later than the leader, and its end would be taken for the topic's",
+    ),
     ("group.id", "it is `group` in [[table]]"),
     ("group.instance.id", "pg2ch assigns partitions itself and joins no group"),
     ("bootstrap.servers", "it is `brokers` in [kafka]"),
@@ -58,7 +62,6 @@ const HARMLESS: &[&str] = &[
     "sasl.username",
     "sasl.kerberos.service.name",
     "client.id",
-    "client.rack",
     "compression.type",
     "compression.codec",
     "compression.level",

@@ -15,7 +15,7 @@ use crate::kafka::{DeadLetter, Polled, TopicLog};
 /// Kafka's, or 69 if the record does not come within `limit`, or is gone.
 pub fn read_again(log: &mut impl TopicLog, id: RecordId, reason: &str, limit: Duration) -> Result<DeadLetter> {
     log.partitions()?;
-    log.read_from(&[(id.partition, id.offset)].into())?;
+    log.read_from(&[(id.partition, id.offset)].into(), &[(id.partition, id.offset + 1)].into())?;
     let mut found = None;
     let polled = log.poll(limit, &mut |record| {
         if RecordId::of(&record) == id {

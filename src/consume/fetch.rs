@@ -67,7 +67,7 @@ impl<'a, L: TopicLog> Fetcher<'a, L> {
             .map(|(&partition, &next)| (partition, next))
             .collect();
         if !next.is_empty() {
-            log.read_from(&next)?;
+            log.read_from(&next, ends)?;
         }
         let open = next.keys().copied().collect();
         let size = size.hand_over();

@@ -98,7 +98,8 @@ impl Start {
             return Ok(());
         }
         let checked: BTreeSet<i32> = wanted.keys().copied().collect();
-        log.read_from(&wanted.iter().map(|(&partition, (at, _))| (partition, *at)).collect())?;
+        let from = wanted.iter().map(|(&partition, (at, _))| (partition, *at)).collect();
+        log.read_from(&from, &self.known.iter().map(|(&partition, known)| (partition, known.next)).collect())?;
         while !wanted.is_empty() {
             let mut found = None;
             let polled = log.poll(limit, &mut |record| {

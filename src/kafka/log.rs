@@ -1,7 +1,7 @@
 //! Reads a topic with librdkafka: an assigned consumer, committed records only, no group membership.
 
 use std::cell::LazyCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
@@ -39,6 +39,11 @@ pub struct KafkaLog {
     /// Made when it is first asked: the isolation level belongs to the client.
     written_reader: Option<Detached<BaseConsumer<Context>>>,
     partitions: Vec<i32>,
+    /// From where, and up to where, each partition is read.
+    from: Offsets,
+    until: Offsets,
+    /// Partitions whose broker was found to know the end up to which they are read.
+    caught_up: BTreeSet<i32>,
     config: Config,
     limit: Duration,
 }
@@ -56,6 +61,9 @@ impl KafkaLog {
             committed_reader: consumer(config, group, "read_committed")?,
             written_reader: None,
             partitions: Vec::new(),
+            from: Offsets::new(),
+            until: Offsets::new(),
+            caught_up: BTreeSet::new(),
             config: config.clone(),
             limit: config.timeouts.kafka,
         })
@@ -158,25 +166,81 @@ impl KafkaLog {
         Ok(list)
     }
 
-    /// Waits for the next message, or the end of a partition.
-    pub(super) fn poll_message(&self, wait: Duration, sink: impl FnOnce(&BorrowedMessage<'_>)) -> Result<Polled> {
-        // Mostly one is there already; looking at the clock would cost more than taking it.
-        let mut at_once = self.committed_reader.poll(Duration::ZERO);
-        let until = LazyCell::new(|| Instant::now() + wait);
+    /// Where reading stands in each partition that is read.
+    fn stands(&self) -> Result<Offsets> {
+        let mut stands = self.from.clone();
+        let positions = self.told("read", self.committed_reader.position())?;
+        for element in positions.elements() {
+            if let (Some(at), Offset::Offset(next)) = (stands.get_mut(&element.partition()), element.offset()) {
+                *at = next.max(*at);
+            }
+        }
+        Ok(stands)
+    }
+
+    fn assign(&self, from: &Offsets) -> Result<()> {
+        let list = self.list(|partition| from.get(&partition).copied().map(Offset::Offset))?;
+        self.told("read", self.committed_reader.assign(&list))
+    }
+
+    /// Whether nothing lies below the end up to which a partition is read, though its last record or marker lies lower.
+    ///
+    /// A broker that has just become the leader, or a replica, may not know yet that records are committed, and tells an end
+    /// that is none: what lies behind would be taken for read. So a read at the true end is tried, which comes back once the
+    /// broker knows it; then the partition is read once more from where it stood.
+    fn ends_here(&mut self, partition: i32, until: Instant) -> Result<bool> {
+        let stands = self.stands()?;
+        let (at, end) = (stands.get(&partition).copied(), self.until.get(&partition).copied());
+        if at >= end || self.caught_up.contains(&partition) {
+            return Ok(true);
+        }
+        log::debug!("topic {}: partition {partition} seems to end at {at:?}, below {end:?}", self.topic);
+        self.assign(&end.map(|end| (partition, end)).into_iter().collect())?;
         loop {
-            let left = || until.saturating_duration_since(Instant::now());
-            match at_once.take().or_else(|| self.committed_reader.poll(left())) {
-                None => return Ok(Polled::Nothing),
+            let left = until.saturating_duration_since(Instant::now());
+            match self.committed_reader.poll(left) {
+                None => break,
+                Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {
+                    self.caught_up.insert(partition);
+                    break;
+                }
+                Some(Err(error)) if passes(&error) && !left.is_zero() => {}
+                Some(Err(error)) => return self.told("read", Err(error)),
+            }
+        }
+        self.from = stands;
+        self.assign(&self.from)?;
+        Ok(false)
+    }
+
+    /// Waits for the next message, or the end of a partition.
+    pub(super) fn poll_message(&mut self, wait: Duration, sink: impl FnOnce(&BorrowedMessage<'_>)) -> Result<Polled> {
+        let until = LazyCell::new(|| Instant::now() + wait);
+        let mut left = Duration::ZERO;
+        loop {
+            // Mostly one is there already; looking at the clock would cost more than taking it.
+            let ended = match self.committed_reader.poll(left) {
                 Some(Ok(message)) => {
                     sink(&message);
                     return Ok(Polled::Record);
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => return Ok(Polled::End(partition)),
+                Some(Err(KafkaError::PartitionEOF(partition))) => Some(partition),
                 // librdkafka connects again by itself; whoever polls has a limit for the whole.
-                Some(Err(error)) if passes(&error) && !left().is_zero() => {
+                Some(Err(error)) if passes(&error) => {
                     log::debug!("reading topic {}: {error}", self.topic);
+                    None
                 }
                 Some(Err(error)) => return self.told("read", Err(error)),
+                None => None,
+            };
+            if let Some(partition) = ended
+                && self.ends_here(partition, *until)?
+            {
+                return Ok(Polled::End(partition));
+            }
+            left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Polled::Nothing);
             }
         }
     }
@@ -286,9 +350,11 @@ impl TopicLog for KafkaLog {
         self.with_written_reader(Self::offsets_of_group)
     }
 
-    fn read_from(&mut self, from: &Offsets) -> Result<()> {
-        let list = self.list(|partition| from.get(&partition).copied().map(Offset::Offset))?;
-        self.told("read", self.committed_reader.assign(&list))
+    fn read_from(&mut self, from: &Offsets, until: &Offsets) -> Result<()> {
+        self.from.clone_from(from);
+        self.until.clone_from(until);
+        self.caught_up.clear();
+        self.assign(from)
     }
 
     fn poll(&mut self, wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Polled> {

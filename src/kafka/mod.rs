@@ -49,7 +49,7 @@ pub struct Record<'a> {
 pub enum Polled {
     /// A record, which was given to the sink.
     Record,
-    /// The stable end of this partition, for now.
+    /// The stable end of this partition, for now: not below the offset up to which it is read.
     End(i32),
     /// Nothing within the time.
     Nothing,
@@ -99,11 +99,12 @@ pub trait TopicLog {
         self.committed()
     }
 
-    /// Reads these partitions, from these offsets on, until it is called again.
+    /// Reads these partitions, from these offsets on, until it is called again. `until` are ends that each of them is known to
+    /// have: a broker that does not know of them yet is waited for.
     ///
     /// # Errors
     /// Kafka's.
-    fn read_from(&mut self, from: &Offsets) -> Result<()>;
+    fn read_from(&mut self, from: &Offsets, until: &Offsets) -> Result<()>;
 
     /// Waits for the next record, or the end of a partition. Records of a partition come in order.
     ///

@@ -150,7 +150,7 @@ fn read_window(
     if open.is_empty() {
         return Ok(newest);
     }
-    log.read_from(windows)?;
+    log.read_from(windows, ends)?;
     let mut chunk: Vec<WindowRecord> = Vec::new();
     let mut bytes = 0;
     while !open.is_empty() {

@@ -260,7 +260,7 @@ impl TopicLog for SimLog {
         self.run.read("kafka: committed offsets", |world| Ok(world.kafka.offsets.clone()))
     }
 
-    fn read_from(&mut self, from: &Offsets) -> Result<()> {
+    fn read_from(&mut self, from: &Offsets, _until: &Offsets) -> Result<()> {
         self.next.clone_from(from);
         self.told_end.clear();
         Ok(())

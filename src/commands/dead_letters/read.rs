@@ -35,7 +35,7 @@ impl Letters {
         let mut from = log.starts()?;
         from.retain(|partition, start| ends.get(partition).is_some_and(|end| *start < *end));
         if !from.is_empty() {
-            log.read_from(&from)?;
+            log.read_from(&from, &ends)?;
         }
         Ok(Self {
             log,

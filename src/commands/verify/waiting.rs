@@ -130,7 +130,7 @@ impl<'a> Waiting<'a> {
         if open.is_empty() {
             return Ok(());
         }
-        self.log.read_from(&ranges)?;
+        self.log.read_from(&ranges, ends)?;
         let limit = self.around.config.timeouts.kafka;
         while !open.is_empty() {
             let (mut last, in_topic) = (None, &mut self.in_topic);
