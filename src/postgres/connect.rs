@@ -13,17 +13,19 @@ use crate::error::{Error, Result};
 use crate::exit_code::ExitCode;
 use crate::watchdog::Watchdog;
 
-/// Settings that change how a value looks as text, or how long a dead host keeps its lock.
+/// Settings that change how a value or a name looks as text, how long a session may work, or how long a dead host keeps its
+/// lock; a role or a database may have any of them set otherwise.
 ///
 /// The server's keepalives are set here because only they free the advisory lock of a host that has vanished: about a
 /// minute instead of the kernel's two hours. `row_security = off` turns a policy that would silently hide rows into an error.
 const PINNED: &str = "
     SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; SET bytea_output = 'hex';
     SET extra_float_digits = 1; SET lc_monetary = 'C'; SET xmlbinary = 'base64'; SET xmloption = 'content';
-    SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off;
+    SET quote_all_identifiers = off; SET array_nulls = on; SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off;
     SET client_min_messages = 'error'; SET row_security = off; SET idle_in_transaction_session_timeout = 0;
     SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3;
-    SELECT set_config('idle_session_timeout', '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout';";
+    SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
+    WHERE name IN ('idle_session_timeout', 'transaction_timeout');";
 
 /// Opens a session, named `role` among pg2ch's sessions in `pg_stat_activity`.
 ///
