@@ -284,6 +284,7 @@ fn nullable(type_name: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::{ColumnChoice, OnBadRow, TargetName};
+    use crate::postgres::AsKey;
 
     fn table(rules: ColumnRules) -> TableConfig {
         TableConfig {
@@ -310,6 +311,7 @@ mod tests {
             is_enum: false,
             not_null,
             comment: None,
+            as_key: AsKey::default(),
         }
     }
 

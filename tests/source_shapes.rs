@@ -196,6 +196,27 @@ fn unlogged_tables_and_those_with_a_replica_identity_are_like_others() {
     }
 }
 
+/// Ten rows of a table with this key go out in batches of three, once each, though the first run dies before it can flag what
+/// it has sent.
+fn go_out_once(name: &str, columns: &str, key: &[&str], rows: &str) -> World {
+    let mut world =
+        World::unmade(Servers::shared(), name, &format!("{columns}, {FLAG}, PRIMARY KEY ({})", key.join(", ")), 3);
+    world.settings.insert("[table]", format!("key = {key:?}"));
+    world.batch_rows(3);
+    world.run(&["init"]).expect(0);
+    world.sql(&format!("INSERT INTO {{t}} SELECT {rows} FROM generate_series(1, 10) n"));
+    world.kill_at("kafka.commit.after", &["produce"]);
+    let ended = world.once().expect(0);
+    assert_eq!(
+        (ended.number("produce", "rows_recovered"), ended.number("produce", "rows_flagged")),
+        (3, 7),
+        "{name}: {}",
+        ended.stderr
+    );
+    assert_eq!((world.records(), world.ch("SELECT count() FROM {t}").as_str()), (10, "10"), "{name}");
+    world
+}
+
 #[test]
 fn a_key_may_be_a_domain_an_enum_or_a_number_in_any_spelling() {
     let name = format!("keyed_{}", std::process::id());
@@ -204,21 +225,38 @@ fn a_key_may_be_a_domain_an_enum_or_a_number_in_any_spelling() {
         "CREATE TYPE {name}_mood AS ENUM ('z', 'a'); CREATE DOMAIN {name}_code AS varchar(8) CHECK (VALUE <> 'none')"
     ))
     .unwrap();
-    let columns = format!(
-        "code {name}_code, mood {name}_mood, amount numeric, ip inet, n int, {FLAG}, PRIMARY KEY (code, mood, amount, ip)"
+    let world = go_out_once(
+        "keyed",
+        &format!("code {name}_code, mood {name}_mood, amount numeric, ip inet, n int"),
+        &["code", "mood", "amount", "ip"],
+        &format!("'c' || n, (ARRAY['z', 'a'])[1 + n % 2]::{name}_mood, n * 1.10, ('10.0.0.' || n)::inet, n"),
     );
-    let mut world = World::unmade(Servers::shared(), "keyed", &columns, 3);
-    world.settings.insert("[table]", "key = [\"code\", \"mood\", \"amount\", \"ip\"]".into());
-    world.batch_rows(3);
-    world.run(&["init"]).expect(0);
-    world.sql(&format!(
-        "INSERT INTO {{t}} SELECT 'c' || n, (ARRAY['z', 'a'])[1 + n % 2]::{name}_mood, n * 1.10, ('10.0.0.' || n)::inet, n FROM generate_series(1, 10) n"
-    ));
-    world.kill_at("kafka.commit.after", &["produce"]);
-    let ended = world.once().expect(0);
-    assert_eq!((ended.number("produce", "rows_recovered"), ended.number("produce", "rows_flagged")), (3, 7));
-    assert_eq!(world.records(), 10);
     world.run(&["verify", "--deep"]).expect(0);
+}
+
+#[test]
+fn a_key_of_an_extensions_type_goes_in_the_order_of_its_own_operators() {
+    superuser().batch_execute("CREATE EXTENSION IF NOT EXISTS citext; CREATE EXTENSION IF NOT EXISTS ltree").unwrap();
+    // As text these sort otherwise: upper-case letters first.
+    let mixed = "(CASE WHEN n % 2 = 0 THEN chr(96 + n) ELSE chr(64 + n) END)::citext";
+    go_out_once("citext_key", "id citext, n int", &["id"], &format!("{mixed}, n"));
+    go_out_once("citext_keys", "g int, id citext, n int", &["g", "id"], &format!("n / 4, {mixed}, n"));
+    go_out_once("ltree_key", "id ltree, n int", &["id"], "('a.b' || n)::ltree, n");
+}
+
+#[test]
+fn a_key_may_hold_arrays_and_objects_and_be_as_long_as_an_index_takes() {
+    let name = format!("nested_{}", std::process::id());
+    superuser().batch_execute(&format!("CREATE TYPE {name} AS (a int, b text)")).unwrap();
+    go_out_once(
+        "nested_key",
+        &format!("ints int[], pair {name}, doc jsonb, n int"),
+        &["ints", "pair", "doc"],
+        &format!(r#"ARRAY[n, NULL], ROW(n, 'x "y"')::{name}, '{{"a": [1, "b"]}}', n"#),
+    );
+    // Random, so that it cannot be compressed; as text it is twice as long.
+    let long = "(SELECT decode(string_agg(md5(random()::text || i || n), ''), 'hex') FROM generate_series(1, 150) i)";
+    go_out_once("long_key", "id bytea, n int", &["id"], &format!("{long}, n"));
 }
 
 #[test]
@@ -361,4 +399,31 @@ fn a_role_that_may_not_flag_or_does_not_see_every_row_is_refused_before_anything
         superuser.batch_execute(&format!("REASSIGN OWNED BY {role} TO app")).unwrap();
         world.drop_role(&role);
     }
+}
+
+#[test]
+fn settings_of_a_role_change_nothing_of_what_is_sent_and_under_which_name() {
+    let columns = "at timestamptz, lasts interval, bytes bytea, ratio float8, class regclass";
+    let mut world = with_columns("odd_role", columns);
+    world.sql("INSERT INTO {t} VALUES (1, '2024-01-01 00:00+05', '1 mon 3 days 04:05:06.7', '\\xdeadbeef', 0.1::float8 / 3, '{t}')");
+    world.once().expect(0);
+    let known = world.topic().remove(0).value;
+
+    let role = as_role(
+        &mut world,
+        "GRANT SELECT, UPDATE ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE ON pg2ch_checkpoint TO {role};
+         GRANT TEMPORARY ON DATABASE app TO {role}; ALTER ROLE {role} SET DateStyle = 'German, DMY';
+         ALTER ROLE {role} SET IntervalStyle = 'iso_8601'; ALTER ROLE {role} SET bytea_output = 'escape';
+         ALTER ROLE {role} SET extra_float_digits = -10; ALTER ROLE {role} SET TimeZone = 'Asia/Tokyo';
+         ALTER ROLE {role} SET search_path = public; ALTER ROLE {role} SET client_encoding = 'LATIN1';
+         ALTER ROLE {role} SET standard_conforming_strings = off; ALTER ROLE {role} SET quote_all_identifiers = on;
+         ALTER ROLE {role} SET array_nulls = off; ALTER ROLE {role} SET lock_timeout = '1ms';
+         ALTER ROLE {role} SET default_transaction_isolation = 'serializable'",
+    );
+    world.sql("UPDATE {t} SET sent_to_kafka = FALSE");
+    world.kill_at("kafka.commit.after", &["produce"]);
+    assert_eq!(world.topic().remove(1).value, known);
+    world.settings.remove("postgres");
+    assert_eq!(world.once().expect(0).number("produce", "rows_recovered"), 1, "the same source, and the same text");
+    superuser().batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
 }

@@ -7,14 +7,22 @@ mod common;
 use common::World;
 use common::servers::Servers;
 use pg2ch::clickhouse::column_type::ColumnType;
-use pg2ch::postgres::SourceColumn;
+use pg2ch::postgres::{AsKey, SourceColumn};
 use pg2ch::type_fit::{Fit, fit};
 use pg2ch::type_map::target_type;
 
 fn column(base_type: &str, not_null: bool) -> SourceColumn {
     let is_enum = base_type == "an enum";
     let name = if is_enum { "public.mood" } else { base_type };
-    SourceColumn { name: "c".into(), type_name: name.into(), base_type: name.into(), is_enum, not_null, comment: None }
+    SourceColumn {
+        name: "c".into(),
+        type_name: name.into(),
+        base_type: name.into(),
+        is_enum,
+        not_null,
+        comment: None,
+        as_key: AsKey::default(),
+    }
 }
 
 /// The cells of the document's first table: types of PostgreSQL, for NOT NULL, for the others.

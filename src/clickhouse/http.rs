@@ -229,8 +229,8 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
         // UNKNOWN_TABLE, UNKNOWN_DATABASE.
         60 | 81 => (ExitCode::Config, "run `pg2ch init` to create the target table, or correct `target` in [[table]]"),
         // NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_SETTING, UNKNOWN_FUNCTION, SYNTAX_ERROR, NOT_IMPLEMENTED,
-        // SETTING_CONSTRAINT_VIOLATION.
-        16 | 47 | 115 | 46 | 62 | 48 | 452 => (
+        // SETTING_CONSTRAINT_VIOLATION, ILLEGAL_COLUMN, DATA_TYPE_CANNOT_BE_USED_IN_KEY.
+        16 | 47 | 115 | 46 | 62 | 48 | 452 | 44 | 549 => (
             ExitCode::Config,
             "the server does not take this statement: run `pg2ch check`; the table may have changed, or the server be too old",
         ),

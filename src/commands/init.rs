@@ -278,12 +278,15 @@ pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<
     };
     let columns: String = source.columns.iter().filter_map(column).collect();
     let key: Vec<_> = target_names(table, &source.key).into_iter().map(quote).collect();
+    // The elements of an array may be NULL, though the key itself is not.
+    let holds_null = source.key.iter().any(|column| target_type(column).contains("Nullable("));
+    let nullable = if holds_null { ", allow_nullable_key = 1" } else { "" };
     format!(
         "CREATE TABLE IF NOT EXISTS {}.{} (\n{columns}    `_partition` Int32,\n    `_offset` Int64,\n    \
          `_timestamp` DateTime64(3, 'UTC'),\n    `_ingested_at` DateTime64(3, 'UTC') DEFAULT now64(3),\n    \
          INDEX `_position` (`_partition`, `_offset`) TYPE minmax GRANULARITY 1\n)\n\
          ENGINE = ReplacingMergeTree(`_timestamp`)\nORDER BY ({})\n\
-         SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1{comment}",
+         SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1{nullable}{comment}",
         quote(&table.target.database),
         quote(&table.target.table),
         key.join(", "),

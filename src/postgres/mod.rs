@@ -15,7 +15,9 @@ pub use connect::connect;
 pub use flag::require_flaggable;
 pub use ledger::PgLedger;
 pub use session::Session;
-pub use source_table::{Relation, SourceColumn, SourceTable, has_unique_index, quote, read_columns, table_comment};
+pub use source_table::{
+    AsKey, Relation, SourceColumn, SourceTable, has_unique_index, quote, read_columns, table_comment,
+};
 pub use unsent::{COUNTED, PgUnsentRows, count_unsent, estimate_unsent};
 pub use unsent_index::UnsentIndex;
 

@@ -21,6 +21,24 @@ pub struct SourceColumn {
     pub not_null: bool,
     /// Its comment.
     pub comment: Option<String>,
+    /// What it needs as a part of a key.
+    pub as_key: AsKey,
+}
+
+/// What a column needs as a part of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AsKey {
+    /// The schema, quoted, of the operators that its index sorts by. An extension's type (`citext`, `ltree`) brings its own,
+    /// and PostgreSQL would take others, which sort differently, or none, where the search path does not name their schema.
+    pub operators: String,
+    /// Whether its JSON is no text that can be cast back: an array, a composite type, `jsonb`.
+    pub is_text_in_json: bool,
+}
+
+impl Default for AsKey {
+    fn default() -> Self {
+        Self { operators: "pg_catalog".into(), is_text_in_json: false }
+    }
 }
 
 /// A source table that has been found fit: it exists, the flag is boolean, and the key is unique and never NULL.
@@ -252,8 +270,14 @@ impl SourceTable {
         match self.key.as_slice() {
             [only] => format!("{row}.{}::text", quote(&only.name)),
             several => {
-                let parts: Vec<_> = several.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect();
-                format!("pg_catalog.json_build_array({})::text", parts.join(", "))
+                let part = |column: &SourceColumn| {
+                    let cast = if column.as_key.is_text_in_json { "::text" } else { "" };
+                    format!("{row}.{}{cast}", quote(&column.name))
+                };
+                format!(
+                    "pg_catalog.json_build_array({})::text",
+                    several.iter().map(part).collect::<Vec<_>>().join(", ")
+                )
             }
         }
     }
@@ -277,9 +301,28 @@ impl SourceTable {
         self.key
             .iter()
             .zip(self.key_values_sql(text))
-            .map(|(column, value)| format!("{row}.{} = {value}", quote(&column.name)))
+            .map(|(column, value)| compared(row, column, "=", &value))
             .collect::<Vec<_>>()
             .join(" AND ")
+    }
+
+    /// `row.key > values`, or `<=`, as the key's index sorts.
+    #[must_use]
+    pub fn key_compares_sql(&self, row: &str, operator: &str, values: &[String]) -> String {
+        if self.key.iter().all(|column| column.as_key.operators == "pg_catalog") {
+            return format!("({}) {operator} ({})", self.key_columns_sql(row).join(", "), values.join(", "));
+        }
+        // A comparison of rows has one operator for all columns; so column by column, the first one for the index.
+        let strict = operator.trim_end_matches('=');
+        let mut columns = self.key.iter().zip(values).rev();
+        let Some((last, value)) = columns.next() else { return "TRUE".into() };
+        columns.fold(compared(row, last, operator, value), |rest, (column, value)| {
+            format!(
+                "({} AND ({} OR {rest}))",
+                compared(row, column, &format!("{strict}="), value),
+                compared(row, column, strict, value)
+            )
+        })
     }
 
     /// The key's columns, for `ORDER BY` and row comparisons.
@@ -294,6 +337,11 @@ impl SourceTable {
         let columns: Vec<_> = self.columns.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect();
         format!("LATERAL (SELECT {}) AS pg2ch_record", columns.join(", "))
     }
+}
+
+/// A column of `row` compared by the operators that its index sorts by, whatever the search path.
+fn compared(row: &str, column: &SourceColumn, operator: &str, value: &str) -> String {
+    format!("{row}.{} OPERATOR({}.{operator}) {value}", quote(&column.name), column.as_key.operators)
 }
 
 /// Whether a column other than the flag is part of the records.
@@ -351,7 +399,14 @@ pub fn read_columns(session: &mut Session, oid: u32, name: &str) -> Result<Vec<S
              SELECT b.attnum, t.typbasetype, t.typtypmod FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type
              WHERE t.typtype = 'd')
          SELECT attname::text, pg_catalog.format_type(atttypid, atttypmod), attnotnull,
-                pg_catalog.col_description(attrelid, a.attnum), pg_catalog.format_type(b.type, b.modifier), t.typtype = 'e'
+                pg_catalog.col_description(attrelid, a.attnum), pg_catalog.format_type(b.type, b.modifier), t.typtype = 'e',
+                coalesce((SELECT quote_ident(n.nspname) FROM pg_catalog.pg_opclass c
+                    JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
+                    JOIN pg_catalog.pg_amop o ON o.amopfamily = c.opcfamily AND o.amopstrategy = 5
+                        AND o.amoplefttype = c.opcintype AND o.amoprighttype = c.opcintype
+                    JOIN pg_catalog.pg_operator p ON p.oid = o.amopopr JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
+                    WHERE c.opcintype = t.oid AND c.opcdefault), 'pg_catalog'),
+                t.typcategory IN ('A', 'C', 'U')
          FROM pg_catalog.pg_attribute a JOIN base b USING (attnum) JOIN pg_catalog.pg_type t ON t.oid = b.type
          WHERE attrelid = $1 AND t.typtype <> 'd' ORDER BY a.attnum",
         &[&oid],
@@ -365,6 +420,7 @@ pub fn read_columns(session: &mut Session, oid: u32, name: &str) -> Result<Vec<S
             comment: row.get(3),
             base_type: row.get(4),
             is_enum: row.get(5),
+            as_key: AsKey { operators: row.get(6), is_text_in_json: row.get(7) },
         })
         .collect())
 }
@@ -387,6 +443,7 @@ mod tests {
             is_enum: false,
             not_null: true,
             comment: None,
+            as_key: AsKey::default(),
         };
         SourceTable {
             name: "public.t".into(),
@@ -403,7 +460,10 @@ mod tests {
     #[test]
     fn a_key_of_one_column_is_its_text() {
         assert_eq!(table(&[("id", "bigint")]).key_text_sql("t"), r#"t."id"::text"#);
-        assert_eq!(table(&[("id", "bigint")]).key_equals_sql("t", "w.key"), r#"t."id" = (w.key)::bigint"#);
+        assert_eq!(
+            table(&[("id", "bigint")]).key_equals_sql("t", "w.key"),
+            r#"t."id" OPERATOR(pg_catalog.=) (w.key)::bigint"#
+        );
     }
 
     #[test]
@@ -411,5 +471,17 @@ mod tests {
         let table = table(&[("a", "integer"), ("odd \"name", "text")]);
         assert_eq!(table.key_text_sql("t"), r#"pg_catalog.json_build_array(t."a", t."odd ""name")::text"#);
         assert_eq!(table.key_values_sql("k"), ["((k)::json ->> 0)::integer", "((k)::json ->> 1)::text"]);
+    }
+
+    #[test]
+    fn a_key_is_compared_by_the_operators_that_its_index_sorts_by() {
+        let values = ["1".to_owned(), "2".to_owned()];
+        let mut table = table(&[("a", "integer"), ("b", "public.citext")]);
+        assert_eq!(table.key_compares_sql("t", ">", &values), r#"(t."a", t."b") > (1, 2)"#);
+        table.key[1].as_key.operators = "public".into();
+        assert_eq!(
+            table.key_compares_sql("t", "<=", &values),
+            r#"(t."a" OPERATOR(pg_catalog.<=) 1 AND (t."a" OPERATOR(pg_catalog.<) 1 OR t."b" OPERATOR(public.<=) 2))"#
+        );
     }
 }

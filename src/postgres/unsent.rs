@@ -182,17 +182,12 @@ fn query<'a>(
 /// Parameters: limit, the highest key's parts, and the last key's parts if `behind`.
 fn select(table: &SourceTable, behind: bool) -> String {
     let columns = table.key_columns_sql("t");
-    let tuple = |first: usize| {
-        let values: Vec<_> = table
-            .key
-            .iter()
-            .enumerate()
-            .map(|(index, column)| format!("${}::text::{}", first + index, column.type_name))
-            .collect();
-        format!("({})", values.join(", "))
+    let values = |first: usize| -> Vec<String> {
+        let numbered = table.key.iter().enumerate();
+        numbered.map(|(index, column)| format!("${}::text::{}", first + index, column.type_name)).collect()
     };
-    let row = format!("({})", columns.join(", "));
-    let after = if behind { format!("AND {row} > {}", tuple(2 + columns.len())) } else { String::new() };
+    let compared = |operator, first| table.key_compares_sql("t", operator, &values(first));
+    let after = if behind { format!("AND {}", compared(">", 2 + columns.len())) } else { String::new() };
     let inner: Vec<_> = table.columns.iter().map(|column| format!("t.{}", quote(&column.name))).collect();
     let parts: Vec<_> = table.key_columns_sql("s").iter().map(|column| format!("{column}::text")).collect();
     format!(
@@ -200,14 +195,14 @@ fn select(table: &SourceTable, behind: bool) -> String {
                 (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) AS clock,
                 {key}, row_to_json(pg2ch_record)::text, {parts}
          FROM (SELECT t.ctid, t.xmin, t.tableoid, {inner} FROM {name} AS t
-               WHERE {unsent} AND {row} <= {highest} {after}
+               WHERE {unsent} AND {highest} {after}
                ORDER BY {order} LIMIT $1::bigint) AS s, {record}",
         key = table.key_text_sql("s"),
         parts = parts.join(", "),
         inner = inner.join(", "),
         name = table.name,
         unsent = table.unsent_sql(),
-        highest = tuple(2),
+        highest = compared("<=", 2),
         order = columns.join(", "),
         record = table.record_sql("s"),
     )

@@ -23,7 +23,7 @@ impl PgLedger {
         self.session.execute_batch(
             &what,
             "CREATE TEMPORARY TABLE IF NOT EXISTS pg2ch_window
-                 (key text PRIMARY KEY, partition int, record_offset bigint, timestamp_ms bigint, value text)",
+                 (key text, digest bytea PRIMARY KEY, partition int, record_offset bigint, timestamp_ms bigint, value text)",
         )?;
         let last: Vec<&WindowRecord> = last_of_each_key(records);
         crash::point("window.before");
@@ -38,16 +38,17 @@ impl PgLedger {
         if records.is_empty() {
             return Ok(());
         }
-        // The key as the table prints it, so that another spelling by another producer counts as the same key.
+        // The key as the table prints it, so that another spelling by another producer counts as the same key; by its digest,
+        // because a text may be longer than an index takes, though the table's own key is not.
         let sql = format!(
             "INSERT INTO pg_temp.pg2ch_window AS w
-             SELECT DISTINCT ON (k.key) k.key, r.partition, r.record_offset, r.timestamp_ms, r.value
+             SELECT DISTINCT ON (k.digest) k.key, k.digest, r.partition, r.record_offset, r.timestamp_ms, r.value
              FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::text[])
                       WITH ORDINALITY AS r (key, partition, record_offset, timestamp_ms, value, n)
-                  JOIN {name} AS t ON {by_key}, LATERAL (SELECT {key} AS key) AS k
-             WHERE NOT t.{flag} OR EXISTS (SELECT 1 FROM pg_temp.pg2ch_window AS o WHERE o.key = k.key)
-             ORDER BY k.key, r.n DESC
-             ON CONFLICT (key) DO UPDATE SET partition = excluded.partition, record_offset = excluded.record_offset,
+                  JOIN {name} AS t ON {by_key}, LATERAL (SELECT {key} AS key, pg_catalog.sha256(convert_to({key}, 'UTF8')) AS digest) AS k
+             WHERE NOT t.{flag} OR EXISTS (SELECT 1 FROM pg_temp.pg2ch_window AS o WHERE o.digest = k.digest)
+             ORDER BY k.digest, r.n DESC
+             ON CONFLICT (digest) DO UPDATE SET partition = excluded.partition, record_offset = excluded.record_offset,
                  timestamp_ms = excluded.timestamp_ms, value = excluded.value
              WHERE excluded.partition = w.partition OR excluded.timestamp_ms >= w.timestamp_ms",
             name = self.table.name,

@@ -3,7 +3,7 @@
 use super::{Fit, fit};
 use crate::clickhouse::column_type::{Column, DefaultKind};
 use crate::clickhouse::encode::{CalendarRange, Position, RowEncoder};
-use crate::postgres::SourceColumn;
+use crate::postgres::{AsKey, SourceColumn};
 use crate::type_map::target_type;
 
 /// PostgreSQL types, and values of them that are far apart, as `row_to_json` prints them.
@@ -69,6 +69,7 @@ fn column(type_name: &str, not_null: bool) -> SourceColumn {
         is_enum: false,
         not_null,
         comment: None,
+        as_key: AsKey::default(),
     }
 }
 

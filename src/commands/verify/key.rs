@@ -215,6 +215,7 @@ fn trimmed_target(number: &str) -> String {
 mod tests {
     use super::*;
     use crate::clickhouse::column_type::DefaultKind;
+    use crate::postgres::AsKey;
 
     fn pair(source: &str, target: &str) -> Option<Part> {
         let source = SourceColumn {
@@ -224,6 +225,7 @@ mod tests {
             is_enum: false,
             not_null: true,
             comment: None,
+            as_key: AsKey::default(),
         };
         let target = Column { name: "k".into(), type_name: target.into(), default_kind: DefaultKind::None };
         part(&source, &target)
