@@ -6,8 +6,10 @@
 mod common;
 
 use std::net::TcpListener;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::http_proxy::HttpProxy;
 use common::{Ended, USER_LOGINS, World};
 
 const SECRET: &str = "hunter2-is-secret";
@@ -170,4 +172,55 @@ fn a_field_that_the_target_has_no_column_for_is_put_aside_not_dropped() {
     let letters = world.topic_named(&format!("{}.dead", world.name));
     assert_eq!(letters.len(), 1);
     assert!(letters[0].value.contains(r#""added":"kept""#), "{letters:?}");
+}
+
+#[test]
+fn settings_of_the_users_profile_change_no_answer() {
+    for profile in [
+        "extremes=1",
+        "empty_result_for_aggregation_by_empty_set=1",
+        "output_format_json_array_of_rows=1",
+        "output_format_json_named_tuples_as_objects=1&enable_named_columns_in_function_tuple=1",
+        "force_primary_key=1",
+        "final=1&limit=1&max_result_rows=1&result_overflow_mode=break",
+    ] {
+        let mut world = World::new("profile");
+        world.insert_rows(3);
+        let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[]);
+        proxy.set_profile(profile);
+        world.settings.insert("clickhouse", proxy.setting());
+        assert_eq!(world.crash_at("clickhouse.insert.after", &["--once"]).code, -9);
+        // Without offsets, and with an INSERT under way, everything is asked.
+        let ended = world.once().expect(0);
+        assert!(ended.number("consume", "rows_held") > 0, "{profile}: {}", ended.stderr);
+        world.run(&["check"]).expect(0);
+        world.assert_exactly_once();
+    }
+}
+
+#[test]
+fn a_target_that_buffers_inserts_is_refused() {
+    let mut world = impatient("buffering");
+    world.ch("ALTER TABLE {t} MODIFY SETTING async_insert = 1");
+    let told = refused(&world, 78, &["async_insert"]);
+    let statement = told.stderr.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap();
+    world.ch(statement);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn too_few_open_files_are_no_bug() {
+    let world = impatient("few_files");
+    let own = world.command(&["produce"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 20; exec \"$0\" \"$@\""]).arg(own.get_program()).args(own.get_args());
+    for (name, value) in own.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let ended = Ended::of(&command.output().unwrap()).expect(69);
+    assert!(ended.stderr.contains("ulimit -n"), "{}", ended.stderr);
 }

@@ -15,6 +15,27 @@ use crate::exit_code::ExitCode;
 /// The most of an answer that is read. The largest, what the target holds of one batch, stays far below.
 const MAX_ANSWER: u64 = 256 << 20;
 
+/// Pinned on every question, whatever the user's profile says: what would change the shape of an answer, refuse it, or leave
+/// some of it out. Every server knows these names.
+pub(super) const PLAIN: &[(&str, &str)] = &[
+    // An exception in the middle of an answer must not pass for its end.
+    ("wait_end_of_query", "1"),
+    ("output_format_json_array_of_rows", "0"),
+    ("output_format_json_named_tuples_as_objects", "0"),
+    ("empty_result_for_aggregation_by_empty_set", "0"),
+    ("extremes", "0"),
+    ("force_primary_key", "0"),
+    ("force_index_by_date", "0"),
+    ("max_rows_to_read", "0"),
+    ("max_result_rows", "0"),
+    ("max_result_bytes", "0"),
+    ("read_overflow_mode", "throw"),
+    ("result_overflow_mode", "throw"),
+    ("timeout_overflow_mode", "throw"),
+    ("limit", "0"),
+    ("offset", "0"),
+];
+
 /// The most of an exception that is told.
 const MAX_TOLD: usize = 2_000;
 
@@ -134,7 +155,7 @@ impl Http {
     /// # Errors
     /// ClickHouse's, sorted by exit code.
     pub fn ask(&self, what: &str, sql: &str, settings: &[(&str, &str)]) -> Result<Vec<u8>> {
-        match self.send(sql, settings, &[]) {
+        match self.send(sql, &[PLAIN, settings].concat(), &[]) {
             Ok(Answer::Ok(body)) => Ok(body),
             Ok(Answer::Exception(exception)) => Err(self.explain(what, &exception)),
             Err(error) => Err(self.unreachable(what, error)),
@@ -229,8 +250,8 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
         // UNKNOWN_TABLE, UNKNOWN_DATABASE.
         60 | 81 => (ExitCode::Config, "run `pg2ch init` to create the target table, or correct `target` in [[table]]"),
         // NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_SETTING, UNKNOWN_FUNCTION, SYNTAX_ERROR, NOT_IMPLEMENTED,
-        // SETTING_CONSTRAINT_VIOLATION, ILLEGAL_COLUMN, DATA_TYPE_CANNOT_BE_USED_IN_KEY.
-        16 | 47 | 115 | 46 | 62 | 48 | 452 | 44 | 549 => (
+        // SETTING_CONSTRAINT_VIOLATION, ILLEGAL_COLUMN, DATA_TYPE_CANNOT_BE_USED_IN_KEY, QUERY_CACHE_USED_WITH_SYSTEM_TABLE.
+        16 | 47 | 115 | 46 | 62 | 48 | 452 | 44 | 549 | 719 => (
             ExitCode::Config,
             "the server does not take this statement: run `pg2ch check`; the table may have changed, or the server be too old",
         ),

@@ -8,6 +8,9 @@ use super::http::text;
 const INSERT: &[(&str, &str)] = &[
     // The answer means "stored": newer servers buffer by default.
     ("async_insert", "0"),
+    // Should the table have it switched on in between.
+    ("wait_for_async_insert", "1"),
+    ("async_insert_deduplicate", "1"),
     // One body is one block: tokens and fsync work by block.
     ("input_format_parallel_parsing", "0"),
     ("max_insert_block_size", "1048449"),
@@ -15,7 +18,6 @@ const INSERT: &[(&str, &str)] = &[
     ("input_format_max_block_size_bytes", "0"),
     // A token in use is remembered, also by the views behind the table.
     ("insert_deduplicate", "1"),
-    ("deduplicate_insert", "enable"),
     ("deduplicate_insert", "enable"),
     ("deduplicate_blocks_in_dependent_materialized_views", "1"),
     // Two versions of a key in one block stay two rows until a merge: the target is asked for rows by offset.
@@ -48,22 +50,14 @@ const INSERT_ELSEWHERE: &[(&str, &str)] = &[
     ("insert_distributed_sync", "1"),
 ];
 
-/// For questions whose answer must be whole.
+/// For questions whose answer must be whole, besides [`PLAIN`](super::http::PLAIN).
 const ASK: &[(&str, &str)] = &[
     ("final", "0"),
     ("use_query_cache", "0"),
-    ("max_rows_to_read", "0"),
-    ("max_result_rows", "0"),
-    ("max_result_bytes", "0"),
-    ("read_overflow_mode", "throw"),
-    ("result_overflow_mode", "throw"),
-    ("timeout_overflow_mode", "throw"),
     ("select_sequential_consistency", "1"),
     ("max_parallel_replicas", "1"),
     ("skip_unavailable_shards", "0"),
     ("additional_table_filters", "{}"),
-    ("limit", "0"),
-    ("offset", "0"),
     // A question may list some thousands of keys.
     ("max_query_size", "268435456"),
 ];

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::column_type::{Column, DefaultKind};
 use super::encode::{CalendarRange, POSITION_COLUMNS, holds_position};
-use super::http::{Answer, Http, quote, text};
+use super::http::{Answer, Http, PLAIN, quote, text};
 use super::layout::{Distributed, Layout};
 use super::settings::Settings;
 use super::{Block, Inserted, Ranges, RecordId, Target, TargetDescription};
@@ -144,7 +144,8 @@ impl ClickHouseTarget {
             Settings::names_sql(),
             self.where_sql("name"),
         );
-        let answer = match self.http.send(&sql, &[("output_format_json_quote_64bit_integers", "0")], &[]) {
+        let settings = [PLAIN, &[("output_format_json_quote_64bit_integers", "0")]].concat();
+        let answer = match self.http.send(&sql, &settings, &[]) {
             Ok(Answer::Ok(answer)) => answer,
             Ok(Answer::Exception(exception)) if exception.code == UNKNOWN_IDENTIFIER => return Err(self.too_old()),
             Ok(Answer::Exception(exception)) => return Err(self.http.explain(&what, &exception)),
@@ -178,6 +179,12 @@ impl ClickHouseTarget {
             return Err(self.unfit(
                 "its sharding key sends a row to another server each time: an insert whose answer is lost would be doubled",
                 "make it with a sharding key that follows from the row's key, such as cityHash64(id)",
+            ));
+        }
+        if table.engine_full.contains(" async_insert = 1") {
+            return Err(self.unfit(
+                "it buffers inserts (async_insert = 1), whatever an insert itself says: tokens would do nothing",
+                format!("ALTER TABLE {} MODIFY SETTING async_insert = 0", self.sql_name()),
             ));
         }
         let setting = Layout::of(&table.engine).window_setting();
@@ -243,7 +250,7 @@ impl Target for ClickHouseTarget {
     }
 
     fn calendar(&mut self) -> CalendarRange {
-        match self.http.send(&format!("{} FORMAT TabSeparated", CalendarRange::PROBE), &[], &[]) {
+        match self.http.send(&format!("{} FORMAT TabSeparated", CalendarRange::PROBE), PLAIN, &[]) {
             Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"1" => CalendarRange::Wide,
             _ => CalendarRange::Narrow,
         }

@@ -1,5 +1,6 @@
 //! Opens sessions: TLS as libpq's `sslmode` means it, and every setting that shapes a value's text pinned.
 
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
@@ -47,8 +48,17 @@ pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Sessi
     Ok(Session::new(client, postgres.address(), config.timeouts.postgres, watchdog.clone()))
 }
 
+/// How many pairs of descriptors must be free: the client library panics where it finds none for its event loop.
+const SPARE_PAIRS: usize = 8;
+
 fn open(config: &PostgresConfig, timeout: Duration, role: &str) -> Result<Client> {
     let what = || format!("cannot connect to PostgreSQL at {}", config.address());
+    let spare: Result<Vec<_>, _> = (0..SPARE_PAIRS).map(|_| UnixStream::pair()).collect();
+    spare.map(drop).map_err(|error| {
+        let hint =
+            "raise the limit on open files (ulimit -n; LimitNOFILE= of a systemd unit), or lower `jobs` in [run]";
+        Error::unavailable(what(), error, hint)
+    })?;
     let mut wire = postgres::Config::new();
     wire.user(&config.user)
         .host(&config.host)

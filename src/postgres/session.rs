@@ -180,6 +180,10 @@ fn sort(code: &SqlState) -> (ExitCode, &'static str) {
         SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME => {
             (ExitCode::Config, "run `pg2ch init`, and check the table, key and flag in the configuration")
         }
+        SqlState::CHARACTER_NOT_IN_REPERTOIRE | SqlState::UNTRANSLATABLE_CHARACTER => (
+            ExitCode::Config,
+            "a text of the table cannot be told as UTF-8, which JSON is in: mend those rows, or leave the column out with `exclude`",
+        ),
         SqlState::INVALID_CATALOG_NAME => (ExitCode::Config, "check the database in the PostgreSQL URL"),
         SqlState::READ_ONLY_SQL_TRANSACTION => (
             ExitCode::Unavailable,

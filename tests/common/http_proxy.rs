@@ -35,6 +35,8 @@ struct State {
     is_released: bool,
     /// What is told otherwise than the server does: its text, and the other one.
     retold: Vec<(String, String)>,
+    /// Settings that every request gets, as from a user's profile: those that it brings itself come later, and count.
+    profile: String,
     /// The first lines of all INSERTs, settings included.
     seen: Vec<String>,
 }
@@ -75,6 +77,11 @@ impl HttpProxy {
     /// Tells `other` wherever the server's answers say `text`.
     pub fn retell(&self, text: &str, other: &str) {
         self.shared.0.lock().unwrap().retold.push((text.to_owned(), other.to_owned()));
+    }
+
+    /// Gives every request these settings, as the user's profile would: `a=1&b=2`.
+    pub fn set_profile(&self, settings: &str) {
+        settings.clone_into(&mut self.shared.0.lock().unwrap().profile);
     }
 
     /// The settings of the INSERTs that came, as they stand in the URL.
@@ -122,7 +129,7 @@ impl HttpProxy {
                 // What was not read makes the kernel answer with a reset.
                 return;
             }
-            let mut request = head.clone().into_bytes();
+            let mut request = self.with_profile(&head).into_bytes();
             read_body(&mut reader, &head, &mut request);
             if act == Act::Hold {
                 return self.hold(&request);
@@ -139,6 +146,16 @@ impl HttpProxy {
                 return;
             }
         }
+    }
+
+    fn with_profile(&self, head: &str) -> String {
+        let profile = self.shared.0.lock().unwrap().profile.clone();
+        if profile.is_empty() {
+            return head.to_owned();
+        }
+        let (path, rest) = head.split_once(' ').and_then(|(_, rest)| rest.split_once(' ')).unwrap();
+        let own = path.split_once('?').map_or("", |(_, own)| own);
+        format!("POST /?{profile}&{own} {rest}")
     }
 
     fn next(&self, head: &str) -> Act {
