@@ -189,7 +189,7 @@ fn settings_of_the_users_profile_change_no_answer() {
         let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[]);
         proxy.set_profile(profile);
         world.settings.insert("clickhouse", proxy.setting());
-        assert_eq!(world.crash_at("clickhouse.insert.after", &["--once"]).code, -9);
+        world.kill_at("clickhouse.insert.after", &["--once"]);
         // Without offsets, and with an INSERT under way, everything is asked.
         let ended = world.once().expect(0);
         assert!(ended.number("consume", "rows_held") > 0, "{profile}: {}", ended.stderr);

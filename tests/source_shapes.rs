@@ -236,7 +236,10 @@ fn a_key_may_be_a_domain_an_enum_or_a_number_in_any_spelling() {
 
 #[test]
 fn a_key_of_an_extensions_type_goes_in_the_order_of_its_own_operators() {
-    superuser().batch_execute("CREATE EXTENSION IF NOT EXISTS citext; CREATE EXTENSION IF NOT EXISTS ltree").unwrap();
+    Servers::shared()
+        .superuser()
+        .batch_execute("CREATE EXTENSION IF NOT EXISTS citext; CREATE EXTENSION IF NOT EXISTS ltree")
+        .unwrap();
     // As text these sort otherwise: upper-case letters first.
     let mixed = "(CASE WHEN n % 2 = 0 THEN chr(96 + n) ELSE chr(64 + n) END)::citext";
     go_out_once("citext_key", "id citext, n int", &["id"], &format!("{mixed}, n"));
@@ -247,7 +250,7 @@ fn a_key_of_an_extensions_type_goes_in_the_order_of_its_own_operators() {
 #[test]
 fn a_key_may_hold_arrays_and_objects_and_be_as_long_as_an_index_takes() {
     let name = format!("nested_{}", std::process::id());
-    superuser().batch_execute(&format!("CREATE TYPE {name} AS (a int, b text)")).unwrap();
+    Servers::shared().superuser().batch_execute(&format!("CREATE TYPE {name} AS (a int, b text)")).unwrap();
     go_out_once(
         "nested_key",
         &format!("ints int[], pair {name}, doc jsonb, n int"),
@@ -409,8 +412,7 @@ fn settings_of_a_role_change_nothing_of_what_is_sent_and_under_which_name() {
     world.once().expect(0);
     let known = world.topic().remove(0).value;
 
-    let role = as_role(
-        &mut world,
+    let role = world.become_role(
         "GRANT SELECT, UPDATE ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE ON pg2ch_checkpoint TO {role};
          GRANT TEMPORARY ON DATABASE app TO {role}; ALTER ROLE {role} SET DateStyle = 'German, DMY';
          ALTER ROLE {role} SET IntervalStyle = 'iso_8601'; ALTER ROLE {role} SET bytea_output = 'escape';
@@ -423,7 +425,6 @@ fn settings_of_a_role_change_nothing_of_what_is_sent_and_under_which_name() {
     world.sql("UPDATE {t} SET sent_to_kafka = FALSE");
     world.kill_at("kafka.commit.after", &["produce"]);
     assert_eq!(world.topic().remove(1).value, known);
-    world.settings.remove("postgres");
+    world.drop_role(&role);
     assert_eq!(world.once().expect(0).number("produce", "rows_recovered"), 1, "the same source, and the same text");
-    superuser().batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
 }

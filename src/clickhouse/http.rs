@@ -36,6 +36,9 @@ pub(super) const PLAIN: &[(&str, &str)] = &[
     ("offset", "0"),
 ];
 
+/// What a server answers to a setting that it does not know.
+pub(super) const UNKNOWN_SETTING: i32 = 115;
+
 /// The most of an exception that is told.
 const MAX_TOLD: usize = 2_000;
 
@@ -155,7 +158,12 @@ impl Http {
     /// # Errors
     /// ClickHouse's, sorted by exit code.
     pub fn ask(&self, what: &str, sql: &str, settings: &[(&str, &str)]) -> Result<Vec<u8>> {
-        match self.send(sql, &[PLAIN, settings].concat(), &[]) {
+        let answer = match self.send(sql, &[PLAIN, settings].concat(), &[]) {
+            // Too old for pg2ch, which `check` is to find out all the same.
+            Ok(Answer::Exception(exception)) if exception.code == UNKNOWN_SETTING => self.send(sql, settings, &[]),
+            answer => answer,
+        };
+        match answer {
             Ok(Answer::Ok(body)) => Ok(body),
             Ok(Answer::Exception(exception)) => Err(self.explain(what, &exception)),
             Err(error) => Err(self.unreachable(what, error)),

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::column_type::{Column, DefaultKind};
 use super::encode::{CalendarRange, POSITION_COLUMNS, holds_position};
-use super::http::{Answer, Http, PLAIN, quote, text};
+use super::http::{Answer, Http, PLAIN, UNKNOWN_SETTING, quote, text};
 use super::layout::{Distributed, Layout};
 use super::settings::Settings;
 use super::{Block, Inserted, Ranges, RecordId, Target, TargetDescription};
@@ -147,7 +147,9 @@ impl ClickHouseTarget {
         let settings = [PLAIN, &[("output_format_json_quote_64bit_integers", "0")]].concat();
         let answer = match self.http.send(&sql, &settings, &[]) {
             Ok(Answer::Ok(answer)) => answer,
-            Ok(Answer::Exception(exception)) if exception.code == UNKNOWN_IDENTIFIER => return Err(self.too_old()),
+            Ok(Answer::Exception(exception)) if matches!(exception.code, UNKNOWN_IDENTIFIER | UNKNOWN_SETTING) => {
+                return Err(self.too_old());
+            }
             Ok(Answer::Exception(exception)) => return Err(self.http.explain(&what, &exception)),
             Err(error) => return Err(self.http.unreachable(&what, error)),
         };
