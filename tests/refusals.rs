@@ -19,7 +19,7 @@ fn refused(world: &World, code: i32, told: &[&str]) -> Ended {
     let mut last = None;
     for args in [&["--once"][..], &["--once", "--json", "-vv"]] {
         let ended = Ended::of(&world.command(args).env("RUST_LOG", "trace").output().unwrap()).expect(code);
-        assert!(ended.stderr.contains("error: ") && ended.stderr.contains("hint: "), "{}", ended.stderr);
+        assert_three_parts(&ended);
         for part in told {
             assert!(ended.stderr.contains(part), "{part:?} is not in {}", ended.stderr);
         }
@@ -29,6 +29,19 @@ fn refused(world: &World, code: i32, told: &[&str]) -> Ended {
     let json: serde_json::Value = serde_json::from_str(&last.as_ref().unwrap().stdout).unwrap();
     assert_eq!(json["exit_code"], code);
     last.unwrap()
+}
+
+/// One error, on a line that names what failed and on what, and why; its hint behind it; the same in JSON.
+fn assert_three_parts(ended: &Ended) {
+    let lines: Vec<&str> = ended.stderr.lines().collect();
+    let errors: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].starts_with("error: ")).collect();
+    assert!(errors.len() == 1 && lines[errors[0] + 1].starts_with("hint: "), "{}", ended.stderr);
+    let Ok(json) = serde_json::from_str::<serde_json::Value>(&ended.stdout) else { return };
+    // A run that has begun tells it for its table.
+    let error = [&json["error"], &json["tables"][0]["error"]].into_iter().find(|error| error.is_object()).unwrap();
+    let part = |name: &str| error[name].as_str().unwrap().to_owned();
+    let told = format!("error: {}: {}\nhint: {}", part("what"), part("why"), part("hint"));
+    assert!(ended.stderr.contains(&told), "{told} is not in {}", ended.stderr);
 }
 
 /// A world with rows to move, little patience, and passwords that can be recognised.

@@ -175,7 +175,7 @@ fn property(name: &str, origin: &Origin, value: Value) -> Result<String> {
         Value::Truth(truth) => truth.to_string(),
         other => {
             let why = format!("it is {}", kind(&other));
-            return Err(refuse(&place, origin, why, "a property is a string, a whole number, true or false"));
+            return Err(refuse(&place, origin, why, "write a string, a whole number, true or false"));
         }
     };
     if text.contains('\0') {

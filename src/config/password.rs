@@ -38,7 +38,7 @@ pub fn from_file(reader: &mut Reader, section: &str, key: &str) -> Result<Option
             &place,
             &given.origin,
             why,
-            "the file holds the password, alone on one line, and pg2ch's user may read it",
+            "write the password into this file, alone on one line, and let pg2ch's user read it",
         )
     })?;
     Ok(Some(Given { value: secret, origin: Origin::PasswordFile(path) }))

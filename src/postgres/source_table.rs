@@ -153,7 +153,7 @@ impl SourceTable {
         if flag.type_name != "boolean" {
             return Err(unfit(
                 format!("the flag column {} is of type {}", flag.name, flag.type_name),
-                "the flag must be a boolean column",
+                "make it boolean, or name another column as `flag` in [[table]]",
             ));
         }
         let key = config

@@ -109,7 +109,7 @@ fn verify(around: &Surroundings<'_>, options: Options) -> Result<TableReport> {
         return Err(Error::config(
             format!("cannot compare the contents of {} with {}", around.table.source, around.table.target),
             "without the columns _partition, _offset and _timestamp the newest version of a row cannot be told",
-            "verify without --deep compares the keys",
+            "leave out --deep: without it the keys are compared",
         ));
     }
     report.doubled_compared = keeps_positions;
