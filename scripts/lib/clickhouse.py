@@ -47,9 +47,15 @@ class ClickHouse(Server):
         if self.tls:
             front += ["--https-port", str(self.port_of("clickhouse_https"))]
             front += ["--cert", self.tls / "server.crt", "--key", self.tls / "server.key"]
+        if self.users().exists():
+            front += ["--users", self.users()]
         # The password comes through the environment: a command line is everybody's to read.
         user = {"CLICKHOUSE_USER": "app", "CLICKHOUSE_PASSWORD": "app"}
         return front, {"env": {**os.environ, **user, "TZ": "UTC", "PYTHONDONTWRITEBYTECODE": "1"}}
+
+    def users(self):
+        """A ClickHouse users.xml whose user `default` the engine runs as: without it that user may do everything."""
+        return self.directory / "clickhouse-users.xml"
 
     def request(self, path, query=None):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

@@ -123,10 +123,16 @@ def server_text(text):
 class Engine:
     """The engine and the requests that run in it."""
 
-    def __init__(self, path):
+    def __init__(self, path, users=None):
         self.path = path
+        if users:
+            # The engine takes its users from a configuration's file, and reads their privileges once, at its start.
+            configuration = os.path.splitext(users)[0] + "-config.xml"
+            with open(configuration, "w", encoding="utf-8") as file:
+                file.write(f"<clickhouse><users_config>{users}</users_config></clickhouse>\n")
+            self.path = f"{path}?config-file={configuration}"
         # Keeps the engine up while no request does; opening connections one at a time costs nothing.
-        self.base = _chdb.connect(path)
+        self.base = _chdb.connect(self.path)
         self.opening = threading.Lock()
         self.running = set()
         self.version, self.timezone = self.base.query("SELECT version(), timezone()", "TSV").bytes().decode().split()

@@ -300,8 +300,9 @@ def main():
     parser.add_argument("--https-port", type=int)
     parser.add_argument("--cert")
     parser.add_argument("--key")
+    parser.add_argument("--users", help="a users.xml: what the engine's user `default` may do")
     options = parser.parse_args()
-    Handler.engine = Engine(options.data)
+    Handler.engine = Engine(options.data, options.users)
     Handler.user, Handler.password = os.environ["CLICKHOUSE_USER"], os.environ["CLICKHOUSE_PASSWORD"]
     ports = [(options.port, None)]
     if options.https_port:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import shutil
 import socket
 import struct
@@ -46,14 +47,25 @@ ssl.truststore.type=PEM
 ssl.truststore.location={tls}/ca.crt
 # Who comes by this way shows a certificate of our authority.
 listener.name.ssl.ssl.client.auth=required
+# Clients without TLS, `app` and `careful` may do everything; `pg2ch` what it is granted.
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:app;User:careful;User:CN=localhost
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
-listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_app="app";
+listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_app="app" user_careful="hunter2-is-secret";
 listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 """
 
 # SCRAM's users are part of the cluster's metadata; they are there from the start, whether TLS is on or not.
-SCRAM_USERS = [f"--add-scram=SCRAM-SHA-{size}=[name=app,password=app]" for size in (256, 512)]
+SCRAM_USERS = [f"--add-scram=SCRAM-SHA-{size}=[name={user},password={user}]" for size in (256, 512) for user in ("app", "pg2ch")]
+
+# Kafka's own commands, as its distribution names them, and the classes behind them.
+TOOLS = {
+    "kafka-acls.sh": "org.apache.kafka.tools.AclCommand",
+    "kafka-configs.sh": "kafka.admin.ConfigCommand",
+    "kafka-consumer-groups.sh": "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+    "kafka-topics.sh": "org.apache.kafka.tools.TopicCommand",
+}
 
 LOGGING = """
 status = warn
@@ -97,17 +109,31 @@ class Kafka(Server):
         run(["mvn", *quiet, "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={unfinished}"])
         unfinished.rename(target)
 
+    # The heap is small, but it is there from the start. The exit on a full heap makes a broken broker a dead one.
+    BROKER = ("-Xms512m", "-Xmx512m", "-XX:+ExitOnOutOfMemoryError")
+    # A command lives for a second: what takes time to begin is left out.
+    TOOL = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
     def java(self, main, *arguments):
-        # The heap is small, but it is there from the start. The exit on a full heap makes a broken broker a dead one.
-        flags = ["-Xms512m", "-Xmx512m", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true"]
         logging = f"-Dlog4j2.configurationFile={self.directory / 'kafka-log4j2.properties'}"
-        return ["java", *flags, logging, "-cp", os.pathsep.join(self.jars()), main, *arguments]
+        return ["java", *self.BROKER, "-Djava.awt.headless=true", logging, "-cp", os.pathsep.join(self.jars()), main, *arguments]
+
+    def write_tools(self):
+        """`DIR/bin` has Kafka's commands: with it in front of PATH, what documents and findings say can be typed as it stands."""
+        folder = self.directory / "bin"
+        folder.mkdir(exist_ok=True)
+        for name, main in TOOLS.items():
+            script = folder / name
+            command = shlex.join(["java", *self.TOOL, "-cp", os.pathsep.join(self.jars()), main])
+            script.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            script.chmod(0o755)
 
     def settings(self):
         return self.directory / "kafka.properties"
 
     def create(self):
         (self.directory / "kafka-log4j2.properties").write_text(LOGGING)
+        self.write_tools()
         ports = {"PLAINTEXT": self.port}
         if self.tls:
             ports |= {"SSL": self.port_of("kafka_ssl"), "SASL_SSL": self.port_of("kafka_sasl")}

@@ -71,6 +71,14 @@ pub struct Exception {
     pub message: String,
 }
 
+impl Exception {
+    /// Whether the user lacks a privilege.
+    #[must_use]
+    pub const fn is_denied(&self) -> bool {
+        self.code == 497 // ACCESS_DENIED
+    }
+}
+
 impl fmt::Display for Exception {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.code == 0 {
@@ -252,9 +260,10 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
             (ExitCode::Permission, "check user and password (PG2CH_CLICKHOUSE_URL, PG2CH_CLICKHOUSE_PASSWORD)")
         }
         // ACCESS_DENIED, READONLY.
-        497 | 164 => {
-            (ExitCode::Permission, "grant the user what docs/grants.md lists, and a profile that is not readonly")
-        }
+        497 | 164 => (
+            ExitCode::Permission,
+            "`pg2ch check` prints the GRANT that is missing; docs/grants.md has all of them, and what the profile must allow",
+        ),
         // UNKNOWN_TABLE, UNKNOWN_DATABASE.
         60 | 81 => (ExitCode::Config, "run `pg2ch init` to create the target table, or correct `target` in [[table]]"),
         // NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_SETTING, UNKNOWN_FUNCTION, SYNTAX_ERROR, NOT_IMPLEMENTED,

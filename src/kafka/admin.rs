@@ -3,21 +3,23 @@
 //! The library offers these calls as futures only; each is waited for here, at once, and nothing else of pg2ch is async.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::acl::Uses;
 use super::client::{Context, Detached, base, make};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// What is done with a topic, and the operation that must be allowed for it.
+type Call = (&'static str, &'static [&'static str]);
 
 /// The cluster's administration.
 pub struct Admin {
     client: Detached<AdminClient<Context>>,
     options: AdminOptions,
-    brokers: String,
-    limit: Duration,
+    config: Config,
 }
 
 impl Admin {
@@ -29,11 +31,13 @@ impl Admin {
         let client = Detached::new(make(&mut base(config), config, Context::default())?);
         let limit = Some(config.timeouts.kafka);
         let options = AdminOptions::new().request_timeout(limit).operation_timeout(limit);
-        Ok(Self { client, options, brokers: config.kafka.brokers.clone(), limit: config.timeouts.kafka })
+        Ok(Self { client, options, config: config.clone() })
     }
 
-    fn explain(&self, verb: &str, topic: &str, error: &KafkaError) -> crate::error::Error {
-        self.client.inner().context().explain(&format!("cannot {verb} topic {topic} at {}", self.brokers), error)
+    fn explain(&self, (verb, operation): Call, topic: &str, error: &KafkaError) -> Error {
+        let what = format!("cannot {verb} topic {topic} at {}", self.config.kafka.brokers);
+        let uses = Uses::topics(&self.config, &[topic]).only(operation);
+        self.client.inner().context().explain(&what, error, &uses)
     }
 
     /// A setting of a topic, as the cluster has it; `None` if it has no such setting.
@@ -49,14 +53,19 @@ impl Admin {
     /// # Errors
     /// Kafka's.
     pub fn topic_settings(&self, topic: &str) -> Result<BTreeMap<String, String>> {
-        const VERB: &str = "read the settings of";
+        const CALL: Call = ("read the settings of", &["DescribeConfigs"]);
         let wanted = [ResourceSpecifier::Topic(topic)];
         let answer = pollster::block_on(self.client.describe_configs(&wanted, &self.options));
-        let resources = answer.map_err(|error| self.explain(VERB, topic, &error))?;
+        let resources = answer.map_err(|error| self.explain(CALL, topic, &error))?;
         let found: Result<Vec<ConfigResource>, Code> = resources.into_iter().collect();
-        let found = found.map_err(|code| self.explain(VERB, topic, &KafkaError::AdminOp(code)))?;
+        let found = found.map_err(|code| self.explain(CALL, topic, &KafkaError::AdminOp(code)))?;
         let entries = found.into_iter().flat_map(|resource| resource.entries);
-        Ok(entries.filter_map(|entry| Some((entry.name, entry.value?))).collect())
+        let settings: BTreeMap<_, _> = entries.filter_map(|entry| Some((entry.name, entry.value?))).collect();
+        if settings.is_empty() {
+            // The library loses the code of a topic that may not be asked for. One that may has settings.
+            return Err(self.explain(CALL, topic, &KafkaError::AdminOp(Code::TopicAuthorizationFailed)));
+        }
+        Ok(settings)
     }
 
     /// How many copies the partition with the fewest has.
@@ -64,9 +73,9 @@ impl Admin {
     /// # Errors
     /// Kafka's.
     pub fn replication(&self, topic: &str) -> Result<i64> {
-        const VERB: &str = "look up";
-        let answer = self.client.inner().fetch_metadata(Some(topic), self.limit);
-        let metadata = answer.map_err(|error| self.explain(VERB, topic, &error))?;
+        const CALL: Call = ("look up", &["Describe"]);
+        let answer = self.client.inner().fetch_metadata(Some(topic), self.config.timeouts.kafka);
+        let metadata = answer.map_err(|error| self.explain(CALL, topic, &error))?;
         let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
         Ok(partitions.map(|partition| partition.replicas().len()).min().unwrap_or(0) as i64)
     }
@@ -76,16 +85,16 @@ impl Admin {
     /// # Errors
     /// Kafka's.
     pub fn create_topic(&self, topic: &str, settings: &[(&str, &str)]) -> Result<bool> {
-        const VERB: &str = "create";
+        const CALL: Call = ("create", &["Create"]);
         let mut new = NewTopic::new(topic, -1, TopicReplication::Fixed(-1));
         for (name, value) in settings {
             new = new.set(name, value);
         }
         let answer = pollster::block_on(self.client.create_topics([&new], &self.options));
-        let results = answer.map_err(|error| self.explain(VERB, topic, &error))?;
+        let results = answer.map_err(|error| self.explain(CALL, topic, &error))?;
         match results.into_iter().next() {
             Some(Err((_, Code::TopicAlreadyExists))) => Ok(false),
-            Some(Err((_, code))) => Err(self.explain(VERB, topic, &KafkaError::AdminOp(code))),
+            Some(Err((_, code))) => Err(self.explain(CALL, topic, &KafkaError::AdminOp(code))),
             _ => Ok(true),
         }
     }

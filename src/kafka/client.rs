@@ -8,6 +8,7 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel}
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::acl::Uses;
 use super::explain::explain;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -92,9 +93,9 @@ pub struct Context {
 
 impl Context {
     /// Tells a failure of a call, with the reason that was reported behind it.
-    pub fn explain(&self, what: &str, error: &KafkaError) -> Error {
+    pub fn explain(&self, what: &str, error: &KafkaError, uses: &Uses) -> Error {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        explain(what, error, heard)
+        explain(what, error, heard, uses)
     }
 
     /// Forgets what was reported: a call has succeeded since.

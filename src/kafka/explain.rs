@@ -1,16 +1,16 @@
 //! Sorts librdkafka's errors by what the reader has to do about them.
 
+use std::fmt;
+
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::acl::Uses;
 use crate::error::Error;
 use crate::exit_code::ExitCode;
 
-/// Tells a failure. `heard` is what the client's threads reported last: the reason behind a bare "timed out".
-pub fn explain(what: &str, error: &KafkaError, heard: Option<(Code, String)>) -> Error {
-    let code = match error {
-        KafkaError::AdminOp(code) => Some(*code),
-        other => other.rdkafka_error_code(),
-    };
+/// Tells a failure of a client that `uses` this. `heard` is what its threads reported last: the reason behind a bare "timed out".
+pub fn explain(what: &str, error: &KafkaError, heard: Option<(Code, String)>, uses: &Uses) -> Error {
+    let code = code_of(error);
     let told = match error {
         KafkaError::Transaction(error) => error.string(),
         other => other.to_string(),
@@ -19,8 +19,31 @@ pub fn explain(what: &str, error: &KafkaError, heard: Option<(Code, String)>) ->
         (Some(code), Some((reported, text))) if is_vague(code) => (Some(reported), format!("{told}: {text}")),
         _ => (code, told),
     };
+    let cause = Cause { error: error.clone(), code: decisive };
+    if let Some(command) = decisive.and_then(|code| uses.grant(code)) {
+        return Error::new(ExitCode::Permission, what, why, format!("{GRANT}: {command}")).with_source(cause);
+    }
     let (exit, hint) = decisive.map_or((ExitCode::Unavailable, UNAVAILABLE), sort);
-    Error::new(exit, what, why, hint).with_source(error.clone())
+    Error::new(exit, what, why, hint).with_source(cause)
+}
+
+/// librdkafka's error, and the code that decides what it means: that of the report behind it, where it is vague itself.
+#[derive(Debug)]
+struct Cause {
+    error: KafkaError,
+    code: Option<Code>,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
 }
 
 /// Whether a code only says that something else went wrong before.
@@ -41,15 +64,43 @@ pub fn is_vague(code: Code) -> bool {
 /// Whether the brokers said that there is no such topic, and not that they cannot be asked.
 #[must_use]
 pub fn is_unknown_topic(error: &Error) -> bool {
-    let code =
-        std::error::Error::source(error).and_then(|source| source.downcast_ref::<KafkaError>()?.rdkafka_error_code());
-    matches!(code, Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::InvalidTopic))
+    matches!(code_behind(error), Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::InvalidTopic))
+}
+
+/// The code with which the brokers said that the principal may not do this, if they did.
+#[must_use]
+pub fn refusal(error: &Error) -> Option<Code> {
+    code_behind(error).filter(|code| is_refused(*code))
+}
+
+fn code_behind(error: &Error) -> Option<Code> {
+    std::error::Error::source(error)?.downcast_ref::<Cause>()?.code
+}
+
+fn code_of(error: &KafkaError) -> Option<Code> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    }
+}
+
+/// Whether the brokers say with this code that the principal may not do something.
+pub fn is_refused(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+    )
 }
 
 /// Whether the code says that a later producer of the same name has shut this one out.
 pub fn is_fenced(code: Code) -> bool {
     matches!(code, Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch)
 }
+
+const GRANT: &str = "grant the principal what docs/grants.md lists for topics, group and transactional ids";
 
 const UNAVAILABLE: &str = "check that the brokers run and that [kafka] brokers names them as this machine can reach them; the next run goes on from here";
 
@@ -64,13 +115,7 @@ fn sort(code: Code) -> (ExitCode, &'static str) {
             "check security.protocol and the ssl.* entries in [kafka.properties]: ssl.ca.location names the authority that signed \
              the brokers' certificates, which must name the hosts in [kafka] brokers",
         ),
-        Code::TopicAuthorizationFailed
-        | Code::GroupAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::TransactionalIdAuthorizationFailed => (
-            ExitCode::Permission,
-            "grant the principal what docs/grants.md lists for topics, group and transactional ids",
-        ),
+        code if is_refused(code) => (ExitCode::Permission, GRANT),
         code if is_fenced(code) => (
             ExitCode::Locked,
             "another run with the same transactional.id has begun and goes on from here; look for two schedules of one job, \

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::acl::Uses;
 use super::client::{Context, Detached, base, make};
-use super::explain::is_vague;
+use super::explain::{is_refused, is_vague};
 use super::{Committed, End, Polled, Record, TopicLog};
 use crate::batch::Offsets;
 use crate::config::Config;
@@ -35,6 +35,7 @@ pub struct KafkaLog {
     topic: String,
     brokers: String,
     group: String,
+    uses: Uses,
     committed_reader: Detached<BaseConsumer<Context>>,
     /// Made when it is first asked: the isolation level belongs to the client.
     written_reader: Option<Detached<BaseConsumer<Context>>>,
@@ -58,6 +59,7 @@ impl KafkaLog {
             topic: topic.to_owned(),
             brokers: config.kafka.brokers.clone(),
             group: group.to_owned(),
+            uses: Uses::topics(config, &[topic]).and_group(group),
             committed_reader: consumer(config, group, "read_committed")?,
             written_reader: None,
             partitions: Vec::new(),
@@ -101,7 +103,7 @@ impl KafkaLog {
             }
             Err(error) => {
                 self.hear();
-                Err(context.explain(&self.what(verb), &error))
+                Err(context.explain(&self.what(verb), &error, &self.uses))
             }
         }
     }
@@ -115,14 +117,14 @@ impl KafkaLog {
         }
     }
 
-    /// Asks for the topic in turns that grow, so that a refused password or certificate ends the waiting early, and a slow
-    /// broker has half of the time for its answer.
-    fn metadata(&self) -> Result<Metadata, KafkaError> {
+    /// Asks in turns that grow, so that a refused password, certificate or group ends the waiting early, and a slow broker has
+    /// half of the time for its answer.
+    fn in_turns<T>(&self, ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, KafkaError> {
         let until = Instant::now() + self.limit;
         let (mut turn, mut is_suspect) = (FIRST_TURN, false);
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let answer = self.committed_reader.fetch_metadata(Some(&self.topic), turn.min(left));
+            let answer = ask(turn.min(left));
             let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
             if !code.is_some_and(is_vague) || left <= turn {
                 return answer;
@@ -130,6 +132,7 @@ impl KafkaLog {
             self.hear();
             match self.committed_reader.context().last_heard() {
                 Some(Code::Authentication) => return answer,
+                Some(code) if is_refused(code) => return answer,
                 // A single failed handshake may be a broker that has just ended; librdkafka tells it once, however often it
                 // fails again.
                 Some(Code::SSL) if is_suspect => return answer,
@@ -259,7 +262,7 @@ impl KafkaLog {
     fn offsets_of_group(&self, reader: &BaseConsumer<Context>) -> Result<BTreeMap<i32, Committed>> {
         let list = self.list(|_| Some(Offset::Invalid))?;
         let verb = format!("read the offsets of group {} in", self.group);
-        let found = self.told(&verb, reader.committed_offsets(list, self.limit))?;
+        let found = self.told(&verb, self.in_turns(|turn| reader.committed_offsets(list.clone(), turn)))?;
         let mut committed = BTreeMap::new();
         for element in found.elements() {
             self.told(&verb, element.error())?;
@@ -306,11 +309,17 @@ pub(super) fn consumer(config: &Config, group: &str, isolation: &str) -> Result<
 
 impl TopicLog for KafkaLog {
     fn partitions(&mut self) -> Result<Vec<i32>> {
-        let metadata = self.told("find", self.metadata())?;
+        let metadata =
+            self.told("find", self.in_turns(|turn| self.committed_reader.fetch_metadata(Some(&self.topic), turn)))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
         let error = topic.and_then(rdkafka::metadata::MetadataTopic::error).map(Code::from);
         if let Some(code) = error {
-            return Err(super::explain::explain(&self.what("find"), &KafkaError::MetadataFetch(code), None));
+            return Err(super::explain::explain(
+                &self.what("find"),
+                &KafkaError::MetadataFetch(code),
+                None,
+                &self.uses,
+            ));
         }
         let mut partitions: Vec<i32> = topic
             .map(|topic| topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect())
@@ -322,6 +331,7 @@ impl TopicLog for KafkaLog {
                 &self.what("find"),
                 &KafkaError::MetadataFetch(Code::UnknownTopicOrPartition),
                 None,
+                &self.uses,
             ));
         }
         Ok(partitions)

@@ -3,6 +3,7 @@
 //! The legs see two traits: [`TopicLog`] reads a topic and the group's offsets; [`Fence`] is a transactional producer,
 //! through which everything goes that must not happen twice. [`client`] implements both with librdkafka.
 
+pub mod acl;
 pub mod admin;
 pub mod client;
 pub mod explain;

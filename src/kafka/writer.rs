@@ -17,6 +17,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::acl::Uses;
 use super::client::{Context, Detached, base, make};
 use super::letter::headers;
 use super::log::consumer;
@@ -50,6 +51,7 @@ pub struct KafkaWriter {
     plain_committer: Option<Detached<BaseConsumer<Context>>>,
     transactional: bool,
     transactional_id: String,
+    uses: Uses,
     limit: Duration,
 }
 
@@ -94,8 +96,13 @@ impl KafkaWriter {
             Some(of) if !transactional => Some(consumer(config, &of.name, "read_committed")?),
             _ => None,
         };
+        let uses = match &offsets {
+            // To commit an offset is to have read up to it.
+            Some(of) => Uses::topics(config, &[topic, &of.topic]).and_group(&of.name),
+            None => Uses::topics(config, &[topic]),
+        };
         let (topic, transactional_id) = (topic.to_owned(), transactional_id.to_owned());
-        Ok(Self { producer, topic, offsets, plain_committer, transactional, transactional_id, limit })
+        Ok(Self { producer, topic, offsets, plain_committer, transactional, transactional_id, uses, limit })
     }
 
     fn what(&self, verb: &str) -> String {
@@ -103,7 +110,7 @@ impl KafkaWriter {
     }
 
     fn explain(&self, verb: &str, error: &KafkaError) -> Error {
-        self.producer.context().base.explain(&self.what(verb), error)
+        self.producer.context().base.explain(&self.what(verb), error, &self.uses)
     }
 
     /// Repeats a transactional call that says it may be repeated, until the limit.
@@ -177,6 +184,17 @@ impl KafkaWriter {
         if self.producer.in_flight_count() == before {
             std::thread::sleep(TICK);
         }
+    }
+
+    /// Why librdkafka has purged what it was given: another producer has shut this one out, or the transaction has failed as a
+    /// whole (the topic may not be written to).
+    fn behind_purge(&self, purged: KafkaError) -> KafkaError {
+        if let Some((code, _)) = self.producer.client().fatal_error() {
+            return KafkaError::MessageProduction(code);
+        }
+        // Within a transaction none can begin: the answer says what has become of the present one.
+        let failed = if self.transactional { self.producer.begin_transaction().err() } else { None };
+        failed.filter(|error| error.rdkafka_error_code() != Some(Code::State)).unwrap_or(purged)
     }
 
     fn commit_transaction(&self, verb: &str) -> Result<()> {
@@ -284,10 +302,7 @@ impl Fence for KafkaWriter {
             return Ok(Sent::TooLarge(too_large));
         }
         if let Some(error) = purged {
-            // It also purges everything when another producer has shut this one out.
-            let fatal = self.producer.client().fatal_error();
-            let reason = fatal.map_or(error, |(code, _)| KafkaError::MessageProduction(code));
-            return Err(self.explain(VERB, &reason));
+            return Err(self.explain(VERB, &self.behind_purge(error)));
         }
         let positions: Vec<_> =
             indices.iter().filter_map(|&index| delivered.at.get(index).copied().flatten()).collect();
@@ -315,6 +330,9 @@ impl Fence for KafkaWriter {
         if let Some((index, error)) = self.producer.context().take().failed.into_iter().next() {
             return Err(match (error.rdkafka_error_code(), dead.get(index)) {
                 (Some(Code::MessageSizeTooLarge), Some(letter)) => too_large_for_dead_letters(&self.what(VERB), letter),
+                (Some(Code::PurgeQueue | Code::PurgeInflight), _) => {
+                    self.explain("send dead letters to", &self.behind_purge(error))
+                }
                 _ => self.explain("send dead letters to", &error),
             });
         }

@@ -175,7 +175,8 @@ fn sort(code: &SqlState) -> (ExitCode, &'static str) {
     match *code {
         SqlState::INSUFFICIENT_PRIVILEGE => (
             ExitCode::Permission,
-            "grant the role what docs/grants.md lists; a row-level security policy must not apply to it (BYPASSRLS)",
+            "`pg2ch check` prints the GRANT that is missing, docs/grants.md has all of them; a row-level security policy must not \
+             apply to the role (BYPASSRLS)",
         ),
         SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME => {
             (ExitCode::Config, "run `pg2ch init`, and check the table, key and flag in the configuration")

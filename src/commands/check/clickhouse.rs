@@ -121,6 +121,7 @@ impl Check<'_> {
 
     fn run(&mut self) -> Result<()> {
         self.grants();
+        self.processes();
         let Some(row) = self.table_row()? else {
             let fix = self.source.map_or_else(
                 || "pg2ch init".to_owned(),
@@ -164,10 +165,10 @@ impl Check<'_> {
         }
     }
 
-    /// Servers before 24.10 do not answer this.
+    /// Servers before 24.10 do not answer this. The statement takes no FORMAT.
     fn grants(&mut self) {
         for privilege in ["SELECT", "INSERT"] {
-            let (name, sql) = (self.name(), format!("CHECK GRANT {privilege} ON {} FORMAT TabSeparated", self.name()));
+            let (name, sql) = (self.name(), format!("CHECK GRANT {privilege} ON {}", self.name()));
             if let Ok(Answer::Ok(answer)) = self.http.send(&sql, &[], &[])
                 && answer.trim_ascii() == b"0"
             {
@@ -179,6 +180,23 @@ impl Check<'_> {
                     format!("GRANT {privilege} ON {name} TO {};", quote(self.http.user())),
                 );
             }
+        }
+    }
+
+    /// After a crash the inserts of the dead run that are still under way are waited for.
+    fn processes(&mut self) {
+        let answer = self.http.send("SELECT 1 FROM system.processes WHERE 0", &[], &[]);
+        if let Ok(Answer::Exception(exception)) = answer
+            && exception.is_denied()
+        {
+            let user = quote(self.http.user());
+            self.findings.add(
+                Severity::Error,
+                "grant-missing",
+                "the user lacks SELECT on system.processes",
+                "after a crash, a run asks which inserts are still under way",
+                format!("GRANT SELECT ON system.processes TO {user};"),
+            );
         }
     }
 

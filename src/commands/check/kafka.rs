@@ -1,17 +1,21 @@
 //! Kafka: the topic, and the one for dead letters.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::finding::{Finding, Findings, Server, Severity};
 use crate::config::{Config, TableConfig};
-use crate::error::{Error, Result};
-use crate::exit_code::ExitCode;
+use crate::error::Result;
+use crate::kafka::acl::Uses;
 use crate::kafka::admin::Admin;
-use crate::kafka::explain::is_unknown_topic;
-use crate::kafka::{KafkaLog, TopicLog};
+use crate::kafka::explain::{is_unknown_topic, refusal};
+use crate::kafka::{End, Fence, KafkaLog, KafkaWriter, Polled, TopicLog};
 
 /// A job that stands still over the holidays must find its records again.
 const WEEK_MS: i64 = 7 * 24 * 3600 * 1000;
+
+/// How long the answer to a read is waited for.
+const READING: Duration = Duration::from_secs(5);
 
 /// What brokers take by default: 1 MiB and a batch's head.
 const USUAL_BYTES: i64 = 1_048_588;
@@ -21,10 +25,10 @@ const USUAL_BYTES: i64 = 1_048_588;
 /// # Errors
 /// Kafka's.
 pub fn check(config: &Config, table: &TableConfig) -> Result<Vec<Finding>> {
-    let mut check = Check { config, admin: Admin::new(config)?, findings: Findings::new(Server::Kafka) };
+    let mut check = Check { config, table, admin: Admin::new(config)?, findings: Findings::new(Server::Kafka) };
     let (topic, dead) = (table.topic.as_str(), table.dead_letter_topic());
-    let limit = check.topic(table, topic)?;
-    let dead_limit = check.dead_letters(table, &dead)?;
+    let limit = check.topic(topic)?;
+    let dead_limit = check.dead_letters(&dead)?;
     if let (Some(limit), Some(dead_limit)) = (limit, dead_limit)
         && dead_limit < limit
     {
@@ -51,6 +55,7 @@ pub fn check(config: &Config, table: &TableConfig) -> Result<Vec<Finding>> {
 
 struct Check<'a> {
     config: &'a Config,
+    table: &'a TableConfig,
     admin: Admin,
     findings: Findings,
 }
@@ -75,16 +80,14 @@ impl Check<'_> {
     }
 
     /// Whether there is such a topic.
-    fn exists(
-        &mut self,
-        table: &TableConfig,
-        topic: &str,
-        severity: Severity,
-        id: &'static str,
-        why: &str,
-    ) -> Result<bool> {
-        match KafkaLog::new(self.config, topic, &table.group)?.partitions() {
-            Ok(_) => Ok(true),
+    fn exists(&mut self, topic: &str, severity: Severity, id: &'static str, why: &str) -> Result<bool> {
+        let mut log = KafkaLog::new(self.config, topic, &self.table.group)?;
+        match log.partitions() {
+            Ok(partitions) => {
+                let read = read(&mut log, &partitions, self.config.timeouts.kafka);
+                self.allowed(read, "what a dead run has left, and what is to be copied, is read")?;
+                Ok(true)
+            }
             Err(error) if is_unknown_topic(&error) => {
                 let fix = format!(
                     "kafka-topics.sh --bootstrap-server {} --create --topic {topic}",
@@ -93,41 +96,69 @@ impl Check<'_> {
                 self.add(severity, id, format!("there is no topic {topic}"), why, format!("{fix}    # or: pg2ch init"));
                 Ok(false)
             }
-            Err(error) => Err(error),
+            Err(error) => self.allowed::<()>(Err(error), why).map(|found| found.is_some()),
+        }
+    }
+
+    /// What was answered; `None`, and a finding, if the principal may not ask.
+    fn allowed<T>(&mut self, answer: Result<T>, why: &str) -> Result<Option<T>> {
+        let error = match answer {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error) => error,
+        };
+        let topics = [self.table.topic.clone(), self.table.dead_letter_topic()];
+        let uses = Uses::topics(self.config, &topics.each_ref().map(String::as_str)).and_group(&self.table.group);
+        match refusal(&error).and_then(|code| uses.grant(code)) {
+            Some(command) => {
+                self.add(Severity::Error, "acl-missing", format!("{}: {}", error.what(), error.why()), why, command);
+                Ok(None)
+            }
+            None => Err(error),
         }
     }
 
     /// The settings of a topic, where the principal may see them.
     fn settings(&mut self, topic: &str) -> Result<Option<BTreeMap<String, String>>> {
-        match self.admin.topic_settings(topic) {
-            Ok(settings) => Ok(Some(settings)),
-            Err(error) if error.exit_code() == ExitCode::Permission => {
-                self.hidden(topic, &error);
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn hidden(&mut self, topic: &str, error: &Error) {
+        let error = match self.admin.topic_settings(topic) {
+            Ok(settings) => return Ok(Some(settings)),
+            Err(error) => error,
+        };
+        let uses = Uses::topics(self.config, &[topic]).only(&["DescribeConfigs"]);
+        let Some(command) = refusal(&error).and_then(|code| uses.grant(code)) else { return Err(error) };
         self.add(
             Severity::Note,
             "settings-hidden",
             format!("the settings of topic {topic} may not be read: {}", error.why()),
             "retention and limits could not be checked, and a record that is too large is found by trying",
-            format!(
-                "kafka-acls.sh --bootstrap-server {} --add --allow-principal User:<principal> --operation DescribeConfigs --topic {topic}",
-                self.config.kafka.brokers
-            ),
+            command,
         );
+        Ok(None)
+    }
+
+    /// Whether the group's offsets may be asked for, and transactions be made. Whether records may be written, and offsets be
+    /// committed, is told to those only who do it.
+    fn group_and_transactions(&mut self, topic: &str) -> Result<()> {
+        let committed = KafkaLog::new(self.config, topic, &self.table.group)?.committed_before();
+        self.allowed(committed, "copying goes on from the group's offsets")?;
+        if self.config.kafka.transactional {
+            // Under a name that no run has: nobody is shut out.
+            let id = format!("{}-check", self.config.kafka.transactional_prefix);
+            let fenced = KafkaWriter::new(self.config, &id, topic, None, None)?.fence();
+            self.allowed(
+                fenced,
+                "a run shuts out its predecessors with it, and sends rows and offsets as transactions",
+            )?;
+        }
+        Ok(())
     }
 
     /// Checks the topic of the rows; the size that it takes.
-    fn topic(&mut self, table: &TableConfig, topic: &str) -> Result<Option<i64>> {
+    fn topic(&mut self, topic: &str) -> Result<Option<i64>> {
         let why = "there is nothing to send rows to";
-        if !self.exists(table, topic, Severity::Error, "topic-missing", why)? {
+        if !self.exists(topic, Severity::Error, "topic-missing", why)? {
             return Ok(None);
         }
+        self.group_and_transactions(topic)?;
         let Some(settings) = self.settings(topic)? else { return Ok(None) };
         let number = |name: &str| settings.get(name).and_then(|value| value.parse::<i64>().ok());
         if settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
@@ -216,9 +247,9 @@ impl Check<'_> {
     }
 
     /// Checks the topic of the dead letters; the size that it takes.
-    fn dead_letters(&mut self, table: &TableConfig, dead: &str) -> Result<Option<i64>> {
+    fn dead_letters(&mut self, dead: &str) -> Result<Option<i64>> {
         let why = "a record that the target refuses has nowhere to go, and stops the run";
-        if !self.exists(table, dead, Severity::Error, "dead-letters-missing", why)? {
+        if !self.exists(dead, Severity::Error, "dead-letters-missing", why)? {
             return Ok(None);
         }
         let Some(settings) = self.settings(dead)? else { return Ok(None) };
@@ -233,4 +264,12 @@ impl Check<'_> {
         }
         Ok(settings.get("max.message.bytes").and_then(|bytes| bytes.parse().ok()))
     }
+}
+
+/// Reads from the end of a partition, where there is nothing: whether one may is answered all the same.
+fn read(log: &mut KafkaLog, partitions: &[i32], limit: Duration) -> Result<Polled> {
+    let mut ends = log.ends(End::Stable)?;
+    ends.retain(|partition, _| partitions.first() == Some(partition));
+    log.read_from(&ends, &ends)?;
+    log.poll(limit.min(READING), &mut |_| {})
 }
