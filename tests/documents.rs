@@ -150,13 +150,36 @@ fn the_russian_readme_has_the_commands_of_the_english_one() {
 }
 
 #[test]
+fn the_unit_lines_of_the_readme_are_those_of_the_units() {
+    let readme = read("README.md");
+    let shown = readme.split("```ini\n").nth(1).unwrap().split("```").next().unwrap();
+    for (unit, lines) in shown.split("# pg2ch.").skip(1).map(|part| part.split_once('\n').unwrap()) {
+        let installed = read(&format!("packaging/systemd/pg2ch.{unit}"));
+        let missing = lines.lines().find(|line| !line.is_empty() && !installed.lines().any(|other| other == *line));
+        assert_eq!(missing, None, "pg2ch.{unit}");
+    }
+}
+
+/// What a link to a heading says behind its `#`.
+fn anchor(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    words.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
+}
+
+#[test]
 fn links_between_the_documents_lead_somewhere() {
     for (name, text) in documents() {
         let path = root().join(name);
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let is_outside = target.contains("://") || target.starts_with('#');
-            let file = target.split('#').next().unwrap_or(target);
-            assert!(is_outside || path.with_file_name(file).exists(), "{}: {target}", path.display());
+            if target.contains("://") {
+                continue;
+            }
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let page = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
+            assert!(page.exists(), "{}: {target}", path.display());
+            let headings = fs::read_to_string(&page).unwrap_or_default();
+            let is_there = headings.lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == heading);
+            assert!(heading.is_empty() || is_there, "{}: {target}", path.display());
         }
     }
 }
