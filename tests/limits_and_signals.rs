@@ -4,10 +4,10 @@
 
 mod common;
 
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Ended, World, signal};
+use common::{Ended, World, signal, signal_process};
 
 /// Small batches, so that a run has many places to stop at.
 fn busy_world(name: &str, rows: i64) -> World {
@@ -114,6 +114,46 @@ fn a_second_signal_ends_a_run_that_waits_at_once() {
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
     lock.rollback().unwrap();
     the_next_run_brings_the_rest(&mut world);
+}
+
+#[test]
+fn a_hangup_ends_a_run_as_a_kill_does() {
+    let mut world = World::new("hangup");
+    world.insert_rows(5);
+    let mut run = world.start_stopped_at("kafka.commit.after");
+
+    signal_process("HUP", run.pid());
+    run.go_on();
+
+    run.end().expect(-1);
+    assert_eq!(world.unsent(), 5, "sent, and not flagged");
+    the_next_run_brings_the_rest(&mut world);
+}
+
+#[test]
+fn the_configuration_is_read_once_and_a_hangup_that_is_ignored_stays_so() {
+    // Given a service that was started as nohup does it
+    let mut world = World::new("nohup");
+    let command = world.command(&["--every", "1s"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+    let child = shell.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    world.insert_rows(2);
+    world.wait_for("the first rows to be copied", || world.ch_number("SELECT count() FROM {t}") == 2);
+
+    // When its file changes into one that no run could use, and the terminal hangs up
+    world.settings.insert("batch", "rows = 0".into());
+    world.config();
+    signal("HUP", &child);
+    world.insert_rows(3);
+
+    // Then it goes on
+    world.wait_for("the later rows to be copied", || world.ch_number("SELECT count() FROM {t}") == 5);
+    signal("TERM", &child);
+    ended(child, &world).expect(0);
+    world.once().expect(78);
+    world.settings.clear();
+    world.assert_exactly_once();
 }
 
 #[test]

@@ -147,6 +147,49 @@ fn the_debian_package_holds_what_the_installer_puts_in_place() {
 }
 
 #[test]
+fn the_licences_that_cargo_names_are_there() {
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    let (named, package) = (manifest["package"]["license"].as_str().unwrap(), package());
+    for (licence, file, words) in [
+        ("MIT", "LICENSE-MIT", "Permission is hereby granted, free of charge"),
+        ("Apache-2.0", "LICENSE-APACHE", "Version 2.0, January 2004"),
+    ] {
+        assert!(named.split(" OR ").any(|name| name == licence) && read(file).contains(words), "{licence}");
+    }
+    assert_eq!(named.split(" OR ").count(), 2);
+    let holder = package["copyright"].as_str().unwrap().replace(", ", " ");
+    assert!(read("LICENSE-MIT").contains(&holder), "{holder}");
+    assert_eq!(package["license-file"][0].as_str(), Some("LICENSE-MIT"));
+}
+
+#[test]
+fn debians_changelog_begins_with_this_version() {
+    let package = package();
+    let changelog = read(package["changelog"].as_str().unwrap());
+    let first = changelog.lines().next().unwrap();
+    assert!(first.starts_with(concat!("pg2ch (", env!("CARGO_PKG_VERSION"), "-1) ")), "{first}");
+    let signed = format!("\n -- {}  ", package["maintainer"].as_str().unwrap());
+    assert!(changelog.contains(&signed), "{signed:?}");
+    let Ok(parsed) =
+        Command::new("dpkg-parsechangelog").arg("-l").arg(root().join("packaging/debian/changelog")).output()
+    else {
+        return;
+    };
+    assert!(parsed.status.success() && parsed.stderr.is_empty(), "{}", String::from_utf8_lossy(&parsed.stderr));
+}
+
+#[test]
+fn no_core_dump_holds_the_passwords() {
+    let document = read("docs/configuration.md");
+    let paragraph = document.split("\n\n").find(|paragraph| paragraph.contains("core dump")).unwrap();
+    for line in ["LimitCORE=0", "ulimit -c 0"] {
+        assert!(paragraph.contains(&format!("`{line}`")), "{paragraph}");
+    }
+    assert!(read("packaging/systemd/pg2ch.service").contains("\nLimitCORE=0\n"));
+    assert!(read("packaging/cron/pg2ch").contains(" ulimit -c 0; "));
+}
+
+#[test]
 fn the_debian_package_keeps_a_changed_configuration_and_starts_nothing() {
     let package = package();
     assert_eq!(package["conf-files"].as_array().unwrap(), &["/etc/pg2ch/pg2ch.toml".into()]);
@@ -177,6 +220,9 @@ fn the_debian_package_keeps_a_changed_configuration_and_starts_nothing() {
     let after = ask("--info", &["postinst"]);
     assert!(!after.contains("deb-systemd-invoke") && !after.contains("useradd"), "{after}");
     assert!(ask("--info", &["prerm"]).contains("deb-systemd-invoke stop"));
+    for file in ["changelog.Debian.gz", "copyright"] {
+        assert!(listed.contains(&format!("./usr/share/doc/pg2ch/{file}")), "{listed}");
+    }
 }
 
 #[test]

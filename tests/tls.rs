@@ -151,6 +151,15 @@ fn kafka(scene: &mut Scene) {
             "authentication failed",
         );
     }
+    // Whatever librdkafka is told to tell, and whether the broker takes the password (the first) or not.
+    for (user, mechanism, code) in [("careful", "PLAIN", 0), ("app", "PLAIN", 77), ("app", "SCRAM-SHA-512", 77)] {
+        let properties = login(mechanism, "hunter2-is-secret").replace("\"app\"", &format!("\"{user}\""));
+        scene.world.settings.insert("kafka", at("localhost", &sasl, format!("{properties}\ndebug = \"all\"")));
+        let ended = scene.world.run(&["--once", "-vv", "--json"]).expect(code);
+        assert!(ended.stderr.contains("SaslHandshake") || ended.stderr.contains("SASL"), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("hunter2") && !ended.stdout.contains("hunter2"), "{mechanism}");
+        scene.world.settings.remove("kafka");
+    }
     scene.assert_refused(78, "topic", "kafka", &at("localhost", &ssl, with_certificate(&stranger)), "certificate");
     scene.assert_refused(78, "topic", "kafka", &at("localhost", &ssl, without), "bad certificate");
     scene.assert_refused(78, "topic", "kafka", &at(OTHER_NAME, &ssl, with_certificate(&ca)), "certificate");
