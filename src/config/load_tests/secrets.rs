@@ -1,0 +1,93 @@
+//! Passwords: where they come from, and that nothing shows them.
+
+use super::{Directory, explain_in, refused, with_file};
+use crate::config::environment::Environment;
+use crate::config::{Flags, Secret};
+
+#[test]
+fn the_passwords_that_count_come_from_the_nearest_place() {
+    let directory = Directory::new();
+    directory.write("secret", "from-file\r\n", 0o600);
+    let pgpass = directory.write("pgpass", "h:5432:d:u:from-pgpass\n", 0o600);
+    let bare = "[postgres]\nurl = \"postgres://u@h/d\"\n";
+    let with_password = "[postgres]\nurl = \"postgres://u:from-url@h/d\"\n";
+    let with_password_file = format!("{with_password}password_file = \"secret\"\n");
+    let pgpass = ("PGPASSFILE", pgpass.to_str().unwrap());
+    let variable = ("PGPASSWORD", "from-variable");
+    let url = ("PG2CH_POSTGRES_URL", "postgres://u:from-url-variable@h/d");
+    let credentials = ("CREDENTIALS_DIRECTORY", directory.0.to_str().unwrap());
+    for (text, variables, password) in [
+        (bare, vec![], None),
+        (bare, vec![pgpass], Some("from-pgpass")),
+        (with_password, vec![pgpass], Some("from-url")),
+        (&with_password_file, vec![pgpass, credentials], Some("from-file")),
+        (&with_password_file, vec![variable], Some("from-variable")),
+        (&with_password_file, vec![variable, url], Some("from-url-variable")),
+    ] {
+        let config = with_file(text, &variables).unwrap().config;
+        assert_eq!(config.postgres.password.as_ref().map(Secret::reveal), password, "{text} {variables:?}");
+    }
+}
+
+#[test]
+fn a_pgpass_that_others_can_read_is_ignored_as_in_libpq() {
+    let directory = Directory::new();
+    let pgpass = directory.write(".pgpass", "*:*:*:*:x\n", 0o644);
+    let text = "[postgres]\nurl = \"postgres://u@h/d\"\n";
+    for variable in [("PGPASSFILE", pgpass.to_str().unwrap()), ("HOME", directory.0.to_str().unwrap())] {
+        assert!(with_file(text, &[variable]).unwrap().config.postgres.password.is_none());
+    }
+}
+
+#[test]
+fn a_relative_password_file_lies_beside_the_configuration() {
+    let directory = Directory::new();
+    directory.write("secret", "s", 0o600);
+    let path = directory.write("pg2ch.toml", "[clickhouse]\nurl = \"http://h:1\"\npassword_file = \"secret\"\n", 0o600);
+    let explained = explain_in(&Flags::default(), Environment::default(), &[path]).unwrap();
+    assert_eq!(explained.config.clickhouse.password.reveal(), "s");
+    let error = refused("[clickhouse]\npassword_file = \"secret\"\n");
+    assert!(error.why().contains("No such file"), "{error}");
+}
+
+#[test]
+fn no_error_repeats_a_secret() {
+    for text in [
+        "[postgres]\nurl = \"postgres://app:hunter2@h\n",
+        "[postgres]\nurl = postgres://app:hunter2@h\n",
+        "[postgres]\nurl = hunter2\n",
+        "[postgres]\nurl = 'hunter2\n",
+        "[postgres]\nurl = \"\\hunter2\"\n",
+        "[postgres]\nurl : hunter2\n",
+        "[postgres]\nhunter2\n",
+        "[postgres]\nurl = \"x\" hunter2\n",
+        "[postgres]\nurl = 2020-13-99hunter2\n",
+        "[postgres]\nurl = 12hunter2\n",
+        "[postgres]\nurl = [hunter2, 1]\n",
+        "[postgres]\nurl = { a = hunter2 }\n",
+        "[postgres]\nurl = \"hunter2\"\n",
+        "[postgres]\nurl = [\"hunter2\"]\n",
+        "[postgres]\nurl = \"postgres://app:hunter2@h:x/d\"\n",
+        "[postgres]\npasswrd = \"hunter2\"\n",
+        "[postgres]\n\"postgres://app:hunter2@h\" = 1\n",
+        "\"postgres://app:hunter2@h\" = 1\n",
+        "[kafka.properties]\n\"app:hunter2@h\" = 1\n",
+        "[kafka]\nbrokers = \"user:hunter2@h:9092\"\n",
+        "[kafka.properties]\nsasl.password = [\"hunter2\"]\n",
+        "[kafka.properties]\nsasl.password = \"hunter2\nsasl.username = 1\n",
+        "[kafka.properties]\nsasl.password = \"hunter2\"\nsasl.password = \"hunter2\"\n",
+        "[clickhouse]\nurl = \"https://app:hunter2@h?x\"\n",
+        "[clickhouse]\npassword_file = \"/no/such\"\nurl = \"https://app:hunter2@h\"\n",
+    ] {
+        let error = refused(text);
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn nothing_that_is_shown_holds_a_secret() {
+    let text = "[postgres]\nurl = \"postgres://u:hunter2@h/d\"\n[clickhouse]\nurl = \"http://u:hunter2@h\"\n\
+                [kafka.properties]\nsasl.password = \"hunter2\"\nssl.key.password = \"hunter2\"\nsome.thing = \"hunter2\"\n";
+    let explained = with_file(text, &[]).unwrap();
+    assert!(!format!("{explained:?}").contains("hunter2"), "{explained:?}");
+}
