@@ -1,0 +1,215 @@
+//! Kafka's clients, as the legs know them: a reader of committed records, and a transactional producer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use pg2ch::batch::{Offsets, RecordPosition, RowBatch};
+use pg2ch::clickhouse::RecordId;
+use pg2ch::error::Result;
+use pg2ch::kafka::{Committed, DeadLetter, End, Fence, OffsetCommit, Polled, Record, Sent, TopicLog};
+use pg2ch::mutant;
+
+use super::{Data, Entry, Kafka, MAX_VALUE, PARTITIONS, State, partition_of};
+use crate::world::{Run, World, unavailable};
+
+/// A reader of committed records.
+pub struct SimLog {
+    run: Run,
+    next: Offsets,
+    told_end: BTreeSet<i32>,
+}
+
+impl SimLog {
+    pub fn new(run: &Run) -> Self {
+        Self { run: run.clone(), next: Offsets::new(), told_end: BTreeSet::new() }
+    }
+
+    fn offsets(&self, what: &'static str, of: impl Fn(&Kafka, i32) -> i64) -> Result<Offsets> {
+        self.run
+            .read(what, |world| Ok((0..PARTITIONS).map(|partition| (partition, of(&world.kafka, partition))).collect()))
+    }
+}
+
+impl TopicLog for SimLog {
+    fn partitions(&mut self) -> Result<Vec<i32>> {
+        self.run.read("kafka: partitions", |_| Ok((0..PARTITIONS).collect()))
+    }
+
+    fn ends(&mut self, end: End) -> Result<Offsets> {
+        let written = mutant::is("the high watermark is taken for the last stable offset");
+        match end {
+            End::Stable if !written => self.offsets("kafka: stable ends", Kafka::stable),
+            _ => self.offsets("kafka: written ends", Kafka::written),
+        }
+    }
+
+    fn starts(&mut self) -> Result<Offsets> {
+        self.offsets("kafka: starts", Kafka::start)
+    }
+
+    fn committed(&mut self) -> Result<BTreeMap<i32, Committed>> {
+        self.run.read("kafka: committed offsets", |world| Ok(world.kafka.offsets.clone()))
+    }
+
+    fn read_from(&mut self, from: &Offsets, _until: &Offsets) -> Result<()> {
+        self.next.clone_from(from);
+        self.told_end.clear();
+        Ok(())
+    }
+
+    fn poll(&mut self, _wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Polled> {
+        let Self { run, next, told_end } = self;
+        run.read("kafka: poll", |world| {
+            let open: Vec<i32> = next.keys().copied().filter(|partition| !told_end.contains(partition)).collect();
+            let Some(partition) = world.rng.choice(open) else { return Ok(Polled::Nothing) };
+            let (start, stable) = (world.kafka.start(partition), world.kafka.stable(partition));
+            let at = next.entry(partition).or_default();
+            if *at < start {
+                return Err(unavailable("offset out of range"));
+            }
+            while *at < stable {
+                let offset = *at;
+                *at += 1;
+                let log = &world.kafka.partition(partition).log;
+                if let Some(Entry::Data { transaction, data }) = log.get(offset as usize) {
+                    let (transaction, data) = (*transaction, data.clone());
+                    if world.kafka.transactions[transaction].state == State::Committed {
+                        sink(Record {
+                            partition,
+                            offset,
+                            timestamp_ms: data.timestamp_ms,
+                            key: Some(data.key.as_bytes()),
+                            value: Some(data.value.as_bytes()),
+                        });
+                        return Ok(Polled::Record);
+                    }
+                }
+            }
+            told_end.insert(partition);
+            Ok(Polled::End(partition))
+        })
+    }
+}
+
+/// A transactional producer.
+pub struct SimWriter {
+    run: Run,
+    name: &'static str,
+    epoch: u32,
+    /// The topic's life that the run knows.
+    made: u64,
+}
+
+impl SimWriter {
+    pub fn new(run: &Run, name: &'static str) -> Self {
+        let made = run.world().kafka.made;
+        Self { run: run.clone(), name, epoch: 0, made }
+    }
+}
+
+impl Fence for SimWriter {
+    fn fence(&mut self) -> Result<()> {
+        let name = self.name;
+        if mutant::is("no fence") {
+            self.epoch = self.run.world().kafka.epochs.get(name).copied().unwrap_or(0);
+            return Ok(());
+        }
+        self.epoch = self.run.write(
+            "kafka: fence",
+            |_| {},
+            move |world| {
+                let epoch = world.kafka.epochs.entry(name).or_default();
+                *epoch += 1;
+                let epoch = *epoch;
+                for index in 0..world.kafka.transactions.len() {
+                    let transaction = &mut world.kafka.transactions[index];
+                    if transaction.producer == name {
+                        if transaction.state == State::Open {
+                            transaction.state = State::Aborted;
+                        }
+                        world.kafka.mark(index);
+                    }
+                }
+                Ok(epoch)
+            },
+        )?;
+        Ok(())
+    }
+
+    fn send(&mut self, batch: &RowBatch, indices: &[usize]) -> Result<Sent> {
+        let (name, epoch) = (self.name, self.epoch);
+        let too_large: BTreeSet<i32> = indices
+            .iter()
+            .filter(|&&index| batch.row(index).value.len() > MAX_VALUE)
+            .map(|&index| partition_of(batch.row(index).key))
+            .collect();
+        if !too_large.is_empty() {
+            let suspects =
+                indices.iter().copied().filter(|&index| too_large.contains(&partition_of(batch.row(index).key)));
+            return Ok(Sent::TooLarge(suspects.collect()));
+        }
+        let records: Vec<(i32, Data)> = indices
+            .iter()
+            .map(|&index| {
+                let row = batch.row(index);
+                let data = Data {
+                    key: String::from_utf8_lossy(row.key).into_owned(),
+                    value: String::from_utf8_lossy(row.value).into_owned(),
+                    timestamp_ms: batch.timestamp_ms,
+                    version: row.version,
+                };
+                (partition_of(row.key), data)
+            })
+            .collect();
+        let prefix = records[..records.len() / 2].to_vec();
+        let append = move |world: &mut World, records: Vec<(i32, Data)>| {
+            world.require_epoch(name, epoch)?;
+            let transaction = world.kafka.begin(name);
+            let places: Vec<RecordPosition> =
+                records.into_iter().map(|(partition, data)| world.kafka.append(transaction, partition, data)).collect();
+            Ok((transaction, places))
+        };
+        let (transaction, places) = self.run.write(
+            "kafka: send rows",
+            move |world| drop(append(world, prefix)),
+            move |world| append(world, records),
+        )?;
+        let commit = move |world: &mut World| world.commit_transaction(name, epoch, transaction);
+        if mutant::is("flag before the acknowledgement") {
+            self.run.world().later("kafka: commit rows", 6, move |world| drop(commit(world)));
+        } else {
+            self.run.write("kafka: commit rows", |_| {}, commit)?;
+        }
+        Ok(Sent::Committed(places))
+    }
+
+    fn commit(&mut self, offsets: &[OffsetCommit], dead: &[DeadLetter]) -> Result<()> {
+        let (name, epoch, offsets, made) = (self.name, self.epoch, offsets.to_vec(), self.made);
+        let dead: Vec<RecordId> = dead
+            .iter()
+            .map(|letter| RecordId {
+                partition: letter.partition,
+                offset: letter.offset,
+                timestamp_ms: letter.timestamp_ms,
+            })
+            .collect();
+        if mutant::is("dead letters outside the offsets' transaction") && !dead.is_empty() {
+            let dead = dead.clone();
+            self.run.write(
+                "kafka: send dead letters",
+                |_| {},
+                move |world| {
+                    world.kafka.dead.extend(dead);
+                    Ok(())
+                },
+            )?;
+            return self.run.write(
+                "kafka: commit offsets",
+                |_| {},
+                move |world| world.commit_offsets(name, (epoch, made), offsets, &[]),
+            );
+        }
+        let what = if dead.is_empty() { "kafka: commit offsets" } else { "kafka: commit offsets and dead letters" };
+        self.run.write(what, |_| {}, move |world| world.commit_offsets(name, (epoch, made), offsets, &dead))
+    }
+}

@@ -1,0 +1,242 @@
+//! The first leg's sessions: the one that locks and flags, and the reader's.
+
+use std::collections::HashMap;
+
+use pg2ch::batch::RowBatch;
+use pg2ch::error::Result;
+use pg2ch::mutant;
+use pg2ch::postgres::{Checkpoint, CheckpointAfter, Flagged, Held, Ledger, Recovered, UnsentRows, WindowRecord};
+
+use super::{Wanted, id_of};
+use crate::world::{Run, World, shut_out, unavailable};
+
+/// The session that locks and flags.
+pub struct SimLedger {
+    run: Run,
+    /// Its number, and the server's generation.
+    session: (u64, u64),
+    epoch: i64,
+    window: HashMap<i64, WindowRecord>,
+}
+
+impl SimLedger {
+    pub fn open(run: &Run) -> Result<Self> {
+        let session = run.read("postgres: connect", |world| {
+            world.postgres.next_session += 1;
+            Ok((world.postgres.next_session, world.postgres.generation))
+        })?;
+        Ok(Self { run: run.clone(), session, epoch: 0, window: HashMap::new() })
+    }
+
+    fn read<T>(&self, what: &'static str, look: impl FnOnce(&mut World) -> Result<T>) -> Result<T> {
+        let session = self.session;
+        self.run.read(
+            what,
+            move |world| if world.postgres.has_session(session) { look(world) } else { Err(unavailable(what)) },
+        )
+    }
+
+    fn write<T: 'static>(
+        &self,
+        what: &'static str,
+        effect: impl FnOnce(&mut World) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let session = self.session;
+        let effect = move |world: &mut World| {
+            if world.postgres.has_session(session) { effect(world) } else { Err(unavailable(what)) }
+        };
+        self.run.write(what, |_| {}, effect)
+    }
+
+    fn flag_wanted(&self, what: &'static str, wanted: &[Wanted], after: CheckpointAfter<'_>) -> Result<Flagged> {
+        // One transaction: nobody changes the rows between the look at them and the flags.
+        self.run.prepare();
+        let (flagged, named) = self.run.world().judge(wanted);
+        let (to, epoch) = (after(&flagged), self.epoch);
+        if mutant::is("the checkpoint moves before the flags")
+            && let Some(to) = to.clone()
+        {
+            self.write("postgres: move the checkpoint", move |world| world.flag_transaction(epoch, &[], Some(&to)))?;
+        }
+        self.write(what, move |world| world.flag_transaction(epoch, &named, to.as_ref()).map(|()| flagged))
+    }
+}
+
+impl Drop for SimLedger {
+    fn drop(&mut self) {
+        // A dead process' session may linger until the server notices.
+        let mut world = self.run.world();
+        if world.postgres.lock == Some(self.session.0) {
+            world.postgres.lock = None;
+        }
+    }
+}
+
+impl Ledger for SimLedger {
+    fn lock(&mut self, _wait: std::time::Duration) -> Result<bool> {
+        let session = self.session.0;
+        self.read("postgres: lock", move |world| match world.postgres.lock {
+            Some(_) => Err(shut_out("cannot take the lock")),
+            None => {
+                world.postgres.lock = Some(session);
+                Ok(true)
+            }
+        })
+    }
+
+    fn checkpoint(&mut self) -> Result<Checkpoint> {
+        let epoch = self.epoch;
+        self.read("postgres: read the checkpoint", move |world| {
+            let tables = &world.postgres.tables;
+            let shut_out_unseen = mutant::is("the epoch is not asked for behind the fence");
+            if epoch != 0 && epoch != tables.epoch && !shut_out_unseen {
+                return Err(shut_out("the checkpoint"));
+            }
+            Ok(tables.checkpoint.clone())
+        })
+    }
+
+    fn highest_unsent_key(&mut self) -> Result<Option<Vec<String>>> {
+        self.read("postgres: highest unsent key", |world| {
+            let unsent = world.postgres.tables.rows.iter().rev().find(|(_, row)| !row.flag);
+            Ok(unsent.map(|(id, _)| vec![id.to_string()]))
+        })
+    }
+
+    fn take_epoch(&mut self) -> Result<()> {
+        self.epoch = self.write("postgres: take the epoch", |world| {
+            world.postgres.tables.epoch += 1;
+            world.postgres.sync();
+            Ok(world.postgres.tables.epoch)
+        })?;
+        Ok(())
+    }
+
+    fn flag(&mut self, batch: &RowBatch, indices: &[usize], after: CheckpointAfter<'_>) -> Result<Flagged> {
+        let wanted: Vec<Wanted> = indices
+            .iter()
+            .map(|&index| {
+                let row = batch.row(index);
+                Wanted { index, id: id_of(row.key).unwrap_or(0), value: text(row.value), version: row.version }
+            })
+            .collect();
+        self.flag_wanted("postgres: flag", &wanted, after)
+    }
+
+    fn add_to_window(&mut self, records: &[WindowRecord]) -> Result<()> {
+        let unsent: Vec<i64> = self.read("postgres: add to the window", |world| {
+            Ok(world.postgres.tables.rows.iter().filter(|(_, row)| !row.flag).map(|(id, _)| *id).collect())
+        })?;
+        if mutant::is("what dead runs delivered is not looked for") {
+            return Ok(());
+        }
+        let first_counts = mutant::is("the first record of a key counts");
+        for record in records {
+            let Some(id) = record.key.as_deref().and_then(id_of) else { continue };
+            if unsent.contains(&id) && !(first_counts && self.window.contains_key(&id)) {
+                self.window.insert(id, record.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_window(&mut self, end: &Checkpoint) -> Result<Recovered> {
+        let mut matches: Vec<(Wanted, WindowRecord)> = self.read("postgres: match the window", |world| {
+            let rows = &world.postgres.tables.rows;
+            let found = self.window.iter().filter_map(|(id, record)| {
+                let row = rows.get(id).filter(|row| !row.flag)?;
+                let value = row.content.json(*id);
+                let equal = record.value.as_deref() == Some(value.as_bytes());
+                equal.then(|| (Wanted { index: 0, id: *id, value, version: row.version }, record.clone()))
+            });
+            Ok(found.collect())
+        })?;
+        self.window.clear();
+        matches.sort_by_key(|(wanted, _)| wanted.id);
+        for (index, (wanted, _)) in matches.iter_mut().enumerate() {
+            wanted.index = index;
+        }
+        let wanted: Vec<Wanted> = matches.iter().map(|(wanted, _)| wanted.clone()).collect();
+        let mut recovered = Recovered::default();
+        if !wanted.is_empty() {
+            let flagged = self.flag_wanted("postgres: flag what was delivered", &wanted, &|_| None)?;
+            recovered.flagged = flagged.flagged as u64;
+            for (stuck, taken_back) in [(flagged.locked, false), (flagged.taken_back, true)] {
+                recovered.held.extend(stuck.into_iter().map(|index| {
+                    let (wanted, record) = &matches[index];
+                    let (partition, offset) = (record.partition, record.offset);
+                    Held { key: wanted.id.to_string().into_bytes(), partition, offset, taken_back }
+                }));
+            }
+        }
+        let mut to = end.clone();
+        for held in &recovered.held {
+            to.offsets.entry(held.partition).and_modify(|next| *next = (*next).min(held.offset)).or_insert(held.offset);
+        }
+        self.move_to("postgres: move the checkpoint behind the window", &to)?;
+        Ok(recovered)
+    }
+
+    fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<()> {
+        self.move_to("postgres: move the checkpoint", to)
+    }
+}
+
+impl SimLedger {
+    fn move_to(&self, what: &'static str, to: &Checkpoint) -> Result<()> {
+        let (epoch, to) = (self.epoch, to.clone());
+        self.write(what, move |world| {
+            world.flag_transaction(epoch, &[], Some(&to))?;
+            if !mutant::is("a checkpoint moved alone is not durable") {
+                world.postgres.sync();
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The reader's session.
+pub struct SimRows {
+    run: Run,
+    generation: u64,
+    last: i64,
+    highest: i64,
+    floor: i64,
+}
+
+impl SimRows {
+    pub fn open(run: &Run, highest: &[String], floor: i64) -> Result<Self> {
+        let generation = run.read("postgres: connect the reader", |world| Ok(world.postgres.generation))?;
+        let highest = highest.first().and_then(|key| key.parse().ok()).unwrap_or(0);
+        let floor = if mutant::is("the clock's floor is ignored") { 0 } else { floor };
+        Ok(Self { run: run.clone(), generation, last: 0, highest, floor })
+    }
+}
+
+impl UnsentRows for SimRows {
+    fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch> {
+        let (last, highest, generation) = (self.last, self.highest, self.generation);
+        let mut batch = self.run.read("postgres: read rows", |world| {
+            if world.postgres.generation != generation {
+                return Err(unavailable("cannot read rows"));
+            }
+            let mut batch = RowBatch::default();
+            batch.timestamp_ms = world.postgres.clock;
+            let unsent = world.postgres.tables.rows.range(last + 1..).filter(|(id, row)| **id <= highest && !row.flag);
+            for (id, row) in unsent.take(max_rows) {
+                batch.push(row.version, id.to_string().as_bytes(), row.content.json(*id).as_bytes());
+            }
+            Ok(batch)
+        })?;
+        if !batch.is_empty() {
+            self.last = id_of(batch.row(batch.len() - 1).key).unwrap_or(self.highest);
+            batch.timestamp_ms = batch.timestamp_ms.max(self.floor + 1);
+            self.floor = batch.timestamp_ms - 1;
+        }
+        Ok(batch)
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
