@@ -15,6 +15,10 @@ use crate::batch::{RowBatch, Version};
 use crate::error::Result;
 use crate::progress::Estimate;
 
+/// How many rows the first statement asks for, whose size nobody knows yet: few enough for wide ones, and enough for most
+/// runs of a job that runs often.
+const FIRST_ROWS: usize = 200;
+
 /// The unsent rows of a real PostgreSQL table.
 pub struct PgUnsentRows {
     session: Session,
@@ -115,7 +119,7 @@ impl PgUnsentRows {
             last: None,
             highest,
             max_bytes,
-            typical_row: 256,
+            typical_row: (max_bytes / FIRST_ROWS).max(1),
             clock_floor,
         })
     }
@@ -157,8 +161,9 @@ impl PgUnsentRows {
 
 impl UnsentRows for PgUnsentRows {
     fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch> {
-        // Twice what typically fits, so that rows that get smaller again are found out.
-        let limit = max_rows.min(2 * self.max_bytes / self.typical_row + 1);
+        // One more than typically fits: what is asked for beyond is sent and thrown away. Rows that get smaller make a smaller
+        // batch, and the next one larger.
+        let limit = max_rows.min(self.max_bytes / self.typical_row + 1);
         let mut batch = self.fill(i64::try_from(limit).unwrap_or(i64::MAX))?;
         if !batch.is_empty() {
             self.typical_row = (batch.bytes() / batch.len()).max(64);
