@@ -153,7 +153,9 @@ impl PgUnsentRows {
             Ok(())
         })?;
         if let Some(row) = parts {
-            *last = Some((0..*key_parts).map(|part| row.get(6 + part)).collect());
+            // A key of one column is its own part.
+            let first = if *key_parts == 1 { 4 } else { 6 };
+            *last = Some((0..*key_parts).map(|part| row.get(first + part)).collect());
         }
         Ok(batch)
     }
@@ -183,7 +185,7 @@ fn query<'a>(
     client.query_raw(statement, params.iter().copied())
 }
 
-/// Columns: ctid, xmin, table, clock, key, value, then the key's parts as text.
+/// Columns: ctid, xmin, table, clock, key, value, then the parts of a key of several columns as text.
 /// Parameters: limit, the highest key's parts, and the last key's parts if `behind`.
 fn select(table: &SourceTable, behind: bool) -> String {
     let columns = table.key_columns_sql("t");
@@ -194,16 +196,18 @@ fn select(table: &SourceTable, behind: bool) -> String {
     let compared = |operator, first| table.key_compares_sql("t", operator, &values(first));
     let after = if behind { format!("AND {}", compared(">", 2 + columns.len())) } else { String::new() };
     let inner: Vec<_> = table.columns.iter().map(|column| format!("t.{}", quote(&column.name))).collect();
-    let parts: Vec<_> = table.key_columns_sql("s").iter().map(|column| format!("{column}::text")).collect();
+    let parts = match table.key_columns_sql("s").as_slice() {
+        [_] => String::new(),
+        several => several.iter().map(|column| format!(", {column}::text")).collect(),
+    };
     format!(
         "SELECT s.ctid, s.xmin, s.tableoid,
                 (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) AS clock,
-                {key}, row_to_json(pg2ch_record)::text, {parts}
+                {key}, row_to_json(pg2ch_record){parts}
          FROM (SELECT t.ctid, t.xmin, t.tableoid, {inner} FROM {name} AS t
                WHERE {unsent} AND {highest} {after}
                ORDER BY {order} LIMIT $1::bigint) AS s, {record}",
         key = table.key_text_sql("s"),
-        parts = parts.join(", "),
         inner = inner.join(", "),
         name = table.name,
         unsent = table.unsent_sql(),
