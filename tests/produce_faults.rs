@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::proxy::{Fault, Proxy, Way, has, kafka_request};
 use common::servers::OwnServers;
-use common::{Ended, USER_LOGINS, World};
+use common::{Ended, KILLED, USER_LOGINS, World};
 
 const PRODUCE: u8 = 0;
 const INIT_PRODUCER_ID: u8 = 22;
@@ -196,8 +196,19 @@ fn servers_that_hang_are_killed_and_come_back_lose_and_double_nothing() {
     let mut world = World::on(own.servers.clone(), "broken", USER_LOGINS, 3);
     be_impatient(&mut world);
     postgres_loses_its_last_commits(&own, &mut world);
+    postgres_keeps_the_flags_behind_a_later_epoch(&own, &mut world);
     postgres_hangs(&own, &mut world);
     kafka_dies_and_hangs(&own, &mut world);
+}
+
+/// Asynchronous commits are written by one process, within a fifth of a second: it is stopped.
+fn stop_writing_commits(world: &World) {
+    let writer: i32 = world
+        .superuser()
+        .query_one("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'", &[])
+        .unwrap()
+        .get(0);
+    assert!(Command::new("kill").args(["-STOP", &writer.to_string()]).status().unwrap().success());
 }
 
 /// Flags are committed asynchronously: a crash of PostgreSQL takes the last of them back, and the checkpoint with them.
@@ -205,13 +216,7 @@ fn postgres_loses_its_last_commits(own: &OwnServers, world: &mut World) {
     let mut lost = 0;
     for _ in 0..2 {
         world.insert_rows(23);
-        // Asynchronous commits are written by one process, within a fifth of a second: it is stopped.
-        let writer: i32 = world
-            .superuser()
-            .query_one("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'", &[])
-            .unwrap()
-            .get(0);
-        assert!(Command::new("kill").args(["-STOP", &writer.to_string()]).status().unwrap().success());
+        stop_writing_commits(world);
         // All five batches are sent and flagged; the checkpoint that ends the run is not written yet.
         let mut run = world.start_stopped_at("finish.after");
         own.act("kill", "postgres");
@@ -225,6 +230,24 @@ fn postgres_loses_its_last_commits(own: &OwnServers, world: &mut World) {
         world.assert_sent_exactly_once();
     }
     assert!(lost > 0, "PostgreSQL lost no flags: this test shows nothing");
+}
+
+/// The epoch is committed synchronously, and everything before it with it: once a later run has begun, no crash of PostgreSQL
+/// takes the flags of an earlier one back.
+fn postgres_keeps_the_flags_behind_a_later_epoch(own: &OwnServers, world: &mut World) {
+    world.insert_rows(23);
+    stop_writing_commits(world);
+    assert_eq!(world.crash_at("finish.after", &["produce"]).code, KILLED);
+    // Nothing but the later run commits synchronously.
+    world.pg.batch_execute("SET synchronous_commit = off").unwrap();
+    world.insert_rows(5);
+    assert_eq!(world.crash_at("epoch.after", &["produce"]).code, KILLED);
+    own.act("kill", "postgres");
+    own.act("start", "postgres");
+    world.pg = world.another_session();
+    assert_eq!(world.unsent(), 5);
+    run_until_well(world);
+    world.assert_sent_exactly_once();
 }
 
 fn postgres_hangs(own: &OwnServers, world: &mut World) {
