@@ -86,7 +86,7 @@ impl Init<'_> {
             self.index(session, &source)
         })?;
         self.topics()?;
-        let comment = table_comment(&mut session, &source)?;
+        let comment = table_comment(&mut session, source.oid, &source.name)?;
         self.target(&source, comment.as_deref())?;
         start.map_or(Ok(()), |at| self.start_at(at))
     }

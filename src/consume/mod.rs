@@ -195,13 +195,14 @@ fn tell_lacking(lacking: BTreeMap<String, u64>, report: &mut ConsumeReport) {
     }
 }
 
-/// The producer through which offsets and dead letters go: one name for one group's way through one topic.
+/// The producer through which offsets and dead letters go: one name for one group's way through one topic. No topic's name has
+/// a slash in it.
 ///
 /// # Errors
 /// 78 if librdkafka refuses a property.
 pub fn open_fence(around: &Surroundings<'_>, log: &KafkaLog) -> Result<KafkaWriter> {
     let (config, table) = (around.config, around.table);
-    let id = format!("{}-{}-{}", config.kafka.transactional_prefix, table.group, table.topic);
+    let id = format!("{}-offsets:{}/{}", config.kafka.transactional_prefix, table.group, table.topic);
     let group = log.group_metadata().ok_or_else(|| {
         Error::bug(format!("cannot commit offsets of group {}", table.group), "the client has no group")
     })?;

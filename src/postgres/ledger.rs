@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use postgres::{Statement, Transaction};
 
+use super::catalogue::SourceColumn;
 use super::flag::FlagStatements;
 use super::session::{Attempt, Session};
-use super::source_table::{SourceColumn, SourceTable};
+use super::source_table::SourceTable;
 use super::unsent::highest_unsent_key;
 use super::{Checkpoint, CheckpointAfter, Flagged, Ledger, Recovered, WindowRecord, lock};
 use crate::batch::RowBatch;

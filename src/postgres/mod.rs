@@ -1,5 +1,6 @@
 //! What pg2ch asks of PostgreSQL: the source table, its unsent rows, and the ledger (lock, flags, checkpoint).
 
+mod catalogue;
 mod connect;
 mod flag;
 mod ledger;
@@ -11,13 +12,12 @@ mod unsent_index;
 mod window;
 mod wire;
 
+pub use catalogue::{AsKey, Relation, SourceColumn, has_unique_index, read_columns, table_comment};
 pub use connect::connect;
 pub use flag::require_flaggable;
 pub use ledger::PgLedger;
 pub use session::Session;
-pub use source_table::{
-    AsKey, Relation, SourceColumn, SourceTable, has_unique_index, quote, read_columns, table_comment,
-};
+pub use source_table::{SourceTable, quote};
 pub use unsent::{COUNTED, PgUnsentRows, count_unsent, estimate_unsent};
 pub use unsent_index::UnsentIndex;
 

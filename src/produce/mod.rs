@@ -159,13 +159,13 @@ pub fn run<S: Servers>(
     Ok(())
 }
 
-/// The producer of the source's rows. Its name, `prefix-database-table`, is one for one source in the whole cluster.
+/// The producer of the source's rows. Its name, `prefix-rows:database/schema.table`, is one for one source in the whole cluster.
 ///
 /// # Errors
 /// 78 if librdkafka refuses a property.
 pub fn open_writer(around: &Surroundings<'_>, ledger: &PgLedger) -> Result<KafkaWriter> {
     let (config, table, topic) = (around.config, ledger.table(), &around.table.topic);
-    let id = format!("{}-{}-{}", config.kafka.transactional_prefix, table.database, table.name);
+    let id = format!("{}-rows:{}/{}", config.kafka.transactional_prefix, table.database, table.name);
     KafkaWriter::new(config, &id, topic, record_limit(config, topic), None)
 }
 

@@ -60,7 +60,7 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
             Ok(source) => {
                 index(session, &source, findings)?;
                 condition(session, &source, findings)?;
-                let comment = table_comment(session, &source)?;
+                let comment = table_comment(session, source.oid, &source.name)?;
                 found.source = Some(Source { columns: source.columns.clone(), table: source, comment });
             }
             Err(error) if error.exit_code() == ExitCode::Config => {

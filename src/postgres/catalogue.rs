@@ -1,0 +1,169 @@
+//! What the catalogue says about a table, fit as a source or not.
+
+use super::session::Session;
+use crate::error::Result;
+
+/// Something of the name that the configuration gives, fit or not.
+#[derive(Clone, Debug)]
+pub struct Relation {
+    /// Its OID.
+    pub oid: u32,
+    /// `schema.table`, quoted where needed.
+    pub name: String,
+    /// The database.
+    pub database: String,
+    /// Whether it has partitions.
+    pub is_partitioned: bool,
+    /// `pg_class.relkind`.
+    kind: String,
+    /// Whether it is no partitioned table, and other tables inherit from it.
+    has_heirs: bool,
+}
+
+impl Relation {
+    /// Looks a table up; `None` if there is nothing of this name.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn look_up(session: &mut Session, source: &str) -> Result<Option<Self>> {
+        let row = session.query_opt(
+            &format!("cannot look up table {source}"),
+            "SELECT c.oid, format('%I.%I', n.nspname, c.relname), current_database()::text, c.relkind::text,
+                    c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.oid = pg_catalog.to_regclass($1)",
+            &[&source],
+        )?;
+        Ok(row.map(|row| {
+            let kind: String = row.get(3);
+            Self {
+                oid: row.get(0),
+                name: row.get(1),
+                database: row.get(2),
+                is_partitioned: kind == "p",
+                kind,
+                has_heirs: row.get(4),
+            }
+        }))
+    }
+
+    /// Why it cannot be a source, if it cannot.
+    #[must_use]
+    pub fn unfit(&self) -> Option<String> {
+        let name = &self.name;
+        let other = match self.kind.as_str() {
+            "r" if self.has_heirs => {
+                return Some(format!("other tables inherit from {name}: no index keeps a key unique in all of them"));
+            }
+            "r" | "p" => return None,
+            "v" => "a view",
+            "m" => "a materialized view",
+            "f" => "a foreign table",
+            _ => "something else",
+        };
+        Some(format!("{name} is {other}, not a table"))
+    }
+}
+
+/// One column of the source table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceColumn {
+    /// Its name, unquoted.
+    pub name: String,
+    /// Its type as SQL writes it, with length or precision.
+    pub type_name: String,
+    /// The same without its domains: what its values are stored and printed as.
+    pub base_type: String,
+    /// Whether that is an enum.
+    pub is_enum: bool,
+    /// Whether it refuses NULL.
+    pub not_null: bool,
+    /// Its comment.
+    pub comment: Option<String>,
+    /// What it needs as a part of a key.
+    pub as_key: AsKey,
+}
+
+/// What a column needs as a part of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AsKey {
+    /// The schema, quoted, of the operators that its index sorts by. An extension's type (`citext`, `ltree`) brings its own,
+    /// and PostgreSQL would take others, which sort differently, or none, where the search path does not name their schema.
+    pub operators: String,
+    /// Whether its JSON is no text that can be cast back: an array, a composite type, `jsonb`.
+    pub is_text_in_json: bool,
+}
+
+impl Default for AsKey {
+    fn default() -> Self {
+        Self { operators: "pg_catalog".into(), is_text_in_json: false }
+    }
+}
+
+/// Whether a unique index covers exactly these columns.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn has_unique_index(session: &mut Session, oid: u32, name: &str, columns: &[&str]) -> Result<bool> {
+    let found = session.query_opt(
+        &format!("cannot look up the indexes of {name}"),
+        "SELECT 1 FROM pg_catalog.pg_index i
+         WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+           AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+             = (SELECT array_agg(k ORDER BY k COLLATE \"C\") FROM unnest($2::text[]) AS k)
+         LIMIT 1",
+        &[&oid, &columns],
+    )?;
+    Ok(found.is_some())
+}
+
+/// A table's comment.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn table_comment(session: &mut Session, oid: u32, name: &str) -> Result<Option<String>> {
+    let what = format!("cannot look up the comment of {name}");
+    let row = session.query_opt(&what, "SELECT pg_catalog.obj_description($1, 'pg_class')", &[&oid])?;
+    Ok(row.and_then(|row| row.get(0)))
+}
+
+/// The columns of a table, in its order.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn read_columns(session: &mut Session, oid: u32, name: &str) -> Result<Vec<SourceColumn>> {
+    let rows = session.query(
+        &format!("cannot look up the columns of {name}"),
+        "WITH RECURSIVE base (attnum, type, modifier) AS (
+             SELECT attnum, atttypid, atttypmod FROM pg_catalog.pg_attribute
+             WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
+             UNION ALL
+             SELECT b.attnum, t.typbasetype, t.typtypmod FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type
+             WHERE t.typtype = 'd')
+         SELECT attname::text, pg_catalog.format_type(atttypid, atttypmod), attnotnull,
+                pg_catalog.col_description(attrelid, a.attnum), pg_catalog.format_type(b.type, b.modifier), t.typtype = 'e',
+                coalesce((SELECT quote_ident(n.nspname) FROM pg_catalog.pg_opclass c
+                    JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
+                    JOIN pg_catalog.pg_amop o ON o.amopfamily = c.opcfamily AND o.amopstrategy = 5
+                        AND o.amoplefttype = c.opcintype AND o.amoprighttype = c.opcintype
+                    JOIN pg_catalog.pg_operator p ON p.oid = o.amopopr JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
+                    WHERE c.opcintype = t.oid AND c.opcdefault), 'pg_catalog'),
+                t.typcategory IN ('A', 'C', 'U')
+         FROM pg_catalog.pg_attribute a JOIN base b USING (attnum) JOIN pg_catalog.pg_type t ON t.oid = b.type
+         WHERE attrelid = $1 AND t.typtype <> 'd' ORDER BY a.attnum",
+        &[&oid],
+    )?;
+    Ok(rows
+        .iter()
+        .map(|row| SourceColumn {
+            name: row.get(0),
+            type_name: row.get(1),
+            not_null: row.get(2),
+            comment: row.get(3),
+            base_type: row.get(4),
+            is_enum: row.get(5),
+            as_key: AsKey { operators: row.get(6), is_text_in_json: row.get(7) },
+        })
+        .collect())
+}
