@@ -44,6 +44,23 @@ fn the_weaker_promise_without_transactions_is_spelt_out() {
 }
 
 #[test]
+fn partitions_that_were_added_are_told_until_they_are_copied_too() {
+    let mut world = World::with("check_partitions", common::USER_LOGINS, 2);
+    world.add_partitions(3);
+    assert_gone(&world, "partitions-added");
+    world.insert_rows(5);
+    world.once().expect(0);
+    assert_gone(&world, "partitions-added");
+    world.add_partitions(4);
+    let found = assert_found(&world, "partitions-added", 0);
+    assert!(found["what"].as_str().unwrap().ends_with(": [3]"), "{found}");
+    world.insert_rows(5);
+    world.once().expect(0);
+    assert_gone(&world, "partitions-added");
+    world.assert_exactly_once();
+}
+
+#[test]
 fn a_topic_with_a_single_copy_is_noted() {
     // One broker holds no second copy, so the command that is told cannot be carried out here.
     let found = assert_found(&World::new("check_copy"), "one-copy", 0);

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -43,7 +45,19 @@ impl World {
         }
         let results = pollster::block_on(self.admin().create_topics([&new], &admin_options())).unwrap();
         results.into_iter().for_each(|result| drop(result.unwrap()));
-        self.wait_for("the topic to appear", || {
+        self.wait_for_partitions(topic, partitions);
+    }
+
+    /// Gives the topic this many partitions, more than it has.
+    pub fn add_partitions(&self, partitions: i32) {
+        let new = NewPartitions::new(&self.name, usize::try_from(partitions).unwrap());
+        let results = pollster::block_on(self.admin().create_partitions([&new], &admin_options())).unwrap();
+        results.into_iter().for_each(|result| drop(result.unwrap()));
+        self.wait_for_partitions(&self.name, partitions);
+    }
+
+    fn wait_for_partitions(&self, topic: &str, partitions: i32) {
+        self.wait_for("the topic's partitions to appear", || {
             let metadata =
                 self.client().create::<BaseConsumer>().unwrap().fetch_metadata(Some(topic), Duration::from_secs(5));
             metadata.is_ok_and(|m| m.topics()[0].partitions().len() == usize::try_from(partitions).unwrap())

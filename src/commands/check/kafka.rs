@@ -32,7 +32,7 @@ pub fn check(config: &Config, table: &TableConfig) -> Result<Vec<Finding>> {
     if let (Some(limit), Some(dead_limit)) = (limit, dead_limit)
         && dead_limit < limit
     {
-        check.add(
+        check.findings.add(
             Severity::Warning,
             "dead-letters-smaller",
             format!("topic {dead} takes {dead_limit} bytes, topic {topic} {limit}"),
@@ -41,7 +41,7 @@ pub fn check(config: &Config, table: &TableConfig) -> Result<Vec<Finding>> {
         );
     }
     if !config.kafka.transactional {
-        check.add(
+        check.findings.add(
             Severity::Warning,
             "not-transactional",
             "[kafka] transactional is false",
@@ -61,17 +61,6 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn add(
-        &mut self,
-        severity: Severity,
-        id: &'static str,
-        what: impl Into<String>,
-        why: impl Into<String>,
-        fix: impl Into<String>,
-    ) {
-        self.findings.add(severity, id, what, why, fix);
-    }
-
     fn alter(&self, topic: &str, setting: &str) -> String {
         format!(
             "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config {setting}",
@@ -93,7 +82,13 @@ impl Check<'_> {
                     "kafka-topics.sh --bootstrap-server {} --create --topic {topic}",
                     self.config.kafka.brokers
                 );
-                self.add(severity, id, format!("there is no topic {topic}"), why, format!("{fix}    # or: pg2ch init"));
+                self.findings.add(
+                    severity,
+                    id,
+                    format!("there is no topic {topic}"),
+                    why,
+                    format!("{fix}    # or: pg2ch init"),
+                );
                 Ok(false)
             }
             Err(error) => self.allowed::<()>(Err(error), why).map(|found| found.is_some()),
@@ -110,7 +105,13 @@ impl Check<'_> {
         let uses = Uses::topics(self.config, &topics.each_ref().map(String::as_str)).and_group(&self.table.group);
         match refusal(&error).and_then(|code| uses.grant(code)) {
             Some(command) => {
-                self.add(Severity::Error, "acl-missing", format!("{}: {}", error.what(), error.why()), why, command);
+                self.findings.add(
+                    Severity::Error,
+                    "acl-missing",
+                    format!("{}: {}", error.what(), error.why()),
+                    why,
+                    command,
+                );
                 Ok(None)
             }
             None => Err(error),
@@ -125,7 +126,7 @@ impl Check<'_> {
         };
         let uses = Uses::topics(self.config, &[topic]).only(&["DescribeConfigs"]);
         let Some(command) = refusal(&error).and_then(|code| uses.grant(code)) else { return Err(error) };
-        self.add(
+        self.findings.add(
             Severity::Note,
             "settings-hidden",
             format!("the settings of topic {topic} may not be read: {}", error.why()),
@@ -138,8 +139,21 @@ impl Check<'_> {
     /// Whether the group's offsets may be asked for, and transactions be made. Whether records may be written, and offsets be
     /// committed, is told to those only who do it.
     fn group_and_transactions(&mut self, topic: &str) -> Result<()> {
-        let committed = KafkaLog::new(self.config, topic, &self.table.group)?.committed_before();
-        self.allowed(committed, "copying goes on from the group's offsets")?;
+        let mut log = KafkaLog::new(self.config, topic, &self.table.group)?;
+        let partitions = log.partitions()?;
+        if let Some(committed) = self.allowed(log.committed_before(), "copying goes on from the group's offsets")? {
+            let added: Vec<_> = partitions.iter().filter(|partition| !committed.contains_key(partition)).collect();
+            if !committed.is_empty() && !added.is_empty() {
+                self.findings.add(
+                    Severity::Warning,
+                    "partitions-added",
+                    format!("topic {topic} has partitions that it had not when records were copied last: {added:?}"),
+                    "keys go to other partitions from now on: other consumers may read a row's new version before its old one. \
+                     The target goes by the records' time, and shows the newest",
+                    "tell who reads the topic; where the order of a key's records counts, a new topic has it: `topic` in [[table]]",
+                );
+            }
+        }
         if self.config.kafka.transactional {
             // Under a name that no run has: nobody is shut out.
             let id = format!("{}-check", self.config.kafka.transactional_prefix);
@@ -162,7 +176,7 @@ impl Check<'_> {
         let Some(settings) = self.settings(topic)? else { return Ok(None) };
         let number = |name: &str| settings.get(name).and_then(|value| value.parse::<i64>().ok());
         if settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
-            self.add(
+            self.findings.add(
                 Severity::Error,
                 "compaction",
                 format!("topic {topic} is compacted"),
@@ -171,7 +185,7 @@ impl Check<'_> {
             );
         }
         if let Some(retention) = number("retention.ms").filter(|&ms| (0..WEEK_MS).contains(&ms)) {
-            self.add(
+            self.findings.add(
                 Severity::Warning,
                 "retention",
                 format!("topic {topic} keeps records for {} hours", retention / 3_600_000),
@@ -180,7 +194,7 @@ impl Check<'_> {
             );
         }
         if let Some(bytes) = number("retention.bytes").filter(|&bytes| bytes >= 0) {
-            self.add(
+            self.findings.add(
                 Severity::Warning,
                 "retention-bytes",
                 format!("a partition of topic {topic} keeps {bytes} bytes"),
@@ -189,7 +203,7 @@ impl Check<'_> {
             );
         }
         if settings.get("message.timestamp.type").is_some_and(|kind| kind == "LogAppendTime") {
-            self.add(
+            self.findings.add(
                 Severity::Warning,
                 "log-append-time",
                 format!("topic {topic} replaces the records' timestamps by the broker's"),
@@ -204,7 +218,7 @@ impl Check<'_> {
 
     fn size(&mut self, topic: &str, limit: Option<i64>) -> Option<i64> {
         if let Some(bytes) = limit.filter(|&bytes| bytes < USUAL_BYTES) {
-            self.add(
+            self.findings.add(
                 Severity::Warning,
                 "message-size",
                 format!("topic {topic} takes records of {bytes} bytes at most"),
@@ -219,7 +233,7 @@ impl Check<'_> {
         let copies = self.admin.replication(topic)?;
         let Some(in_sync) = in_sync else { return Ok(()) };
         if in_sync > copies {
-            self.add(
+            self.findings.add(
                 Severity::Error,
                 "min-insync",
                 format!("topic {topic} wants {in_sync} copies in sync, but has {copies}"),
@@ -227,7 +241,7 @@ impl Check<'_> {
                 self.alter(topic, &format!("min.insync.replicas={copies}")),
             );
         } else if copies == 1 {
-            self.add(
+            self.findings.add(
                 Severity::Note,
                 "one-copy",
                 format!("topic {topic} has a single copy"),
@@ -235,7 +249,7 @@ impl Check<'_> {
                 "kafka-reassign-partitions.sh, with three replicas for each partition (a cluster of one broker has no more than one)",
             );
         } else if in_sync == 1 {
-            self.add(
+            self.findings.add(
                 Severity::Warning,
                 "min-insync",
                 format!("topic {topic} has {copies} copies, but one in sync is enough"),
@@ -254,7 +268,7 @@ impl Check<'_> {
         }
         let Some(settings) = self.settings(dead)? else { return Ok(None) };
         if settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
-            self.add(
+            self.findings.add(
                 Severity::Error,
                 "dead-letters-compaction",
                 format!("topic {dead} is compacted"),
