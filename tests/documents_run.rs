@@ -28,8 +28,10 @@ const NOT_HERE: &[(&str, &str, &str)] = &[
     ("README.md", "sudo systemctl", "no systemd; tests/packaging.rs has it verify the units"),
     ("README.md", "pg2ch man | man -l -", "man is not everywhere; tests/shells.rs has groff take the page"),
     ("docs/grants.md", "CREATE USER pg2ch", "the test server has one user; tests/grants.rs limits it to these grants"),
+    ("docs/scoreboard.md", "scripts/test", "it runs this test"),
     ("docs/scoreboard.md", "scripts/soak", "scripts/test runs a thousandth of it"),
     ("docs/soak.md", "scripts/soak", "scripts/test runs a thousandth of it"),
+    ("docs/soak.md", "PG2CH_THREADS_SEEDS", "tests/threads.rs tries the first of these"),
 ];
 
 /// Where a command ends otherwise than with 0: page, command, code.
