@@ -284,7 +284,6 @@ fn nullable(type_name: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::{ColumnChoice, OnBadRow, TargetName};
-    use crate::postgres::AsKey;
 
     fn table(rules: ColumnRules) -> TableConfig {
         TableConfig {
@@ -308,10 +307,8 @@ mod tests {
             name: name.into(),
             type_name: type_name.into(),
             base_type: type_name.into(),
-            is_enum: false,
             not_null,
-            comment: None,
-            as_key: AsKey::default(),
+            ..SourceColumn::default()
         }
     }
 

@@ -72,7 +72,6 @@ pub(crate) fn split(type_name: &str) -> (String, Vec<u32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::AsKey;
 
     #[test]
     fn every_value_of_the_source_fits_its_target() {
@@ -99,8 +98,7 @@ mod tests {
                 base_type: source.into(),
                 is_enum: source == "public.mood",
                 not_null,
-                comment: None,
-                as_key: AsKey::default(),
+                ..SourceColumn::default()
             };
             assert_eq!(target_type(&column), target, "{source}");
         }

@@ -149,16 +149,20 @@ fn a_configuration_that_names_what_is_not_there_is_refused() {
     world.assert_exactly_once();
 }
 
-#[test]
-fn a_target_that_forgets_tokens_is_refused() {
-    let mut world = impatient("forgetful");
-    world.ch("ALTER TABLE {t} MODIFY SETTING non_replicated_deduplication_window = 0");
-    let told = refused(&world, 78, &["non_replicated_deduplication_window"]);
-    // The hint is the statement that mends it.
+/// A target with this setting is refused, and the hint is the statement that mends it.
+fn refused_until_the_hint_is_followed(name: &str, setting: &str, value: u32) {
+    let mut world = impatient(name);
+    world.ch(&format!("ALTER TABLE {{t}} MODIFY SETTING {setting} = {value}"));
+    let told = refused(&world, 78, &[setting]);
     let statement = told.stderr.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap();
     world.ch(statement);
     world.once().expect(0);
     world.assert_exactly_once();
+}
+
+#[test]
+fn a_target_that_forgets_tokens_is_refused() {
+    refused_until_the_hint_is_followed("forgetful", "non_replicated_deduplication_window", 0);
 }
 
 #[test]
@@ -213,13 +217,7 @@ fn settings_of_the_users_profile_change_no_answer() {
 
 #[test]
 fn a_target_that_buffers_inserts_is_refused() {
-    let mut world = impatient("buffering");
-    world.ch("ALTER TABLE {t} MODIFY SETTING async_insert = 1");
-    let told = refused(&world, 78, &["async_insert"]);
-    let statement = told.stderr.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap();
-    world.ch(statement);
-    world.once().expect(0);
-    world.assert_exactly_once();
+    refused_until_the_hint_is_followed("buffering", "async_insert", 1);
 }
 
 #[test]

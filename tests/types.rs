@@ -7,7 +7,7 @@ mod common;
 use common::World;
 use common::servers::Servers;
 use pg2ch::clickhouse::column_type::ColumnType;
-use pg2ch::postgres::{AsKey, SourceColumn};
+use pg2ch::postgres::SourceColumn;
 use pg2ch::type_fit::{Fit, fit};
 use pg2ch::type_map::target_type;
 
@@ -20,8 +20,7 @@ fn column(base_type: &str, not_null: bool) -> SourceColumn {
         base_type: name.into(),
         is_enum,
         not_null,
-        comment: None,
-        as_key: AsKey::default(),
+        ..SourceColumn::default()
     }
 }
 

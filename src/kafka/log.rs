@@ -12,7 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::acl::Uses;
 use super::client::{Context, Detached, base, make};
-use super::explain::{is_refused, is_vague};
+use super::explain::{explain, is_refused, is_vague};
 use super::{Committed, End, Polled, Record, TopicLog};
 use crate::batch::Offsets;
 use crate::config::Config;
@@ -313,27 +313,15 @@ impl TopicLog for KafkaLog {
             self.told("find", self.in_turns(|turn| self.committed_reader.fetch_metadata(Some(&self.topic), turn)))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
         let error = topic.and_then(rdkafka::metadata::MetadataTopic::error).map(Code::from);
-        if let Some(code) = error {
-            return Err(super::explain::explain(
-                &self.what("find"),
-                &KafkaError::MetadataFetch(code),
-                None,
-                &self.uses,
-            ));
-        }
         let mut partitions: Vec<i32> = topic
             .map(|topic| topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect())
             .unwrap_or_default();
         partitions.sort_unstable();
-        self.partitions.clone_from(&partitions);
-        if partitions.is_empty() {
-            return Err(super::explain::explain(
-                &self.what("find"),
-                &KafkaError::MetadataFetch(Code::UnknownTopicOrPartition),
-                None,
-                &self.uses,
-            ));
+        let missing = partitions.is_empty().then_some(Code::UnknownTopicOrPartition);
+        if let Some(code) = error.or(missing) {
+            return Err(explain(&self.what("find"), &KafkaError::MetadataFetch(code), None, &self.uses));
         }
+        self.partitions.clone_from(&partitions);
         Ok(partitions)
     }
 

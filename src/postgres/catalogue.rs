@@ -66,7 +66,7 @@ impl Relation {
 }
 
 /// One column of the source table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceColumn {
     /// Its name, unquoted.
     pub name: String,

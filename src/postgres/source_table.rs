@@ -269,7 +269,6 @@ pub fn quote(identifier: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::catalogue::AsKey;
     use super::*;
 
     fn table(key: &[(&str, &str)]) -> SourceTable {
@@ -277,10 +276,8 @@ mod tests {
             name: (*name).into(),
             type_name: (*type_name).into(),
             base_type: (*type_name).into(),
-            is_enum: false,
             not_null: true,
-            comment: None,
-            as_key: AsKey::default(),
+            ..SourceColumn::default()
         };
         SourceTable {
             name: "public.t".into(),

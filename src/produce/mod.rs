@@ -100,16 +100,10 @@ pub fn run<S: Servers>(
     let mut log = servers.log()?;
     log.partitions()?;
     let mut writer = servers.writer(ledger)?;
-    ledger.take_epoch()?;
-    let fences_late = mutant::is("the window is read before the fence");
-    if !fences_late {
-        writer.fence()?;
-    }
-    // A run that has lost its lock may fence a later one: it ends here, before it sends what that one sent.
-    let checkpoint = ledger.checkpoint()?;
+    let checkpoint = shut_out_others(ledger, &mut writer)?;
     let recovered_before = report.rows_recovered;
     let recovery = recover(&mut log, ledger, checkpoint, config.timeouts, around.shutdown, report)?;
-    if fences_late {
+    if mutant::is(FENCES_LATE) {
         writer.fence()?;
     }
     let Some(recovery) = recovery else {
@@ -157,6 +151,22 @@ pub fn run<S: Servers>(
         ledger.move_checkpoint(&checkpoint)?;
     }
     Ok(())
+}
+
+const FENCES_LATE: &str = "the window is read before the fence";
+
+/// Makes sure that from now on nobody but this run sends or flags; returns the checkpoint.
+///
+/// It is read last: a run that has lost its lock may fence a later one, and ends here, before it sends what that one sent.
+///
+/// # Errors
+/// 75 if a later run has begun; PostgreSQL's and Kafka's.
+pub fn shut_out_others(ledger: &mut impl Ledger, writer: &mut impl Fence) -> Result<Checkpoint> {
+    ledger.take_epoch()?;
+    if !mutant::is(FENCES_LATE) {
+        writer.fence()?;
+    }
+    ledger.checkpoint()
 }
 
 /// The producer of the source's rows. Its name, `prefix-rows:database/schema.table`, is one for one source in the whole cluster.

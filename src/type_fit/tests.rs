@@ -3,7 +3,7 @@
 use super::{Fit, fit};
 use crate::clickhouse::column_type::{Column, DefaultKind};
 use crate::clickhouse::encode::{CalendarRange, Position, RowEncoder};
-use crate::postgres::{AsKey, SourceColumn};
+use crate::postgres::SourceColumn;
 use crate::type_map::target_type;
 
 /// PostgreSQL types, and values of them that are far apart, as `row_to_json` prints them.
@@ -66,10 +66,8 @@ fn column(type_name: &str, not_null: bool) -> SourceColumn {
         name: "c".into(),
         type_name: type_name.into(),
         base_type: type_name.into(),
-        is_enum: false,
         not_null,
-        comment: None,
-        as_key: AsKey::default(),
+        ..SourceColumn::default()
     }
 }
 

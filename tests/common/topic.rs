@@ -11,6 +11,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
+use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::World;
@@ -58,9 +59,7 @@ impl World {
 
     fn wait_for_partitions(&self, topic: &str, partitions: i32) {
         self.wait_for("the topic's partitions to appear", || {
-            let metadata =
-                self.client().create::<BaseConsumer>().unwrap().fetch_metadata(Some(topic), Duration::from_secs(5));
-            metadata.is_ok_and(|m| m.topics()[0].partitions().len() == usize::try_from(partitions).unwrap())
+            self.metadata(topic).is_ok_and(|m| m.topics()[0].partitions().len() == usize::try_from(partitions).unwrap())
         });
     }
 
@@ -78,11 +77,11 @@ impl World {
     pub fn delete_topic(&self, topic: &str) {
         let results = pollster::block_on(self.admin().delete_topics(&[topic], &admin_options())).unwrap();
         results.into_iter().for_each(|result| drop(result.unwrap()));
-        self.wait_for("the topic to vanish", || {
-            let metadata =
-                self.client().create::<BaseConsumer>().unwrap().fetch_metadata(Some(topic), Duration::from_secs(5));
-            metadata.is_ok_and(|m| m.topics()[0].error().is_some())
-        });
+        self.wait_for("the topic to vanish", || self.metadata(topic).is_ok_and(|m| m.topics()[0].error().is_some()));
+    }
+
+    fn metadata(&self, topic: &str) -> Result<Metadata, KafkaError> {
+        self.client().create::<BaseConsumer>().unwrap().fetch_metadata(Some(topic), Duration::from_secs(5))
     }
 
     /// Deletes the records below `offset` of a partition, as retention does.

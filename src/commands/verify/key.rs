@@ -220,17 +220,14 @@ fn trimmed_target(number: &str) -> String {
 mod tests {
     use super::*;
     use crate::clickhouse::column_type::DefaultKind;
-    use crate::postgres::AsKey;
 
     fn pair(source: &str, target: &str) -> Option<Part> {
         let source = SourceColumn {
             name: "k".into(),
             type_name: source.into(),
             base_type: source.into(),
-            is_enum: false,
             not_null: true,
-            comment: None,
-            as_key: AsKey::default(),
+            ..SourceColumn::default()
         };
         let target = Column { name: "k".into(), type_name: target.into(), default_kind: DefaultKind::None };
         part(&source, &target)

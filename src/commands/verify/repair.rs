@@ -6,9 +6,9 @@
 use super::Verification;
 use super::report::Repaired;
 use crate::error::Result;
-use crate::kafka::{Fence as _, KafkaLog, TopicLog as _};
+use crate::kafka::{KafkaLog, TopicLog as _};
 use crate::postgres::{Ledger as _, PgLedger};
-use crate::produce::{Surroundings, open_ledger, open_writer, recover};
+use crate::produce::{Surroundings, open_ledger, open_writer, recover, shut_out_others};
 use crate::report::ProduceReport;
 
 /// The lock of the source, held until this is dropped.
@@ -28,9 +28,7 @@ impl Held {
         let mut log = KafkaLog::new(around.config, &table.topic, &table.group)?;
         log.partitions()?;
         let mut writer = open_writer(around, &ledger)?;
-        ledger.take_epoch()?;
-        writer.fence()?;
-        let checkpoint = ledger.checkpoint()?;
+        let checkpoint = shut_out_others(&mut ledger, &mut writer)?;
         let mut report = ProduceReport::default();
         let timeouts = around.config.timeouts;
         let recovery = recover(&mut log, &mut ledger, checkpoint, timeouts, around.shutdown, &mut report)?;
