@@ -3,7 +3,8 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use pg2ch::clickhouse::column_type::{Column, DefaultKind};
-use pg2ch::clickhouse::encode::{Position, RowEncoder};
+use pg2ch::clickhouse::encode::RowEncoder;
+use pg2ch::data::RecordId;
 
 /// The columns of a login, and a record of it.
 const LOGIN: (&[(&str, &str)], &str) = (
@@ -61,7 +62,7 @@ fn encode(criterion: &mut Criterion) {
                 || Vec::with_capacity(1 << 20),
                 |out: &mut Vec<u8>| {
                     for offset in 0..1000 {
-                        let at = Position { partition: 1, offset, timestamp_ms: 1_767_323_045_123 };
+                        let at = RecordId { partition: 1, offset, timestamp_ms: 1_767_323_045_123 };
                         assert!(encoder.encode(at, record.as_bytes(), out).is_ok());
                     }
                 },

@@ -9,11 +9,13 @@ use std::io::Read;
 use std::sync::Barrier;
 use std::time::Instant;
 
-use pg2ch::clickhouse::{Block, ClickHouseTarget, Http, Inserted, Target, quote};
+use pg2ch::clickhouse::{ClickHouseTarget, Http, quote};
 use pg2ch::config::{Config, Flags, TableConfig, load};
-use pg2ch::consume::{BatchSize, Fetcher, Prepared, Preparer, RowFormat};
-use pg2ch::kafka::{End, KafkaLog, TopicLog};
-use pg2ch::limits::{Budget, Limits};
+use pg2ch::kafka::KafkaLog;
+use pg2ch::legs::consume::{BatchSize, Fetcher, Prepared, Preparer, RowFormat};
+use pg2ch::ports::limits::{Budget, Limits};
+use pg2ch::ports::target::{Block, Inserted, Target};
+use pg2ch::ports::topic::{End, TopicLog};
 use pg2ch::shutdown::Shutdown;
 use postgres::{Client, NoTls};
 

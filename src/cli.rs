@@ -17,10 +17,10 @@ use crate::commands::completions::Shell;
 use crate::commands::init::StartAt;
 use crate::commands::verify;
 use crate::config::{self, Flags};
-use crate::error::{Error, Result};
-use crate::exit_code::ExitCode;
-use crate::limits::Limits;
-use crate::run::Legs;
+use crate::error::{Error, ExitCode, Result};
+use crate::logging::Verbosity;
+use crate::ports::limits::Limits;
+use crate::report::Legs;
 
 /// The shortest and the longest pause between the runs of `--every`, and the longest wait for the lock.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
@@ -60,19 +60,6 @@ pub enum Command {
     Completions(Shell),
     /// Print the manual page.
     Man,
-}
-
-/// How much goes to standard error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verbosity {
-    /// Errors only: `--quiet`.
-    Quiet,
-    /// Warnings too, and on a terminal the summary of a run.
-    Normal,
-    /// What is done: `-v`.
-    Verbose,
-    /// Every step: `-vv`.
-    Debug,
 }
 
 /// A command line that is understood.

@@ -8,7 +8,6 @@ use std::os::unix::fs::MetadataExt as _;
 use env_logger::{Builder, Target, WriteStyle};
 use log::Level;
 
-use crate::cli::Verbosity;
 use crate::error::Error;
 use crate::terminal;
 
@@ -86,6 +85,19 @@ fn write_for_journal(out: &mut impl Write, level: Level, text: &str) -> std::io:
         writeln!(out, "<{priority}>{line}")?;
     }
     Ok(())
+}
+
+/// How much goes to standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Errors only: `--quiet`.
+    Quiet,
+    /// Warnings too, and on a terminal the summary of a run.
+    Normal,
+    /// What is done: `-v`.
+    Verbose,
+    /// Every step: `-vv`.
+    Debug,
 }
 
 #[cfg(test)]

@@ -5,16 +5,16 @@ use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use pg2ch::cli::{self, Command, Invocation, Parsed, Verbosity};
+use pg2ch::cli;
+use pg2ch::cli::{Command, Invocation, Parsed};
 use pg2ch::commands::{self, check, completions, dead_letters, init, manual, status, verify};
 use pg2ch::config::{self, Config};
-use pg2ch::error::{Error, Result};
-use pg2ch::exit_code::ExitCode;
-use pg2ch::left;
+use pg2ch::error::{Error, ExitCode, Result};
 use pg2ch::logging;
-use pg2ch::metrics;
-use pg2ch::report::{RunReport, TableReport};
-use pg2ch::run::{self, Legs};
+use pg2ch::logging::Verbosity;
+use pg2ch::outcome::{backlog, metrics};
+use pg2ch::report::{Legs, RunReport, TableReport};
+use pg2ch::run;
 use pg2ch::shutdown::Shutdown;
 use pg2ch::terminal;
 
@@ -135,7 +135,7 @@ fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation)
 /// Leaves word of a run for the metrics' collector, and prints how it went: its errors, one line for a person who is there
 /// or needs it, JSON for a machine that asked.
 fn finish(config: &Config, report: &mut RunReport, invocation: &Invocation) -> ExitCode {
-    left::measure(config, report);
+    backlog::measure(config, report);
     metrics::write(config, report);
     let code = report.exit_code();
     for error in report.errors() {

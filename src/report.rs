@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::batch::Offsets;
-use crate::error::Error;
-use crate::exit_code::ExitCode;
-use crate::left::Left;
+use crate::data::Offsets;
+use crate::error::{Error, ExitCode};
 
 /// Offsets whose records are gone before they could be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -330,4 +328,24 @@ fn count(number: u64, noun: &str) -> String {
 
 fn some(number: u64, what: &str) -> Option<String> {
     (number > 0).then(|| format!("{number} {what}"))
+}
+
+/// Which legs a run has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Legs {
+    /// Rows to Kafka, then records to ClickHouse.
+    Both,
+    /// Rows to Kafka only.
+    Produce,
+    /// Records to ClickHouse only.
+    Consume,
+}
+
+/// What is left, as far as it is known; of a leg that did not run, nothing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// Unsent rows; counted up to 1,000,000.
+    pub unsent_rows: Option<i64>,
+    /// Offsets that are not copied: so many records at most.
+    pub uncopied_records: Option<i64>,
 }

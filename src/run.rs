@@ -5,34 +5,23 @@ use std::slice::Iter;
 use std::time::Instant;
 
 use crate::config::{Config, TableConfig};
-use crate::consume;
 use crate::error::{Error, Result};
-use crate::history;
-use crate::left::Left;
-use crate::limits::Limits;
+use crate::legs::retry::Backoff;
+use crate::legs::{consume, produce};
 use crate::logging;
-use crate::postgres::{Ledger, Session, SourceTable, connect, estimate_unsent};
-use crate::produce::{self, Surroundings};
-use crate::progress::Progress;
-use crate::report::{ConsumeReport, ProduceReport, RunReport, TableReport};
-use crate::retry::Backoff;
-use crate::servers::{RealServers, Servers};
+use crate::open::RealServers;
+use crate::outcome::history;
+use crate::ports::limits::Limits;
+use crate::ports::progress::Progress;
+use crate::ports::source::Ledger;
+use crate::ports::{LegContext, Servers};
+use crate::postgres::{Session, SourceTable, connect, estimate_unsent};
+use crate::report::{ConsumeReport, Left, Legs, ProduceReport, RunReport, TableReport};
 use crate::shutdown::Shutdown;
 use crate::sync;
 use crate::terminal;
+use crate::threads::watchdog::{LOOK, Overdue, Watchdog};
 use crate::threads::{Foreman, Job, at_a_time};
-use crate::watchdog::{LOOK, Overdue, Watchdog};
-
-/// Which legs a run has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Legs {
-    /// Rows to Kafka, then records to ClickHouse.
-    Both,
-    /// Rows to Kafka only.
-    Produce,
-    /// Records to ClickHouse only.
-    Consume,
-}
 
 /// Moves every table, `config.jobs` of them at a time, begun in the configuration's order, and writes down what was done.
 /// One table's failure does not stop the others.
@@ -105,7 +94,7 @@ impl<'a> Foreman for Tables<'a> {
         let kept =
             Mover { place, table, begun: Instant::now(), watchdog: watchdog.clone(), progress: progress.clone() };
         let work = Box::new(move || {
-            let around = Surroundings {
+            let leg = LegContext {
                 config: &config,
                 table: &moved,
                 limits,
@@ -114,8 +103,8 @@ impl<'a> Foreman for Tables<'a> {
                 watchdog: &watchdog,
                 progress,
             };
-            let servers = RealServers::new(&around, legs);
-            let report = move_table(&around, &servers, legs);
+            let servers = RealServers::new(&leg, legs);
+            let report = move_table(&leg, &servers, legs);
             Ok((report, servers.into_session()))
         });
         Some(Job { name: table.source.clone(), kept, work })
@@ -197,11 +186,11 @@ fn failed(table: &TableConfig, error: Error) -> TableReport {
 
 /// Moves one table, on the present thread and those of its stages.
 #[must_use]
-pub fn move_table(around: &Surroundings<'_>, servers: &impl Servers, legs: Legs) -> TableReport {
+pub fn move_table(leg: &LegContext<'_>, servers: &impl Servers, legs: Legs) -> TableReport {
     let mut produce = (legs != Legs::Consume).then(ProduceReport::default);
     let mut consume = (legs != Legs::Produce).then(ConsumeReport::default);
-    let error = move_legs(around, servers, produce.as_mut(), consume.as_mut()).err();
-    let table = around.table;
+    let error = move_legs(leg, servers, produce.as_mut(), consume.as_mut()).err();
+    let table = leg.table;
     TableReport {
         source: table.source.clone(),
         topic: table.topic.clone(),
@@ -215,16 +204,16 @@ pub fn move_table(around: &Surroundings<'_>, servers: &impl Servers, legs: Legs)
 }
 
 fn move_legs(
-    around: &Surroundings<'_>,
+    leg: &LegContext<'_>,
     servers: &impl Servers,
     produce: Option<&mut ProduceReport>,
     consume: Option<&mut ConsumeReport>,
 ) -> Result<()> {
-    let mut delivered = crate::batch::Offsets::new();
+    let mut delivered = crate::data::Offsets::new();
     // The lock is kept until the second leg has ended: no other run may begin in between.
     let mut ledger = None;
     if let Some(report) = produce {
-        let produced = with_retries(around, || {
+        let produced = with_retries(leg, || {
             let mut opened = match ledger.take() {
                 Some(opened) => opened,
                 None => match servers.ledger()? {
@@ -235,7 +224,7 @@ fn move_legs(
                     }
                 },
             };
-            produce::run(around, servers, &mut opened, report)?;
+            produce::run(leg, servers, &mut opened, report)?;
             ledger = Some(opened);
             Ok(())
         });
@@ -244,14 +233,14 @@ fn move_legs(
     }
     let ended = match consume {
         None => Ok(()),
-        Some(report) if around.shutdown.is_asked() => {
+        Some(report) if leg.shutdown.is_asked() => {
             report.complete = false;
             Ok(())
         }
         Some(report) => {
             let columns = ledger.as_ref().map(Ledger::source_columns).unwrap_or_default();
             let produced = consume::Produced { delivered: &delivered, columns };
-            with_retries(around, || consume::run(around, servers, produced, report))
+            with_retries(leg, || consume::run(leg, servers, produced, report))
         }
     };
     if let Some(ledger) = ledger {
@@ -262,17 +251,17 @@ fn move_legs(
 
 /// Tries a leg again when what was wrong may have passed. Each attempt begins with its recovery, so it goes on where the
 /// last one stopped.
-fn with_retries(around: &Surroundings<'_>, mut leg: impl FnMut() -> Result<()>) -> Result<()> {
-    let mut backoff = Backoff::new(&around.config.retry);
+fn with_retries(leg: &LegContext<'_>, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut backoff = Backoff::new(&leg.config.retry);
     loop {
-        let error = match leg() {
+        let error = match attempt() {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
         let pause = if error.is_transient() { backoff.next() } else { None };
         let Some(pause) = pause else { return Err(error) };
         log::info!("{error}\ntrying again in {pause:?}");
-        if around.shutdown.wait(pause) {
+        if leg.shutdown.wait(pause) {
             return Err(error);
         }
     }

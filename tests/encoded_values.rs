@@ -10,8 +10,9 @@ use std::fmt::Write as _;
 use common::servers::Servers;
 use pg2ch::clickhouse::column_type::{Column, DefaultKind};
 use pg2ch::clickhouse::encode::cases::{Case, Expected, edges, generated};
-use pg2ch::clickhouse::encode::{CalendarRange, Position, RowEncoder};
+use pg2ch::clickhouse::encode::{CalendarRange, RowEncoder};
 use pg2ch::clickhouse::{Answer, Http};
+use pg2ch::data::RecordId;
 
 /// A server, and which years it can show.
 struct Server {
@@ -50,7 +51,7 @@ impl Server {
             .with_calendar_range(self.range);
         let mut body = Vec::new();
         for (case, offset) in cases.iter().zip(0..) {
-            let position = Position { partition: 0, offset, timestamp_ms: 0 };
+            let position = RecordId { partition: 0, offset, timestamp_ms: 0 };
             encoder.encode(position, case.record().as_bytes(), &mut body).unwrap_or_else(|refusal| {
                 panic!("{column_type} refuses {}: {refusal}", case.json);
             });
@@ -113,7 +114,7 @@ fn what_is_refused_never_reaches_the_server() {
             Column { name: "v".into(), type_name: case.column_type.to_string(), default_kind: DefaultKind::None };
         let mut encoder = RowEncoder::new(&[column]).unwrap().with_calendar_range(case.range);
         let mut body = Vec::new();
-        let position = Position { partition: 0, offset: 0, timestamp_ms: 0 };
+        let position = RecordId { partition: 0, offset: 0, timestamp_ms: 0 };
         assert!(encoder.encode(position, case.record().as_bytes(), &mut body).is_err(), "{case:?}");
         assert!(body.is_empty(), "{case:?}");
     }

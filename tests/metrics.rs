@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::World;
-use pg2ch::metrics::METRICS;
+use pg2ch::outcome::metrics::METRICS;
 
 fn world_with_metrics(name: &str) -> (World, PathBuf) {
     let mut world = World::new(name);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::findings::{assert_found, assert_gone};
 use common::{World, http};
 use pg2ch::clickhouse::{Answer, Exception, Http};
-use pg2ch::exit_code::ExitCode;
+use pg2ch::error::ExitCode;
 
 /// A server of a test's own, ended with it.
 struct OldServer {

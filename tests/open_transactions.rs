@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::World;
 use pg2ch::config::{self, Flags};
-use pg2ch::kafka::{End, KafkaLog, Polled, TopicLog};
+use pg2ch::kafka::KafkaLog;
+use pg2ch::ports::topic::{End, Polled, TopicLog};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 const LIMIT: Duration = Duration::from_secs(10);

@@ -7,9 +7,9 @@ mod common;
 use common::World;
 use common::servers::Servers;
 use pg2ch::clickhouse::column_type::ColumnType;
-use pg2ch::postgres::SourceColumn;
-use pg2ch::type_fit::{Fit, fit};
-use pg2ch::type_map::target_type;
+use pg2ch::fit::map::target_type;
+use pg2ch::fit::types::{Fit, fit};
+use pg2ch::ports::source::SourceColumn;
 
 fn column(base_type: &str, not_null: bool) -> SourceColumn {
     let is_enum = base_type == "an enum";

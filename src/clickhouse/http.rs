@@ -9,8 +9,7 @@ use ureq::Agent;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::exit_code::ExitCode;
+use crate::error::{Error, ExitCode, Result};
 
 /// The most of an answer that is read. The largest, what the target holds of one batch, stays far below.
 const MAX_ANSWER: u64 = 256 << 20;

@@ -9,9 +9,8 @@ use super::http::{Answer, Exception, quote};
 use super::layout::Layout;
 use super::settings::TOKEN;
 use super::target_table::ClickHouseTarget;
-use super::{Block, Inserted};
-use crate::error::Result;
-use crate::exit_code::ExitCode;
+use crate::error::{ExitCode, Result};
+use crate::ports::target::{Block, Inserted};
 
 /// Exceptions that blame the data. All are raised while the one block of an INSERT is parsed and checked, so nothing of
 /// it has been written (numbers of ClickHouse's `src/Common/ErrorCodes.cpp`).

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use super::target_table::ClickHouseTarget;
-use super::{Ranges, RecordId};
+use crate::data::{Ranges, RecordId};
 use crate::error::{Error, Result};
 
 /// Int32, Int64 and Int64, as RowBinary has them.

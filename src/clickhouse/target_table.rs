@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use serde::Deserialize;
 
 use super::column_type::{Column, DefaultKind};
-use super::encode::{CalendarRange, POSITION_COLUMNS, holds_position};
+use super::encode::{CalendarRange, holds_position};
 use super::http::{Answer, Http, PLAIN, UNKNOWN_SETTING, quote, text};
 use super::layout::{Distributed, Layout};
 use super::settings::Settings;
-use super::{Block, Inserted, Ranges, RecordId, Target, TargetDescription};
 use crate::config::{Config, TableConfig, TargetName};
+use crate::data::{POSITION_COLUMNS, Ranges, RecordId};
 use crate::error::{Error, Result};
+use crate::ports::target::{Block, Inserted, Target, TargetDescription};
 
 /// A target table on a real server.
 pub struct ClickHouseTarget {

@@ -6,22 +6,25 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use super::target_columns;
-use crate::batch::Offsets;
-use crate::clickhouse::{ClickHouseTarget, Http, Target, quote, text};
+use crate::clickhouse::{ClickHouseTarget, Http, quote, text};
 use crate::config::{Config, TableConfig};
-use crate::consume::position::{Context, Position};
-use crate::consume::{self, Committer, Known};
-use crate::error::{Error, Result};
-use crate::exit_code::ExitCode;
+use crate::data::Offsets;
+use crate::error::{Error, ExitCode, Result};
+use crate::fit::map::target_type;
+use crate::fit::{Effect, columns, differences};
+use crate::kafka::KafkaLog;
 use crate::kafka::admin::Admin;
-use crate::kafka::{End, Fence, KafkaLog, TopicLog};
-use crate::postgres::{Checkpoint, Ledger, Session, SourceColumn, SourceTable, UnsentIndex, connect, table_comment};
-use crate::produce::{self, Surroundings, wait_until_stable};
+use crate::legs::consume;
+use crate::legs::consume::position::{Context, Position};
+use crate::legs::consume::{Committer, Known};
+use crate::open::{open_fence, open_ledger, open_writer};
+use crate::ports::LegContext;
+use crate::ports::source::{Checkpoint, Ledger, SourceColumn};
+use crate::ports::target::Target;
+use crate::ports::topic::{End, Fence, TopicLog, wait_until_stable};
+use crate::postgres::{Session, SourceTable, UnsentIndex, connect, table_comment};
 use crate::shutdown::Shutdown;
-use crate::target_fit::{Effect, differences};
-use crate::type_map::target_type;
-use crate::watchdog::Watchdog;
+use crate::threads::watchdog::Watchdog;
 
 /// What `sql/postgres_init.sql` loads is what is created here: the statements stand there only.
 const POSTGRES_SQL: &str = include_str!("../../sql/postgres_init.sql");
@@ -168,7 +171,7 @@ impl Init<'_> {
     /// Adds what the target lacks; what would change, or take away, what is there is told, for a person to decide.
     fn alter_target(&mut self, http: &Http, source: &SourceTable) -> Result<()> {
         let what = format!("cannot alter the target {}", self.table.target);
-        let target = target_columns::read(http, &what, &self.table.target)?;
+        let target = columns::read(http, &what, &self.table.target)?;
         let mut found = differences(self.table, Some(&source.columns), &target);
         found.retain(|difference| difference.effect < Effect::Weaker);
         for difference in found {
@@ -204,12 +207,12 @@ impl Init<'_> {
             return Ok(());
         }
         let shutdown = Shutdown::default();
-        let around = Surroundings::of_command(config, table, &shutdown, &self.watchdog);
-        let Some(mut ledger) = produce::open_ledger(&around)? else { return Ok(()) };
+        let leg = LegContext::of_command(config, table, &shutdown, &self.watchdog);
+        let Some(mut ledger) = open_ledger(&leg)? else { return Ok(()) };
         let mut log = KafkaLog::new(config, &table.topic, &table.group)?;
         ledger.take_epoch()?;
-        produce::open_writer(&around, &ledger)?.fence()?;
-        let mut fence = consume::open_fence(&around, &log)?;
+        open_writer(&leg, &ledger)?.fence()?;
+        let mut fence = open_fence(&leg, &log)?;
         fence.fence()?;
         let written = log.ends(End::Written)?;
         let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, &shutdown)?;

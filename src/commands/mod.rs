@@ -1,6 +1,5 @@
 //! The commands beside the run itself.
 
-pub mod backlog;
 pub mod check;
 pub mod completions;
 pub mod config;
@@ -8,12 +7,11 @@ pub mod dead_letters;
 pub mod init;
 pub mod manual;
 pub mod status;
-mod target_columns;
 pub mod verify;
 
 use crate::error::{Error, Result};
 use crate::threads::beside;
-use crate::watchdog::{LOOK, Watchdog};
+use crate::threads::watchdog::{LOOK, Watchdog};
 
 /// Does `work` on a thread that is left behind if a call in it exceeds its limit.
 ///

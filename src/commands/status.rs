@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::backlog::Backlog;
 use super::{dead_letters, watched};
 use crate::config::{Config, TableConfig};
-use crate::error::{Error, Result};
-use crate::exit_code::ExitCode;
+use crate::error::{Error, ExitCode, Result};
+use crate::outcome::backlog::Backlog;
+use crate::ports::LegContext;
 use crate::postgres::{Session, connect};
-use crate::produce::Surroundings;
 use crate::shutdown::Shutdown;
-use crate::watchdog::Watchdog;
+use crate::threads::watchdog::Watchdog;
 
 /// How many of the last runs are told.
 const RUNS: i64 = 10;
@@ -68,8 +67,8 @@ pub fn run(config: &Config, json: bool) -> Result<(String, ExitCode)> {
 fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> TableStatus {
     let (backlog, mut failures) = Backlog::ask(config, table, watchdog);
     let shutdown = Shutdown::default();
-    let around = Surroundings::of_command(config, table, &shutdown, watchdog);
-    let pending = if failures.is_empty() { dead_letters::pending(&around) } else { Ok(0) };
+    let leg = LegContext::of_command(config, table, &shutdown, watchdog);
+    let pending = if failures.is_empty() { dead_letters::pending(&leg) } else { Ok(0) };
     let mut status = TableStatus {
         source: table.source.clone(),
         topic: table.topic.clone(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::file::{File, Section, Value};
 use super::reader::{Reader, column_names, kind, refuse, take};
 use super::value;
-use crate::clickhouse::encode::is_own;
+use crate::data::is_own;
 use crate::error::Result;
 
 /// The rules for the columns of one table. Names are the catalogue's, not quoted.

@@ -12,8 +12,7 @@ use std::path::Path;
 
 use super::*;
 use crate::config::{EXAMPLE, OnBadRow, SslMode};
-use crate::error::Error;
-use crate::exit_code::ExitCode;
+use crate::error::{Error, ExitCode};
 
 /// A directory of its own for a test, taken away with it.
 struct Directory(PathBuf);

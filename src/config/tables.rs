@@ -4,8 +4,7 @@ use super::file::{File, Section};
 use super::origin::Origin;
 use super::reader::{Reader, column_names, refuse, take, text, truth, whole};
 use super::{ColumnChoice, ColumnRules, OnBadRow, TableConfig, TargetName, column_rules, value};
-use crate::error::{Error, Result};
-use crate::exit_code::ExitCode;
+use crate::error::{Error, ExitCode, Result};
 
 /// The most dead letters that may be asked for.
 const MOST_DEAD_LETTERS: u64 = 1_000_000;

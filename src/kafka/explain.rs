@@ -5,8 +5,7 @@ use std::fmt;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::acl::Uses;
-use crate::error::Error;
-use crate::exit_code::ExitCode;
+use crate::error::{Error, ExitCode};
 
 /// Tells a failure of a client that `uses` this. `heard` is what its threads reported last: the reason behind a bare "timed out".
 pub fn explain(what: &str, error: &KafkaError, heard: Option<(Code, String)>, uses: &Uses) -> Error {

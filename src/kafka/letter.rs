@@ -6,9 +6,9 @@ use std::time::Duration;
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message, OwnedHeaders};
 
 use super::log::KafkaLog;
-use super::{DeadLetter, Polled};
-use crate::batch::RecordPosition;
+use crate::data::{DeadLetter, RecordPosition};
 use crate::error::Result;
+use crate::ports::topic::Polled;
 
 const TOPIC: &str = "pg2ch-topic";
 const PARTITION: &str = "pg2ch-partition";

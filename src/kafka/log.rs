@@ -13,10 +13,10 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::acl::Uses;
 use super::client::{Context, Detached, base, make};
 use super::explain::{explain, is_refused, is_vague};
-use super::{Committed, End, Polled, Record, TopicLog};
-use crate::batch::Offsets;
 use crate::config::Config;
+use crate::data::{Offsets, Record};
 use crate::error::Result;
+use crate::ports::topic::{Committed, End, Polled, TopicLog};
 
 /// How many bytes of records librdkafka may hold ready, in KiB. Its own default, 64 MiB, is pg2ch's whole budget.
 const READ_AHEAD_KIB: &str = "3072";

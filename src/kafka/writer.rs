@@ -21,11 +21,11 @@ use super::acl::Uses;
 use super::client::{Context, Detached, base, make};
 use super::letter::headers;
 use super::log::consumer;
-use super::{DeadLetter, Fence, OffsetCommit, Sent};
-use crate::batch::{RecordPosition, RowBatch};
 use crate::config::Config;
 use crate::crash;
+use crate::data::{DeadLetter, RecordPosition, RowBatch};
 use crate::error::{Error, Result};
+use crate::ports::topic::{Fence, OffsetCommit, Sent};
 
 /// How long the sender sleeps before it looks again. It never lets the library's poll wait: that takes all the time that it is
 /// given, and the last millisecond of it, which is no whole one, in a loop that keeps a processor busy.

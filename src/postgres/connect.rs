@@ -10,9 +10,8 @@ use postgres_openssl::MakeTlsConnector;
 
 use super::session::{Session, chain, explain};
 use crate::config::{Config, PostgresConfig, SslMode};
-use crate::error::{Error, Result};
-use crate::exit_code::ExitCode;
-use crate::watchdog::Watchdog;
+use crate::error::{Error, ExitCode, Result};
+use crate::threads::watchdog::Watchdog;
 
 /// Settings that change how a value or a name looks as text, how long a session may work, or how long a dead host keeps its
 /// lock; a role or a database may have any of them set otherwise.

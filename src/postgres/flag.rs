@@ -9,13 +9,13 @@ use std::collections::HashSet;
 use postgres::error::SqlState;
 use postgres::{Statement, Transaction};
 
-use super::Flagged;
 use super::session::{Attempt, Session};
 use super::source_table::SourceTable;
 use super::wire::{Tid, Xid};
-use crate::batch::{RowBatch, Version};
 use crate::crash;
+use crate::data::{RowBatch, Version};
 use crate::error::{Error, Result};
+use crate::ports::source::Flagged;
 
 /// How often a transaction is begun again after a deadlock, a lock that is not given, or a flag that is taken back.
 const ATTEMPTS: usize = 8;

@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use postgres::{Statement, Transaction};
 
-use super::catalogue::SourceColumn;
 use super::flag::FlagStatements;
+use super::lock;
 use super::session::{Attempt, Session};
 use super::source_table::SourceTable;
 use super::unsent::highest_unsent_key;
-use super::{Checkpoint, CheckpointAfter, Flagged, Ledger, Recovered, WindowRecord, lock};
-use crate::batch::RowBatch;
 use crate::crash;
-use crate::error::{Error, Result};
-use crate::exit_code::ExitCode;
+use crate::data::RowBatch;
+use crate::error::{Error, ExitCode, Result};
+use crate::ports::source::{Checkpoint, CheckpointAfter, Flagged, Ledger, Recovered, SourceColumn, WindowRecord};
 use crate::shutdown::Shutdown;
 
 /// The partition number of the source's own row in the checkpoint table: its epoch and its timestamp floor.

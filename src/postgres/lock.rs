@@ -7,8 +7,7 @@ use sha2::{Digest, Sha256};
 use super::session::Session;
 use super::source_table::SourceTable;
 use crate::crash;
-use crate::error::{Error, Result};
-use crate::exit_code::ExitCode;
+use crate::error::{Error, ExitCode, Result};
 use crate::shutdown::Shutdown;
 
 /// How often a lock that is taken is tried again.

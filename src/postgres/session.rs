@@ -6,9 +6,8 @@ use postgres::error::SqlState;
 use postgres::types::ToSql;
 use postgres::{Client, Row, Statement, ToStatement, Transaction};
 
-use crate::error::{Error, Result};
-use crate::exit_code::ExitCode;
-use crate::watchdog::Watchdog;
+use crate::error::{Error, ExitCode, Result};
+use crate::threads::watchdog::Watchdog;
 
 /// A connection with its pinned settings.
 pub struct Session {

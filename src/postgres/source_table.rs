@@ -2,10 +2,11 @@
 
 use postgres::error::SqlState;
 
-use super::catalogue::{Relation, SourceColumn, has_unique_index, read_columns};
+use super::catalogue::{Relation, has_unique_index, read_columns};
 use super::session::Session;
 use crate::config::{ColumnChoice, TableConfig};
 use crate::error::{Error, Result};
+use crate::ports::source::SourceColumn;
 
 /// A source table that has been found fit: it exists, the flag is boolean, and the key is unique and never NULL.
 #[derive(Clone, Debug)]

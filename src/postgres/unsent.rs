@@ -7,13 +7,12 @@ use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 use postgres::{RowIter, Statement};
 
-use super::UnsentRows;
 use super::session::{Params, Session};
 use super::source_table::{SourceTable, quote};
 use super::wire::{Raw, Tid, Xid};
-use crate::batch::{RowBatch, Version};
+use crate::data::{RowBatch, Version};
 use crate::error::Result;
-use crate::progress::Estimate;
+use crate::ports::source::{Estimate, UnsentRows};
 
 /// How many rows the first statement asks for, whose size nobody knows yet: few enough for wide ones, and enough for most
 /// runs of a job that runs often.

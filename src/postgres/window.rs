@@ -9,10 +9,10 @@ use postgres::error::SqlState;
 
 use super::ledger::PgLedger;
 use super::wire::{Tid, Xid};
-use super::{Checkpoint, Held, Recovered, WindowRecord};
-use crate::batch::{RowBatch, Version};
 use crate::crash;
+use crate::data::{RowBatch, Version};
 use crate::error::Result;
+use crate::ports::source::{Checkpoint, Held, Ledger, Recovered, WindowRecord};
 
 /// How many rows are compared and flagged at once.
 const CHUNK: i64 = 5_000;
@@ -114,7 +114,7 @@ impl PgLedger {
             to.offsets.entry(held.partition).and_modify(|next| *next = (*next).min(held.offset)).or_insert(held.offset);
         }
         crash::point("settle.move.before");
-        super::Ledger::move_checkpoint(self, &to)?;
+        Ledger::move_checkpoint(self, &to)?;
         Ok(recovered)
     }
 

@@ -6,6 +6,7 @@
 mod jobs;
 mod spares;
 mod stages;
+pub mod watchdog;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

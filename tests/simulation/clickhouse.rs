@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use pg2ch::clickhouse::column_type::{Column, DefaultKind};
 use pg2ch::clickhouse::encode::CalendarRange;
-use pg2ch::clickhouse::{Block, Inserted, Ranges, RecordId, Target, TargetDescription};
+use pg2ch::data::{Ranges, RecordId};
 use pg2ch::error::Result;
+use pg2ch::ports::target::{Block, Inserted, Target, TargetDescription};
 
 use crate::postgres::Content;
 use crate::world::{Run, World};

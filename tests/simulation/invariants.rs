@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pg2ch::clickhouse::RecordId;
+use pg2ch::data::RecordId;
 
 use crate::clickhouse::{POISON, Stored};
 use crate::kafka::{Delivered, MAX_VALUE};

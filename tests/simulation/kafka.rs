@@ -5,10 +5,9 @@ mod clients;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use pg2ch::batch::{RecordPosition, Version};
-use pg2ch::clickhouse::RecordId;
+use pg2ch::data::{RecordId, RecordPosition, Version};
 use pg2ch::error::Result;
-use pg2ch::kafka::{Committed, OffsetCommit};
+use pg2ch::ports::topic::{Committed, OffsetCommit};
 
 pub use clients::{SimLog, SimWriter};
 

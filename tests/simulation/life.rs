@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use pg2ch::config::{self, Config, Flags, OnBadRow};
-use pg2ch::exit_code::ExitCode;
-use pg2ch::limits::Limits;
+use pg2ch::error::ExitCode;
 use pg2ch::mutant;
-use pg2ch::produce::Surroundings;
-use pg2ch::progress::Progress;
-use pg2ch::report::TableReport;
-use pg2ch::run::{Legs, move_table};
-use pg2ch::watchdog::Watchdog;
+use pg2ch::ports::LegContext;
+use pg2ch::ports::limits::Limits;
+use pg2ch::ports::progress::Progress;
+use pg2ch::report::{Legs, TableReport};
+use pg2ch::run::move_table;
+use pg2ch::threads::watchdog::Watchdog;
 
 use crate::clickhouse::POISON;
 use crate::faults::{Hits, Plan};
@@ -157,7 +157,7 @@ fn run(shared: &Arc<Shared>, config: &Config, side: Side) -> TableReport {
         }
     }
     let watchdog = Watchdog::default();
-    let around = Surroundings {
+    let leg = LegContext {
         config,
         table: &config.tables[0],
         limits,
@@ -166,7 +166,7 @@ fn run(shared: &Arc<Shared>, config: &Config, side: Side) -> TableReport {
         watchdog: &watchdog,
         progress: Progress::default(),
     };
-    let report = move_table(&around, &SimServers::new(run.clone()), side.legs);
+    let report = move_table(&leg, &SimServers::new(run.clone()), side.legs);
     let lived = run.end();
     run.world().check_end_of_run(&report, lived);
     report

@@ -5,10 +5,10 @@ mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pg2ch::batch::Version;
+use pg2ch::data::Version;
 use pg2ch::error::Result;
 use pg2ch::mutant;
-use pg2ch::postgres::{Checkpoint, Flagged};
+use pg2ch::ports::source::{Checkpoint, Flagged};
 
 pub use sessions::{SimLedger, SimRows};
 

@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use pg2ch::consume::NewToken;
 use pg2ch::error::Result;
 use pg2ch::mutant;
-use pg2ch::postgres::Ledger;
-use pg2ch::servers::Servers;
+use pg2ch::ports::Servers;
+use pg2ch::ports::source::Ledger;
+use pg2ch::ports::target::NewToken;
 use pg2ch::threads::first_error;
 
 use crate::clickhouse::SimTarget;

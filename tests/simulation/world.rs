@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use fastrand::Rng;
-use pg2ch::error::{Error, Result};
-use pg2ch::exit_code::ExitCode;
+use pg2ch::error::{Error, ExitCode, Result};
 use pg2ch::shutdown::Shutdown;
 
 use crate::clickhouse::ClickHouse;

@@ -29,17 +29,15 @@ mod text;
 mod time;
 mod writer;
 
+use crate::data::{POSITION_COLUMNS, RecordId, is_own};
 use fields::{Absent, Field, Fields};
 use json::Cursor;
 use position::PositionColumn;
-pub use position::{POSITION_COLUMNS, Position, holds_position};
+pub use position::holds_position;
 use refusal::{Checked, Fault, character_start, excerpt};
 pub use refusal::{MAX_EXCERPT, Refusal};
 pub use time::CalendarRange;
 use writer::Writer;
-
-/// The column that the server itself fills in with the time of the INSERT.
-pub const INGESTED_AT: &str = "_ingested_at";
 
 /// Makes rows of one table out of records. Each thread takes a clone of its own.
 #[derive(Clone, Debug)]
@@ -168,23 +166,23 @@ impl RowEncoder {
     ///
     /// # Errors
     /// The first thing that does not fit. `out` is then as it was before.
-    pub fn encode(&mut self, position: Position, value: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    pub fn encode(&mut self, id: RecordId, value: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
         let start = out.len();
-        let written = self.append(position, value, out);
+        let written = self.append(id, value, out);
         if written.is_err() {
             out.truncate(start);
         }
         written
     }
 
-    fn append(&mut self, position: Position, value: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    fn append(&mut self, id: RecordId, value: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
         let record = text_of(value)?;
         self.append_record(record, out).map_err(|fault| self.refusal(record, *fault))?;
         for column in &self.position_columns {
             if self.has_defaults {
                 out.push(0);
             }
-            column.write(position, self.context.range, out)?;
+            column.write(id, self.context.range, out)?;
         }
         Ok(())
     }
@@ -208,12 +206,6 @@ impl RowEncoder {
         let rule = reason.map_or(rule, |reason| (*reason).to_owned());
         Refusal { column, value: excerpt_at(record, at), rule }
     }
-}
-
-/// Whether a column of this name is pg2ch's own: no column of the source fills it.
-#[must_use]
-pub fn is_own(name: &str) -> bool {
-    name == INGESTED_AT || POSITION_COLUMNS.contains(&name)
 }
 
 /// Why no field of a record may fill a column, if that is so.

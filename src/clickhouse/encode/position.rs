@@ -4,19 +4,9 @@ use super::number;
 use super::refusal::Refusal;
 use super::time::{self, CalendarRange};
 use crate::clickhouse::column_type::{ColumnType, Integer, ScalarType, UnsupportedType};
+use crate::data::RecordId;
 
-/// Where a record stands in its topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// The partition's number.
-    pub partition: i32,
-    /// Its own offset, not the next one.
-    pub offset: i64,
-    /// The record's timestamp, in milliseconds since 1970.
-    pub timestamp_ms: i64,
-}
-
-/// A column that keeps a part of the position.
+/// A column that keeps a part of the id.
 #[derive(Clone, Debug)]
 pub(super) struct PositionColumn {
     name: &'static str,
@@ -31,9 +21,6 @@ enum Kind {
     /// Digits after the second, 3 to 9.
     Timestamp(u8),
 }
-
-/// The columns that keep a record's position, in the order of their bytes.
-pub const POSITION_COLUMNS: [&str; 3] = ["_partition", "_offset", "_timestamp"];
 
 /// Whether a column of the position, of this type, holds every value that it may have.
 #[must_use]
@@ -64,7 +51,7 @@ impl PositionColumn {
         Ok(PositionColumn { name, nullable, kind })
     }
 
-    pub fn write(&self, position: Position, range: CalendarRange, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    pub fn write(&self, id: RecordId, range: CalendarRange, out: &mut Vec<u8>) -> Result<(), Refusal> {
         if self.nullable {
             out.push(0);
         }
@@ -74,14 +61,13 @@ impl PositionColumn {
             number::small(kind, value, out).ok_or_else(|| refusal(value, number::out_of_range(kind, 0).rule))
         };
         match self.kind {
-            Kind::Partition(kind) => integer(kind, position.partition.into(), out),
-            Kind::Offset(kind) => integer(kind, position.offset, out),
+            Kind::Partition(kind) => integer(kind, id.partition.into(), out),
+            Kind::Offset(kind) => integer(kind, id.offset, out),
             Kind::Timestamp(digits) => {
-                let (seconds, milliseconds) =
-                    (position.timestamp_ms.div_euclid(1000), position.timestamp_ms.rem_euclid(1000));
+                let (seconds, milliseconds) = (id.timestamp_ms.div_euclid(1000), id.timestamp_ms.rem_euclid(1000));
                 let fraction = milliseconds * 10_i64.pow(u32::from(digits - 3));
                 let ticks = time::instant(digits, seconds, fraction, range)
-                    .ok_or_else(|| refusal(position.timestamp_ms, time::out_of_range(digits, range)))?;
+                    .ok_or_else(|| refusal(id.timestamp_ms, time::out_of_range(digits, range)))?;
                 out.extend_from_slice(&ticks.to_le_bytes());
                 Ok(())
             }

@@ -5,7 +5,7 @@ mod properties;
 use super::cases::{Expected, edges, generated};
 use super::*;
 
-const POSITION: Position = Position { partition: 3, offset: 1_000, timestamp_ms: 1_767_322_800_123 };
+const POSITION: RecordId = RecordId { partition: 3, offset: 1_000, timestamp_ms: 1_767_322_800_123 };
 
 fn column(name: &str, type_name: &str, default_kind: DefaultKind) -> Column {
     Column { name: name.to_owned(), type_name: type_name.to_owned(), default_kind }
@@ -177,9 +177,9 @@ fn the_position_is_checked_like_any_value() {
     encoder.encode(POSITION, b"{}", &mut out).unwrap();
     assert_eq!(out[8..], 1_767_322_800_123_000_i64.to_le_bytes());
     for (position, name) in [
-        (Position { offset: -1, ..POSITION }, "_offset"),
-        (Position { timestamp_ms: i64::MAX, ..POSITION }, "_timestamp"),
-        (Position { timestamp_ms: i64::MIN, ..POSITION }, "_timestamp"),
+        (RecordId { offset: -1, ..POSITION }, "_offset"),
+        (RecordId { timestamp_ms: i64::MAX, ..POSITION }, "_timestamp"),
+        (RecordId { timestamp_ms: i64::MIN, ..POSITION }, "_timestamp"),
     ] {
         let refusal = encoder.encode(position, b"{}", &mut out).unwrap_err();
         assert_eq!(refusal.column.as_deref(), Some(name));

@@ -3,16 +3,14 @@
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::Source;
-use super::clock;
 use super::finding::{Finding, Findings, Server, Severity};
+use super::{Source, clock};
 use crate::clickhouse::layout::Layout;
 use crate::clickhouse::{Answer, Http, quote, text};
 use crate::commands::init::{create_target, target_names};
-use crate::commands::target_columns;
 use crate::config::{Config, TableConfig, TargetName};
 use crate::error::Result;
-use crate::target_fit::{Effect, TargetColumn, differences};
+use crate::fit::{Effect, TargetColumn, columns, differences};
 
 /// The oldest version that knows `insert_deduplication_token`.
 const OLDEST: (u32, u32) = (22, 2);
@@ -139,7 +137,7 @@ impl Check<'_> {
             return Ok(());
         };
         self.shared()?;
-        let target = target_columns::read(&self.http, &self.what, &self.table.target)?;
+        let target = columns::read(&self.http, &self.what, &self.table.target)?;
         self.columns(&target);
         self.views(&row)?;
         let Some(row) = self.storage(row)? else { return Ok(()) };

@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::commands::backlog::Backlog;
-use crate::error::Error;
-use crate::exit_code::ExitCode;
+use crate::error::{Error, ExitCode};
+use crate::outcome::backlog::Backlog;
 
 /// How much a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::kafka::acl::Uses;
 use crate::kafka::admin::Admin;
 use crate::kafka::explain::{is_unknown_topic, refusal};
-use crate::kafka::{End, Fence, KafkaLog, KafkaWriter, Polled, TopicLog};
+use crate::kafka::{KafkaLog, KafkaWriter};
+use crate::ports::topic::{End, Fence, Polled, TopicLog};
 
 /// A job that stands still over the holidays must find its records again.
 const WEEK_MS: i64 = 7 * 24 * 3600 * 1000;

@@ -12,13 +12,12 @@ mod storage;
 
 pub use finding::{Finding, Server, Severity, TableFindings};
 
-use super::backlog::Backlog;
 use super::watched;
 use crate::config::{Config, TableConfig};
-use crate::error::Result;
-use crate::exit_code::ExitCode;
-use crate::postgres::SourceColumn;
-use crate::watchdog::Watchdog;
+use crate::error::{ExitCode, Result};
+use crate::outcome::backlog::Backlog;
+use crate::ports::source::SourceColumn;
+use crate::threads::watchdog::Watchdog;
 
 /// What the source has, as far as the target has to fit it.
 #[derive(Clone, Debug)]

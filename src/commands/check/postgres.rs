@@ -6,7 +6,7 @@ use crate::commands::init::{CHECKPOINT, own_table_statements};
 use crate::config::{Config, TableConfig};
 use crate::error::Result;
 use crate::postgres::{Session, connect};
-use crate::watchdog::Watchdog;
+use crate::threads::watchdog::Watchdog;
 
 /// The oldest version whose catalogue and statements are known to serve.
 const OLDEST: i32 = 120_000;

@@ -3,11 +3,11 @@
 use super::Source;
 use super::finding::{Findings, Severity};
 use crate::config::TableConfig;
-use crate::error::Result;
-use crate::exit_code::ExitCode;
+use crate::error::{ExitCode, Result};
+use crate::ports::source::SourceColumn;
 use crate::postgres::{
-    COUNTED, Relation, Session, SourceColumn, SourceTable, UnsentIndex, has_unique_index, quote, read_columns,
-    require_flaggable, table_comment,
+    COUNTED, Relation, Session, SourceTable, UnsentIndex, has_unique_index, quote, read_columns, require_flaggable,
+    table_comment,
 };
 
 /// A table that exists, fit or not.

@@ -5,69 +5,22 @@
 
 pub(super) mod read;
 mod replay;
+pub(super) mod report;
 
-use std::fmt::Write as _;
-use std::time::{Duration, Instant, UNIX_EPOCH};
-
-use serde::Serialize;
+use std::time::Instant;
 
 use self::read::Letters;
 use self::replay::Replay;
-use crate::clickhouse::{ClickHouseTarget, RecordId};
-use crate::config::{Config, TableConfig};
-use crate::error::Result;
-use crate::exit_code::ExitCode;
-use crate::kafka::{End, KafkaLog, Letter, TopicLog};
-use crate::limits::Limits;
-use crate::produce::Surroundings;
+use self::report::{State, TableLetters, as_json, as_text, id_of};
+use crate::clickhouse::ClickHouseTarget;
+use crate::config::Config;
+use crate::error::{ExitCode, Result};
+use crate::kafka::KafkaLog;
+use crate::ports::LegContext;
+use crate::ports::limits::Limits;
+use crate::ports::topic::{End, TopicLog};
 use crate::shutdown::Shutdown;
-use crate::watchdog::Watchdog;
-
-/// How many letters are shown of one table; all are counted.
-const MOST_SHOWN: usize = 10_000;
-
-/// What was found out about a letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum State {
-    /// The target does not hold its record.
-    Pending,
-    /// The target holds it.
-    Replayed,
-}
-
-/// A letter, as it is shown.
-#[derive(Debug, Serialize)]
-struct Shown {
-    partition: i32,
-    offset: i64,
-    time: String,
-    key: Option<String>,
-    state: State,
-    reason: String,
-}
-
-/// The dead letters of one table.
-#[derive(Debug, Default, Serialize)]
-struct TableLetters {
-    source: String,
-    topic: String,
-    dead_letter_topic: String,
-    target: String,
-    /// Letters whose records the target does not hold.
-    pending: u64,
-    /// Letters whose records it holds.
-    replayed: u64,
-    /// Rows that this replay has inserted.
-    inserted: u64,
-    /// Records of the topic that are no letters of this table.
-    foreign: u64,
-    /// Whether all letters were looked at: no limit, no signal.
-    complete: bool,
-    letters: Vec<Shown>,
-    /// Letters that are counted and not shown.
-    omitted: u64,
-}
+use crate::threads::watchdog::Watchdog;
 
 /// Lists the letters of every table, each with whether the target holds its record by now.
 ///
@@ -81,18 +34,18 @@ pub fn list(config: &Config, json: bool, limits: &Limits, shutdown: &Shutdown) -
 ///
 /// # Errors
 /// The servers', sorted by exit code.
-pub fn pending(around: &Surroundings<'_>) -> Result<u64> {
-    let mut report = TableLetters::of(around.table);
-    look_through(around, &mut report)?;
+pub fn pending(leg: &LegContext<'_>) -> Result<u64> {
+    let mut report = TableLetters::of(leg.table);
+    look_through(leg, &mut report)?;
     Ok(report.pending)
 }
 
-fn look_through(around: &Surroundings<'_>, report: &mut TableLetters) -> Result<()> {
-    let table = around.table;
-    let mut log = KafkaLog::new(around.config, &table.dead_letter_topic(), &table.group)?;
-    let mut target = ClickHouseTarget::new(around.config, table)?;
+fn look_through(leg: &LegContext<'_>, report: &mut TableLetters) -> Result<()> {
+    let table = leg.table;
+    let mut log = KafkaLog::new(leg.config, &table.dead_letter_topic(), &table.group)?;
+    let mut target = ClickHouseTarget::new(leg.config, table)?;
     let ends = log.ends(End::Stable)?;
-    let mut letters = Letters::new(log, ends, &table.topic, around)?;
+    let mut letters = Letters::new(log, ends, &table.topic, leg)?;
     while let Some(chunk) = letters.next_chunk()? {
         let held = target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;
         for letter in &chunk {
@@ -110,7 +63,7 @@ fn look_through(around: &Surroundings<'_>, report: &mut TableLetters) -> Result<
 /// # Errors
 /// 75 if a run holds a table's lock; the servers', sorted by exit code. What was inserted is recognised by the next replay.
 pub fn replay(config: &Config, json: bool, limits: &Limits, shutdown: &Shutdown) -> Result<(String, ExitCode)> {
-    each_table(config, json, limits, shutdown, |around, report| match Replay::begin(around)? {
+    each_table(config, json, limits, shutdown, |leg, report| match Replay::begin(leg)? {
         Some(replay) => replay.run(report),
         None => Ok(()),
     })
@@ -121,126 +74,17 @@ fn each_table(
     json: bool,
     limits: &Limits,
     shutdown: &Shutdown,
-    mut look: impl FnMut(&Surroundings<'_>, &mut TableLetters) -> Result<()>,
+    mut look: impl FnMut(&LegContext<'_>, &mut TableLetters) -> Result<()>,
 ) -> Result<(String, ExitCode)> {
     let (watchdog, started) = (Watchdog::default(), Instant::now());
     let mut tables = Vec::new();
     for table in &config.tables {
         let mut report = TableLetters::of(table);
-        let around =
-            Surroundings { limits: *limits, started, ..Surroundings::of_command(config, table, shutdown, &watchdog) };
-        look(&around, &mut report)?;
+        let leg = LegContext { limits: *limits, started, ..LegContext::of_command(config, table, shutdown, &watchdog) };
+        look(&leg, &mut report)?;
         tables.push(report);
     }
     let is_pending = tables.iter().any(|table| table.pending > 0);
     let code = if is_pending { ExitCode::Data } else { ExitCode::Done };
     Ok((if json { as_json(&tables, code) } else { as_text(&tables) }, code))
-}
-
-pub(super) fn id_of(letter: &Letter) -> RecordId {
-    let record = &letter.record;
-    RecordId { partition: record.partition, offset: record.offset, timestamp_ms: record.timestamp_ms }
-}
-
-impl TableLetters {
-    fn of(table: &TableConfig) -> Self {
-        Self {
-            source: table.source.clone(),
-            topic: table.topic.clone(),
-            dead_letter_topic: table.dead_letter_topic(),
-            target: table.target.to_string(),
-            ..Self::default()
-        }
-    }
-
-    fn count(&mut self, letter: &Letter, state: State) {
-        match state {
-            State::Pending => self.pending += 1,
-            State::Replayed => self.replayed += 1,
-        }
-        self.show(letter, state, &letter.record.reason);
-    }
-
-    fn show(&mut self, letter: &Letter, state: State, reason: &str) {
-        if self.letters.len() >= MOST_SHOWN {
-            self.omitted += 1;
-            return;
-        }
-        let record = &letter.record;
-        self.letters.push(Shown {
-            partition: record.partition,
-            offset: record.offset,
-            time: time(record.timestamp_ms),
-            key: record.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned()),
-            state,
-            reason: reason.to_owned(),
-        });
-    }
-}
-
-/// `2026-11-22T18:00:00.123Z`; a record without a time has `-`.
-fn time(timestamp_ms: i64) -> String {
-    let since = u64::try_from(timestamp_ms).ok().map(Duration::from_millis);
-    let at = since.and_then(|since| UNIX_EPOCH.checked_add(since));
-    // Beyond the year 9999 there is no such form.
-    let at = at.filter(|_| timestamp_ms < 253_402_300_800_000);
-    at.map_or_else(|| "-".to_owned(), |at| humantime::format_rfc3339_millis(at).to_string())
-}
-
-fn as_json(tables: &[TableLetters], code: ExitCode) -> String {
-    format!("{:#}", serde_json::json!({ "tables": tables, "exit_code": code.code() }))
-}
-
-fn as_text(tables: &[TableLetters]) -> String {
-    let mut text = String::new();
-    for table in tables {
-        if !table.letters.is_empty() {
-            let _ = writeln!(text, "partition\toffset\ttime\tkey\tstate\treason");
-        }
-        for shown in &table.letters {
-            let key = shown.key.as_deref().map_or_else(|| "-".to_owned(), plain);
-            let state = if shown.state == State::Pending { "pending" } else { "replayed" };
-            let Shown { partition, offset, time, reason, .. } = shown;
-            let _ = writeln!(text, "{partition}\t{offset}\t{time}\t{key}\t{state}\t{}", plain(reason));
-        }
-        let _ = writeln!(text, "{}", summary(table));
-    }
-    text
-}
-
-/// `user_logins.dead: 3 pending, 1 replayed`
-fn summary(table: &TableLetters) -> String {
-    let mut parts = vec![format!("{} pending", table.pending), format!("{} replayed", table.replayed)];
-    let mut note = |number: u64, what: &str| {
-        if number > 0 {
-            parts.push(format!("{number} {what}"));
-        }
-    };
-    note(table.inserted, "of them inserted now");
-    note(table.foreign, "records that are no letters of this table");
-    note(table.omitted, "not shown");
-    let left = if table.complete { "" } else { "; more is left" };
-    format!("{}: {}{left}", table.dead_letter_topic, parts.join(", "))
-}
-
-/// On one line, and without what a terminal would obey.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_shown_where_there_is_one() {
-        assert_eq!(time(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
-        assert_eq!(time(-1), "-");
-        assert_eq!(time(i64::MAX), "-");
-    }
-
-    #[test]
-    fn a_key_cannot_draw_on_the_terminal() {
-        assert_eq!(plain("a\u{1b}[2J\nb"), "a [2J b");
-    }
 }

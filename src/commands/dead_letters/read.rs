@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::TableLetters;
-use crate::batch::Offsets;
+use super::report::TableLetters;
+use crate::data::Offsets;
 use crate::error::{Error, Result};
-use crate::kafka::{KafkaLog, Letter, PolledLetter, TopicLog};
-use crate::produce::Surroundings;
+use crate::kafka::{KafkaLog, Letter, PolledLetter};
+use crate::ports::LegContext;
+use crate::ports::topic::TopicLog;
 use crate::shutdown::Shutdown;
 
 /// How many letters, and bytes of them, are in memory at once.
@@ -31,7 +32,7 @@ impl Letters {
     ///
     /// # Errors
     /// Kafka's.
-    pub fn new(mut log: KafkaLog, ends: Offsets, topic: &str, around: &Surroundings<'_>) -> Result<Self> {
+    pub fn new(mut log: KafkaLog, ends: Offsets, topic: &str, leg: &LegContext<'_>) -> Result<Self> {
         let mut from = log.starts()?;
         from.retain(|partition, start| ends.get(partition).is_some_and(|end| *start < *end));
         if !from.is_empty() {
@@ -42,8 +43,8 @@ impl Letters {
             ends,
             open: from.keys().copied().collect(),
             topic: topic.to_owned(),
-            limit: around.config.timeouts.kafka,
-            shutdown: around.shutdown.clone(),
+            limit: leg.config.timeouts.kafka,
+            shutdown: leg.shutdown.clone(),
             foreign: 0,
         })
     }

@@ -10,22 +10,26 @@ use std::collections::HashSet;
 use sha2::{Digest, Sha256};
 
 use super::read::Letters;
-use super::{State, TableLetters, id_of};
-use crate::clickhouse::{Block, ClickHouseTarget, Inserted, RecordId, Target};
-use crate::consume::{RowFormat, open_fence};
+use super::report::{State, TableLetters, id_of};
+use crate::clickhouse::ClickHouseTarget;
+use crate::data::{Record, RecordId};
 use crate::error::{Error, Result};
-use crate::kafka::{End, Fence, KafkaLog, KafkaWriter, Letter, Record, TopicLog};
-use crate::limits::Budget;
+use crate::kafka::{KafkaLog, KafkaWriter, Letter};
+use crate::legs::consume::RowFormat;
+use crate::legs::retry::Backoff;
+use crate::open::{open_fence, open_ledger};
+use crate::ports::LegContext;
+use crate::ports::limits::Budget;
+use crate::ports::target::{Block, Inserted, Target};
+use crate::ports::topic::{End, Fence, TopicLog, wait_until_stable};
 use crate::postgres::PgLedger;
-use crate::produce::{Surroundings, open_ledger, wait_until_stable};
-use crate::retry::Backoff;
 
 /// How often the target may confirm a row and still not hold it.
 const ROUNDS: u32 = 3;
 
 /// A replay of one table's letters, with everybody else shut out.
 pub struct Replay<'a> {
-    around: &'a Surroundings<'a>,
+    leg: &'a LegContext<'a>,
     letters: Letters,
     target: ClickHouseTarget,
     identity: String,
@@ -43,9 +47,9 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// 75 if a run holds the lock; the servers'.
-    pub fn begin(around: &'a Surroundings<'a>) -> Result<Option<Self>> {
-        let (config, table) = (around.config, around.table);
-        let Some(ledger) = open_ledger(around)? else { return Ok(None) };
+    pub fn begin(leg: &'a LegContext<'a>) -> Result<Option<Self>> {
+        let (config, table) = (leg.config, leg.table);
+        let Some(ledger) = open_ledger(leg)? else { return Ok(None) };
         let mut target = ClickHouseTarget::new(config, table)?;
         let description = target.describe()?;
         if !description.keeps_positions {
@@ -55,16 +59,16 @@ impl<'a> Replay<'a> {
                 "insert them by hand, or add the columns: `pg2ch init` does, once `metadata_columns` is true",
             ));
         }
-        let mut fence = open_fence(around, &KafkaLog::new(config, &table.topic, &table.group)?)?;
+        let mut fence = open_fence(leg, &KafkaLog::new(config, &table.topic, &table.group)?)?;
         fence.fence()?;
         // What the fence has completed of a dead run counts, so the end is taken only now.
         let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group)?;
         let written = log.ends(End::Written)?;
-        let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, around.shutdown)?;
+        let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, leg.shutdown)?;
         let format = RowFormat::of(&description.columns, &table.column_rules, target.calendar());
         Ok(Some(Self {
-            around,
-            letters: Letters::new(log, ends, &table.topic, around)?,
+            leg,
+            letters: Letters::new(log, ends, &table.topic, leg)?,
             target,
             identity: description.identity,
             columns: format.columns().to_vec(),
@@ -80,7 +84,7 @@ impl<'a> Replay<'a> {
     /// # Errors
     /// ClickHouse's and Kafka's.
     pub fn run(mut self, report: &mut TableLetters) -> Result<()> {
-        let mut budget = Budget::new(&self.around.limits, self.around.started, self.around.shutdown);
+        let mut budget = Budget::new(&self.leg.limits, self.leg.started, self.leg.shutdown);
         let mut stopped = false;
         while !stopped && let Some(chunk) = self.letters.next_chunk()? {
             let ids: Vec<RecordId> = chunk.iter().map(id_of).collect();
@@ -151,7 +155,7 @@ impl<'a> Replay<'a> {
 
     /// Sends the row until the server says yes or no, or the attempts are used up; if it says no, why.
     fn insert(&mut self, token: &str) -> Result<Option<String>> {
-        let mut backoff = Backoff::new(&self.around.config.retry);
+        let mut backoff = Backoff::new(&self.leg.config.retry);
         loop {
             let block = Block {
                 format: self.format.name(),
@@ -165,7 +169,7 @@ impl<'a> Replay<'a> {
                 Inserted::Unknown(error) => {
                     let Some(pause) = backoff.next() else { return Err(error) };
                     log::warn!("{error}\nthe same row is sent again under the same token in {pause:?}");
-                    if self.around.shutdown.wait(pause) {
+                    if self.leg.shutdown.wait(pause) {
                         return Err(error);
                     }
                 }
@@ -176,7 +180,7 @@ impl<'a> Replay<'a> {
     /// The same for the same record and target, whoever computes it.
     fn token(&self, id: &RecordId, round: u32) -> String {
         let RecordId { partition, offset, timestamp_ms } = id;
-        let topic = &self.around.table.topic;
+        let topic = &self.leg.table.topic;
         let covered = format!("{}\0{topic}\0{partition}\0{offset}\0{timestamp_ms}\0{round}", self.identity);
         let digest: String = Sha256::digest(covered).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         format!("replay-{digest}")

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use super::skip;
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind};
-use crate::clickhouse::encode::{CalendarRange, Position, RowEncoder};
+use crate::clickhouse::encode::{CalendarRange, RowEncoder};
 use crate::config::ColumnRules;
+use crate::data::RecordId;
 use crate::error::{Error, Result};
 use crate::postgres::SourceTable;
 
 /// No record's position is compared.
-const NOWHERE: Position = Position { partition: 0, offset: 0, timestamp_ms: 0 };
+const NOWHERE: RecordId = RecordId { partition: 0, offset: 0, timestamp_ms: 0 };
 
 /// Encodes rows of the source, and splits those of the target.
 #[derive(Debug)]

@@ -7,8 +7,9 @@ use crate::clickhouse::column_type::{Column, ColumnType, ScalarType};
 use crate::clickhouse::{quote as quote_target, text};
 use crate::config::ColumnRules;
 use crate::error::{Error, Result};
-use crate::postgres::{SourceColumn, SourceTable, quote};
-use crate::type_map::split;
+use crate::fit::map::split;
+use crate::ports::source::SourceColumn;
+use crate::postgres::{SourceTable, quote};
 
 /// Stands between the columns of a key; inside a column it is escaped.
 const BETWEEN: char = '\u{1f}';

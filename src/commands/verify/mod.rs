@@ -27,13 +27,13 @@ use self::source::{PATIENCE, Source};
 use self::target::TargetKeys;
 use self::waiting::Waiting;
 use super::watched;
-use crate::clickhouse::{ClickHouseTarget, Target, TargetDescription};
+use crate::clickhouse::ClickHouseTarget;
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::exit_code::ExitCode;
-use crate::limits::Limits;
+use crate::error::{Error, ExitCode, Result};
+use crate::ports::LegContext;
+use crate::ports::limits::Limits;
+use crate::ports::target::{Target, TargetDescription};
 use crate::postgres::{SourceTable, connect};
-use crate::produce::Surroundings;
 use crate::shutdown::Shutdown;
 
 /// What the command line asks for.
@@ -64,9 +64,8 @@ pub fn run(
         let started = Instant::now();
         let mut tables = Vec::new();
         for table in &config.tables {
-            let around =
-                Surroundings { limits, started, ..Surroundings::of_command(&config, table, &shutdown, watchdog) };
-            tables.push(verify(&around, options)?);
+            let leg = LegContext { limits, started, ..LegContext::of_command(&config, table, &shutdown, watchdog) };
+            tables.push(verify(&leg, options)?);
         }
         Ok(report::printed(&tables, json))
     })
@@ -74,7 +73,7 @@ pub fn run(
 
 /// One table's verification under way.
 struct Verification<'a> {
-    around: &'a Surroundings<'a>,
+    leg: &'a LegContext<'a>,
     source: Source,
     target: TargetKeys,
     key: KeyText,
@@ -84,14 +83,14 @@ struct Verification<'a> {
     report: TableReport,
 }
 
-fn verify(around: &Surroundings<'_>, options: Options) -> Result<TableReport> {
+fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     let begun = Instant::now();
-    let mut report = TableReport::of(around.table);
+    let mut report = TableReport::of(leg.table);
     let mut held = None;
     if options.repair {
         let mut repaired = Repaired { confirmed: options.confirm, ..Repaired::default() };
         if options.confirm {
-            held = Held::take(around, &mut repaired)?;
+            held = Held::take(leg, &mut repaired)?;
             if held.is_none() {
                 report.complete = false;
                 return Ok(report);
@@ -99,27 +98,27 @@ fn verify(around: &Surroundings<'_>, options: Options) -> Result<TableReport> {
         }
         report.repair = Some(repaired);
     }
-    let patient = patient(around.config);
-    let mut session = connect(&patient, "verify", around.watchdog)?;
-    let table = SourceTable::find(&mut session, around.table)?;
-    let source = Source::new(session, connect(&patient, "verify", around.watchdog)?, table)?;
-    let mut target = ClickHouseTarget::new(&patient, around.table)?;
+    let patient = patient(leg.config);
+    let mut session = connect(&patient, "verify", leg.watchdog)?;
+    let table = SourceTable::find(&mut session, leg.table)?;
+    let source = Source::new(session, connect(&patient, "verify", leg.watchdog)?, table)?;
+    let mut target = ClickHouseTarget::new(&patient, leg.table)?;
     let TargetDescription { columns, keeps_positions, .. } = target.describe()?;
     if options.deep && !keeps_positions {
         return Err(Error::config(
-            format!("cannot compare the contents of {} with {}", around.table.source, around.table.target),
+            format!("cannot compare the contents of {} with {}", leg.table.source, leg.table.target),
             "without the columns _partition, _offset and _timestamp the newest version of a row cannot be told",
             "leave out --deep: without it the keys are compared",
         ));
     }
     report.doubled_compared = keeps_positions;
-    let rules = &around.table.column_rules;
-    let key = KeyText::of(source.table(), &columns, rules, &around.table.target.to_string())?;
+    let rules = &leg.table.column_rules;
+    let key = KeyText::of(source.table(), &columns, rules, &leg.table.target.to_string())?;
     let contents =
         options.deep.then(|| Contents::of(source.table(), &columns, rules, target.calendar())).transpose()?;
     let target = TargetKeys::new(target, key.clone());
-    let waiting = Waiting::new(around)?;
-    let mut verification = Verification { around, source, target, key, waiting, held, report };
+    let waiting = Waiting::new(leg)?;
+    let mut verification = Verification { leg, source, target, key, waiting, held, report };
     verification.compare_keys()?;
     if let Some((mut contents, left_out)) = contents {
         verification.report.deep = true;
@@ -141,8 +140,8 @@ fn patient(config: &Config) -> Config {
 impl Verification<'_> {
     /// Whether a signal or `--max-seconds` asks for the end; the report then says that it is not complete.
     fn is_to_end(&mut self) -> bool {
-        let late = self.around.limits.max_seconds.is_some_and(|most| self.around.started.elapsed().as_secs() >= most);
-        let ends = self.around.shutdown.is_asked() || late;
+        let late = self.leg.limits.max_seconds.is_some_and(|most| self.leg.started.elapsed().as_secs() >= most);
+        let ends = self.leg.shutdown.is_asked() || late;
         self.report.complete &= !ends;
         ends
     }

@@ -6,9 +6,13 @@
 use super::Verification;
 use super::report::Repaired;
 use crate::error::Result;
-use crate::kafka::{KafkaLog, TopicLog as _};
-use crate::postgres::{Ledger as _, PgLedger};
-use crate::produce::{Surroundings, open_ledger, open_writer, recover, shut_out_others};
+use crate::kafka::KafkaLog;
+use crate::legs::produce::{recover, shut_out_others};
+use crate::open::{open_ledger, open_writer};
+use crate::ports::LegContext;
+use crate::ports::source::Ledger as _;
+use crate::ports::topic::TopicLog as _;
+use crate::postgres::PgLedger;
 use crate::report::ProduceReport;
 
 /// The lock of the source, held until this is dropped.
@@ -21,17 +25,17 @@ impl Held {
     ///
     /// # Errors
     /// 75 if a run holds the lock; the servers'.
-    pub fn take(around: &Surroundings<'_>, repaired: &mut Repaired) -> Result<Option<Self>> {
-        let Some(mut ledger) = open_ledger(around)? else { return Ok(None) };
+    pub fn take(leg: &LegContext<'_>, repaired: &mut Repaired) -> Result<Option<Self>> {
+        let Some(mut ledger) = open_ledger(leg)? else { return Ok(None) };
         ledger.checkpoint()?;
-        let table = around.table;
-        let mut log = KafkaLog::new(around.config, &table.topic, &table.group)?;
+        let table = leg.table;
+        let mut log = KafkaLog::new(leg.config, &table.topic, &table.group)?;
         log.partitions()?;
-        let mut writer = open_writer(around, &ledger)?;
+        let mut writer = open_writer(leg, &ledger)?;
         let checkpoint = shut_out_others(&mut ledger, &mut writer)?;
         let mut report = ProduceReport::default();
-        let timeouts = around.config.timeouts;
-        let recovery = recover(&mut log, &mut ledger, checkpoint, timeouts, around.shutdown, &mut report)?;
+        let timeouts = leg.config.timeouts;
+        let recovery = recover(&mut log, &mut ledger, checkpoint, timeouts, leg.shutdown, &mut report)?;
         repaired.recovered = report.rows_recovered;
         Ok(recovery.map(|_| Self { _ledger: ledger }))
     }

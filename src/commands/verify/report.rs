@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::config::TableConfig;
-use crate::exit_code::ExitCode;
+use crate::error::ExitCode;
 
 /// How many keys of each kind are named; all are counted.
 pub const MOST_SHOWN: usize = 20;

@@ -73,7 +73,8 @@ fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
 mod tests {
     use super::*;
     use crate::clickhouse::column_type::{Column, DefaultKind};
-    use crate::clickhouse::encode::{Position, RowEncoder};
+    use crate::clickhouse::encode::RowEncoder;
+    use crate::data::RecordId;
 
     #[test]
     fn what_the_encoder_writes_is_skipped_to_its_last_byte() {
@@ -96,7 +97,7 @@ mod tests {
             let column = Column { name: "c".into(), type_name: type_name.into(), default_kind: DefaultKind::None };
             let mut encoder = RowEncoder::new(&[column]).unwrap();
             let mut row = Vec::new();
-            let at = Position { partition: 0, offset: 0, timestamp_ms: 0 };
+            let at = RecordId { partition: 0, offset: 0, timestamp_ms: 0 };
             encoder.encode(at, format!("{{\"c\":{json}}}").as_bytes(), &mut row).unwrap();
             let parsed = ColumnType::parse(type_name).unwrap();
             assert_eq!(value(&parsed, &row), Some(&[][..]), "{type_name}");

@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::batch::Offsets;
-use crate::clickhouse::{ClickHouseTarget, Target};
-use crate::commands::dead_letters::id_of;
+use crate::clickhouse::ClickHouseTarget;
 use crate::commands::dead_letters::read::Letters;
-use crate::consume::Start;
-use crate::consume::position::Context;
-use crate::error::{Error, Result};
-use crate::exit_code::ExitCode;
-use crate::kafka::{End, KafkaLog, Polled, TopicLog};
-use crate::produce::{Surroundings, wait_until_stable};
+use crate::commands::dead_letters::report::id_of;
+use crate::data::Offsets;
+use crate::error::{Error, ExitCode, Result};
+use crate::kafka::KafkaLog;
+use crate::legs::consume::Start;
+use crate::legs::consume::position::Context;
+use crate::ports::LegContext;
+use crate::ports::target::Target;
+use crate::ports::topic::{End, Polled, TopicLog, wait_until_stable};
 
 /// The most keys that are held: 48 MB of them.
 const MOST_KEYS: usize = 6_000_000;
@@ -53,7 +54,7 @@ fn hash(key: &[u8]) -> u64 {
 
 /// What waits between the two tables.
 pub struct Waiting<'a> {
-    around: &'a Surroundings<'a>,
+    leg: &'a LegContext<'a>,
     log: KafkaLog,
     /// Up to where the topic has been read; where nothing has, the place of the group.
     next: Option<Offsets>,
@@ -66,10 +67,10 @@ impl<'a> Waiting<'a> {
     ///
     /// # Errors
     /// 78 if librdkafka refuses a property.
-    pub fn new(around: &'a Surroundings<'a>) -> Result<Self> {
-        let table = around.table;
-        let log = KafkaLog::new(around.config, &table.topic, &table.group)?;
-        Ok(Self { around, log, next: None, in_topic: KeySet::default(), dead: None })
+    pub fn new(leg: &'a LegContext<'a>) -> Result<Self> {
+        let table = leg.table;
+        let log = KafkaLog::new(leg.config, &table.topic, &table.group)?;
+        Ok(Self { leg, log, next: None, in_topic: KeySet::default(), dead: None })
     }
 
     /// Reads on to the present end of the topic, and the dead letters if they are not known yet.
@@ -79,9 +80,9 @@ impl<'a> Waiting<'a> {
     /// # Errors
     /// 69 if a foreign transaction keeps the end undecided, or if there is too much; Kafka's and ClickHouse's.
     pub fn refresh(&mut self) -> Result<()> {
-        let config = self.around.config;
+        let config = self.leg.config;
         let written = self.log.ends(End::Written)?;
-        let ends = wait_until_stable(&mut self.log, &written, config.timeouts.stable, self.around.shutdown)?;
+        let ends = wait_until_stable(&mut self.log, &written, config.timeouts.stable, self.leg.shutdown)?;
         let mut from = match self.next.take() {
             Some(next) => next,
             None => self.start(&ends)?,
@@ -110,9 +111,9 @@ impl<'a> Waiting<'a> {
 
     /// Where the second leg would go on.
     fn start(&mut self, ends: &Offsets) -> Result<Offsets> {
-        let table = self.around.table;
+        let table = self.leg.table;
         let (committed, starts) = (self.log.committed()?, self.log.starts()?);
-        let identity = ClickHouseTarget::new(self.around.config, table)?.describe()?.identity;
+        let identity = ClickHouseTarget::new(self.leg.config, table)?.describe()?.identity;
         let context = Context { group: &table.group, topic: &table.topic, target: &identity };
         let start = Start::of(&committed, &starts, ends, context);
         Ok(start.known.into_iter().map(|(partition, known)| (partition, known.next)).collect())
@@ -131,7 +132,7 @@ impl<'a> Waiting<'a> {
             return Ok(());
         }
         self.log.read_from(&ranges, ends)?;
-        let limit = self.around.config.timeouts.kafka;
+        let limit = self.leg.config.timeouts.kafka;
         while !open.is_empty() {
             let (mut last, in_topic) = (None, &mut self.in_topic);
             let polled = self.log.poll(limit, &mut |record| {
@@ -149,7 +150,7 @@ impl<'a> Waiting<'a> {
                 }
                 (Polled::Record | Polled::Nothing, _) => {
                     return Err(Error::unavailable(
-                        format!("cannot read what waits in partitions {open:?} of {}", self.around.table.topic),
+                        format!("cannot read what waits in partitions {open:?} of {}", self.leg.table.topic),
                         format!("no record came for {limit:?}"),
                         "check the brokers, and try again",
                     ));
@@ -157,7 +158,7 @@ impl<'a> Waiting<'a> {
             }
             if self.in_topic.hashes.len() > MOST_KEYS {
                 return Err(Error::unavailable(
-                    format!("cannot tell what waits in topic {} from what is missing", self.around.table.topic),
+                    format!("cannot tell what waits in topic {} from what is missing", self.leg.table.topic),
                     format!("more than {MOST_KEYS} records are not copied yet"),
                     "run `pg2ch consume` first",
                 ));
@@ -168,7 +169,7 @@ impl<'a> Waiting<'a> {
     }
 
     fn read_dead_letters(&self) -> Result<KeySet> {
-        let (config, table) = (self.around.config, self.around.table);
+        let (config, table) = (self.leg.config, self.leg.table);
         let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group)?;
         // Without the topic there are no letters.
         if let Err(error) = log.partitions()
@@ -178,8 +179,8 @@ impl<'a> Waiting<'a> {
         }
         let mut target = ClickHouseTarget::new(config, table)?;
         let written = log.ends(End::Written)?;
-        let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, self.around.shutdown)?;
-        let mut letters = Letters::new(log, ends, &table.topic, self.around)?;
+        let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, self.leg.shutdown)?;
+        let mut letters = Letters::new(log, ends, &table.topic, self.leg)?;
         let mut dead = KeySet::default();
         while let Some(chunk) = letters.next_chunk()? {
             let held = target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;

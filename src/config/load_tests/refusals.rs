@@ -1,7 +1,7 @@
 //! What is refused, with the place and the reason.
 
 use super::{refused, with_file};
-use crate::exit_code::ExitCode;
+use crate::error::ExitCode;
 
 #[test]
 fn the_properties_that_the_promise_rests_on_are_refused_with_the_reason() {

@@ -5,8 +5,7 @@ use std::slice;
 use super::{Directory, explain_in, refused, with_file};
 use crate::config::environment::Environment;
 use crate::config::{ColumnChoice, Flags, OnBadRow};
-use crate::error::Error;
-use crate::exit_code::ExitCode;
+use crate::error::{Error, ExitCode};
 
 const TABLE: &str = "[[table]]\nsource = \"public.a\"\nkey = [\"tenant\", \"id\"]\ntopic = \"a\"\ntarget = \"x.a\"\n";
 

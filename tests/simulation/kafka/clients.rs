@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pg2ch::batch::{Offsets, RecordPosition, RowBatch};
-use pg2ch::clickhouse::RecordId;
+use pg2ch::data::{DeadLetter, Offsets, Record, RecordId, RecordPosition, RowBatch};
 use pg2ch::error::Result;
-use pg2ch::kafka::{Committed, DeadLetter, End, Fence, OffsetCommit, Polled, Record, Sent, TopicLog};
 use pg2ch::mutant;
+use pg2ch::ports::topic::{Committed, End, Fence, OffsetCommit, Polled, Sent, TopicLog};
 
 use super::{Data, Entry, Kafka, MAX_VALUE, PARTITIONS, State, partition_of};
 use crate::world::{Run, World, unavailable};

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use pg2ch::batch::RowBatch;
+use pg2ch::data::RowBatch;
 use pg2ch::error::Result;
 use pg2ch::mutant;
-use pg2ch::postgres::{Checkpoint, CheckpointAfter, Flagged, Held, Ledger, Recovered, UnsentRows, WindowRecord};
+use pg2ch::ports::source::{Checkpoint, CheckpointAfter, Flagged, Held, Ledger, Recovered, UnsentRows, WindowRecord};
 
 use super::{Wanted, id_of};
 use crate::world::{Run, World, shut_out, unavailable};

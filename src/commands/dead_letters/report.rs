@@ -1,0 +1,165 @@
+//! The letters as they are shown: for a person, and for a machine.
+
+use std::fmt::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::config::TableConfig;
+use crate::data::RecordId;
+use crate::error::ExitCode;
+use crate::kafka::Letter;
+
+/// How many letters are shown of one table; all are counted.
+const MOST_SHOWN: usize = 10_000;
+
+/// What was found out about a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum State {
+    /// The target does not hold its record.
+    Pending,
+    /// The target holds it.
+    Replayed,
+}
+
+/// A letter, as it is shown.
+#[derive(Debug, Serialize)]
+pub(super) struct Shown {
+    partition: i32,
+    offset: i64,
+    time: String,
+    key: Option<String>,
+    state: State,
+    reason: String,
+}
+
+/// The dead letters of one table.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct TableLetters {
+    pub source: String,
+    pub topic: String,
+    pub dead_letter_topic: String,
+    pub target: String,
+    /// Letters whose records the target does not hold.
+    pub pending: u64,
+    /// Letters whose records it holds.
+    pub replayed: u64,
+    /// Rows that this replay has inserted.
+    pub inserted: u64,
+    /// Records of the topic that are no letters of this table.
+    pub foreign: u64,
+    /// Whether all letters were looked at: no limit, no signal.
+    pub complete: bool,
+    pub letters: Vec<Shown>,
+    /// Letters that are counted and not shown.
+    pub omitted: u64,
+}
+
+pub fn id_of(letter: &Letter) -> RecordId {
+    let record = &letter.record;
+    RecordId { partition: record.partition, offset: record.offset, timestamp_ms: record.timestamp_ms }
+}
+
+impl TableLetters {
+    pub fn of(table: &TableConfig) -> Self {
+        Self {
+            source: table.source.clone(),
+            topic: table.topic.clone(),
+            dead_letter_topic: table.dead_letter_topic(),
+            target: table.target.to_string(),
+            ..Self::default()
+        }
+    }
+
+    pub fn count(&mut self, letter: &Letter, state: State) {
+        match state {
+            State::Pending => self.pending += 1,
+            State::Replayed => self.replayed += 1,
+        }
+        self.show(letter, state, &letter.record.reason);
+    }
+
+    pub fn show(&mut self, letter: &Letter, state: State, reason: &str) {
+        if self.letters.len() >= MOST_SHOWN {
+            self.omitted += 1;
+            return;
+        }
+        let record = &letter.record;
+        self.letters.push(Shown {
+            partition: record.partition,
+            offset: record.offset,
+            time: time(record.timestamp_ms),
+            key: record.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned()),
+            state,
+            reason: reason.to_owned(),
+        });
+    }
+}
+
+/// `2026-11-22T18:00:00.123Z`; a record without a time has `-`.
+fn time(timestamp_ms: i64) -> String {
+    let since = u64::try_from(timestamp_ms).ok().map(Duration::from_millis);
+    let at = since.and_then(|since| UNIX_EPOCH.checked_add(since));
+    // Beyond the year 9999 there is no such form.
+    let at = at.filter(|_| timestamp_ms < 253_402_300_800_000);
+    at.map_or_else(|| "-".to_owned(), |at| humantime::format_rfc3339_millis(at).to_string())
+}
+
+pub(super) fn as_json(tables: &[TableLetters], code: ExitCode) -> String {
+    format!("{:#}", serde_json::json!({ "tables": tables, "exit_code": code.code() }))
+}
+
+pub(super) fn as_text(tables: &[TableLetters]) -> String {
+    let mut text = String::new();
+    for table in tables {
+        if !table.letters.is_empty() {
+            let _ = writeln!(text, "partition\toffset\ttime\tkey\tstate\treason");
+        }
+        for shown in &table.letters {
+            let key = shown.key.as_deref().map_or_else(|| "-".to_owned(), plain);
+            let state = if shown.state == State::Pending { "pending" } else { "replayed" };
+            let Shown { partition, offset, time, reason, .. } = shown;
+            let _ = writeln!(text, "{partition}\t{offset}\t{time}\t{key}\t{state}\t{}", plain(reason));
+        }
+        let _ = writeln!(text, "{}", summary(table));
+    }
+    text
+}
+
+/// `user_logins.dead: 3 pending, 1 replayed`
+fn summary(table: &TableLetters) -> String {
+    let mut parts = vec![format!("{} pending", table.pending), format!("{} replayed", table.replayed)];
+    let mut note = |number: u64, what: &str| {
+        if number > 0 {
+            parts.push(format!("{number} {what}"));
+        }
+    };
+    note(table.inserted, "of them inserted now");
+    note(table.foreign, "records that are no letters of this table");
+    note(table.omitted, "not shown");
+    let left = if table.complete { "" } else { "; more is left" };
+    format!("{}: {}{left}", table.dead_letter_topic, parts.join(", "))
+}
+
+/// On one line, and without what a terminal would obey.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_shown_where_there_is_one() {
+        assert_eq!(time(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+        assert_eq!(time(-1), "-");
+        assert_eq!(time(i64::MAX), "-");
+    }
+
+    #[test]
+    fn a_key_cannot_draw_on_the_terminal() {
+        assert_eq!(plain("a\u{1b}[2J\nb"), "a [2J b");
+    }
+}

@@ -1,0 +1,241 @@
+//! What travels: rows and their batches, records, offsets and ranges of them, dead letters.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// A position in a partition: always the *next* offset to read, one above the last one dealt with.
+pub type NextOffset = i64;
+
+/// A next offset for each of some partitions.
+pub type Offsets = BTreeMap<i32, NextOffset>;
+
+/// Which version of a row was read: the table (a partition, for a partitioned source), the place in it, and the
+/// transaction that wrote it. Together with the key it names one version, and no other, for as long as the table is
+/// not rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Version {
+    /// The table's OID.
+    pub table: u32,
+    /// Block and position (PostgreSQL's `ctid`).
+    pub ctid: (u32, u16),
+    /// The writing transaction (PostgreSQL's `xmin`).
+    pub xmin: u32,
+}
+
+/// Rows read together, to be sent as one Kafka transaction and flagged as one PostgreSQL transaction.
+///
+/// All text lies in one buffer, so that a batch costs a few allocations and not a few per row.
+#[derive(Clone, Debug, Default)]
+pub struct RowBatch {
+    /// When the rows were read: PostgreSQL's clock in milliseconds since 1970, above every earlier run's.
+    pub timestamp_ms: i64,
+    text: Vec<u8>,
+    rows: Vec<RowSpan>,
+}
+
+#[derive(Clone, Debug)]
+struct RowSpan {
+    version: Version,
+    start: usize,
+    key_end: usize,
+    end: usize,
+}
+
+/// One row of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// Which version it is.
+    pub version: Version,
+    /// The record's key: the key column's text, or a JSON array for a key of several columns.
+    pub key: &'a [u8],
+    /// The record's value: the row as JSON, without the flag.
+    pub value: &'a [u8],
+}
+
+impl RowBatch {
+    /// A batch with room for `rows` rows.
+    #[must_use]
+    pub fn with_capacity(rows: usize, bytes: usize) -> Self {
+        Self { timestamp_ms: 0, text: Vec::with_capacity(bytes), rows: Vec::with_capacity(rows) }
+    }
+
+    /// Appends a row.
+    pub fn push(&mut self, version: Version, key: &[u8], value: &[u8]) {
+        let start = self.text.len();
+        self.text.extend_from_slice(key);
+        let key_end = self.text.len();
+        self.text.extend_from_slice(value);
+        self.rows.push(RowSpan { version, start, key_end, end: self.text.len() });
+    }
+
+    /// The number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The size of all keys and values.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Row `index`, which must be below [`len`](Self::len).
+    #[must_use]
+    pub fn row(&self, index: usize) -> Row<'_> {
+        let span = &self.rows[index];
+        Row {
+            version: span.version,
+            key: &self.text[span.start..span.key_end],
+            value: &self.text[span.key_end..span.end],
+        }
+    }
+
+    /// All rows, in key order.
+    pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+        (0..self.rows.len()).map(|index| self.row(index))
+    }
+}
+
+/// Where a record came to lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordPosition {
+    /// Partition.
+    pub partition: i32,
+    /// The record's own offset.
+    pub offset: i64,
+}
+
+/// Rows of a batch whose transaction Kafka has committed: what may be flagged.
+#[derive(Clone, Debug)]
+pub struct SentBatch {
+    /// The rows.
+    pub rows: std::sync::Arc<RowBatch>,
+    /// Which of them were committed by this transaction, with the places of their records, in the rows' order.
+    pub sent: Vec<(usize, RecordPosition)>,
+}
+
+impl SentBatch {
+    /// The next offset after these records, in each partition that has some.
+    #[must_use]
+    pub fn ends(&self) -> Offsets {
+        let mut ends = Offsets::new();
+        for (_, at) in &self.sent {
+            raise(&mut ends, at.partition, at.offset + 1);
+        }
+        ends
+    }
+}
+
+/// Raises a partition's offset; never lowers it.
+pub fn raise(offsets: &mut Offsets, partition: i32, next: NextOffset) {
+    offsets.entry(partition).and_modify(|known| *known = (*known).max(next)).or_insert(next);
+}
+
+/// The halves of a range of indices, for a search by bisection; `None` if it has fewer than two.
+#[must_use]
+pub fn halves(range: &Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
+    (range.len() >= 2).then(|| {
+        let middle = range.start + range.len() / 2;
+        (range.start..middle, middle..range.end)
+    })
+}
+
+/// A record as it lies in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Partition.
+    pub partition: i32,
+    /// Its own offset.
+    pub offset: i64,
+    /// Milliseconds since 1970; -1 if it has none.
+    pub timestamp_ms: i64,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+}
+
+/// A record that the target refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Partition.
+    pub partition: i32,
+    /// Its own offset.
+    pub offset: i64,
+    /// Its timestamp in milliseconds.
+    pub timestamp_ms: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Why it was refused.
+    pub reason: String,
+}
+
+impl DeadLetter {
+    /// What becomes of `record`, refused for this reason.
+    #[must_use]
+    pub fn of(record: &Record<'_>, reason: String) -> Self {
+        Self {
+            partition: record.partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            key: record.key.map(<[u8]>::to_vec),
+            value: record.value.map(<[u8]>::to_vec),
+            reason,
+        }
+    }
+}
+
+/// A record's identity in the target: partition, offset and timestamp. The timestamp tells a topic that was deleted and
+/// made again apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// Partition.
+    pub partition: i32,
+    /// Its own offset.
+    pub offset: i64,
+    /// Milliseconds.
+    pub timestamp_ms: i64,
+}
+
+impl RecordId {
+    /// The identity of a record.
+    #[must_use]
+    pub const fn of(record: &Record<'_>) -> Self {
+        Self { partition: record.partition, offset: record.offset, timestamp_ms: record.timestamp_ms }
+    }
+}
+
+/// A contiguous range of offsets in each of some partitions: partition → (first, next after the last).
+pub type Ranges = BTreeMap<i32, (i64, i64)>;
+
+/// The ranges from `from` to `to`, without the empty ones.
+#[must_use]
+pub fn ranges(from: &Offsets, to: &Offsets) -> Ranges {
+    to.iter()
+        .filter_map(|(&partition, &end)| {
+            let start = from.get(&partition).copied().unwrap_or(0);
+            (start < end).then_some((partition, (start, end)))
+        })
+        .collect()
+}
+
+/// The column that the server itself fills in with the time of the INSERT.
+pub const INGESTED_AT: &str = "_ingested_at";
+
+/// Whether a column of this name is pg2ch's own: no column of the source fills it.
+#[must_use]
+pub fn is_own(name: &str) -> bool {
+    name == INGESTED_AT || POSITION_COLUMNS.contains(&name)
+}
+
+/// The columns that keep a record's position, in the order of their bytes.
+pub const POSITION_COLUMNS: [&str; 3] = ["_partition", "_offset", "_timestamp"];

@@ -1,0 +1,204 @@
+//! Whether a target column takes every value of a source column.
+//!
+//! The typed encoder refuses what does not fit, so a lossy pair means dead letters, not changed values.
+
+use super::map::split;
+use crate::clickhouse::column_type::{ColumnType, Decimal, Integer, ScalarType};
+use crate::ports::source::SourceColumn;
+
+/// How well a target type takes a source column's values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Every value, whole. Where ClickHouse has no wider type of the kind (dates before 1900, NaN in a numeric), the widest
+    /// one counts as such.
+    Lossless,
+    /// Some values; which others are refused.
+    Lossy(String),
+    /// No value at all.
+    Impossible(String),
+}
+
+/// Compares a source column with its target's type, as `system.columns` spells it.
+#[must_use]
+pub fn fit(column: &SourceColumn, target_type: &str) -> Fit {
+    let target = match ColumnType::parse(target_type) {
+        Ok(target) => target,
+        Err(unsupported) => {
+            return Fit::Lossy(format!("{unsupported}, so ClickHouse's own parser reads it, which may change values"));
+        }
+    };
+    fit_nullable(&column.base_type, column.not_null, &target)
+}
+
+fn fit_nullable(source: &str, not_null: bool, target: &ColumnType) -> Fit {
+    let (target, takes_null) = match target {
+        ColumnType::Nullable(inner) => (&**inner, true),
+        other => (other, false),
+    };
+    match fit_value(source, target) {
+        Fit::Lossless if is_document(source) && !takes_null => {
+            Fit::Lossy("a document that is just null is refused".into())
+        }
+        Fit::Lossless if !not_null && !takes_null => Fit::Lossy("NULL is refused".into()),
+        fit => fit,
+    }
+}
+
+fn is_document(source: &str) -> bool {
+    matches!(source, "json" | "jsonb")
+}
+
+fn fit_value(source: &str, target: &ColumnType) -> Fit {
+    match (source.strip_suffix("[]"), target) {
+        (_, ColumnType::Scalar(ScalarType::String)) => Fit::Lossless,
+        (Some(element), ColumnType::Array(inner)) => fit_nullable(element, false, inner),
+        (Some(_), _) => Fit::Impossible("an array fits only an Array or a String".into()),
+        (None, ColumnType::Scalar(target)) => fit_scalar(source, target),
+        (None, _) if is_document(source) => Fit::Lossy("only documents of just this shape are taken".into()),
+        (None, _) => Fit::Impossible(format!("{source} is a single value")),
+    }
+}
+
+/// The kinds of PostgreSQL types, as far as their JSON form differs.
+enum Kind {
+    /// Decimal digits that the largest has, and bytes.
+    Integer {
+        digits: u32,
+        bytes: usize,
+    },
+    /// Bits of the mantissa.
+    Float {
+        bits: u32,
+    },
+    /// Digits before and behind the point, where limited.
+    Numeric(Option<(u32, u32)>),
+    Boolean,
+    Uuid,
+    Date,
+    /// Digits behind the second.
+    Timestamp(u32),
+    Document,
+    /// Text, and every other type: a JSON string.
+    Text,
+}
+
+fn kind(source: &str) -> Kind {
+    let (name, modifiers) = split(source);
+    match name.as_str() {
+        "smallint" => Kind::Integer { digits: 5, bytes: 2 },
+        "integer" => Kind::Integer { digits: 10, bytes: 4 },
+        "bigint" => Kind::Integer { digits: 19, bytes: 8 },
+        "real" => Kind::Float { bits: 24 },
+        "double precision" => Kind::Float { bits: 53 },
+        "numeric" => Kind::Numeric(match *modifiers {
+            [digits, scale] if scale <= digits => Some((digits - scale, scale)),
+            _ => None,
+        }),
+        "boolean" => Kind::Boolean,
+        "uuid" => Kind::Uuid,
+        "date" => Kind::Date,
+        "timestamp without time zone" | "timestamp with time zone" => {
+            Kind::Timestamp(modifiers.first().copied().unwrap_or(6))
+        }
+        "json" | "jsonb" => Kind::Document,
+        _ => Kind::Text,
+    }
+}
+
+fn fit_scalar(source: &str, target: &ScalarType) -> Fit {
+    let never = || Fit::Impossible(format!("{target} takes no value of {source}"));
+    match (kind(source), target) {
+        (_, ScalarType::String) => Fit::Lossless,
+        (Kind::Integer { digits, bytes }, target) => fit_integer(digits, bytes, target),
+        (Kind::Float { bits }, target) => fit_float(bits, target),
+        (Kind::Numeric(limits), target) => fit_numeric(limits, target),
+        (Kind::Boolean, ScalarType::Bool) | (Kind::Uuid, ScalarType::Uuid) | (Kind::Date, ScalarType::Date32) => {
+            Fit::Lossless
+        }
+        (Kind::Uuid, ScalarType::FixedString(36)) => Fit::Lossless,
+        // A true is a 1 there.
+        (Kind::Boolean, ScalarType::Integer(Integer { signed: false, bytes: 1 })) => Fit::Lossless,
+        (Kind::Date, ScalarType::Date) => lossy("days before 1970 and after 2149-06-06 are refused"),
+        (Kind::Date | Kind::Timestamp(_), ScalarType::DateTime64(9)) => lossy("years outside 1900 to 2262 are refused"),
+        (Kind::Date, ScalarType::DateTime64(_)) => Fit::Lossless,
+        (Kind::Date, ScalarType::DateTime) => lossy("years outside 1970 to 2106 are refused"),
+        (Kind::Timestamp(digits), ScalarType::DateTime64(precision)) if u32::from(*precision) >= digits => {
+            Fit::Lossless
+        }
+        (Kind::Timestamp(_), ScalarType::DateTime64(precision)) => {
+            Fit::Lossy(format!("times with more than {precision} digits behind the second are refused"))
+        }
+        (Kind::Timestamp(_), ScalarType::DateTime) => {
+            lossy("fractions of a second, and years outside 1970 to 2106, are refused")
+        }
+        (Kind::Document, ScalarType::Json) => lossy(
+            "a JSON column keeps neither null members nor the order and the digits of what was written; String does",
+        ),
+        (Kind::Document, _) => lossy("only documents of just this form are taken"),
+        (Kind::Text, ScalarType::FixedString(length)) => {
+            Fit::Lossy(format!("text of any other length than {length} bytes is refused"))
+        }
+        (Kind::Text, ScalarType::Enum(_)) => lossy("a text that is no member of the enum is refused"),
+        (Kind::Text, number) if is_number(number) => never(),
+        (Kind::Text, ScalarType::Bool | ScalarType::Json) => never(),
+        (Kind::Text, other) => Fit::Lossy(format!("a text that is no {other} is refused")),
+        _ => never(),
+    }
+}
+
+fn lossy(which: &str) -> Fit {
+    Fit::Lossy(which.to_owned())
+}
+
+fn is_number(target: &ScalarType) -> bool {
+    use ScalarType as T;
+    matches!(target, T::Integer(_) | T::Float32 | T::Float64 | T::Decimal(_))
+}
+
+fn impossible_number(target: &ScalarType) -> Fit {
+    Fit::Impossible(format!("{target} takes no number"))
+}
+
+fn fit_integer(digits: u32, bytes: usize, target: &ScalarType) -> Fit {
+    match target {
+        ScalarType::Integer(Integer { signed: true, bytes: target_bytes }) if *target_bytes >= bytes => Fit::Lossless,
+        ScalarType::Integer(_) => Fit::Lossy(format!("numbers outside the range of {target} are refused")),
+        ScalarType::Decimal(Decimal { precision, scale }) if precision - scale >= digits => Fit::Lossless,
+        ScalarType::Decimal(Decimal { precision, scale }) => {
+            Fit::Lossy(format!("numbers of more than {} digits are refused", precision - scale))
+        }
+        ScalarType::Float32 if bytes <= 2 => Fit::Lossless,
+        ScalarType::Float64 if bytes <= 4 => Fit::Lossless,
+        ScalarType::Float32 | ScalarType::Float64 => {
+            Fit::Lossy(format!("numbers that {target} would round are refused"))
+        }
+        _ => impossible_number(target),
+    }
+}
+
+fn fit_float(bits: u32, target: &ScalarType) -> Fit {
+    match target {
+        ScalarType::Float64 => Fit::Lossless,
+        ScalarType::Float32 if bits <= 24 => Fit::Lossless,
+        ScalarType::Float32 => lossy("numbers that Float32 would round are refused"),
+        target if is_number(target) => Fit::Lossy(format!("numbers that {target} would round are refused")),
+        _ => impossible_number(target),
+    }
+}
+
+fn fit_numeric(limits: Option<(u32, u32)>, target: &ScalarType) -> Fit {
+    match (limits, target) {
+        (Some((before, behind)), ScalarType::Decimal(Decimal { precision, scale }))
+            if *scale >= behind && precision - scale >= before =>
+        {
+            Fit::Lossless
+        }
+        (_, target) if is_number(target) => {
+            Fit::Lossy(format!("numbers with more digits than {target} has are refused"))
+        }
+        _ => impossible_number(target),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! The encoder itself is asked: what is called lossless it must take, what is called impossible it must refuse.
+
+use super::{Fit, fit};
+use crate::clickhouse::column_type::{Column, DefaultKind};
+use crate::clickhouse::encode::{CalendarRange, RowEncoder};
+use crate::data::RecordId;
+use crate::fit::map::target_type;
+use crate::ports::source::SourceColumn;
+
+/// PostgreSQL types, and values of them that are far apart, as `row_to_json` prints them.
+const SOURCES: &[(&str, &[&str])] = &[
+    ("smallint", &["1", "-32768", "32767"]),
+    ("integer", &["1", "-2147483648", "2147483647"]),
+    ("bigint", &["1", "-9223372036854775808", "9223372036854775807"]),
+    // A number to PostgreSQL, and a string in its JSON.
+    ("oid", &["\"1\"", "\"4294967295\""]),
+    ("real", &["1", "0.1", "3.4e+38", "-1.5"]),
+    ("double precision", &["1", "0.1", "1.7976931348623157e+308", "-0.30000000000000004"]),
+    ("numeric(10,2)", &["1.00", "-99999999.99"]),
+    ("numeric", &["1", "0.000000000000000000000000000000000000000000000000000000000000000000000000000000000001"]),
+    ("boolean", &["true", "false"]),
+    ("uuid", &["\"00112233-4455-6677-8899-aabbccddeeff\""]),
+    ("date", &["\"1965-01-01\"", "\"2024-02-29\""]),
+    ("timestamp with time zone", &["\"1965-01-01T00:00:00.000001+00:00\"", "\"2024-02-29T12:00:00+00:00\""]),
+    ("timestamp(3) without time zone", &["\"1965-01-01T00:00:00.001\"", "\"2024-02-29T12:00:00\""]),
+    ("text", &["\"\"", "\"many words\""]),
+    ("inet", &["\"10.0.0.1\"", "\"::1/64\""]),
+    ("jsonb", &["{\"a\": [1, null]}", "[1, 2]", "1", "\"text\"", "null"]),
+    ("integer[]", &["[1, null, 2147483647]", "[]"]),
+];
+
+const TARGETS: &[&str] = &[
+    "Int8",
+    "Int16",
+    "Int32",
+    "Int64",
+    "Int128",
+    "UInt8",
+    "UInt32",
+    "UInt64",
+    "Float32",
+    "Float64",
+    "Decimal(9, 2)",
+    "Decimal(10, 2)",
+    "Decimal(38, 4)",
+    "Bool",
+    "String",
+    "FixedString(36)",
+    "UUID",
+    "Date",
+    "Date32",
+    "DateTime('UTC')",
+    "DateTime64(3, 'UTC')",
+    "DateTime64(6, 'UTC')",
+    "Enum8('a' = 1)",
+    "IPv4",
+    "JSON",
+    "Array(Nullable(Int32))",
+    "Array(Int32)",
+    "Array(String)",
+    "Tuple(Int32, String)",
+    "Map(String, String)",
+];
+
+fn column(type_name: &str, not_null: bool) -> SourceColumn {
+    SourceColumn {
+        name: "c".into(),
+        type_name: type_name.into(),
+        base_type: type_name.into(),
+        not_null,
+        ..SourceColumn::default()
+    }
+}
+
+fn takes(target: &str, value: &str) -> bool {
+    let column = Column { name: "c".into(), type_name: target.into(), default_kind: DefaultKind::None };
+    let mut encoder = RowEncoder::new(&[column]).unwrap().with_calendar_range(CalendarRange::Wide);
+    let at = RecordId { partition: 0, offset: 0, timestamp_ms: 0 };
+    encoder.encode(at, format!("{{\"c\":{value}}}").as_bytes(), &mut Vec::new()).is_ok()
+}
+
+#[test]
+fn the_verdict_on_every_pair_is_what_the_encoder_does() {
+    for (source, values) in SOURCES {
+        for target in TARGETS {
+            match fit(&column(source, true), target) {
+                Fit::Lossless => {
+                    for value in *values {
+                        assert!(takes(target, value), "{source} → {target} is called lossless, but refuses {value}");
+                    }
+                }
+                Fit::Impossible(_) => {
+                    for value in *values {
+                        assert!(!takes(target, value), "{source} → {target} is called impossible, but takes {value}");
+                    }
+                }
+                Fit::Lossy(_) => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn what_init_makes_takes_everything() {
+    for (source, values) in SOURCES {
+        for not_null in [true, false] {
+            let column = column(source, not_null);
+            let target = target_type(&column);
+            assert_eq!(fit(&column, &target), Fit::Lossless, "{source} → {target}");
+            values.iter().for_each(|value| assert!(takes(&target, value), "{source} → {target}: {value}"));
+        }
+    }
+}
+
+#[test]
+fn a_narrower_target_is_lossy_and_says_which_values_it_refuses() {
+    for (source, not_null, target, refused) in [
+        ("bigint", true, "Int32", "outside the range"),
+        ("integer", true, "UInt64", "outside the range"),
+        ("bigint", true, "Float64", "would round"),
+        ("numeric(12,2)", true, "Decimal(10, 2)", "more digits"),
+        ("text", false, "String", "NULL"),
+        ("jsonb", true, "String", "just null"),
+        ("date", true, "Date", "before 1970"),
+        ("timestamp with time zone", true, "DateTime64(3)", "more than 3 digits"),
+        ("jsonb", true, "JSON", "String does"),
+        ("text", true, "Variant(String, UInt8)", "may change values"),
+    ] {
+        let Fit::Lossy(why) = fit(&column(source, not_null), target) else { panic!("{source} → {target}") };
+        assert!(why.contains(refused), "{source} → {target}: {why}");
+        assert_ne!(fit(&column(source, true), "Bool"), Fit::Lossless);
+    }
+}

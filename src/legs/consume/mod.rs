@@ -1,0 +1,242 @@
+//! The second leg: records → inserted batches → committed offsets.
+//!
+//! ```text
+//! Kafka ── fetcher ──▶ preparer ──▶ inserter (and committer) ──▶ ClickHouse, Kafka
+//! ```
+//!
+//! Fence first, so that no dead run can commit any more; finish what it had begun to insert; only then copy on.
+
+mod commit;
+mod fetch;
+mod insert;
+mod json_rows;
+pub mod position;
+mod prepare;
+mod prepared;
+mod record_batch;
+mod recover;
+
+pub use commit::{Committer, Known};
+pub use fetch::{BatchSize, Fetcher};
+pub use insert::{InsertRules, Inserter, ReadAgain, Tools};
+pub use prepare::{Preparer, RowFormat};
+pub use prepared::Prepared;
+pub use record_batch::RecordBatch;
+pub use recover::Start;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::data::{Offsets, Ranges};
+use crate::error::{Error, Result};
+use crate::fit::require_lossless;
+use crate::mutant;
+use crate::ports::limits::Budget;
+use crate::ports::source::SourceColumn;
+use crate::ports::target::{Target, TargetDescription};
+use crate::ports::topic::{End, Fence, TopicLog, read_again, wait_until_stable};
+use crate::ports::{LegContext, Servers};
+use crate::report::ConsumeReport;
+use crate::threads::Spares;
+use position::Context;
+
+/// Offsets are committed again after a day without: brokers forget them a week after the last commit
+/// (`offsets.retention.minutes`).
+const REFRESH_AFTER: u64 = 24 * 60 * 60;
+
+/// What the first leg of the same run leaves to the second.
+#[derive(Clone, Copy, Debug)]
+pub struct Produced<'a> {
+    /// Up to where the topic must be read at least.
+    pub delivered: &'a Offsets,
+    /// The source's columns; none if this run has no first leg.
+    pub columns: &'a [SourceColumn],
+}
+
+/// Copies what the topic holds into the target, at least up to what was delivered.
+///
+/// What was done is counted into `report` even where the leg fails.
+///
+/// # Errors
+/// The first failure of a stage. Whatever was inserted and not committed is recognised by the next run.
+pub fn run<S: Servers>(
+    leg: &LegContext<'_>,
+    servers: &S,
+    produced: Produced<'_>,
+    report: &mut ConsumeReport,
+) -> Result<()> {
+    let (config, table) = (leg.config, leg.table);
+    let mut log = servers.log()?;
+    let mut target = servers.target()?;
+    let description = target.describe()?;
+    // A second leg alone does not ask PostgreSQL; the encoder refuses each value that does not fit.
+    if !produced.columns.is_empty() {
+        require_lossless(table, produced.columns, &description.columns)?;
+    }
+    let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
+
+    let ends = wait_until_stable(&mut log, produced.delivered, config.timeouts.stable, leg.shutdown)?;
+    let starts = log.starts()?;
+    report.complete = log.ends(End::Written)? == ends;
+    let mut start = Start::of(&log.committed_before()?, &starts, &ends, context);
+    if start.is_done(&ends) && now() < start.oldest_commit() + REFRESH_AFTER {
+        start.check_log(&mut log, &starts, config.timeouts.kafka)?;
+        if !start.has_strangers() {
+            return Ok(());
+        }
+    }
+
+    let mut fence = servers.fence(&log)?;
+    fence.fence()?;
+    // Only now nobody else can move the offsets; who has, until now, may have seen later ends.
+    let (starts, ends) = (log.starts()?, log.ends(End::Stable)?);
+    let committed = log.committed()?;
+    if !mutant::is("offsets are not read again behind the fence") {
+        start = Start::of(&committed, &starts, &ends, context);
+    }
+    start.check_log(&mut log, &starts, config.timeouts.kafka)?;
+    if !description.keeps_positions {
+        log::info!(
+            "{} keeps no positions: rows are stored once only as long as it remembers their insert's token",
+            table.target
+        );
+        start.require_certainty(&committed, target.is_empty()?, &table.target.to_string())?;
+    }
+    start.begin_again(&starts, &ends, report);
+    start.skip_lost(&starts, report);
+    start.tell_untrusted();
+    if start.asks() {
+        wait_for_inserts(&mut target, leg)?;
+    }
+    copy(leg, servers, log, target, &description, fence, start, &ends, report)
+}
+
+#[allow(clippy::too_many_arguments)] // each is a different thing, made once above
+fn copy<S: Servers>(
+    leg: &LegContext<'_>,
+    servers: &S,
+    mut log: S::Log,
+    mut target: S::Target,
+    description: &TargetDescription,
+    fence: S::Fence,
+    start: Start,
+    ends: &Offsets,
+    report: &mut ConsumeReport,
+) -> Result<()> {
+    let (config, table, progress) = (leg.config, leg.table, &leg.progress);
+    progress.begin_records(start.behind(ends));
+    let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
+    let format = RowFormat::of(&description.columns, &table.column_rules, target.calendar());
+    let rules = InsertRules {
+        format: format.name(),
+        columns: format.columns().to_vec(),
+        settings: format.settings(),
+        on_bad_row: table.on_bad_row,
+        max_dead_letters: table.max_dead_letters,
+        retry: config.retry,
+        keeps_positions: description.keeps_positions,
+    };
+    let mut preparer = Preparer::new(format);
+    let mut committer = Committer::new(fence, context, start.known, now);
+    if start.begins_again {
+        committer.refresh();
+    }
+    let shutdown = leg.shutdown.clone();
+    let (open_log, limit) = (servers.more_logs(), config.timeouts.kafka);
+    let tools = Tools {
+        token: servers.tokens()?,
+        pause: Box::new(move |pause| shutdown.wait(pause)),
+        read_again: Box::new(move |id, reason| read_again(&mut open_log()?, id, reason, limit)),
+    };
+    let mut inserter = Inserter::new(committer, target, rules, tools);
+
+    let ended = finish_intents(leg, &mut log, &start.intents, &mut preparer, &mut inserter).and_then(|()| {
+        progress.copied(inserter.records_copied());
+        let size = BatchSize { records: config.batch.insert_rows, bytes: config.batch.insert_bytes };
+        let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
+        let from = inserter.committer().next();
+        let mut fetcher = Fetcher::new(&mut log, &from, ends, size, budget, config.timeouts.kafka)?;
+        let (batches, prepared_ones) = (Spares::default(), Spares::default());
+        let moved = servers.side_by_side(
+            ["fetcher", "preparer", "inserter"],
+            || fetcher.step_into(batches.take()),
+            |batch| {
+                let ready = preparer.step(&batch, size, || prepared_ones.take());
+                batches.give_back(batch.emptied());
+                Ok(ready.into_iter().collect())
+            },
+            |prepared| {
+                let before = inserter.records_copied();
+                inserter.step(&prepared)?;
+                progress.copied(inserter.records_copied() - before);
+                prepared_ones.give_back(prepared.emptied());
+                Ok(())
+            },
+        );
+        report.complete &= fetcher.is_complete();
+        moved?;
+        if report.complete {
+            inserter.committer().refresh();
+        }
+        inserter.finish()
+    });
+    inserter.tell(report);
+    tell_lacking(preparer.lacking(), report);
+    ended
+}
+
+/// Says which fields records lacked: nothing is filled in without a word.
+fn tell_lacking(lacking: BTreeMap<String, u64>, report: &mut ConsumeReport) {
+    for (field, count) in lacking {
+        log::info!("{count} records lack the field {field}: their rows have NULL, or the column's DEFAULT, there");
+        *report.fields_lacking.entry(field).or_default() += count;
+    }
+}
+
+/// An insert of a dead run that is still executing would land after the target was asked.
+fn wait_for_inserts(target: &mut impl Target, leg: &LegContext<'_>) -> Result<()> {
+    let until = Instant::now() + leg.config.timeouts.clickhouse;
+    while target.is_inserting()? {
+        if Instant::now() >= until || leg.shutdown.wait(Duration::from_millis(100)) {
+            return Err(Error::unavailable(
+                format!("cannot ask what {} holds", leg.table.target),
+                "an earlier run's INSERT into it is still executing",
+                "let it end, or KILL QUERY the one whose query_id begins with `pg2ch`; the next run goes on from here",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Sends again, under their tokens, the INSERTs that were recorded and not confirmed.
+fn finish_intents<F: Fence, T: Target>(
+    leg: &LegContext<'_>,
+    log: &mut impl TopicLog,
+    intents: &BTreeMap<String, Ranges>,
+    preparer: &mut Preparer,
+    inserter: &mut Inserter<F, T>,
+) -> Result<()> {
+    for (token, ranges) in intents {
+        let from = ranges.iter().map(|(&partition, &(start, _))| (partition, start)).collect();
+        let ends = ranges.iter().map(|(&partition, &(_, end))| (partition, end)).collect();
+        // The recorded set was one batch, so it fits once more.
+        let whole = if mutant::is("a recorded insert is finished in other ranges") { 1 } else { usize::MAX };
+        let size = BatchSize { records: whole, bytes: usize::MAX };
+        let budget =
+            Budget::new(&crate::ports::limits::Limits::default(), leg.started, &crate::shutdown::Shutdown::default());
+        let mut fetcher = Fetcher::new(log, &from, &ends, size, budget, leg.config.timeouts.kafka)?;
+        while let Some(batch) = fetcher.step()? {
+            if let Some(prepared) = preparer.step(&batch, size, Prepared::default) {
+                log::info!("an insert of {} records was recorded and not confirmed; it is sent again", prepared.len());
+                inserter.finish_intent(&prepared, token)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

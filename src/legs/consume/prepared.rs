@@ -1,0 +1,239 @@
+//! The rows of an INSERT, encoded, and which records they are of.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::position::LastRecord;
+use crate::data::{DeadLetter, Ranges, Record, RecordId};
+
+/// Records whose rows are encoded: a contiguous range of each of some partitions.
+///
+/// A record's own bytes are kept only where the columns do not take it: of the others, which are nearly all, the row is
+/// enough.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// What it covers, the offsets of control records and deleted ones included.
+    pub ranges: Ranges,
+    /// The encoded rows, in the order in which their records came.
+    pub body: Vec<u8>,
+    /// By partition and offset once they are [sorted](Prepared::sort).
+    records: Vec<Encoded>,
+    /// What the columns do not take, likewise sorted.
+    refused: Vec<DeadLetter>,
+    refused_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Encoded {
+    id: RecordId,
+    /// Where its row begins in the body.
+    start: usize,
+    /// The row's length; 0 if the columns do not take the record.
+    len: u32,
+}
+
+impl Encoded {
+    const fn place(&self) -> (i32, i64) {
+        (self.id.partition, self.id.offset)
+    }
+}
+
+impl Prepared {
+    /// Makes room for rows of that size at once: growing by doubling would cost twice the memory.
+    pub fn reserve(&mut self, records: usize, bytes: usize) {
+        self.records.reserve_exact(records);
+        self.body.reserve_exact(bytes);
+    }
+
+    /// Empties it, keeping its memory for the next rows.
+    #[must_use]
+    pub fn emptied(mut self) -> Self {
+        self.ranges.clear();
+        self.body.clear();
+        self.records.clear();
+        self.refused.clear();
+        self.refused_bytes = 0;
+        self
+    }
+
+    /// Covers `ranges`, too, which begin where those before them ended.
+    pub fn cover(&mut self, ranges: &Ranges) {
+        for (&partition, &(start, end)) in ranges {
+            self.ranges.entry(partition).or_insert((start, end)).1 = end;
+        }
+    }
+
+    /// Adds a record whose row `encode` appends to the body, or refuses with a reason.
+    pub fn push(&mut self, record: &Record<'_>, encode: impl FnOnce(&mut Vec<u8>) -> Result<(), String>) {
+        let start = self.body.len();
+        if let Err(reason) = encode(&mut self.body) {
+            let letter = DeadLetter::of(record, reason);
+            self.refused_bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+            self.refused.push(letter);
+        }
+        let id = RecordId::of(record);
+        // A row is hardly larger than its record, which is smaller than 2 GiB.
+        let len = u32::try_from(self.body.len() - start).unwrap_or(u32::MAX);
+        self.records.push(Encoded { id, start, len });
+    }
+
+    /// Puts the records into the order of partition and offset, in which each index range covers contiguous ranges.
+    pub fn sort(&mut self) {
+        // They came as runs, which a stable sort merges.
+        self.records.sort_by_key(Encoded::place);
+        self.refused.sort_by_key(|letter| (letter.partition, letter.offset));
+    }
+
+    /// The number of records.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether it has no records; it may still cover control records.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The size of the rows, and of the records that are refused.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.body.len() + self.refused_bytes
+    }
+
+    /// The identity of record `index`.
+    #[must_use]
+    pub fn id(&self, index: usize) -> RecordId {
+        self.records[index].id
+    }
+
+    /// The indices of those records of `part` that have a row.
+    #[must_use]
+    pub fn rows(&self, part: &Range<usize>) -> Vec<usize> {
+        part.clone().filter(|&index| self.records[index].len > 0).collect()
+    }
+
+    /// The records of `part` that the columns do not take, with their indices, as the dead letters that they may become.
+    pub fn refused(&self, part: &Range<usize>) -> impl Iterator<Item = (usize, &DeadLetter)> {
+        self.refused.iter().filter_map(move |letter| {
+            let index = self.records.binary_search_by_key(&(letter.partition, letter.offset), Encoded::place).ok()?;
+            part.contains(&index).then_some((index, letter))
+        })
+    }
+
+    /// The bytes of the rows of the records `indices`: the body itself where these are all.
+    #[must_use]
+    pub fn body_of(&self, indices: &[usize]) -> Cow<'_, [u8]> {
+        if indices.len() == self.records.len() - self.refused.len() {
+            return Cow::Borrowed(&self.body);
+        }
+        Cow::Owned(indices.iter().map(|&index| self.row(index)).collect::<Vec<_>>().concat())
+    }
+
+    /// The row of record `index`; nothing if the columns do not take it.
+    #[must_use]
+    pub fn row(&self, index: usize) -> &[u8] {
+        let Encoded { start, len, .. } = self.records[index];
+        &self.body[start..start + len as usize]
+    }
+
+    /// What the records `part` cover: together with the other parts of a division, all of the ranges.
+    #[must_use]
+    pub fn ranges_of(&self, part: &Range<usize>) -> Ranges {
+        let first = part.start.checked_sub(1).map(|before| self.id(before));
+        let last = (part.end < self.len()).then(|| self.id(part.end - 1));
+        let mut ranges = Ranges::new();
+        for (&partition, &(start, end)) in &self.ranges {
+            // Where the part before this one ended, and where this one ends, if that is inside the partition.
+            let start = match first {
+                Some(before) if before.partition > partition => continue,
+                Some(before) if before.partition == partition => before.offset + 1,
+                _ => start,
+            };
+            let end = match last {
+                Some(last) if last.partition < partition => continue,
+                Some(last) if last.partition == partition => last.offset + 1,
+                _ => end,
+            };
+            if start < end {
+                ranges.insert(partition, (start, end));
+            }
+        }
+        ranges
+    }
+
+    /// The last record of each partition within `part`.
+    #[must_use]
+    pub fn last_of(&self, part: &Range<usize>) -> BTreeMap<i32, LastRecord> {
+        self.records[part.clone()]
+            .iter()
+            .map(|Encoded { id, .. }| (id.partition, LastRecord { offset: id.offset, timestamp_ms: id.timestamp_ms }))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(records: &[(i32, i64)], ranges: &[(i32, (i64, i64))]) -> Prepared {
+        let mut prepared = Prepared { ranges: ranges.iter().copied().collect(), ..Prepared::default() };
+        for &(partition, offset) in records {
+            let record = Record { partition, offset, timestamp_ms: 5, key: None, value: Some(b"v") };
+            prepared.push(&record, |body| {
+                if offset == 5 {
+                    return Err("five".into());
+                }
+                body.extend_from_slice(format!("{partition}.{offset} ").as_bytes());
+                Ok(())
+            });
+        }
+        prepared.sort();
+        prepared
+    }
+
+    #[test]
+    fn the_parts_of_a_division_cover_the_ranges_once() {
+        // Partition 1 has no records, 2 ends with a control record.
+        let prepared = prepared(&[(2, 7), (0, 0), (0, 2), (2, 5)], &[(0, (0, 4)), (1, (9, 11)), (2, (5, 9))]);
+        let expected = [
+            (0..1, vec![(0, (0, 1))]),
+            (1..4, vec![(0, (1, 4)), (1, (9, 11)), (2, (5, 9))]),
+            (0..2, vec![(0, (0, 3))]),
+            (2..4, vec![(0, (3, 4)), (1, (9, 11)), (2, (5, 9))]),
+            (2..3, vec![(0, (3, 4)), (1, (9, 11)), (2, (5, 6))]),
+            (3..4, vec![(2, (6, 9))]),
+            (0..4, vec![(0, (0, 4)), (1, (9, 11)), (2, (5, 9))]),
+        ];
+        for (part, ranges) in expected {
+            assert_eq!(prepared.ranges_of(&part), ranges.into_iter().collect(), "{part:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_of_control_records_covers_its_ranges() {
+        let prepared = prepared(&[], &[(0, (3, 4))]);
+        assert_eq!(prepared.ranges_of(&(0..0)), [(0, (3, 4))].into());
+    }
+
+    #[test]
+    fn every_record_finds_its_row_again_whatever_the_order_in_which_they_came() {
+        let prepared = prepared(&[(2, 7), (0, 0), (2, 5), (0, 2)], &[]);
+        assert_eq!(prepared.rows(&(0..4)), [0, 1, 3], "the one at offset 5 is refused");
+        assert_eq!(*prepared.body_of(&[0, 1, 3]), *b"2.7 0.0 0.2 ");
+        assert_eq!(*prepared.body_of(&[1, 3]), *b"0.2 2.7 ");
+        let refused: Vec<_> =
+            prepared.refused(&(1..4)).map(|(index, letter)| (index, letter.reason.as_str())).collect();
+        assert_eq!(refused, [(2, "five")]);
+        assert_eq!(prepared.refused(&(0..2)).count(), 0);
+    }
+
+    #[test]
+    fn what_follows_on_is_covered_with_what_was_before() {
+        let mut prepared = prepared(&[], &[(0, (3, 4)), (2, (1, 5))]);
+        prepared.cover(&[(0, (4, 9)), (1, (0, 2))].into());
+        assert_eq!(prepared.ranges, [(0, (3, 9)), (1, (0, 2)), (2, (1, 5))].into());
+    }
+}

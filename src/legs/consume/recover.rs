@@ -1,0 +1,249 @@
+//! Decides where to begin, and what of an earlier run is to be finished first.
+//!
+//! An offset is trusted only with pg2ch's own signature, for just this target, and as long as the log is still the one it
+//! was committed for. Anything else begins at the log's start, and has the target asked for all that it may hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::commit::Known;
+use super::position::{Context, LastRecord, Position};
+use crate::data::{Offsets, Ranges};
+use crate::error::{Error, Result};
+use crate::ports::topic::{Committed, Polled, TopicLog};
+use crate::report::{ConsumeReport, Lost};
+
+/// Where the leg begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// Each partition's offset, and what is known there.
+    pub known: BTreeMap<i32, Known>,
+    /// INSERTs that were recorded and not confirmed: token → ranges that the log still has.
+    pub intents: BTreeMap<String, Ranges>,
+    /// Partitions whose log is not the one that was read before; `true` where it cannot be a compacted one either.
+    strangers: BTreeMap<i32, bool>,
+    /// Whether a log was another one: what was committed for the one before goes with the first commit, for every partition at
+    /// once. Beside a place that is not ours, the next run would trust no recorded INSERT either.
+    pub begins_again: bool,
+}
+
+impl Start {
+    /// Sorts the group's offsets into trusted ones and others.
+    #[must_use]
+    pub fn of(committed: &BTreeMap<i32, Committed>, starts: &Offsets, ends: &Offsets, context: Context<'_>) -> Self {
+        let mut start = Self::default();
+        for (&partition, &end) in ends {
+            let first = starts.get(&partition).copied().unwrap_or(0);
+            let ours = committed.get(&partition).and_then(|committed| {
+                let position = Position::verify(&committed.metadata, context, partition, committed.next)?;
+                Some(Known { next: committed.next, position })
+            });
+            let known = match ours {
+                Some(known) if known.reaches() <= end => known,
+                // An end never goes back.
+                Some(_) => {
+                    start.strangers.insert(partition, true);
+                    untrusted(first, end)
+                }
+                None => untrusted(first, end),
+            };
+            start.known.insert(partition, known);
+        }
+        start.collect_intents(starts);
+        start
+    }
+
+    /// How many offsets lie between the partitions' positions and their ends: as many records, but for the markers of
+    /// transactions.
+    #[must_use]
+    pub fn behind(&self, ends: &Offsets) -> u64 {
+        let behind =
+            |(partition, known): (&i32, &Known)| ends.get(partition).map_or(0, |end| (end - known.next).max(0));
+        self.known.iter().map(behind).sum::<i64>().unsigned_abs()
+    }
+
+    fn collect_intents(&mut self, starts: &Offsets) {
+        self.intents.clear();
+        for (&partition, known) in &self.known {
+            if let Some(intent) = &known.position.intent {
+                let first = intent.start.max(starts.get(&partition).copied().unwrap_or(0));
+                let ranges = self.intents.entry(intent.token.clone()).or_default();
+                if first < intent.end {
+                    ranges.insert(partition, (first, intent.end));
+                }
+            }
+        }
+    }
+
+    /// Checks the last record below each offset: a topic that was deleted and made again has another one there, or none; or
+    /// it has some where there was none. What cannot be checked, because retention has deleted it, is trusted, unless
+    /// another partition shows that the topic is another one.
+    ///
+    /// # Errors
+    /// Kafka's, or 69 if nothing comes in time.
+    pub fn check_log(&mut self, log: &mut impl TopicLog, starts: &Offsets, limit: Duration) -> Result<()> {
+        let mut wanted: BTreeMap<i32, (i64, Option<LastRecord>)> = BTreeMap::new();
+        for (&partition, known) in &self.known {
+            let first = starts.get(&partition).copied().unwrap_or(0);
+            match known.position.last {
+                Some(last) if last.offset >= first => wanted.insert(partition, (last.offset, Some(last))),
+                None if known.position.begun.max(first) < known.next => {
+                    wanted.insert(partition, (known.position.begun.max(first), None))
+                }
+                _ => None,
+            };
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let checked: BTreeSet<i32> = wanted.keys().copied().collect();
+        let from = wanted.iter().map(|(&partition, (at, _))| (partition, *at)).collect();
+        log.read_from(&from, &self.known.iter().map(|(&partition, known)| (partition, known.next)).collect())?;
+        while !wanted.is_empty() {
+            let mut found = None;
+            let polled = log.poll(limit, &mut |record| {
+                let last = LastRecord { offset: record.offset, timestamp_ms: record.timestamp_ms };
+                found = Some((record.partition, last));
+            })?;
+            let (partition, record) = match (polled, found) {
+                (Polled::End(partition), _) => (partition, None),
+                (_, Some((partition, record))) => (partition, Some(record)),
+                _ => {
+                    return Err(Error::unavailable(
+                        format!("cannot check the records before the offsets of partitions {:?}", wanted.keys()),
+                        format!("no record came for {limit:?}"),
+                        "check the brokers; the next run goes on from here",
+                    ));
+                }
+            };
+            let Some((_, last)) = wanted.remove(&partition) else { continue };
+            let next = self.known.get(&partition).map_or(0, |known| known.next);
+            let gained = record.is_some_and(|record| record.offset < next);
+            if record != last && (gained || last.is_some()) {
+                // A compacted topic loses records for later ones of their keys; it gains none, and keeps its very last one.
+                self.strangers.insert(partition, gained || record.is_none());
+            }
+        }
+        if self.strangers.values().any(|is_certain| *is_certain) {
+            for &partition in self.known.keys().filter(|partition| !checked.contains(partition)) {
+                self.strangers.entry(partition).or_insert(true);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a log was found to be another one than that which was read before.
+    #[must_use]
+    pub fn has_strangers(&self) -> bool {
+        !self.strangers.is_empty()
+    }
+
+    /// Begins again in the logs that are others, and says so.
+    pub fn begin_again(&mut self, starts: &Offsets, ends: &Offsets, report: &mut ConsumeReport) {
+        self.begins_again = self.has_strangers();
+        for (partition, is_certain) in std::mem::take(&mut self.strangers) {
+            let first = starts.get(&partition).copied().unwrap_or(0);
+            if is_certain {
+                log::error!(
+                    "partition {partition} does not hold what was read from it before: the topic was deleted and made again; \
+                     beginning at offset {first} and asking the target. Records that were not copied before are lost"
+                );
+                report.topic_recreated = true;
+            } else {
+                log::info!(
+                    "partition {partition}: the last record that was read is gone: compacted, or the topic was made again; \
+                     beginning at offset {first} and asking the target"
+                );
+            }
+            self.known.insert(partition, untrusted(first, ends.get(&partition).copied().unwrap_or(first)));
+        }
+        self.collect_intents(starts);
+    }
+
+    /// Reports what retention has deleted between the offsets and the log's first ones, and goes on behind it.
+    pub fn skip_lost(&mut self, starts: &Offsets, report: &mut ConsumeReport) {
+        for (&partition, known) in &mut self.known {
+            let first = starts.get(&partition).copied().unwrap_or(0);
+            if known.next < first {
+                log::error!(
+                    "partition {partition}: retention has deleted offsets {} to {first} ({} offsets) before they were copied",
+                    known.next,
+                    first - known.next
+                );
+                let lost = Lost { partition, from: known.next, to: first };
+                // A second attempt of the same run finds it again.
+                if !report.lost.contains(&lost) {
+                    report.lost.push(lost);
+                }
+                known.next = first;
+            }
+            if known.position.intent.as_ref().is_some_and(|intent| intent.end <= first) {
+                known.position.intent = None;
+            }
+        }
+    }
+
+    /// Whether there is nothing to copy and nothing to finish.
+    #[must_use]
+    pub fn is_done(&self, ends: &Offsets) -> bool {
+        self.intents.is_empty()
+            && self.known.iter().all(|(partition, known)| ends.get(partition).is_none_or(|&end| known.next >= end))
+    }
+
+    /// Has nothing asked of a target that cannot be asked: a partition either begins where pg2ch left it, or nothing of it was
+    /// copied. Anything else is for a person to decide.
+    ///
+    /// # Errors
+    /// 78 if it is not known what was copied.
+    pub fn require_certainty(
+        &mut self,
+        committed: &BTreeMap<i32, Committed>,
+        is_empty: bool,
+        target: &str,
+    ) -> Result<()> {
+        let is_untrusted = |known: &Known| known.next < known.position.ask_below && known.position.at == 0;
+        let trusts_any = self.known.values().any(|known| known.position.at > 0);
+        for (partition, known) in &mut self.known {
+            // Of a log that was made again nothing was copied, nor of a partition that came later than the others.
+            let is_new = self.strangers.contains_key(partition) || trusts_any && !committed.contains_key(partition);
+            if is_untrusted(known) && !is_empty && !is_new {
+                return Err(Error::config(
+                    format!("cannot tell what of partition {partition} was copied into {target}"),
+                    "the group's offset is not one that pg2ch has committed for this target, and without the columns \
+                     _partition, _offset and _timestamp the target cannot be asked",
+                    "`pg2ch init --start-at-beginning` copies the whole topic, `pg2ch init --start-at-end` what comes from now on",
+                ));
+            }
+            known.position.ask_below = 0;
+        }
+        Ok(())
+    }
+
+    /// Logs where the leg begins for want of an offset that can be trusted.
+    pub fn tell_untrusted(&self) {
+        for (partition, known) in
+            self.known.iter().filter(|(_, known)| known.position.at == 0 && known.position.ask_below > known.next)
+        {
+            log::info!(
+                "partition {partition}: no offset that pg2ch has committed for this target; beginning at {} and asking the target",
+                known.next
+            );
+        }
+    }
+
+    /// Whether the target has to be asked for anything.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.known.values().any(|known| known.next < known.position.ask_below)
+    }
+
+    /// When the offsets were committed last, in seconds since 1970; 0 if some never were.
+    #[must_use]
+    pub fn oldest_commit(&self) -> u64 {
+        self.known.values().map(|known| known.position.at).min().unwrap_or(0)
+    }
+}
+
+fn untrusted(first: i64, end: i64) -> Known {
+    Known { next: first, position: Position { ask_below: end, ..Position::default() } }
+}

@@ -1,0 +1,133 @@
+//! The first leg: unsent rows → acknowledged records → flags.
+//!
+//! ```text
+//! PostgreSQL ── reader ──▶ sender ──▶ flagger ──▶ PostgreSQL
+//! ```
+//!
+//! Fence first, so that nothing of a dead run can still land; then recover what it had delivered; only then send.
+
+mod flag;
+mod read;
+mod recover;
+mod send;
+
+pub use flag::Flagger;
+pub use read::Reader;
+pub use recover::{Recovery, recover};
+pub use send::Sender;
+
+use std::sync::Arc;
+
+use crate::crash;
+use crate::error::Result;
+use crate::mutant;
+use crate::ports::limits::Budget;
+use crate::ports::source::{Checkpoint, Ledger};
+use crate::ports::topic::{Fence, TopicLog, wait_until_stable};
+use crate::ports::{LegContext, Servers};
+use crate::report::ProduceReport;
+
+/// Sends what is unsent and flags it, on a ledger whose lock is held.
+///
+/// What was done is counted into `report` even where the leg fails.
+///
+/// # Errors
+/// The first failure of a stage. Whatever was sent and not flagged is found by the next run.
+pub fn run<S: Servers>(
+    leg: &LegContext<'_>,
+    servers: &S,
+    ledger: &mut S::Ledger,
+    report: &mut ProduceReport,
+) -> Result<()> {
+    // An earlier attempt of the same run may have been cut short.
+    report.complete = true;
+    // Refuses a topic that another source feeds.
+    ledger.checkpoint()?;
+    let Some(highest) = ledger.highest_unsent_key()? else {
+        return Ok(());
+    };
+    let config = leg.config;
+    let mut log = servers.log()?;
+    log.partitions()?;
+    let mut writer = servers.writer(ledger)?;
+    let checkpoint = shut_out_others(ledger, &mut writer)?;
+    let recovered_before = report.rows_recovered;
+    let recovery = recover(&mut log, ledger, checkpoint, config.timeouts, leg.shutdown, report)?;
+    if mutant::is(FENCES_LATE) {
+        writer.fence()?;
+    }
+    let Some(recovery) = recovery else {
+        report.complete = false;
+        return Ok(());
+    };
+
+    let floor = recovery.checkpoint.timestamp_floor;
+    let rows = servers.rows(ledger, highest, floor)?;
+    let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
+    let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held);
+    let mut sender = Sender::new(writer);
+    let mut flagger = Flagger::new(ledger, recovery.caps, floor);
+    let progress = &leg.progress;
+    progress.flagged(report.rows_recovered - recovered_before);
+    progress.begin_rows();
+    let moved = servers.side_by_side(
+        ["reader", "sender", "flagger"],
+        || reader.step(),
+        |batch| {
+            let sent = sender.step(&Arc::new(batch))?;
+            progress.sent(sent.iter().map(|batch| batch.sent.len()).sum());
+            Ok(sent)
+        },
+        |sent| {
+            let before = flagger.flagged();
+            flagger.step(&sent)?;
+            progress.flagged(flagger.flagged() - before);
+            Ok(())
+        },
+    );
+    let ended = moved.and_then(|()| {
+        crash::point("finish.before");
+        flagger.finish()
+    });
+    crash::point("finish.after");
+    report.rows_read += reader.rows_read();
+    report.complete &= reader.is_complete();
+    report.records_sent += sender.records_sent();
+    report.too_large.append(&mut sender.take_too_large());
+    flagger.tell(report);
+    ended?;
+    if let Some(checkpoint) = flagger.settled() {
+        let checkpoint = behind_markers(&mut log, leg, checkpoint)?;
+        ledger.move_checkpoint(&checkpoint)?;
+    }
+    Ok(())
+}
+
+const FENCES_LATE: &str = "the window is read before the fence";
+
+/// Makes sure that from now on nobody but this run sends or flags; returns the checkpoint.
+///
+/// It is read last: a run that has lost its lock may fence a later one, and ends here, before it sends what that one sent.
+///
+/// # Errors
+/// 75 if a later run has begun; PostgreSQL's and Kafka's.
+pub fn shut_out_others(ledger: &mut impl Ledger, writer: &mut impl Fence) -> Result<Checkpoint> {
+    ledger.take_epoch()?;
+    if !mutant::is(FENCES_LATE) {
+        writer.fence()?;
+    }
+    ledger.checkpoint()
+}
+
+/// The checkpoint behind the transaction markers that follow our last records, so that the next run has no window to
+/// read. Only where nothing but our own marker can lie in between: one offset, at the end of the partition.
+fn behind_markers(log: &mut impl TopicLog, leg: &LegContext<'_>, mut checkpoint: Checkpoint) -> Result<Checkpoint> {
+    let timeout = leg.config.timeouts.stable;
+    let stable = wait_until_stable(log, &checkpoint.offsets, timeout, leg.shutdown)?;
+    for (partition, next) in &mut checkpoint.offsets {
+        if stable.get(partition) == Some(&(*next + 1)) {
+            *next += 1;
+        }
+    }
+    Ok(checkpoint)
+}

@@ -1,0 +1,169 @@
+//! Finds out what the last run had delivered before it died, and flags it.
+//!
+//! Before: the lock is held, a new epoch is taken, and dead producers are fenced, so the topic holds all that will ever
+//! come of earlier runs. After: every unsent row is one whose present content is not the last record of its key, but for
+//! those held. If the process dies in between, the next run does the same again.
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
+
+use crate::config::Timeouts;
+use crate::data::Offsets;
+use crate::error::{Error, Result};
+use crate::mutant;
+use crate::ports::source::{Checkpoint, Ledger, WindowRecord};
+use crate::ports::topic::{End, Polled, TopicLog, wait_until_stable};
+use crate::report::{Lost, ProduceReport};
+use crate::shutdown::Shutdown;
+
+/// How many records, and bytes of them, are compared with the table at once.
+const CHUNK_RECORDS: usize = 2_000;
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// Where the leg goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Everything below is flagged.
+    pub checkpoint: Checkpoint,
+    /// Where the checkpoint must stay: below the records of rows that could not be flagged.
+    pub caps: Offsets,
+    /// The keys of those rows, which must not be sent again.
+    pub held: HashSet<Vec<u8>>,
+}
+
+/// Recovers; `None` if the run was asked to finish while it waited.
+///
+/// # Errors
+/// 69 if a foreign transaction keeps the end of the topic undecided; Kafka's and PostgreSQL's.
+pub fn recover(
+    log: &mut impl TopicLog,
+    ledger: &mut impl Ledger,
+    checkpoint: Checkpoint,
+    timeouts: Timeouts,
+    shutdown: &Shutdown,
+    report: &mut ProduceReport,
+) -> Result<Option<Recovery>> {
+    let at_once = mutant::is("the stable end is taken at once");
+    let written = log.ends(if at_once { End::Stable } else { End::Written })?;
+    let stable = wait_until_stable(log, &written, timeouts.stable, shutdown)?;
+    if shutdown.is_asked() {
+        return Ok(None);
+    }
+    let from = window_start(&checkpoint, &log.starts()?, &stable, report);
+    let mut end = Checkpoint { offsets: stable, timestamp_floor: checkpoint.timestamp_floor };
+    let windows: Offsets =
+        from.into_iter().filter(|(partition, next)| end.offsets.get(partition).is_some_and(|end| next < end)).collect();
+    if windows.is_empty() && end.offsets.iter().all(|(partition, next)| checkpoint.offsets.get(partition) == Some(next))
+    {
+        return Ok(Some(Recovery { checkpoint, ..Recovery::default() }));
+    }
+    let newest = read_window(log, ledger, &windows, &end.offsets, timeouts.kafka)?;
+    end.timestamp_floor = end.timestamp_floor.max(newest);
+    let recovered = ledger.settle_window(&end)?;
+    report.rows_recovered += recovered.flagged;
+    let mut recovery = Recovery { checkpoint: end, ..Recovery::default() };
+    for held in recovered.held {
+        let key = String::from_utf8_lossy(&held.key).into_owned();
+        if held.taken_back {
+            report.taken_back.push(key);
+        } else {
+            report.rows_locked += 1;
+        }
+        recovery.caps.entry(held.partition).and_modify(|cap| *cap = (*cap).min(held.offset)).or_insert(held.offset);
+        recovery.held.insert(held.key);
+    }
+    Ok(Some(recovery))
+}
+
+/// Where each partition's window begins, with what cannot be known any more reported.
+fn window_start(checkpoint: &Checkpoint, starts: &Offsets, ends: &Offsets, report: &mut ProduceReport) -> Offsets {
+    let mut from = Offsets::new();
+    for (&partition, &end) in ends {
+        let start = starts.get(&partition).copied().unwrap_or(0);
+        let next = match checkpoint.offsets.get(&partition) {
+            None => start,
+            Some(&next) if next > end => {
+                log::error!(
+                    "partition {partition} ends at offset {end}, below the checkpoint {next}: the topic was deleted and made \
+                     again; records that were not copied before are lost"
+                );
+                report.topic_recreated = true;
+                start
+            }
+            Some(&next) if next < start => {
+                log::error!(
+                    "partition {partition}: retention has deleted offsets {next} to {start} before they could be compared \
+                     with the table; rows that were delivered there without being flagged are sent again"
+                );
+                report.window_lost.push(Lost { partition, from: next, to: start });
+                start
+            }
+            Some(&next) => next,
+        };
+        from.insert(partition, next);
+    }
+    from
+}
+
+/// Gives the windows' records to the ledger; returns the newest timestamp.
+fn read_window(
+    log: &mut impl TopicLog,
+    ledger: &mut impl Ledger,
+    windows: &Offsets,
+    ends: &Offsets,
+    limit: Duration,
+) -> Result<i64> {
+    let mut newest = 0;
+    let mut open: BTreeSet<i32> = windows.keys().copied().collect();
+    if open.is_empty() {
+        return Ok(newest);
+    }
+    log.read_from(windows, ends)?;
+    let mut chunk: Vec<WindowRecord> = Vec::new();
+    let mut bytes = 0;
+    while !open.is_empty() {
+        let mut last = None;
+        let polled = log.poll(limit, &mut |record| {
+            last = Some((record.partition, record.offset));
+            if ends.get(&record.partition).is_some_and(|&end| record.offset < end) {
+                newest = newest.max(record.timestamp_ms);
+                bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+                chunk.push(WindowRecord {
+                    partition: record.partition,
+                    offset: record.offset,
+                    timestamp_ms: record.timestamp_ms,
+                    key: record.key.map(<[u8]>::to_vec),
+                    value: record.value.map(<[u8]>::to_vec),
+                });
+            }
+        })?;
+        match polled {
+            Polled::Record => {
+                if let Some((partition, offset)) = last
+                    && ends.get(&partition).is_none_or(|&end| offset + 1 >= end)
+                {
+                    open.remove(&partition);
+                }
+            }
+            Polled::End(partition) => {
+                open.remove(&partition);
+            }
+            Polled::Nothing => {
+                return Err(Error::unavailable(
+                    format!("cannot read what was sent before to partitions {open:?}"),
+                    format!("no record came for {limit:?}"),
+                    "check the brokers; the next run goes on from here",
+                ));
+            }
+        }
+        if chunk.len() >= CHUNK_RECORDS || bytes >= CHUNK_BYTES {
+            ledger.add_to_window(&chunk)?;
+            chunk.clear();
+            bytes = 0;
+        }
+    }
+    if !chunk.is_empty() {
+        ledger.add_to_window(&chunk)?;
+    }
+    Ok(newest)
+}

@@ -1,0 +1,181 @@
+//! Opens the real servers: the one place that knows which client stands behind each port.
+
+use std::cell::RefCell;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::clickhouse::ClickHouseTarget;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::kafka::admin::Admin;
+use crate::kafka::{KafkaLog, KafkaWriter, OffsetsOf};
+use crate::ports::source::Ledger;
+use crate::ports::target::NewToken;
+use crate::ports::{LegContext, Servers};
+use crate::postgres::{PgLedger, PgUnsentRows, Session, SourceTable, connect};
+use crate::report::Legs;
+use crate::sync;
+
+/// How old what was opened ahead may be when it is wanted. Later its answers may no longer hold, or its connections.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The servers that the configuration names.
+pub struct RealServers<'a> {
+    leg: &'a LegContext<'a>,
+    log: RefCell<Option<Ahead<KafkaLog>>>,
+    target: RefCell<Option<Ahead<ClickHouseTarget>>>,
+    session: RefCell<Option<Session>>,
+}
+
+impl<'a> RealServers<'a> {
+    /// Begins to open what the consume leg will need, if there is one, beside what comes before it: an idle run waits for
+    /// little else.
+    #[must_use]
+    pub fn new(leg: &'a LegContext<'a>, legs: Legs) -> Self {
+        let (mut log, mut target) = (None, None);
+        if legs != Legs::Produce {
+            let (config, table) = (leg.config.clone(), leg.table.clone());
+            log = Ahead::begin("kafka", move || KafkaLog::connected(&config, &table.topic, &table.group));
+            let (config, table) = (leg.config.clone(), leg.table.clone());
+            target = Ahead::begin("clickhouse", move || ClickHouseTarget::described(&config, &table));
+        }
+        Self { leg, log: RefCell::new(log), target: RefCell::new(target), session: RefCell::new(None) }
+    }
+
+    /// The session of a ledger that was given back, for what is left to be written.
+    #[must_use]
+    pub fn into_session(self) -> Option<Session> {
+        self.session.into_inner()
+    }
+}
+
+/// Something that is being opened on a thread of its own.
+struct Ahead<T> {
+    opening: JoinHandle<Result<T>>,
+    begun: Instant,
+}
+
+impl<T: Send + 'static> Ahead<T> {
+    /// `None` where no thread can be had.
+    fn begin(name: &str, open: impl FnOnce() -> Result<T> + Send + 'static) -> Option<Self> {
+        let opening = sync::spawn(name, open).ok()?;
+        Some(Self { opening, begun: Instant::now() })
+    }
+
+    /// What was opened, or why it could not be; `None` if it is too old, or was never begun.
+    fn take(ahead: &RefCell<Option<Self>>) -> Option<Result<T>> {
+        let ahead = ahead.take().filter(|ahead| ahead.begun.elapsed() < FRESH)?;
+        ahead.opening.join().ok()
+    }
+}
+
+impl Servers for RealServers<'_> {
+    type Ledger = PgLedger;
+    type Rows = PgUnsentRows;
+    type Log = KafkaLog;
+    type Fence = KafkaWriter;
+    type Target = ClickHouseTarget;
+
+    fn ledger(&self) -> Result<Option<PgLedger>> {
+        open_ledger(self.leg)
+    }
+
+    fn give_back(&self, ledger: PgLedger) {
+        self.session.replace(ledger.release());
+    }
+
+    fn rows(&self, ledger: &PgLedger, highest: Vec<String>, clock_floor: i64) -> Result<PgUnsentRows> {
+        let session = connect(self.leg.config, "reader", self.leg.watchdog)?;
+        PgUnsentRows::new(session, ledger.table(), highest, self.leg.config.batch.bytes, clock_floor)
+    }
+
+    fn log(&self) -> Result<KafkaLog> {
+        Ahead::take(&self.log).unwrap_or_else(|| self.more_logs()())
+    }
+
+    fn more_logs(&self) -> Box<dyn Fn() -> Result<KafkaLog> + Send> {
+        let (config, table) = (self.leg.config.clone(), self.leg.table.clone());
+        Box::new(move || KafkaLog::new(&config, &table.topic, &table.group))
+    }
+
+    fn writer(&self, ledger: &PgLedger) -> Result<KafkaWriter> {
+        open_writer(self.leg, ledger)
+    }
+
+    fn fence(&self, log: &KafkaLog) -> Result<KafkaWriter> {
+        open_fence(self.leg, log)
+    }
+
+    fn tokens(&self) -> Result<NewToken> {
+        tokens()
+    }
+
+    fn target(&self) -> Result<ClickHouseTarget> {
+        Ahead::take(&self.target).unwrap_or_else(|| ClickHouseTarget::new(self.leg.config, self.leg.table))
+    }
+}
+
+/// Opens the ledger of a table and takes its lock; `None` if the run was asked to finish while it waited.
+///
+/// # Errors
+/// 75 if another run holds the lock; PostgreSQL's.
+pub fn open_ledger(leg: &LegContext<'_>) -> Result<Option<PgLedger>> {
+    let mut session = connect(leg.config, "ledger", leg.watchdog)?;
+    let table = SourceTable::find(&mut session, leg.table)?;
+    let row_lock = leg.config.timeouts.row_lock;
+    let mut ledger = PgLedger::new(session, table, &leg.table.topic, row_lock, leg.shutdown.clone())?;
+    Ok(ledger.lock(leg.limits.wait_lock)?.then_some(ledger))
+}
+
+/// The producer of the source's rows. Its name, `prefix-rows:database/schema.table`, is one for one source in the whole cluster.
+///
+/// # Errors
+/// 78 if librdkafka refuses a property.
+pub fn open_writer(leg: &LegContext<'_>, ledger: &PgLedger) -> Result<KafkaWriter> {
+    let (config, table, topic) = (leg.config, ledger.table(), &leg.table.topic);
+    let id = format!("{}-rows:{}/{}", config.kafka.transactional_prefix, table.database, table.name);
+    KafkaWriter::new(config, &id, topic, record_limit(config, topic), None)
+}
+
+/// The topic's own limit on a batch of records; where it may not be asked, librdkafka's default applies, and what is too
+/// large is found by trying.
+fn record_limit(config: &Config, topic: &str) -> Option<usize> {
+    let setting = Admin::new(config).and_then(|admin| admin.topic_setting(topic, "max.message.bytes"));
+    match setting {
+        Ok(value) => value.and_then(|value| value.parse().ok()),
+        Err(error) => {
+            log::debug!("{error}");
+            None
+        }
+    }
+}
+
+/// The producer through which offsets and dead letters go: one name for one group's way through one topic. No topic's name has
+/// a slash in it.
+///
+/// # Errors
+/// 78 if librdkafka refuses a property.
+pub fn open_fence(leg: &LegContext<'_>, log: &KafkaLog) -> Result<KafkaWriter> {
+    let (config, table) = (leg.config, leg.table);
+    let id = format!("{}-offsets:{}/{}", config.kafka.transactional_prefix, table.group, table.topic);
+    let group = log.group_metadata().ok_or_else(|| {
+        Error::bug(format!("cannot commit offsets of group {}", table.group), "the client has no group")
+    })?;
+    let offsets = OffsetsOf { name: table.group.clone(), group, topic: table.topic.clone() };
+    KafkaWriter::new(config, &id, &table.dead_letter_topic(), None, Some(offsets))
+}
+
+/// Tokens that no other run ever makes: 128 random bits, and a number.
+///
+/// # Errors
+/// 70 if the operating system gives no random bits.
+pub fn tokens() -> Result<NewToken> {
+    let mut run = [0; 16];
+    openssl::rand::rand_bytes(&mut run).map_err(|error| Error::bug("cannot make deduplication tokens", error))?;
+    let run: String = run.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut count = 0_u64;
+    Ok(Box::new(move || {
+        count += 1;
+        format!("{run}-{count}")
+    }))
+}

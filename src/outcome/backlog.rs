@@ -1,0 +1,203 @@
+//! What waits to be moved: unsent rows, and records that are not copied yet.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::clickhouse::ClickHouseTarget;
+use crate::config::{Config, TableConfig};
+use crate::error::{Error, ExitCode, Result};
+use crate::kafka::KafkaLog;
+use crate::legs::consume::Start;
+use crate::legs::consume::position::Context;
+use crate::ports::target::Target;
+use crate::ports::topic::{End, TopicLog};
+use crate::postgres::{Session, SourceTable, connect, count_unsent};
+use crate::report::{Left, ProduceReport, RunReport, TableReport};
+use crate::threads::beside;
+use crate::threads::watchdog::Watchdog;
+
+/// The unsent rows of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unsent {
+    /// How many there are, 1,000,000 at most.
+    pub rows: i64,
+    /// Whether there are more than were counted.
+    pub or_more: bool,
+    /// The lowest unsent key.
+    pub lowest_key: Option<String>,
+    /// How long the row with the lowest key has been as it is; known only where the server tracks commit timestamps.
+    pub seconds: Option<i64>,
+}
+
+/// One partition's records that are not copied yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PartitionLag {
+    /// Partition.
+    pub partition: i32,
+    /// Where copying goes on.
+    pub next: i64,
+    /// The end of its committed records.
+    pub end: i64,
+    /// Whether the offset is one that pg2ch has committed for this target; otherwise copying begins at the log's start,
+    /// and the target is asked what it holds already.
+    pub trusted: bool,
+    /// Offsets between the two; transactions' markers count among them, so there are at most so many records.
+    pub behind: i64,
+}
+
+/// What waits to be moved, as far as it could be found out.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    /// In PostgreSQL.
+    pub unsent: Option<Unsent>,
+    /// In Kafka.
+    pub partitions: Option<Vec<PartitionLag>>,
+}
+
+impl Backlog {
+    /// Asks the servers; what one of them refuses to tell stays unknown, and the reason is among the errors.
+    #[must_use]
+    pub fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> (Self, Vec<Error>) {
+        let unsent = connect(config, "status", watchdog).and_then(|mut session| {
+            let source = SourceTable::find(&mut session, table)?;
+            unsent(&mut session, &source)
+        });
+        let (mut backlog, mut errors) = (Self::default(), Vec::new());
+        match unsent {
+            Ok(unsent) => backlog.unsent = Some(unsent),
+            Err(error) => errors.push(error),
+        }
+        match partitions(config, table) {
+            Ok((partitions, doubt)) => {
+                backlog.partitions = Some(partitions);
+                errors.extend(doubt);
+            }
+            Err(error) => errors.push(error),
+        }
+        (backlog, errors)
+    }
+
+    /// For a person.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let rows = self.unsent.as_ref().map_or_else(
+            || "an unknown number of rows".into(),
+            |unsent| format!("{}{} unsent rows", unsent.rows, if unsent.or_more { " or more" } else { "" }),
+        );
+        let records = self
+            .behind()
+            .map_or_else(|| "an unknown number of records".into(), |records| format!("at most {records} records"));
+        format!("{rows} into Kafka, then {records} that wait there into ClickHouse")
+    }
+
+    /// Offsets between the group's and the ends, in all partitions.
+    #[must_use]
+    pub fn behind(&self) -> Option<i64> {
+        self.partitions.as_ref().map(|partitions| partitions.iter().map(|partition| partition.behind).sum())
+    }
+
+    /// For a machine.
+    #[must_use]
+    pub fn would_move(&self) -> Value {
+        json!({ "unsent": self.unsent, "records_at_most": self.behind() })
+    }
+}
+
+/// Counts the unsent rows.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn unsent(session: &mut Session, table: &SourceTable) -> Result<Unsent> {
+    let what = format!("cannot count the unsent rows of {}", table.name);
+    let (rows, all) = count_unsent(session, table)?;
+    let tracked = session.query_opt(&what, "SELECT current_setting('track_commit_timestamp') = 'on'", &[])?;
+    let age = if tracked.is_some_and(|row| row.get(0)) {
+        // Transactions that are frozen, or older than the tracking, have no time.
+        "extract(epoch FROM now() - pg_catalog.pg_xact_commit_timestamp(t.xmin))::bigint"
+    } else {
+        "NULL::bigint"
+    };
+    let sql = format!(
+        "SELECT {}, {age} FROM {} AS t WHERE {} ORDER BY {} LIMIT 1",
+        table.key_text_sql("t"),
+        table.name,
+        table.unsent_sql(),
+        table.key_columns_sql("t").join(", ")
+    );
+    let lowest = session.in_catalog(&what, |session| session.query_opt(&what, &sql, &[]))?;
+    Ok(Unsent {
+        rows,
+        or_more: !all,
+        lowest_key: lowest.as_ref().map(|row| row.get(0)),
+        seconds: lowest.and_then(|row| row.get(1)),
+    })
+}
+
+/// Compares the group's offsets with the topic's ends, as a run would. Where ClickHouse does not tell which table the target
+/// is, the offsets are taken as they stand, and its error is told beside them.
+///
+/// # Errors
+/// Kafka's.
+pub fn partitions(config: &Config, table: &TableConfig) -> Result<(Vec<PartitionLag>, Option<Error>)> {
+    let mut log = KafkaLog::new(config, &table.topic, &table.group)?;
+    let (ends, starts) = (log.ends(End::Stable)?, log.starts()?);
+    let committed = log.committed_before()?;
+    // Without the target's identity no offset can be trusted.
+    let described = ClickHouseTarget::new(config, table).and_then(|mut target| target.describe());
+    let (identity, doubt) = match described {
+        Ok(description) => (description.identity, None),
+        Err(error) => (String::new(), Some(error)),
+    };
+    let context = Context { group: &table.group, topic: &table.topic, target: &identity };
+    let start = Start::of(&committed, &starts, &ends, context);
+    let standing = |partition: i32| committed.get(&partition).filter(|_| doubt.is_some()).map_or(0, |at| at.next);
+    let lags = ends
+        .iter()
+        .map(|(&partition, &end)| {
+            let next = start.known.get(&partition).map_or(0, |known| known.next).max(standing(partition));
+            let trusted = start.known.get(&partition).is_some_and(|known| known.position.at > 0);
+            let first = starts.get(&partition).copied().unwrap_or(0);
+            PartitionLag { partition, next, end, trusted, behind: (end - next.max(first)).max(0) }
+        })
+        .collect();
+    Ok((lags, doubt))
+}
+
+/// The longest that is waited for the servers.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Finds out what is left of each table.
+pub fn measure(config: &Config, report: &mut RunReport) {
+    for table in &mut report.tables {
+        // While another run works, what is left is not this one's to tell.
+        if table.exit_code() != ExitCode::Locked {
+            table.left = left_of(config, table);
+        }
+    }
+}
+
+fn left_of(config: &Config, table: &TableReport) -> Left {
+    let is_sent = table.produce.as_ref().is_none_or(ProduceReport::left_nothing);
+    let known = |ran: bool, number: Option<i64>| if ran { number } else { None };
+    let told = |unsent, behind| Left {
+        unsent_rows: known(table.has_produced(), unsent),
+        uncopied_records: known(table.has_consumed(), behind),
+    };
+    if table.is_complete() && is_sent {
+        return told(Some(0), Some(0));
+    }
+    let asked = ask(config, &table.source).unwrap_or_default();
+    told(asked.unsent.as_ref().map(|unsent| unsent.rows), asked.behind())
+}
+
+fn ask(config: &Config, source: &str) -> Option<Backlog> {
+    let table = config.tables.iter().find(|table| table.source == source)?.clone();
+    let mut config = config.clone();
+    config.timeouts.connect = config.timeouts.connect.min(LIMIT / 3);
+    config.timeouts.kafka = config.timeouts.kafka.min(LIMIT / 3);
+    config.timeouts.clickhouse = config.timeouts.clickhouse.min(LIMIT / 3);
+    let late = || Some(Error::unavailable("cannot ask what is left", "no answer in time", "see pg2ch status"));
+    beside("backlog", LIMIT, late, move || Ok(Backlog::ask(&config, &table, &Watchdog::default()).0)).ok()
+}

@@ -1,0 +1,223 @@
+//! Metrics for the textfile collector of Prometheus' node_exporter, written after each run, however it ended.
+//!
+//! The file is also where counters and the time of the last success are kept from run to run. It is replaced by a rename,
+//! so that nobody reads half of it. `docs/metrics.md` describes every name.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::config::Config;
+use crate::report::{ConsumeReport, ProduceReport, RunReport, TableReport};
+
+/// A metric: name, type, help.
+type Metric = (&'static str, &'static str, &'static str);
+
+/// Every metric, in the file's order.
+pub const METRICS: &[Metric] = &[
+    (
+        "pg2ch_last_success_timestamp_seconds",
+        "gauge",
+        "When a run of this table last ended with exit code 0, Unix time.",
+    ),
+    ("pg2ch_last_run_timestamp_seconds", "gauge", "When a run of this table last ended, Unix time."),
+    ("pg2ch_run_exit_code", "gauge", "The last run's exit code for this table."),
+    ("pg2ch_run_complete", "gauge", "1 if the last run moved everything that there was, otherwise 0."),
+    ("pg2ch_run_duration_seconds", "gauge", "How long the last run took for this table."),
+    (
+        "pg2ch_unsent_rows",
+        "gauge",
+        "Rows that the last run left unsent, counted up to 1,000,000; missing where that could not be found out.",
+    ),
+    (
+        "pg2ch_uncopied_records",
+        "gauge",
+        "Records that the last run left uncopied, at most; missing where that could not be found out.",
+    ),
+    ("pg2ch_runs_total", "counter", "Runs."),
+    ("pg2ch_failed_runs_total", "counter", "Runs with another exit code than 0 and 75 (another run holds the lock)."),
+    ("pg2ch_rows_read_total", "counter", "Rows read from PostgreSQL."),
+    ("pg2ch_records_sent_total", "counter", "Records committed to the topic."),
+    (
+        "pg2ch_rows_flagged_total",
+        "counter",
+        "Rows flagged as sent, those among them that an earlier run had delivered.",
+    ),
+    (
+        "pg2ch_rows_locked_total",
+        "counter",
+        "Rows that were sent and could not be flagged at once: an application had locked them.",
+    ),
+    (
+        "pg2ch_rows_too_large_total",
+        "counter",
+        "Rows found too large for the topic: they stay unsent, and count again in each run.",
+    ),
+    ("pg2ch_records_copied_total", "counter", "Records dealt with: inserted, found in the target, or dead letters."),
+    ("pg2ch_rows_inserted_total", "counter", "Rows inserted into ClickHouse."),
+    ("pg2ch_inserts_total", "counter", "INSERT requests sent to ClickHouse."),
+    ("pg2ch_dead_letters_total", "counter", "Records that the target refused."),
+    ("pg2ch_offsets_lost_total", "counter", "Offsets that retention deleted before they were copied."),
+];
+
+/// Writes the file, if one is configured. A failure is a warning: the run itself is done.
+pub fn write(config: &Config, report: &RunReport) {
+    let Some(file) = &config.metrics.textfile else { return };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    let before = std::fs::read_to_string(file).unwrap_or_default();
+    if let Err(error) = replace(file, &render(&before, report, now)) {
+        log::warn!(
+            "cannot write the metrics to {}: {error}; check [metrics] textfile, and that the directory may be written to",
+            file.display()
+        );
+    }
+}
+
+fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    // The collector reads files that end in .prom; two runs at once must not share a draft.
+    let draft = file.with_file_name(format!(".{name}.{}.draft", std::process::id()));
+    let written = std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, file));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&draft);
+    }
+    written
+}
+
+/// The file's new text, from its text before and what a run did.
+fn render(before: &str, report: &RunReport, now: f64) -> String {
+    let mut values = parse(before);
+    for table in &report.tables {
+        update(&mut values, table, now);
+    }
+    let mut text = String::new();
+    for (name, kind, help) in METRICS {
+        // A string takes everything.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for ((_, labels), value) in values.iter().filter(|((other, _), _)| other == name) {
+            let _ = writeln!(text, "{name}{labels} {value}");
+        }
+    }
+    text
+}
+
+/// Name and labels → value.
+type Values = BTreeMap<(String, String), f64>;
+
+fn parse(text: &str) -> Values {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let values = lines.filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (name, labels) = series.split_at(series.find('{')?);
+        Some(((name.to_owned(), labels.to_owned()), value.parse().ok()?))
+    });
+    values.collect()
+}
+
+fn update(values: &mut Values, table: &TableReport, now: f64) {
+    let labels = format!(
+        "{{source=\"{}\",topic=\"{}\",target=\"{}\"}}",
+        escape(&table.source),
+        escape(&table.topic),
+        escape(&table.target)
+    );
+    let code = table.exit_code().code();
+    let mut set = |name: &str, value: f64| {
+        values.insert((name.to_owned(), labels.clone()), value);
+    };
+    set("pg2ch_last_run_timestamp_seconds", now);
+    if code == 0 {
+        set("pg2ch_last_success_timestamp_seconds", now);
+    }
+    set("pg2ch_run_exit_code", code.into());
+    set("pg2ch_run_complete", if table.is_complete() { 1.0 } else { 0.0 });
+    set("pg2ch_run_duration_seconds", table.seconds);
+    let gauges = [
+        ("pg2ch_unsent_rows", table.has_produced(), table.left.unsent_rows),
+        ("pg2ch_uncopied_records", table.has_consumed(), table.left.uncopied_records),
+    ];
+    // Of a leg that did not run nothing new is known; of one that did, an old number would be a lie.
+    for (name, _, number) in gauges.into_iter().filter(|(_, ran, _)| *ran && code != 75) {
+        match number {
+            Some(number) => drop(values.insert((name.to_owned(), labels.clone()), number as f64)),
+            None => drop(values.remove(&(name.to_owned(), labels.clone()))),
+        }
+    }
+
+    let mut add = |name: &str, count: u64| {
+        *values.entry((name.to_owned(), labels.clone())).or_default() += count as f64;
+    };
+    let (produce, consume) = (table.produce.as_ref(), table.consume.as_ref());
+    let produced = |count: fn(&ProduceReport) -> u64| produce.map_or(0, count);
+    let consumed = |count: fn(&ConsumeReport) -> u64| consume.map_or(0, count);
+    add("pg2ch_runs_total", 1);
+    add("pg2ch_failed_runs_total", u64::from(!matches!(code, 0 | 75)));
+    add("pg2ch_rows_read_total", produced(|leg| leg.rows_read));
+    add("pg2ch_records_sent_total", produced(|leg| leg.records_sent));
+    add("pg2ch_rows_flagged_total", produced(|leg| leg.rows_flagged + leg.rows_recovered));
+    add("pg2ch_rows_locked_total", produced(|leg| leg.rows_locked));
+    add("pg2ch_rows_too_large_total", produced(|leg| leg.too_large.len() as u64));
+    add("pg2ch_records_copied_total", consumed(|leg| leg.records_copied));
+    add("pg2ch_rows_inserted_total", consumed(|leg| leg.rows_inserted));
+    add("pg2ch_inserts_total", consumed(|leg| leg.inserts));
+    add("pg2ch_dead_letters_total", consumed(|leg| leg.dead_letters));
+    let lost = |leg: &ConsumeReport| leg.lost.iter().map(|lost| (lost.to - lost.from).unsigned_abs()).sum();
+    add("pg2ch_offsets_lost_total", consumed(lost));
+}
+
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::report::Left;
+
+    fn run(sent: u64, error: Option<Error>) -> RunReport {
+        let produce = ProduceReport { records_sent: sent, ..ProduceReport::default() };
+        let table = TableReport {
+            source: "public.\"a \\ \"\"b\"".into(),
+            topic: "t".into(),
+            target: "d.t".into(),
+            produce: Some(produce),
+            consume: None,
+            error,
+            left: Left::default(),
+            seconds: 1.5,
+        };
+        RunReport { tables: vec![table], seconds: 1.5, ..RunReport::default() }
+    }
+
+    fn value(text: &str, name: &str) -> Option<f64> {
+        parse(text).iter().find(|((other, _), _)| other == name).map(|(_, value)| *value)
+    }
+
+    #[test]
+    fn counters_and_the_last_success_outlive_a_run_that_fails() {
+        let first = render("", &run(5, None), 100.0);
+        let second = render(&first, &run(2, Some(Error::unavailable("a", "b", "c"))), 200.0);
+        assert_eq!(value(&second, "pg2ch_records_sent_total"), Some(7.0));
+        assert_eq!(value(&second, "pg2ch_last_success_timestamp_seconds"), Some(100.0));
+        assert_eq!(value(&second, "pg2ch_last_run_timestamp_seconds"), Some(200.0));
+        assert_eq!(value(&second, "pg2ch_run_exit_code"), Some(69.0));
+        assert_eq!(value(&second, "pg2ch_run_complete"), Some(0.0));
+        assert_eq!(value(&second, "pg2ch_failed_runs_total"), Some(1.0));
+    }
+
+    #[test]
+    fn a_table_that_did_not_run_keeps_its_lines_and_another_programs_are_dropped() {
+        let before = "pg2ch_runs_total{source=\"other\"} 3\nnode_load1 0.5\nelse{a=\"b\"} 1\n";
+        let text = render(before, &run(1, None), 1.0);
+        assert!(text.contains("pg2ch_runs_total{source=\"other\"} 3\n"), "{text}");
+        assert!(!text.contains("node_load1") && !text.contains("else{"), "{text}");
+    }
+
+    #[test]
+    fn a_strange_name_is_escaped() {
+        let text = render("", &run(1, None), 1.0);
+        assert!(text.contains(r#"source="public.\"a \\ \"\"b\"","#), "{text}");
+    }
+}

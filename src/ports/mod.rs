@@ -1,0 +1,134 @@
+//! What the legs reach outside themselves, as traits with their contracts: the [`source`], the [`topic`], the [`target`], and
+//! who opens them.
+//!
+//! The program implements them with real servers ([`open`](crate::open)), the simulation with its own.
+
+pub mod limits;
+pub mod progress;
+pub mod source;
+pub mod target;
+pub mod topic;
+
+use std::time::Instant;
+
+use crate::config::{Config, TableConfig};
+use crate::error::Result;
+use crate::shutdown::Shutdown;
+use crate::threads;
+use crate::threads::watchdog::Watchdog;
+use limits::Limits;
+use progress::Progress;
+use source::{Ledger, UnsentRows};
+use target::{NewToken, Target};
+use topic::{Fence, TopicLog};
+
+/// Opens what a leg needs, when it needs it.
+pub trait Servers {
+    /// The session that locks and flags.
+    type Ledger: Ledger + Send;
+    /// The reader of unsent rows.
+    type Rows: UnsentRows + Send;
+    /// The topic.
+    type Log: TopicLog + Send + 'static;
+    /// The transactional producers.
+    type Fence: Fence + Send;
+    /// The target table.
+    type Target: Target + Send;
+
+    /// Opens the ledger and takes its lock; `None` if the run was asked to finish while it waited.
+    ///
+    /// # Errors
+    /// 75 if another run holds the lock; PostgreSQL's.
+    fn ledger(&self) -> Result<Option<Self::Ledger>>;
+
+    /// Takes the ledger back at the end of a run, and gives up its lock: the end of the session would do it a moment later,
+    /// and a run that begins in that moment would be refused.
+    fn give_back(&self, ledger: Self::Ledger) {
+        drop(ledger);
+    }
+
+    /// Opens the unsent rows up to the key `highest`, with timestamps above `clock_floor`.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    fn rows(&self, ledger: &Self::Ledger, highest: Vec<String>, clock_floor: i64) -> Result<Self::Rows>;
+
+    /// Opens the topic, for reading.
+    ///
+    /// # Errors
+    /// 78 if the client refuses its configuration.
+    fn log(&self) -> Result<Self::Log>;
+
+    /// Opens the topic again, from whichever thread, as often as it is asked.
+    fn more_logs(&self) -> Box<dyn Fn() -> Result<Self::Log> + Send>;
+
+    /// Makes the producer of the source's rows.
+    ///
+    /// # Errors
+    /// 78 if the client refuses its configuration.
+    fn writer(&self, ledger: &Self::Ledger) -> Result<Self::Fence>;
+
+    /// Makes the producer of offsets and dead letters.
+    ///
+    /// # Errors
+    /// 78 if the client refuses its configuration.
+    fn fence(&self, log: &Self::Log) -> Result<Self::Fence>;
+
+    /// Opens the target.
+    ///
+    /// # Errors
+    /// 78 if the client refuses its configuration.
+    fn target(&self) -> Result<Self::Target>;
+
+    /// Makes the source of deduplication tokens.
+    ///
+    /// # Errors
+    /// 70 if there is no randomness.
+    fn tokens(&self) -> Result<NewToken>;
+
+    /// Runs the three stages of a leg, each on its own thread: [`threads::side_by_side`].
+    ///
+    /// # Errors
+    /// The first failure of a stage.
+    fn side_by_side<A: Send, B: Send>(
+        &self,
+        names: [&str; 3],
+        first: impl FnMut() -> Result<Option<A>> + Send,
+        second: impl FnMut(A) -> Result<Vec<B>> + Send,
+        third: impl FnMut(B) -> Result<()> + Send,
+    ) -> Result<()> {
+        threads::side_by_side(names, first, second, third)
+    }
+}
+
+/// Everything a leg needs from outside.
+pub struct LegContext<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// The table to move.
+    pub table: &'a TableConfig,
+    /// The run's limits.
+    pub limits: Limits,
+    /// When the run began.
+    pub started: Instant,
+    /// Whether to go on.
+    pub shutdown: &'a Shutdown,
+    /// The time limits of PostgreSQL's calls.
+    pub watchdog: &'a Watchdog,
+    /// What those who watch are told.
+    pub progress: Progress,
+}
+
+impl<'a> LegContext<'a> {
+    /// Those of a command that nobody watches, which begins now and has no limits.
+    #[must_use]
+    pub fn of_command(
+        config: &'a Config,
+        table: &'a TableConfig,
+        shutdown: &'a Shutdown,
+        watchdog: &'a Watchdog,
+    ) -> Self {
+        let (limits, progress) = (Limits::default(), Progress::default());
+        Self { config, table, limits, started: Instant::now(), shutdown, watchdog, progress }
+    }
+}

@@ -1,0 +1,195 @@
+//! The source: a table's unsent rows, and the ledger in which they are flagged.
+
+use std::time::Duration;
+
+use crate::data::{Offsets, RowBatch};
+use crate::error::Result;
+
+/// The unsent rows of one run, in key order: the reader's side of PostgreSQL.
+pub trait UnsentRows {
+    /// The next batch, at most `max_rows` rows; empty at the end.
+    ///
+    /// The end is the highest key that was unsent when this was made, so that a busy table cannot keep a run alive.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code.
+    fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch>;
+}
+
+/// Up to which offsets the records of a source are flagged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Everything below is flagged. A partition that is missing stands at 0.
+    pub offsets: Offsets,
+    /// No record of an earlier run has a timestamp above this, in milliseconds.
+    pub timestamp_floor: i64,
+}
+
+/// What became of the rows of a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flagged {
+    /// Rows that are flagged now.
+    pub flagged: usize,
+    /// Rows that an application changed or deleted meanwhile: they keep their flag and go out again.
+    pub changed: usize,
+    /// Indices (into the batch) of rows that were locked, and so are still to be flagged.
+    pub locked: Vec<usize>,
+    /// Indices of rows whose flag a trigger took back.
+    pub taken_back: Vec<usize>,
+}
+
+impl Flagged {
+    /// The indices of the rows that were sent and are not flagged, though unchanged.
+    pub fn unflagged(&self) -> impl Iterator<Item = usize> {
+        self.locked.iter().chain(&self.taken_back).copied()
+    }
+}
+
+/// Says, once it is known what became of a batch's rows, where its checkpoint lies; `None` leaves it where it is.
+pub type CheckpointAfter<'a> = &'a dyn Fn(&Flagged) -> Option<Checkpoint>;
+
+/// A record found in the recovery window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WindowRecord {
+    /// Partition.
+    pub partition: i32,
+    /// The record's own offset.
+    pub offset: i64,
+    /// Its timestamp in milliseconds.
+    pub timestamp_ms: i64,
+    /// Its key; `None` for another producer's record without one.
+    pub key: Option<Vec<u8>>,
+    /// Its value; `None` for a tombstone.
+    pub value: Option<Vec<u8>>,
+}
+
+/// What recovery found out about the window.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Rows flagged: they had been delivered before the last run died.
+    pub flagged: u64,
+    /// Keys of rows that were delivered as they stand but cannot be flagged now (locked, or a trigger takes the flag
+    /// back): they must not be sent again in this run.
+    pub held: Vec<Held>,
+}
+
+/// A row that was delivered and cannot be flagged now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The record's key.
+    pub key: Vec<u8>,
+    /// Where its record lies: the checkpoint must stay below.
+    pub partition: i32,
+    /// Its record's offset.
+    pub offset: i64,
+    /// Whether a trigger took the flag back; otherwise the row was locked.
+    pub taken_back: bool,
+}
+
+/// The one session that holds a source's lock, flags its rows and moves its checkpoint.
+///
+/// Everything that writes checks the epoch that [`take_epoch`](Ledger::take_epoch) took, so that a run whose lock was
+/// lost and taken by another one cannot flag.
+pub trait Ledger {
+    /// Takes the source's lock, waiting up to `wait` for another run to end; `false` if this run was asked to finish
+    /// while it waited.
+    ///
+    /// # Errors
+    /// 75, naming the holder.
+    fn lock(&mut self, wait: Duration) -> Result<bool>;
+
+    /// The columns that records hold; none if that is not known.
+    fn source_columns(&self) -> &[SourceColumn] {
+        &[]
+    }
+
+    /// Reads the checkpoint. Once an epoch is taken and the writer fenced, this is also the proof that no later run has begun
+    /// before: one that begins now shuts this run out.
+    ///
+    /// # Errors
+    /// 78 if another source feeds the same topic; 75 if another run has taken an epoch since this one did.
+    fn checkpoint(&mut self) -> Result<Checkpoint>;
+
+    /// The highest unsent key, its columns as text; `None` if every row is sent.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    fn highest_unsent_key(&mut self) -> Result<Option<Vec<String>>>;
+
+    /// Takes the next epoch. When this returns, the checkpoint's row is durable, and no transaction of an earlier epoch
+    /// can commit any more.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    fn take_epoch(&mut self) -> Result<()>;
+
+    /// Flags the rows at `indices` of `batch` that are still the version that was read, and moves the checkpoint, in one
+    /// transaction.
+    ///
+    /// # Errors
+    /// PostgreSQL's; 75 if another run has taken an epoch since.
+    fn flag(&mut self, batch: &RowBatch, indices: &[usize], checkpoint: CheckpointAfter<'_>) -> Result<Flagged>;
+
+    /// Adds records of the recovery window, in log order. Only the last record of each key counts.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    fn add_to_window(&mut self, records: &[WindowRecord]) -> Result<()>;
+
+    /// Flags every row whose last record in the window equals its present content, then moves the checkpoint to `end`,
+    /// or below the records of rows that could not be flagged.
+    ///
+    /// # Errors
+    /// PostgreSQL's; 75 if another run has taken an epoch since.
+    fn settle_window(&mut self, end: &Checkpoint) -> Result<Recovered>;
+
+    /// Moves the checkpoint alone, as a re-created topic or a finished run asks for. It may go back.
+    ///
+    /// # Errors
+    /// PostgreSQL's; 75 if another run has taken an epoch since.
+    fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<()>;
+}
+
+/// One column of the source table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceColumn {
+    /// Its name, unquoted.
+    pub name: String,
+    /// Its type as SQL writes it, with length or precision.
+    pub type_name: String,
+    /// The same without its domains: what its values are stored and printed as.
+    pub base_type: String,
+    /// Whether that is an enum.
+    pub is_enum: bool,
+    /// Whether it refuses NULL.
+    pub not_null: bool,
+    /// Its comment.
+    pub comment: Option<String>,
+    /// What it needs as a part of a key.
+    pub as_key: AsKey,
+}
+
+/// What a column needs as a part of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AsKey {
+    /// The schema, quoted, of the operators that its index sorts by. An extension's type (`citext`, `ltree`) brings its own,
+    /// and PostgreSQL would take others, which sort differently, or none, where the search path does not name their schema.
+    pub operators: String,
+    /// Whether its JSON is no text that can be cast back: an array, a composite type, `jsonb`.
+    pub is_text_in_json: bool,
+}
+
+impl Default for AsKey {
+    fn default() -> Self {
+        Self { operators: "pg_catalog".into(), is_text_in_json: false }
+    }
+}
+
+/// How much there is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    /// Rows, or records.
+    pub number: u64,
+    /// Whether they were counted.
+    pub exact: bool,
+}

@@ -1,0 +1,196 @@
+//! The topic: its log, a group's offsets in it, and the transactional producer through which everything goes that must not
+//! happen twice.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::data::{DeadLetter, NextOffset, Offsets, Record, RecordId, RecordPosition, RowBatch};
+use crate::error::{Error, Result};
+use crate::shutdown::Shutdown;
+
+/// Which end of a partition is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The last stable offset: below it every transaction is decided. What committed readers can reach.
+    Stable,
+    /// The high watermark: everything that was written, decided or not.
+    Written,
+}
+
+/// What a poll brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polled {
+    /// A record, which was given to the sink.
+    Record,
+    /// The stable end of this partition, for now: not below the offset up to which it is read.
+    End(i32),
+    /// Nothing within the time.
+    Nothing,
+}
+
+/// An offset as a consumer group keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The next offset to read.
+    pub next: NextOffset,
+    /// The text that was committed with it.
+    pub metadata: String,
+}
+
+/// Reads one topic, committed records only, and what a group knows about it.
+pub trait TopicLog {
+    /// The topic's partitions, ascending. Never empty.
+    ///
+    /// # Errors
+    /// 78 if there is no such topic; Kafka's.
+    fn partitions(&mut self) -> Result<Vec<i32>>;
+
+    /// The end of each partition.
+    ///
+    /// # Errors
+    /// Kafka's.
+    fn ends(&mut self, end: End) -> Result<Offsets>;
+
+    /// The first offset that each partition still has.
+    ///
+    /// # Errors
+    /// Kafka's.
+    fn starts(&mut self) -> Result<Offsets>;
+
+    /// The group's offsets; partitions without one are missing.
+    ///
+    /// # Errors
+    /// Kafka's.
+    fn committed(&mut self) -> Result<BTreeMap<i32, Committed>>;
+
+    /// The same at once, as they were before any transaction that is still open: what a dead run has left open stays so until
+    /// a fence aborts it, or for a minute.
+    ///
+    /// # Errors
+    /// Kafka's.
+    fn committed_before(&mut self) -> Result<BTreeMap<i32, Committed>> {
+        self.committed()
+    }
+
+    /// Reads these partitions, from these offsets on, until it is called again. `until` are ends that each of them is known to
+    /// have: a broker that does not know of them yet is waited for.
+    ///
+    /// # Errors
+    /// Kafka's.
+    fn read_from(&mut self, from: &Offsets, until: &Offsets) -> Result<()>;
+
+    /// Waits for the next record, or the end of a partition. Records of a partition come in order.
+    ///
+    /// # Errors
+    /// Kafka's.
+    fn poll(&mut self, wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Polled>;
+}
+
+/// What became of a transaction of rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It was committed; the records' places, in the order of the indices.
+    Committed(Vec<RecordPosition>),
+    /// It was aborted because of the size of some of these records (indices of the batch). The broker blames a whole
+    /// batch of its own, not the record.
+    TooLarge(Vec<usize>),
+    /// Without transactions: these were delivered, and those were not, because of the size of some of them.
+    Partly {
+        /// Indices of the batch, with the records' places, ascending.
+        committed: Vec<(usize, RecordPosition)>,
+        /// Indices of the batch, ascending.
+        too_large: Vec<usize>,
+    },
+}
+
+/// An offset to commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OffsetCommit {
+    /// Partition.
+    pub partition: i32,
+    /// The next offset to read.
+    pub next: NextOffset,
+    /// The text to keep with it.
+    pub metadata: String,
+}
+
+/// A transactional producer: it shuts out its predecessors, and whatever it does happens wholly or not at all.
+pub trait Fence {
+    /// Shuts out every earlier producer of this name, and aborts what it left open. Nothing of a dead run can land
+    /// after this returns.
+    ///
+    /// # Errors
+    /// Kafka's.
+    fn fence(&mut self) -> Result<()>;
+
+    /// Sends the rows at `indices` of `batch` as one transaction, in order.
+    ///
+    /// # Errors
+    /// Kafka's; 75 if a later run has fenced this one. What became of the transaction is then unknown, and found out by
+    /// the next recovery.
+    fn send(&mut self, batch: &RowBatch, indices: &[usize]) -> Result<Sent>;
+
+    /// Commits offsets and dead letters, in one transaction.
+    ///
+    /// # Errors
+    /// As [`send`](Fence::send).
+    fn commit(&mut self, offsets: &[OffsetCommit], dead: &[DeadLetter]) -> Result<()>;
+}
+
+/// Waits until everything below `wanted` is decided; returns the stable ends.
+///
+/// # Errors
+/// 69 after `limit`; Kafka's.
+pub fn wait_until_stable(
+    log: &mut impl TopicLog,
+    wanted: &Offsets,
+    limit: Duration,
+    shutdown: &Shutdown,
+) -> Result<Offsets> {
+    let until = Instant::now() + limit;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let stable = log.ends(End::Stable)?;
+        let behind = wanted.iter().find(|(partition, next)| stable.get(partition).is_none_or(|end| end < next));
+        let Some((partition, next)) = behind else { return Ok(stable) };
+        if Instant::now() >= until {
+            let at = stable.get(partition).copied().unwrap_or_default();
+            return Err(Error::unavailable(
+                format!("cannot read partition {partition} up to offset {next}"),
+                format!("a transaction of another producer has been open at offset {at} for {limit:?}"),
+                "find it with `kafka-transactions.sh find-hanging` or `describe-producers`, and end or abort it: it hides \
+                 every later record from committed readers; [timeouts] stable sets how long to wait",
+            ));
+        }
+        if shutdown.wait(pause) {
+            return Ok(stable);
+        }
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// The record `id`, as the dead letter that it is to become for this reason.
+///
+/// # Errors
+/// Kafka's, or 69 if the record does not come within `limit`, or is gone.
+pub fn read_again(log: &mut impl TopicLog, id: RecordId, reason: &str, limit: Duration) -> Result<DeadLetter> {
+    log.partitions()?;
+    log.read_from(&[(id.partition, id.offset)].into(), &[(id.partition, id.offset + 1)].into())?;
+    let mut found = None;
+    let polled = log.poll(limit, &mut |record| {
+        if RecordId::of(&record) == id {
+            found = Some(DeadLetter::of(&record, reason.to_owned()));
+        }
+    })?;
+    found.ok_or_else(|| {
+        let RecordId { partition, offset, .. } = id;
+        Error::unavailable(
+            format!("cannot read the record at partition {partition} offset {offset} again, which the target refuses: {reason}"),
+            match polled {
+                Polled::Nothing => format!("no record came for {limit:?}"),
+                Polled::Record | Polled::End(_) => "the topic no longer holds it".into(),
+            },
+            "check the brokers and the topic's retention; the next run goes on from here",
+        )
+    })
+}
