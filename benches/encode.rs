@@ -13,13 +13,13 @@ const LOGIN: (&[(&str, &str)], &str) = (
         ("user_id", "Int64"),
         ("event_type", "LowCardinality(String)"),
         ("event_time", "DateTime64(6, 'UTC')"),
-        ("details", "Nullable(String)"),
+        ("payload", "Nullable(String)"),
     ],
-    r#"{"id":12345,"user_id":77,"event_type":"login","event_time":"2026-01-02T03:04:05.123456+00:00","details":{"ip": "127.0.0.1", "agent": "Mozilla/5.0 (X11; Linux x86_64)"}}"#,
+    r#"{"id":12345,"user_id":77,"event_type":"login","event_time":"2026-01-02T03:04:05.123456+00:00","payload":{"ip": "127.0.0.1", "agent": "Mozilla/5.0 (X11; Linux x86_64)"}}"#,
 );
 
 /// The same out of the table's order, which the encoder's guess of the next column misses.
-const SHUFFLED: &str = r#"{"details":{"ip": "127.0.0.1", "agent": "Mozilla/5.0 (X11; Linux x86_64)"},"event_time":"2026-01-02T03:04:05.123456+00:00","event_type":"login","user_id":77,"id":12345}"#;
+const SHUFFLED: &str = r#"{"payload":{"ip": "127.0.0.1", "agent": "Mozilla/5.0 (X11; Linux x86_64)"},"event_time":"2026-01-02T03:04:05.123456+00:00","event_type":"login","user_id":77,"id":12345}"#;
 
 const MANY_TYPES: (&[(&str, &str)], &str) = (
     &[

@@ -106,7 +106,7 @@ fn make_table(client: &mut Client, way: &Way, rows: usize) {
         .batch_execute(&format!(
             "DROP TABLE IF EXISTS flagging;
              CREATE TABLE flagging (id bigint PRIMARY KEY, user_id bigint NOT NULL, event_type text NOT NULL,
-                 event_time timestamptz NOT NULL, details jsonb, sent boolean NOT NULL DEFAULT FALSE)
+                 event_time timestamptz NOT NULL, payload jsonb, sent boolean NOT NULL DEFAULT FALSE)
                  WITH (fillfactor = {}, autovacuum_enabled = off);
              INSERT INTO flagging SELECT n, n % 1000, 'login', now(), jsonb_build_object('ip', '10.0.0.' || n % 250,
                  'agent', 'Mozilla/5.0 (X11; Linux x86_64)') FROM generate_series(1, {rows}) n",
@@ -116,7 +116,7 @@ fn make_table(client: &mut Client, way: &Way, rows: usize) {
     if way.indexed {
         client.batch_execute("CREATE INDEX ON flagging (id) WHERE NOT sent").unwrap();
     }
-    client.batch_execute("ANALYZE flagging; SELECT count(*) FROM flagging WHERE details IS NULL").unwrap();
+    client.batch_execute("ANALYZE flagging; SELECT count(*) FROM flagging WHERE payload IS NULL").unwrap();
 }
 
 /// The statements of a batch, and the rows of a COPY between the first and the second.

@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS analytics.user_logins
     user_id      Int64,
     event_type   LowCardinality(String),
     event_time   DateTime64(6, 'UTC'),
-    details      Nullable(String),
+    payload      Nullable(String),
     _partition   Int32,
     _offset      Int64,
     _timestamp   DateTime64(3, 'UTC'),

@@ -27,7 +27,7 @@ fn target_columns(world: &World) -> String {
 #[test]
 fn a_record_has_the_chosen_columns_and_the_key() {
     for (name, line) in
-        [("chosen", "columns = [\"event_type\", \"user_id\"]"), ("excluded", "exclude = [\"details\", \"event_time\"]")]
+        [("chosen", "columns = [\"event_type\", \"user_id\"]"), ("excluded", "exclude = [\"payload\", \"event_time\"]")]
     {
         let mut world = choosing(name, line);
         world.insert_rows(2);
@@ -42,19 +42,19 @@ fn a_record_has_the_chosen_columns_and_the_key() {
 #[test]
 fn a_change_of_a_column_that_is_left_out_is_no_change_to_what_was_delivered() {
     // Given rows that were delivered by a run that died before it flagged them
-    let mut world = choosing("left_out", "exclude = \"details\"");
+    let mut world = choosing("left_out", "exclude = \"payload\"");
     world.insert_rows(4);
     world.kill_at("kafka.commit.after", &["produce"]);
 
     // When an application changes what is not sent of one, and what is sent of another
-    world.sql("UPDATE {t} SET details = '{}' WHERE id = 1");
+    world.sql("UPDATE {t} SET payload = '{}' WHERE id = 1");
     world.sql("UPDATE {t} SET event_type = 'logout' WHERE id = 2");
     let ended = world.once().expect(0);
 
     // Then only the second goes out again
     assert_eq!((ended.number("produce", "rows_recovered"), ended.number("produce", "records_sent")), (3, 1));
     assert_eq!(world.unsent(), 0);
-    world.sql("UPDATE {t} SET details = '[]'");
+    world.sql("UPDATE {t} SET payload = '[]'");
     world.run(&["verify", "--deep"]).expect(0);
 }
 
@@ -64,7 +64,7 @@ fn a_row_moved_between_reading_and_flagging_is_known_by_the_chosen_columns() {
     world.insert_rows(4);
     let mut run = world.start_stopped_at("kafka.commit.after");
     // A new version, with nothing changed of what was sent.
-    world.sql("UPDATE {t} SET details = '[]' WHERE id < 3");
+    world.sql("UPDATE {t} SET payload = '[]' WHERE id < 3");
     run.go_on();
     let ended = run.end().expect(0);
     assert_eq!(ended.number("produce", "rows_flagged"), 4);
@@ -76,7 +76,7 @@ fn another_choice_of_columns_after_a_crash_sends_what_was_delivered_in_its_new_f
     let mut world = World::new("choice");
     world.insert_rows(3);
     world.kill_at("kafka.commit.after", &["produce"]);
-    world.settings.insert("[table]", "exclude = \"details\"".into());
+    world.settings.insert("[table]", "exclude = \"payload\"".into());
 
     let ended = world.run(&["produce", "--json"]).expect(0);
 

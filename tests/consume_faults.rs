@@ -135,10 +135,10 @@ fn a_run_that_slept_through_the_copying_of_its_last_batch_is_told_so() {
 const BAD: [(&str, &str); 4] = [
     (r#"{"id":1,"extra":2}"#, "extra"),
     (
-        r#"{"id":99999999999999999999,"user_id":1,"event_type":"x","event_time":"2026-01-01T00:00:00Z","details":null}"#,
+        r#"{"id":99999999999999999999,"user_id":1,"event_type":"x","event_time":"2026-01-01T00:00:00Z","payload":null}"#,
         "id",
     ),
-    (r#"{"id":1,"user_id":null,"event_type":"x","event_time":"2026-01-01T00:00:00Z","details":null}"#, "user_id"),
+    (r#"{"id":1,"user_id":null,"event_type":"x","event_time":"2026-01-01T00:00:00Z","payload":null}"#, "user_id"),
     ("garbage", "JSON"),
 ];
 
@@ -252,7 +252,7 @@ fn a_record_in_the_target_that_no_longer_fits_is_not_refused() {
     world.send_logins(12);
     world.run(&["consume"]).expect(0);
     world.ch("SYSTEM START MERGES {t}");
-    world.ch("ALTER TABLE {t} DROP COLUMN details");
+    world.ch("ALTER TABLE {t} DROP COLUMN payload");
     world.stop_merges();
     world.set_offsets(&[(0, 0), (1, 0), (2, 0)]);
     let ended = world.run(&["consume", "--json"]).expect(0);

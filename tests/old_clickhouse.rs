@@ -174,7 +174,7 @@ fn an_old_server_is_refused_as_a_target_before_anything_is_copied() {
     server.ok("CREATE DATABASE analytics", b"");
     server.ok(
         &format!(
-            "CREATE TABLE analytics.{} (id Int64, user_id Int64, event_type String, event_time DateTime, details String,
+            "CREATE TABLE analytics.{} (id Int64, user_id Int64, event_type String, event_time DateTime, payload String,
              _partition Int32, _offset Int64, _timestamp DateTime) ENGINE = ReplacingMergeTree ORDER BY id",
             world.name
         ),

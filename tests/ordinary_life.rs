@@ -43,14 +43,14 @@ fn rows_that_come_later_go_with_the_next_run() {
     world.insert_rows(3);
     world.once().expect(0);
     world.sql(
-        r#"INSERT INTO {t} (user_id, event_type, event_time, details) VALUES (1, 'login', now(), '{"ip": "127.0.0.1"}')"#,
+        r#"INSERT INTO {t} (user_id, event_type, event_time, payload) VALUES (1, 'login', now(), '{"ip": "127.0.0.1"}')"#,
     );
 
     let ended = world.once().expect(0);
 
     assert_eq!(ended.number("produce", "rows_flagged"), 1);
     assert_eq!(ended.number("consume", "rows_inserted"), 1);
-    assert_eq!(world.ch("SELECT details FROM {t} ORDER BY _ingested_at DESC LIMIT 1"), r#"{"ip": "127.0.0.1"}"#);
+    assert_eq!(world.ch("SELECT payload FROM {t} ORDER BY _ingested_at DESC LIMIT 1"), r#"{"ip": "127.0.0.1"}"#);
     world.assert_exactly_once();
 }
 
@@ -92,7 +92,7 @@ fn a_row_whose_flag_alone_is_set_back_is_sent_again_because_it_is_asked_for() {
 fn other_consumers_see_plain_rows_and_nothing_of_ours() {
     let mut world = World::new("plain");
     world.sql(
-        r#"INSERT INTO {t} (id, user_id, event_type, event_time, details)
+        r#"INSERT INTO {t} (id, user_id, event_type, event_time, payload)
            VALUES (42, 7, 'login "naïve" 日本', '2024-05-01 10:00:00.5+02', '{"ip": "10.0.0.1", "n": 1.50}')"#,
     );
     let clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
@@ -107,7 +107,7 @@ fn other_consumers_see_plain_rows_and_nothing_of_ours() {
     assert_eq!(record.key, "42");
     assert_eq!(
         record.value,
-        r#"{"id":42,"user_id":7,"event_type":"login \"naïve\" 日本","event_time":"2024-05-01T08:00:00.5+00:00","details":{"n": 1.50, "ip": "10.0.0.1"}}"#
+        r#"{"id":42,"user_id":7,"event_type":"login \"naïve\" 日本","event_time":"2024-05-01T08:00:00.5+00:00","payload":{"n": 1.50, "ip": "10.0.0.1"}}"#
     );
     assert!(record.headers.is_empty(), "{:?}", record.headers);
     assert!((before - 1..=after).contains(&record.timestamp_ms), "{before} <= {} <= {after}", record.timestamp_ms);

@@ -127,14 +127,14 @@ fn killed_around_a_record_that_is_too_large() {
     for (round, point) in crash::PRODUCE_TOO_LARGE.iter().enumerate() {
         world.insert_rows(8);
         world.sql(
-            "UPDATE {t} SET details = to_jsonb(repeat(md5(id::text), 100)) WHERE id = (SELECT max(id) - 3 FROM {t})",
+            "UPDATE {t} SET payload = to_jsonb(repeat(md5(id::text), 100)) WHERE id = (SELECT max(id) - 3 FROM {t})",
         );
         world.kill_at(point, &["produce"]);
         let ended = world.run(&["produce", "--json"]).expect(65);
         assert_eq!(ended.report()["produce"]["too_large"].as_array().unwrap().len(), round + 1);
         assert_eq!(world.unsent(), i64::try_from(round).unwrap() + 1);
     }
-    world.sql("UPDATE {t} SET details = NULL WHERE NOT sent_to_kafka");
+    world.sql("UPDATE {t} SET payload = NULL WHERE NOT sent_to_kafka");
     world.run(&["produce"]).expect(0);
     world.assert_sent_exactly_once();
 }

@@ -191,7 +191,7 @@ fn only_deep_finds_a_changed_content_and_it_names_the_column() {
     world.insert_rows(300);
     world.once().expect(0);
     world.ch("ALTER TABLE {t} UPDATE event_type = 'forged' WHERE id = 77 SETTINGS mutations_sync = 2");
-    world.sql("UPDATE {t} SET details = NULL WHERE id = 78");
+    world.sql("UPDATE {t} SET payload = NULL WHERE id = 78");
 
     assert_eq!(findings(&verify(&world, &[], 0)), []);
     let report = verify(&world, &["--deep"], 65);
@@ -200,7 +200,7 @@ fn only_deep_finds_a_changed_content_and_it_names_the_column() {
     assert_eq!((&told["key"], &told["column"]), (&"77".into(), &"event_type".into()));
     assert_eq!((&told["source"], &told["target"]), (&"\"login\"".into(), &"forged".into()));
     let told = &report["differences"][1];
-    assert_eq!((&told["key"], &told["column"], &told["source"]), (&"78".into(), &"details".into(), &"null".into()));
+    assert_eq!((&told["key"], &told["column"], &told["source"]), (&"78".into(), &"payload".into(), &"null".into()));
 
     let repaired = verify(&world, &["--deep", "--repair", "--confirm"], 65);
     assert_eq!(repaired["repair"]["unflagged"], 2);

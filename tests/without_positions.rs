@@ -20,7 +20,7 @@ fn world(name: &str, window: u32) -> World {
     world.settings.insert("retry", "attempts = 3\npause = \"20ms\"\n".into());
     world.settings.insert("timeouts", "kafka = \"5s\"\nclickhouse = \"2s\"\n".into());
     world.ch(&format!(
-        "CREATE TABLE {{t}} (id Int64, user_id Int64, event_type String, event_time DateTime64(6, 'UTC'), details Nullable(String))
+        "CREATE TABLE {{t}} (id Int64, user_id Int64, event_type String, event_time DateTime64(6, 'UTC'), payload Nullable(String))
          ENGINE = MergeTree ORDER BY id
          SETTINGS non_replicated_deduplication_window = {window}, fsync_after_insert = 1, fsync_part_directory = 1"
     ));

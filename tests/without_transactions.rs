@@ -48,7 +48,7 @@ fn a_record_that_is_too_large_holds_nobody_up_without_transactions() {
     let topic = world.name.clone();
     world.delete_topic(&topic);
     world.create_topic(&topic, 1, &[("max.message.bytes", "20000")]);
-    world.sql("UPDATE {t} SET details = to_jsonb(repeat('x', 30000)) WHERE id = 2");
+    world.sql("UPDATE {t} SET payload = to_jsonb(repeat('x', 30000)) WHERE id = 2");
 
     world.run(&["produce", "--json"]).expect(65);
 

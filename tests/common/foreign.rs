@@ -70,7 +70,7 @@ impl World {
     /// A row of `user_logins` as JSON.
     pub fn login(id: i64, event_type: &str) -> String {
         format!(
-            r#"{{"id":{id},"user_id":{id},"event_type":"{event_type}","event_time":"2026-01-02T03:04:05.123456+00:00","details":null}}"#
+            r#"{{"id":{id},"user_id":{id},"event_type":"{event_type}","event_time":"2026-01-02T03:04:05.123456+00:00","payload":null}}"#
         )
     }
 

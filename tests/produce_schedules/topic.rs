@@ -107,7 +107,7 @@ fn a_record_too_large_for_the_topic_is_named_and_its_neighbours_go() {
     world.delete_topic(&topic);
     world.create_topic(&topic, 2, &[("max.message.bytes", "1500")]);
     world.insert_rows(40);
-    world.sql("UPDATE {t} SET details = to_jsonb((SELECT string_agg(md5(n::text), '') FROM generate_series(1, 60) n)) WHERE id IN (7, 23)");
+    world.sql("UPDATE {t} SET payload = to_jsonb((SELECT string_agg(md5(n::text), '') FROM generate_series(1, 60) n)) WHERE id IN (7, 23)");
     for _ in 0..2 {
         let ended = world.run(&["produce", "--json"]).expect(65);
         let large = ended.report()["produce"]["too_large"].clone();
@@ -116,7 +116,7 @@ fn a_record_too_large_for_the_topic_is_named_and_its_neighbours_go() {
         assert_eq!(keys, ["7", "23"]);
         assert_eq!((world.unsent(), world.records()), (2, 38));
     }
-    world.sql("UPDATE {t} SET details = NULL WHERE NOT sent_to_kafka");
+    world.sql("UPDATE {t} SET payload = NULL WHERE NOT sent_to_kafka");
     world.run(&["produce"]).expect(0);
     world.assert_sent_exactly_once();
 }

@@ -62,11 +62,11 @@ fn crash_once(subject: &mut Subject<'_>, group: Group, point: &str, round: u64) 
         }
         Group::TooLarge => {
             subject.world.sql(
-                "UPDATE {t} SET details = to_jsonb(repeat(md5(id::text), 100)) WHERE id = (SELECT max(id) - 3 FROM {t})",
+                "UPDATE {t} SET payload = to_jsonb(repeat(md5(id::text), 100)) WHERE id = (SELECT max(id) - 3 FROM {t})",
             );
             subject.crash_at(point, &["produce", "--wait-lock", "20s"], &[KILLED]);
             subject.run(&["--once", "--wait-lock", "20s"], &[65]);
-            subject.world.sql("UPDATE {t} SET details = NULL WHERE NOT sent_to_kafka");
+            subject.world.sql("UPDATE {t} SET payload = NULL WHERE NOT sent_to_kafka");
         }
         Group::Consume => {
             subject.run(&["produce", "--wait-lock", "20s"], &[0]);

@@ -35,7 +35,7 @@ fn logins() -> RowEncoder {
         ("user_id", "Int64"),
         ("event_type", "LowCardinality(String)"),
         ("event_time", "DateTime64(6, 'UTC')"),
-        ("details", "Nullable(String)"),
+        ("payload", "Nullable(String)"),
         ("_partition", "Int32"),
         ("_offset", "Int64"),
         ("_timestamp", "DateTime64(3, 'UTC')"),
@@ -43,7 +43,7 @@ fn logins() -> RowEncoder {
     ])
 }
 
-const LOGIN: &str = r#"{"id":12345,"user_id":77,"event_type":"login","event_time":"2026-01-02T03:04:05.123456+00:00","details":{"ip": "127.0.0.1"}}"#;
+const LOGIN: &str = r#"{"id":12345,"user_id":77,"event_type":"login","event_time":"2026-01-02T03:04:05.123456+00:00","payload":{"ip": "127.0.0.1"}}"#;
 
 #[test]
 fn every_case_of_the_table_is_shown_or_refused() {
@@ -61,7 +61,7 @@ fn every_case_of_the_table_is_shown_or_refused() {
 fn a_row_is_its_columns_and_then_its_position() {
     let mut encoder = logins();
     assert_eq!(encoder.format(), "RowBinary");
-    let columns = ["id", "user_id", "event_type", "event_time", "details", "_partition", "_offset", "_timestamp"];
+    let columns = ["id", "user_id", "event_type", "event_time", "payload", "_partition", "_offset", "_timestamp"];
     assert_eq!(encoder.insert_columns(), columns);
     let mut expected = Vec::new();
     expected.extend_from_slice(&12_345_i64.to_le_bytes());

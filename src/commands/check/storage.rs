@@ -88,8 +88,8 @@ fn space(session: &mut Session, found: &Found, findings: &mut Findings) -> Resul
             Severity::Note,
             "fillfactor",
             format!("the pages of {name} are filled to {fill} %"),
-            "each row is updated once, when it is flagged: with room in its page the new version stays there, which writes a \
-             third less WAL; it takes up to twice the disk, and counts for rows that come from now on",
+            "each row is updated once, when it is flagged: with room in its page the new version stays there, which writes \
+             half the WAL; it takes up to twice the disk, and counts for rows that come from now on",
             format!("ALTER TABLE {name} SET (fillfactor = 50);"),
         );
     }
