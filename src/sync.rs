@@ -1,6 +1,6 @@
 //! Threads and channels: the few names that the program makes them by.
 //!
-//! What runs side by side is written against these names, in [`threads`](crate::threads). `tests/threads.rs` compiles that
+//! What runs side by side is written against these names, in [`threads`](crate::threads). `tests/threads` compiles that
 //! module once more with stand-ins for them, whose scheduler tries one interleaving after another.
 
 use std::io;

@@ -1,6 +1,6 @@
 //! A world of its own for each test, on the servers that `scripts/test` starts: a source table, a topic, a target, a
 //! configuration; and what a test asks of them.
-#![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each binary uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod configuration;
@@ -8,6 +8,7 @@ pub mod findings;
 pub mod foreign;
 mod group;
 pub mod http_proxy;
+pub mod page;
 mod promise;
 pub mod proxy;
 mod roles;

@@ -1,6 +1,8 @@
 //! Runs of the program: to their end, killed or stopped at a crash point.
 
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -8,6 +10,9 @@ use super::World;
 
 /// The exit code of a run that SIGKILL has ended.
 pub const KILLED: i32 = -9;
+
+/// A run that takes longer hangs.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// How a run of the program ended.
 #[derive(Debug)]
@@ -32,7 +37,7 @@ impl Suspended {
 
     /// Waits for its end.
     pub fn end(self) -> Ended {
-        Ended::of(&self.0.wait_with_output().unwrap())
+        Ended::after(self.0)
     }
 }
 
@@ -46,7 +51,7 @@ impl World {
 
     /// Runs the program to its end.
     pub fn run(&self, args: &[&str]) -> Ended {
-        Ended::of(&self.command(args).output().unwrap())
+        Ended::after(self.start(args))
     }
 
     /// One run of both legs, with its JSON report.
@@ -68,7 +73,9 @@ impl World {
 
     /// Runs the program with a crash point armed: if it comes there, it dies by SIGKILL.
     pub fn crash_at(&self, point: &str, args: &[&str]) -> Ended {
-        Ended::of(&self.command(args).env("PG2CH_CRASH_AT", point).output().unwrap())
+        let mut command = self.command(args);
+        command.env("PG2CH_CRASH_AT", point).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ended::after(command.spawn().unwrap())
     }
 
     /// Starts the first leg and waits until it has stopped at a crash point, as a suspended machine stops.
@@ -97,6 +104,25 @@ impl World {
 }
 
 impl Ended {
+    /// Waits for the end of a run. One that hangs is killed and fails its own test, not all others by never ending.
+    #[track_caller]
+    pub fn after(run: Child) -> Self {
+        let process = run.id();
+        let (end, ended) = channel::<()>();
+        let guard = std::thread::spawn(move || {
+            let hangs = ended.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout);
+            if hangs {
+                signal_process("KILL", process);
+            }
+            hangs
+        });
+        let output = run.wait_with_output().unwrap();
+        drop(end);
+        let ended = Self::of(&output);
+        assert!(!guard.join().unwrap(), "has not ended after {LONGEST:?}: {ended:?}");
+        ended
+    }
+
     pub fn of(output: &Output) -> Self {
         use std::os::unix::process::ExitStatusExt;
         let code = output.status.code().unwrap_or_else(|| -output.status.signal().unwrap_or(0));

@@ -78,7 +78,7 @@ fn kill_one(subject: &mut Subject<'_>, course: &mut Course) -> bool {
         std::thread::sleep(Duration::from_millis(1).min(moment.saturating_sub(begun.elapsed())));
     }
     let _ = run.kill();
-    let ended = Ended::of(&run.wait_with_output().unwrap());
+    let ended = Ended::after(run);
     let killed = subject.ended(ended, &[0, KILLED]).code == KILLED;
     if killed {
         subject.tally.faults += 1;

@@ -88,7 +88,7 @@ fn land_late(subject: &mut Subject<'_>, proxy: &Proxy, link: Link, before: usize
     if is_hit {
         let _ = run.kill();
     }
-    let ended = Ended::of(&run.wait_with_output().unwrap());
+    let ended = Ended::after(run);
     subject.ended(ended, &[0, KILLED]);
     if !is_hit {
         return;

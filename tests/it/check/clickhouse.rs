@@ -1,0 +1,100 @@
+//! What `pg2ch check` finds in ClickHouse is provoked, its own statement is carried out, and the finding is gone.
+
+use crate::common::World;
+use crate::common::findings::{assert_cured, check, finding};
+
+#[test]
+fn what_the_target_lacks_is_mended_by_the_statements_told() {
+    let mut world = World::new("check_target");
+    for (breakage, id, code) in [
+        ("ALTER TABLE {t} MODIFY SETTING non_replicated_deduplication_window = 0", "deduplication-window", 78),
+        ("ALTER TABLE {t} RESET SETTING fsync_after_insert", "fsync", 0),
+        ("ALTER TABLE {t} DROP INDEX _position", "position-index", 0),
+        ("ALTER TABLE {t} DROP COLUMN payload", "column-missing", 78),
+        ("ALTER TABLE {t} ADD COLUMN more Int32", "column-extra", 78),
+        ("ALTER TABLE {t} MODIFY COLUMN user_id Int32", "type-lossy", 78),
+        ("ALTER TABLE {t} DROP COLUMN payload; ALTER TABLE {t} ADD COLUMN payload String", "type-lossy", 78),
+        ("ALTER TABLE {t} DROP COLUMN payload; ALTER TABLE {t} ADD COLUMN payload JSON", "type-lossy", 78),
+        ("ALTER TABLE {t} DROP COLUMN user_id; ALTER TABLE {t} ADD COLUMN user_id Array(Int64)", "type-impossible", 78),
+        ("ALTER TABLE {t} MODIFY COLUMN user_id Variant(Int64, String)", "type-lossy", 78),
+    ] {
+        breakage.split(';').for_each(|statement| drop(world.ch(statement)));
+        assert_cured(&mut world, id, code);
+    }
+    world.ch("ALTER TABLE {t} ADD COLUMN most Nullable(String)");
+    assert!(finding(&check(&world, 0), "column-unfilled").is_some(), "rows have NULL there, which is told");
+    world.ch("ALTER TABLE {t} ADD COLUMN place Variant(Int64, String)");
+    assert_cured(&mut world, "type-unknown", 0);
+    world.ch("ALTER TABLE {t} MODIFY COLUMN more Nullable(Int32)");
+    world.insert_rows(3);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_target_of_another_engine_or_order_is_made_anew_with_its_rows() {
+    let mut world = World::new("check_engine");
+    world.insert_rows(3);
+    world.once().expect(0);
+    for (definition, id) in
+        [("MergeTree ORDER BY id", "engine"), ("ReplacingMergeTree(_timestamp) ORDER BY user_id", "sorting-key")]
+    {
+        world.ch("DROP TABLE IF EXISTS {t}_old");
+        world.ch(&format!(
+            "CREATE TABLE {{t}}_made ENGINE = {definition} SETTINGS non_replicated_deduplication_window = 100 AS SELECT * FROM {{t}}"
+        ));
+        world.ch("DROP TABLE {t}");
+        world.ch("RENAME TABLE {t}_made TO {t}");
+        assert_cured(&mut world, id, 0);
+        world.once().expect(0);
+        world.assert_exactly_once();
+    }
+    world.ch("DROP TABLE {t}");
+    assert_cured(&mut world, "target-missing", 78);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_target_without_offsets_or_with_shorter_ones_is_an_error() {
+    let mut world = World::new("check_offsets");
+    world.insert_rows(3);
+    world.ch("ALTER TABLE {t} DROP INDEX _position");
+    for column in ["_partition", "_offset"] {
+        world.ch(&format!("ALTER TABLE {{t}} DROP COLUMN {column}"));
+        world.once().expect(78);
+        assert_cured(&mut world, "position-column", 78);
+    }
+    for (column, short) in [("_partition", "Int16"), ("_offset", "Int32"), ("_partition", "Decimal(18, 2)")] {
+        world.ch(&format!("ALTER TABLE {{t}} MODIFY COLUMN {column} {short}"));
+        let ended = world.once().expect(78);
+        assert!(ended.stderr.contains(column) && ended.stderr.contains(short), "{}", ended.stderr);
+        assert_cured(&mut world, "position-type", 78);
+    }
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_column_that_the_target_computes_is_an_error() {
+    let mut world = World::new("check_computed");
+    for kind in ["MATERIALIZED", "ALIAS"] {
+        world.ch("ALTER TABLE {t} DROP COLUMN user_id");
+        world.ch(&format!("ALTER TABLE {{t}} ADD COLUMN user_id Int64 {kind} id + 1"));
+        assert_cured(&mut world, "column-computed", 78);
+    }
+    world.insert_rows(3);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_materialized_view_is_told_and_its_table_is_made_to_remember_tokens() {
+    let mut world = World::new("check_view");
+    world.ch("CREATE TABLE {t}_sums (user_id Int64, logins UInt64) ENGINE = SummingMergeTree ORDER BY user_id");
+    world.ch(
+        "CREATE MATERIALIZED VIEW {t}_view TO {t}_sums AS SELECT user_id, count() AS logins FROM {t} GROUP BY user_id",
+    );
+    assert_cured(&mut world, "view-deduplication", 0);
+    assert!(finding(&check(&world, 0), "view").is_some());
+}

@@ -1,0 +1,8 @@
+//! `pg2ch check`: each finding, and the grants that leave none.
+
+mod clickhouse;
+mod grants;
+mod kafka;
+mod postgres;
+mod servers;
+mod whole;

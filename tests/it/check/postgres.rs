@@ -1,0 +1,191 @@
+//! What `pg2ch check` finds in PostgreSQL is provoked, its own statement is carried out, and the finding is gone.
+
+use crate::common::findings::{assert_cured, assert_found, assert_gone, carry_out, check, finding};
+use crate::common::servers::Servers;
+use crate::common::{USER_LOGINS, World};
+use serde_json::Value;
+
+#[test]
+fn what_the_source_lacks_is_mended_by_the_statements_told() {
+    let mut world = World::new("check_source");
+    for (breakage, id, code) in [
+        ("ALTER TABLE {t} ALTER COLUMN sent_to_kafka DROP NOT NULL", "flag-nullable", 0),
+        ("ALTER TABLE {t} ALTER COLUMN sent_to_kafka DROP DEFAULT", "flag-default", 0),
+        ("ALTER TABLE {t} ALTER COLUMN sent_to_kafka SET DEFAULT TRUE", "flag-default", 0),
+        ("ALTER TABLE {t} DROP COLUMN sent_to_kafka", "flag-missing", 78),
+        ("ALTER TABLE {t} DROP CONSTRAINT {t}_pkey", "key-not-unique", 78),
+        ("ALTER TABLE {t} ALTER COLUMN id DROP IDENTITY, ALTER COLUMN id DROP NOT NULL", "key-nullable", 78),
+        ("ALTER TABLE {t} SET (fillfactor = 100)", "fillfactor", 0),
+        ("ALTER TABLE {t} SET (autovacuum_enabled = false)", "table-autovacuum-off", 0),
+        // As ANALYZE would write it down for a table of that size.
+        ("UPDATE pg_class SET reltuples = 2000000 WHERE relname = '{t}'", "autovacuum-scale", 0),
+    ] {
+        world.superuser().batch_execute(&breakage.replace("{t}", &world.name)).unwrap();
+        assert_cured(&mut world, id, code);
+    }
+    // The flag went with its index, and came back without.
+    assert_cured(&mut world, "index-missing", 0);
+}
+
+#[test]
+fn what_the_configuration_names_wrongly_is_mended_by_naming_another() {
+    let mut world = World::new("check_names");
+    let name = world.name.clone();
+    world.sql("ALTER TABLE {t} ADD COLUMN note text");
+    world.sql("CREATE VIEW {t}_view AS SELECT * FROM {t}");
+    for (line, id, right) in [
+        ("key = \"no_such_column\"", "key-missing", "key = \"id\""),
+        ("flag = \"note\"", "flag-type", "flag = \"sent_to_kafka\""),
+        ("source = \"public.no_such_table\"", "source-missing", "source = \"public.{t}\""),
+        ("source = \"public.{t}_view\"", "source-kind", "source = \"public.{t}\""),
+    ] {
+        world.settings.insert("[table]", line.replace("{t}", &name));
+        let found = assert_found(&world, id, 78);
+        // The fix names the key of the configuration that has to be corrected.
+        let key = line.split(' ').next().unwrap();
+        assert!(found["fix"].as_str().unwrap().contains(&format!("`{key}`")), "{found}");
+        world.settings.insert("[table]", right.replace("{t}", &name));
+        assert_gone(&world, id);
+    }
+}
+
+#[test]
+fn every_grant_that_a_closed_database_lacks_is_told_one_after_the_other() {
+    let mut world = World::on(Servers::in_new_database("check_closed"), "check_closed", USER_LOGINS, 1);
+    let database = world.servers.database().to_owned();
+    let role = world.become_role(&format!(
+        "REVOKE ALL ON DATABASE {database} FROM PUBLIC; GRANT CONNECT ON DATABASE {database} TO {{role}};
+         CREATE SCHEMA closed AUTHORIZATION app; ALTER TABLE {{t}} SET SCHEMA closed"
+    ));
+    world.settings.insert("[table]", format!("source = \"closed.{}\"", world.name));
+    let mut asked = Vec::new();
+    loop {
+        let report: Value = serde_json::from_str(&world.run(&["check", "--json"]).stdout).unwrap();
+        let found = ["grant-missing", "runs-grant-missing"].iter().find_map(|id| finding(&report["tables"][0], id));
+        let Some(missing) = found else { break };
+        asked.push(
+            missing["fix"].as_str().unwrap().replace(&role, "pg2ch").replace(&world.name, "t").replace(&database, "d"),
+        );
+        carry_out(&world, &missing);
+        assert!(asked.len() < 10, "{asked:?}");
+    }
+    assert_eq!(
+        asked,
+        [
+            "GRANT USAGE ON SCHEMA \"closed\" TO pg2ch;",
+            "GRANT SELECT ON closed.t TO pg2ch;",
+            "GRANT UPDATE (\"sent_to_kafka\") ON closed.t TO pg2ch;",
+            "GRANT TEMPORARY ON DATABASE d TO pg2ch;",
+            "GRANT SELECT ON pg2ch_checkpoint TO pg2ch;",
+            "GRANT INSERT ON pg2ch_checkpoint TO pg2ch;",
+            "GRANT UPDATE ON pg2ch_checkpoint TO pg2ch;",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_runs TO pg2ch;",
+        ]
+    );
+    check(&world, 0);
+}
+
+#[test]
+fn the_tables_of_pg2ch_are_made_by_the_statements_told() {
+    let mut world = World::on(Servers::in_new_database("check_own"), "check_own", USER_LOGINS, 1);
+    world.sql("DROP TABLE pg2ch_runs, pg2ch_checkpoint");
+    for (id, code) in [("checkpoint-missing", 78), ("runs-missing", 0)] {
+        let found = assert_found(&world, id, code);
+        // Whoever makes them owns them.
+        world.pg.batch_execute(found["fix"].as_str().unwrap()).unwrap();
+        assert_gone(&world, id);
+    }
+    assert_eq!(world.run(&["init"]).expect(0).stdout.trim(), "");
+    world.insert_rows(2);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_session_that_must_not_write_is_told_where_that_was_said() {
+    let mut world = World::on(Servers::in_new_database("check_read_only"), "check_read_only", USER_LOGINS, 1);
+    let database = world.servers.database().to_owned();
+    let role = world.become_role("GRANT ALL ON {t}, pg2ch_checkpoint, pg2ch_runs TO {role}");
+    for place in [format!("ROLE {role}"), format!("DATABASE {database}"), format!("ROLE {role} IN DATABASE {database}")]
+    {
+        world.superuser().batch_execute(&format!("ALTER {place} SET default_transaction_read_only = on")).unwrap();
+        let found = assert_found(&world, "read-only", 78);
+        let fix = found["fix"].as_str().unwrap();
+        assert!(fix.ends_with(&format!("ALTER {place} RESET default_transaction_read_only;")), "{fix}");
+        carry_out(&world, &found);
+        assert_gone(&world, "read-only");
+    }
+}
+
+#[test]
+fn a_trigger_that_fires_on_flagging_is_narrowed_by_the_statement_told() {
+    let mut world = World::new("check_trigger");
+    let name = world.name.clone();
+    world
+        .pg
+        .batch_execute(&format!(
+            "CREATE FUNCTION {name}_touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.event_time = now(); RETURN NEW; END';
+             CREATE TRIGGER touch BEFORE UPDATE ON {name} FOR EACH ROW EXECUTE FUNCTION {name}_touch();
+             CREATE TRIGGER elsewhere BEFORE UPDATE OF user_id ON {name} FOR EACH ROW EXECUTE FUNCTION {name}_touch()"
+        ))
+        .unwrap();
+    let report = check(&world, 0);
+    let triggers = report["findings"].as_array().unwrap().iter().filter(|finding| finding["id"] == "update-trigger");
+    assert_eq!(triggers.count(), 1, "the one that fires on another column costs nothing");
+    assert_cured(&mut world, "update-trigger", 0);
+    world.insert_rows(2);
+    let before = world.sql_number("SELECT sum(extract(epoch FROM event_time) * 1000000)::bigint FROM {t}");
+    world.once().expect(0);
+    assert_eq!(world.sql_number("SELECT sum(extract(epoch FROM event_time) * 1000000)::bigint FROM {t}"), before);
+}
+
+#[test]
+fn a_policy_that_hides_rows_is_an_error() {
+    let mut world = World::new("check_policy");
+    world.sql("ALTER TABLE {t} ENABLE ROW LEVEL SECURITY");
+    assert!(finding(&check(&world, 0), "row-level-security").is_none(), "the owner sees every row");
+    let role = world.become_role("GRANT SELECT, UPDATE ON {t} TO {role}");
+    assert_cured(&mut world, "row-level-security", 78);
+    world.drop_role(&role);
+}
+
+#[test]
+fn a_run_needs_exactly_the_grants_that_check_asks_for() {
+    let mut world = World::new("check_grants");
+    world.insert_rows(5);
+    let role = world.become_role("");
+    let mut asked = Vec::new();
+    while let Some(missing) = finding(
+        &serde_json::from_str::<Value>(&world.run(&["check", "--json"]).stdout).unwrap()["tables"][0],
+        "grant-missing",
+    ) {
+        world.run(&["--once"]).expect(77);
+        asked.push(missing["fix"].as_str().unwrap().replace(&role, "pg2ch").replace(&world.name, "t"));
+        carry_out(&world, &missing);
+        assert!(asked.len() < 10, "{asked:?}");
+    }
+    assert_eq!(
+        asked,
+        [
+            "GRANT SELECT ON public.t TO pg2ch;",
+            "GRANT UPDATE (\"sent_to_kafka\") ON public.t TO pg2ch;",
+            "GRANT SELECT ON pg2ch_checkpoint TO pg2ch;",
+            "GRANT INSERT ON pg2ch_checkpoint TO pg2ch;",
+            "GRANT UPDATE ON pg2ch_checkpoint TO pg2ch;",
+        ]
+    );
+    world.once().expect(0);
+    // With a window to recover as well: that takes a temporary table.
+    world.insert_rows(5);
+    world.crash_at("kafka.send.after", &["produce"]);
+    world.once().expect(0);
+    world.assert_exactly_once();
+    world.drop_role(&role);
+}
+
+#[test]
+fn a_checkpoint_that_another_source_keeps_for_the_topic_is_an_error() {
+    let mut world = World::new("check_shared");
+    world.sql("INSERT INTO pg2ch_checkpoint (source, topic, partition, next_offset, epoch) VALUES ('public.other', '{t}', -1, 0, 1)");
+    assert_cured(&mut world, "topic-shared", 78);
+}

@@ -1,0 +1,7 @@
+//! What may be typed, and the commands other than a run and `check`.
+
+mod cli;
+mod dead_letters;
+mod init;
+mod status;
+mod verify;

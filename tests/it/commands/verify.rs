@@ -1,0 +1,344 @@
+//! `pg2ch verify` tells what differs between PostgreSQL and ClickHouse, and why, and `--repair` brings what is missing.
+
+use std::time::Duration;
+
+use crate::common::servers::Servers;
+use crate::common::{Ended, World};
+use serde_json::Value;
+
+/// The report of the only table.
+fn verify(world: &World, args: &[&str], code: i32) -> Value {
+    let ended = world.run(&[&["verify", "--json"], args].concat()).expect(code);
+    let result: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(result["exit_code"], code);
+    result["tables"][0].clone()
+}
+
+/// The counts that are not zero, but for the rows and keys themselves.
+fn findings(report: &Value) -> Vec<(String, i64)> {
+    let number = |value: &Value| value.as_i64().or_else(|| value["count"].as_i64());
+    let names = ["unsent", "in_topic", "only_in_target", "dead_letters", "missing", "doubled", "different"];
+    let counts = names.iter().map(|name| ((*name).to_owned(), number(&report[*name]).unwrap()));
+    counts.filter(|(_, count)| *count != 0).collect()
+}
+
+fn assert_equal(world: &World) {
+    let report = verify(world, &["--deep"], 0);
+    assert_eq!(findings(&report), [], "{report}");
+    assert_eq!(report["rows_compared"], report["rows"], "{report}");
+    assert_eq!(report["complete"], true);
+}
+
+fn found(name: &str, count: i64) -> Vec<(String, i64)> {
+    vec![(name.to_owned(), count)]
+}
+
+#[test]
+fn after_a_run_the_two_are_equal_and_an_empty_table_equals_an_empty_target() {
+    let mut world = World::new("equal");
+    assert_equal(&world);
+    world.insert_rows(1_000);
+    world.once().expect(0);
+    assert_equal(&world);
+    let text = world.run(&["verify"]).expect(0).stdout;
+    assert!(text.contains(": equal (1000 rows, 1000 keys in the target"), "{text}");
+}
+
+#[test]
+fn rows_that_wait_for_a_run_are_no_difference() {
+    let mut world = World::new("waits");
+    world.insert_rows(100);
+    world.once().expect(0);
+
+    world.insert_rows(5);
+    world.sql("UPDATE {t} SET user_id = 0, sent_to_kafka = FALSE WHERE id <= 3");
+    assert_eq!(findings(&verify(&world, &["--deep"], 0)), found("unsent", 8));
+
+    world.run(&["produce"]).expect(0);
+    assert_eq!(findings(&verify(&world, &[], 0)), found("in_topic", 5), "by key, an update cannot be seen");
+    assert_eq!(findings(&verify(&world, &["--deep"], 0)), found("in_topic", 8));
+
+    world.run(&["consume"]).expect(0);
+    assert_equal(&world);
+}
+
+#[test]
+fn a_refused_row_is_a_dead_letter_until_it_is_replayed() {
+    let mut world = World::new("letters");
+    world.ch("ALTER TABLE {t} ADD CONSTRAINT picky CHECK user_id != 3 AND user_id != 700");
+    world.insert_rows(10);
+    world.once().expect(65);
+    let report = verify(&world, &[], 65);
+    assert_eq!(findings(&report), found("dead_letters", 1));
+    assert_eq!(report["dead_letters"]["keys"][0], "3");
+
+    world.sql("UPDATE {t} SET user_id = 700, sent_to_kafka = FALSE WHERE id = 7");
+    world.once().expect(65);
+    assert_eq!(findings(&verify(&world, &[], 65)), found("dead_letters", 1), "an older version is there");
+    assert_eq!(findings(&verify(&world, &["--deep"], 65)), found("dead_letters", 2));
+    let asked = verify(&world, &["--deep", "--repair", "--confirm"], 65);
+    assert_eq!(asked["repair"]["unflagged"], 0, "a refused row would be refused again");
+
+    world.ch("ALTER TABLE {t} DROP CONSTRAINT picky");
+    world.run(&["dead-letters", "replay"]).expect(0);
+    assert_equal(&world);
+}
+
+#[test]
+fn a_row_that_was_lost_in_the_target_is_missing_until_repair_and_a_run_have_brought_it() {
+    let mut world = World::new("lost");
+    world.insert_rows(2_000);
+    world.once().expect(0);
+    world.delete_from_target("id IN (7, 1999)");
+
+    let report = verify(&world, &[], 65);
+    assert_eq!(findings(&report), found("missing", 2));
+    let mut keys: Vec<&str> = report["missing"]["keys"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["1999", "7"]);
+
+    let asked = verify(&world, &["--repair"], 65);
+    assert_eq!((&asked["repair"]["wanted"], &asked["repair"]["confirmed"]), (&2.into(), &false.into()));
+    assert_eq!(world.unsent(), 0, "nothing was done without --confirm");
+
+    let repaired = verify(&world, &["--repair", "--confirm"], 65);
+    assert_eq!((&repaired["repair"]["unflagged"], &repaired["repair"]["confirmed"]), (&2.into(), &true.into()));
+    assert_eq!(findings(&verify(&world, &[], 0)), found("unsent", 2));
+    world.once().expect(0);
+    assert_equal(&world);
+    assert_eq!(world.records(), 2_002, "each went out once more");
+}
+
+#[test]
+fn repair_keeps_out_while_a_run_holds_the_lock() {
+    let mut world = World::new("locked");
+    world.insert_rows(20);
+    let mut run = world.start_stopped_at("lock.after");
+
+    let busy = world.run(&["verify", "--repair", "--confirm"]).expect(75);
+    assert!(busy.stderr.contains("another run holds it"), "{}", busy.stderr);
+    assert_eq!(findings(&verify(&world, &["--repair"], 0)), found("unsent", 20), "to look, no lock is needed");
+
+    run.go_on();
+    run.end().expect(0);
+}
+
+#[test]
+fn repair_flags_what_a_dead_run_had_delivered_and_leaves_it_to_the_second_leg() {
+    let mut world = World::new("recovers");
+    world.insert_rows(20);
+    world.kill_at("kafka.commit.after", &["produce"]);
+    assert_eq!(world.unsent(), 20);
+
+    let repaired = verify(&world, &["--repair", "--confirm"], 0);
+
+    assert_eq!((&repaired["repair"]["recovered"], &repaired["repair"]["unflagged"]), (&20.into(), &0.into()));
+    assert_eq!(findings(&repaired), found("in_topic", 20));
+    world.once().expect(0);
+    assert_equal(&world);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_record_that_is_in_the_target_twice_is_doubled() {
+    let mut world = World::new("doubled");
+    world.stop_merges();
+    world.insert_rows(50);
+    world.once().expect(0);
+    world.ch("INSERT INTO {t} SELECT * FROM {t} WHERE id IN (4, 5)");
+    world.ch("INSERT INTO {t} SELECT * FROM {t} WHERE id = 5 LIMIT 1");
+
+    let report = verify(&world, &["--deep"], 65);
+
+    assert_eq!(findings(&report), found("doubled", 3));
+    let mut keys: Vec<&str> = report["doubled"]["keys"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["4", "5"]);
+}
+
+#[test]
+fn a_row_sent_twice_on_purpose_is_not_doubled() {
+    let mut world = World::new("versions");
+    world.stop_merges();
+    world.insert_rows(50);
+    world.once().expect(0);
+    world.sql("UPDATE {t} SET sent_to_kafka = FALSE");
+    world.once().expect(0);
+    assert_eq!(world.ch_number("SELECT count() FROM {t}"), 100);
+    assert_equal(&world);
+}
+
+#[test]
+fn a_row_that_was_deleted_in_postgresql_is_a_note() {
+    let mut world = World::new("deleted");
+    world.insert_rows(30);
+    world.once().expect(0);
+    world.sql("DELETE FROM {t} WHERE id = 9");
+
+    let report = verify(&world, &["--deep"], 0);
+
+    assert_eq!(findings(&report), found("only_in_target", 1));
+    assert_eq!(report["only_in_target"]["keys"][0], "9");
+}
+
+#[test]
+fn only_deep_finds_a_changed_content_and_it_names_the_column() {
+    let mut world = World::new("content");
+    world.insert_rows(300);
+    world.once().expect(0);
+    world.ch("ALTER TABLE {t} UPDATE event_type = 'forged' WHERE id = 77 SETTINGS mutations_sync = 2");
+    world.sql("UPDATE {t} SET payload = NULL WHERE id = 78");
+
+    assert_eq!(findings(&verify(&world, &[], 0)), []);
+    let report = verify(&world, &["--deep"], 65);
+    assert_eq!(findings(&report), found("different", 2));
+    let told = &report["differences"][0];
+    assert_eq!((&told["key"], &told["column"]), (&"77".into(), &"event_type".into()));
+    assert_eq!((&told["source"], &told["target"]), (&"\"login\"".into(), &"forged".into()));
+    let told = &report["differences"][1];
+    assert_eq!((&told["key"], &told["column"], &told["source"]), (&"78".into(), &"payload".into(), &"null".into()));
+
+    let repaired = verify(&world, &["--deep", "--repair", "--confirm"], 65);
+    assert_eq!(repaired["repair"]["unflagged"], 2);
+    world.once().expect(0);
+    assert_equal(&world);
+}
+
+/// A table with another key: compared when it is equal, and when rows are gone from the target.
+fn other_key(name: &str, columns: &str, key: &str, rows: &str) {
+    let mut world =
+        World::unmade(Servers::shared(), name, &format!("{columns}, sent_to_kafka boolean DEFAULT FALSE"), 2);
+    world.settings.insert("[table]", format!("key = {key}"));
+    world.run(&["init"]).expect(0);
+    world.sql(&format!("INSERT INTO {{t}} {rows}"));
+    world.once().expect(0);
+    assert_equal(&world);
+
+    let rows = world.sql_number("SELECT count(*) FROM {t}");
+    world.delete_from_target("1");
+    let report = verify(&world, &["--deep", "--repair", "--confirm"], 65);
+    assert_eq!(findings(&report), found("missing", rows), "{report}");
+    assert_eq!(report["repair"]["unflagged"], rows, "{report}");
+    world.once().expect(0);
+    assert_equal(&world);
+}
+
+#[test]
+fn keys_of_text_may_hold_any_character() {
+    let values = r#"(''), (' '), ('a'), ('A'), ('a '), ('it''s'), ('back\slash'), ('"quoted"'), (E'tab\tline\nend\r'),
+        (E'\x01\x1e\x1f\x7f'), ('é'), (E'e\u0301'), ('日本'), ('😀'), ('%_{}[]'), ('NULL'), ('\N')"#;
+    other_key("key_text", "k text PRIMARY KEY, n int", "\"k\"", &format!("(k) VALUES {values}"));
+}
+
+#[test]
+fn keys_are_compared_by_uuid_time_number_date_and_by_padded_text() {
+    let numbers = "generate_series(1, 40) n";
+    other_key(
+        "key_uuid",
+        "k uuid PRIMARY KEY, n int",
+        "\"k\"",
+        &format!("SELECT md5(n::text)::uuid, n FROM {numbers}"),
+    );
+    other_key(
+        "key_time",
+        "k timestamptz, l timestamp(3), n int, PRIMARY KEY (k, l)",
+        r#"["k", "l"]"#,
+        &format!(
+            "SELECT '1969-12-31 23:59:50Z'::timestamptz + n * interval '0.5000005 s', '2026-01-01'::timestamp + n * interval '0.25 s', n FROM {numbers}"
+        ),
+    );
+    other_key(
+        "key_number",
+        "k numeric(12,3), l numeric, m smallint, n int, PRIMARY KEY (k, l, m)",
+        r#"["k", "l", "m"]"#,
+        &format!("SELECT n * 2.5 - 50, n * 100.10, -n, n FROM {numbers}"),
+    );
+    other_key(
+        "key_date",
+        "k date, l char(4), m boolean, n int, PRIMARY KEY (k, l, m)",
+        r#"["k", "l", "m"]"#,
+        &format!("SELECT '1969-12-20'::date + n, chr(64 + n), n % 2 = 0, n FROM {numbers}"),
+    );
+}
+
+#[test]
+fn the_columns_of_a_key_are_not_run_together() {
+    let rows = r"VALUES (E'a\x1fb', 'c', 1), ('a', E'b\x1fc', 2), (E'a\x1e1b', 'c', 3), ('a,b', 'c', 4), ('a', 'b,c', 5), ('', E'\x1f', 6), (E'\x1f', '', 7)";
+    other_key("key_pair", "a text, b text, n int, PRIMARY KEY (a, b)", r#"["a", "b"]"#, rows);
+}
+
+#[test]
+fn a_key_without_a_known_equal_text_is_refused() {
+    let columns = "k double precision PRIMARY KEY, sent_to_kafka boolean DEFAULT FALSE";
+    let mut world = World::unmade(Servers::shared(), "key_float", columns, 1);
+    world.settings.insert("[table]", "key = \"k\"".into());
+    world.run(&["init"]).expect(0);
+    let ended = world.run(&["verify"]).expect(78);
+    assert!(ended.stderr.contains("no text is known that is the same for double precision"), "{}", ended.stderr);
+}
+
+#[test]
+fn rows_that_arrive_between_two_looks_are_not_missing() {
+    for (args, waits) in [(&["--once"][..], 0), (&["produce"], 20)] {
+        let mut world = World::new("arrive");
+        world.insert_rows(300);
+        world.once().expect(0);
+        // So many keys of the target only make every bucket differ.
+        world.sql("DELETE FROM {t}");
+        world.insert_rows(20);
+
+        let mut looking = world.start_command_stopped_at(&["verify", "--json"], "verify.keys.asked");
+        world.run(args).expect(0);
+        looking.go_on();
+
+        let report = looking.end().expect(0).report();
+        assert_eq!((&report["missing"]["count"], &report["in_topic"]), (&0.into(), &waits.into()), "{report}");
+        assert_eq!(report["only_in_target"]["count"], 300);
+    }
+}
+
+#[test]
+fn rows_that_change_between_two_looks_are_not_different() {
+    let mut world = World::new("change");
+    world.insert_rows(20);
+    world.once().expect(0);
+
+    let mut looking = world.start_command_stopped_at(&["verify", "--json", "--deep"], "verify.rows.asked");
+    world.sql("UPDATE {t} SET user_id = -id, sent_to_kafka = FALSE");
+    world.once().expect(0);
+    looking.go_on();
+
+    assert_eq!(findings(&looking.end().expect(0).report()), []);
+}
+
+/// Runs verify to its end; returns the report, and the most memory that it had, in kB.
+fn measured(world: &World, args: &[&str], code: i32) -> (Value, u64) {
+    let mut child = world.start(&[&["verify", "--json"], args].concat());
+    let status = format!("/proc/{}/status", child.id());
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        most = most.max(line.map_or(0, |line| line.trim().trim_end_matches(" kB").parse().unwrap()));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let ended = Ended::after(child).expect(code);
+    (ended.report(), most)
+}
+
+#[test]
+fn two_hundred_thousand_rows_are_compared_in_little_memory() {
+    let mut world = World::new("many");
+    world.insert_rows(200_000);
+    world.once().expect(0);
+
+    let (report, equal) = measured(&world, &["--deep"], 0);
+    assert_eq!((findings(&report), &report["rows_compared"]), (vec![], &200_000.into()));
+    world.ch("TRUNCATE TABLE {t}");
+    let (report, missing) = measured(&world, &["--repair", "--confirm"], 65);
+    assert_eq!((findings(&report), &report["repair"]["unflagged"]), (found("missing", 200_000), &200_000.into()));
+    assert_eq!(world.unsent(), 200_000);
+
+    println!("at most {equal} kB where all is equal, {missing} kB where all is missing");
+    assert!(equal > 1_000 && equal.max(missing) < 64_000, "{equal} kB, {missing} kB");
+}

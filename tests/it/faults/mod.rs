@@ -1,0 +1,11 @@
+//! Connections cut, replies lost or late, servers that hang, die or refuse.
+
+mod consume;
+mod consume_each_step;
+mod consume_servers;
+mod open_transactions;
+mod produce;
+mod produce_each_step;
+mod proxy;
+mod refusals;
+mod servers_restarted;

@@ -1,0 +1,8 @@
+//! What a run does when nothing fails: alone, beside another, until it is stopped, and what it shows meanwhile.
+
+mod limits_and_signals;
+mod metrics;
+mod ordinary;
+mod progress;
+mod several_tables;
+mod two_runs;

@@ -1,0 +1,82 @@
+//! One run at a time for each source table: the second names the first and ends, or waits for it.
+
+use std::process::Child;
+
+use crate::common::{Ended, World, signal};
+use postgres::Client;
+
+/// A run that holds the lock, stopped in the middle.
+fn stopped_run(world: &mut World) -> Child {
+    world.settings.insert("batch", "rows = 50".into());
+    world.insert_rows(1_000);
+    let child = world.start(&["--once", "--json"]);
+    let mut watcher = world.another_session();
+    world.wait_for("the run to take the lock", || sessions(&mut watcher, child.id(), "l.granted") == 1);
+    signal("STOP", &child);
+    child
+}
+
+/// How many advisory locks the process holds.
+fn sessions(watcher: &mut Client, process: u32, condition: &str) -> i64 {
+    let sql = format!(
+        "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+         WHERE l.locktype = 'advisory' AND {condition} AND a.application_name LIKE 'pg2ch ledger %:{process}'"
+    );
+    watcher.query_one(&sql, &[]).unwrap().get(0)
+}
+
+#[test]
+fn a_second_run_ends_with_75_and_names_the_first() {
+    let mut world = World::new("locked");
+    let first = stopped_run(&mut world);
+    let unsent = world.unsent();
+
+    let second = world.once().expect(75);
+
+    let holder = format!("{}:{}", hostname(), first.id());
+    assert!(second.stderr.contains(&holder), "{holder}: {}", second.stderr);
+    assert!(second.stderr.contains("since 20") && second.stderr.contains("--wait-lock"), "{}", second.stderr);
+    assert_eq!(world.unsent(), unsent);
+
+    signal("CONT", &first);
+    Ended::after(first).expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn wait_lock_waits_for_the_first_run_to_end() {
+    let mut world = World::new("patient");
+    let first = stopped_run(&mut world);
+    let second = world.start(&["--once", "--json", "--wait-lock", "1m"]);
+    let mut watcher = world.another_session();
+    let waiting = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg2ch ledger %:{}' AND query LIKE '%advisory%'",
+        second.id()
+    );
+    world.wait_for("the second run to ask for the lock", || {
+        watcher.query_one(&waiting, &[]).unwrap().get::<_, i64>(0) == 1
+    });
+
+    signal("CONT", &first);
+
+    let first = Ended::after(first).expect(0);
+    let second = Ended::after(second).expect(0);
+    assert_eq!(first.number("produce", "rows_flagged"), 1_000);
+    assert_eq!(second.number("produce", "records_sent"), 0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_wait_that_was_too_short_ends_with_75() {
+    let mut world = World::new("impatient");
+    let first = stopped_run(&mut world);
+
+    world.run(&["--once", "--wait-lock", "1s"]).expect(75);
+
+    signal("CONT", &first);
+    Ended::after(first).expect(0);
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned()
+}

@@ -1,0 +1,4 @@
+//! What surrounds the program: the installer, units, the package, completions, the manual page.
+
+mod installed;
+mod shells;

@@ -1,0 +1,4 @@
+//! What applications, operators and other programs do at the wrong moment.
+
+mod consume;
+mod produce;

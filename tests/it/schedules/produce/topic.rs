@@ -1,0 +1,122 @@
+//! The topic: who else writes to it, what retention deletes, what it refuses.
+
+use super::{last_of, recovered_and_sent};
+use crate::common::foreign::Foreign;
+use crate::common::{USER_LOGINS, World};
+
+#[test]
+fn foreign_records_of_every_kind_cause_no_copies() {
+    let mut world = World::new("foreign");
+    let foreign = Foreign::new(&world);
+    for round in 0..3 {
+        world.insert_rows(20);
+        foreign.send(&[
+            (Some(b"garbage"), Some(b"no json")),
+            (Some(b"\xff\xfe\x00"), Some(b"\xff\x00\xff")),
+            (Some(b"99999999999999999999999"), Some(b"{}")),
+            (Some(b""), Some(b"")),
+            (None, Some(b"{\"id\": 1}")),
+            (Some(b"777777"), None),
+            (Some(b"888888"), Some(b"{\"id\": 888888}")),
+        ]);
+        world.kill_at("kafka.commit.after", &["produce"]);
+        foreign.send(&[(Some(b"more garbage"), Some(b"\0")), (Some(b"[1"), Some(b"[")), (None, None)]);
+        let ended = world.run(&["produce", "--json"]).expect(0);
+        assert_eq!(ended.number("produce", "rows_recovered"), 20, "round {round}");
+        assert_eq!(ended.number("produce", "records_sent"), 0, "round {round}");
+        assert_eq!(world.unsent(), 0);
+    }
+    assert_eq!(world.records(), 60 + 30);
+}
+
+#[test]
+fn a_row_that_another_producer_wrote_over_in_the_topic_is_sent_again_so_that_it_stands_last() {
+    let mut world = World::new("overwritten");
+    world.insert_rows(5);
+    world.kill_at("kafka.commit.after", &["produce"]);
+    let foreign = Foreign::new(&world);
+    // A value with a zero byte cannot even be compared in PostgreSQL: it counts all the same.
+    foreign.send(&[(Some(b"2"), None), (Some(b"3"), Some(b"{\"id\": 3}")), (Some(b"4"), Some(b"\0"))]);
+    assert_eq!(recovered_and_sent(&world), (2, 3));
+    for key in ["2", "3", "4"] {
+        assert!(last_of(&world, key).contains("login"), "row {key} stands last");
+    }
+    world.run(&["produce"]).expect(0);
+    assert_eq!(world.records(), 5 + 3 + 3);
+}
+
+#[test]
+fn a_foreign_transaction_left_open_ends_the_run_with_69_and_doubles_nothing() {
+    let mut world = World::with("left_open", USER_LOGINS, 1);
+    world.settings.insert("timeouts", "stable = \"500ms\"".into());
+    world.settings.insert("retry", "attempts = 1".into());
+    world.insert_rows(5);
+    let open = Foreign::with_open_transaction(&world);
+    let ended = world.run(&["produce"]).expect(69);
+    assert!(ended.stderr.contains("transaction of another producer"), "{}", ended.stderr);
+    // It may also be begun while our records are under way: they are committed, and hidden.
+    open.abort();
+    let mut run = world.start_stopped_at("kafka.begin.after");
+    let open = Foreign::with_open_transaction(&world);
+    run.go_on();
+    let first = run.end();
+    assert!([0, 69].contains(&first.code), "{first:?}");
+    world.insert_rows(1);
+    world.run(&["produce"]).expect(69);
+    open.abort();
+    world.run(&["produce"]).expect(0);
+    assert_eq!(world.records(), 6);
+    world.assert_sent_exactly_once();
+}
+
+#[test]
+fn a_topic_deleted_and_made_again_is_reported_and_started_over() {
+    let mut world = World::new("remade");
+    world.insert_rows(30);
+    world.run(&["produce"]).expect(0);
+    let topic = world.name.clone();
+    world.delete_topic(&topic);
+    world.create_topic(&topic, 3, &[]);
+    world.insert_rows(3);
+    let ended = world.run(&["produce", "--json"]).expect(65);
+    assert_eq!(ended.report()["produce"]["topic_recreated"], true);
+    assert_eq!((world.unsent(), world.records()), (0, 3));
+    world.insert_rows(2);
+    world.run(&["produce"]).expect(0);
+    assert_eq!((world.unsent(), world.records()), (0, 5));
+}
+
+#[test]
+fn a_window_that_retention_has_eaten_into_is_reported() {
+    let mut world = World::with("eaten", USER_LOGINS, 1);
+    world.insert_rows(10);
+    world.kill_at("kafka.commit.after", &["produce"]);
+    world.delete_records(0, 4);
+    let ended = world.run(&["produce", "--json"]).expect(65);
+    assert_eq!(ended.report()["produce"]["window_lost"], serde_json::json!([{"partition": 0, "from": 0, "to": 4}]));
+    assert_eq!((ended.number("produce", "rows_recovered"), ended.number("produce", "records_sent")), (6, 4));
+    world.insert_rows(1);
+    world.run(&["produce"]).expect(0);
+    world.assert_sent_exactly_once();
+}
+
+#[test]
+fn a_record_too_large_for_the_topic_is_named_and_its_neighbours_go() {
+    let mut world = World::new("too_large");
+    let topic = world.name.clone();
+    world.delete_topic(&topic);
+    world.create_topic(&topic, 2, &[("max.message.bytes", "1500")]);
+    world.insert_rows(40);
+    world.sql("UPDATE {t} SET payload = to_jsonb((SELECT string_agg(md5(n::text), '') FROM generate_series(1, 60) n)) WHERE id IN (7, 23)");
+    for _ in 0..2 {
+        let ended = world.run(&["produce", "--json"]).expect(65);
+        let large = ended.report()["produce"]["too_large"].clone();
+        let keys: Vec<_> =
+            large.as_array().unwrap().iter().map(|row| row["key"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(keys, ["7", "23"]);
+        assert_eq!((world.unsent(), world.records()), (2, 38));
+    }
+    world.sql("UPDATE {t} SET payload = NULL WHERE NOT sent_to_kafka");
+    world.run(&["produce"]).expect(0);
+    world.assert_sent_exactly_once();
+}

@@ -1,0 +1,85 @@
+//! Triggers that do something to the flag, or beside it.
+
+use crate::common::{USER_LOGINS, World};
+
+/// Runs five times beside a trigger that takes the flag of row 3 back: it is reported each time, and sent once.
+fn sent_once_in_spite_of(name: &str, timing: &str, body: &str) {
+    let mut world = World::new(name);
+    world.insert_rows(6);
+    let t = world.name.clone();
+    let body = body.replace("{t}", &t);
+    world
+        .pg
+        .batch_execute(&format!(
+            "CREATE FUNCTION {t}_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
+             CREATE {timing} FOR EACH ROW EXECUTE FUNCTION {t}_back()",
+            timing = timing.replace("{t}", &t),
+        ))
+        .unwrap();
+    for run in 1..=5 {
+        let ended = world.run(&["produce", "--json"]).expect(65);
+        assert_eq!(ended.report()["produce"]["taken_back"], serde_json::json!(["3"]), "run {run}: {}", ended.stdout);
+        assert_eq!((world.unsent(), world.records()), (1, 6), "run {run}");
+    }
+    world.sql("DROP FUNCTION {t}_back CASCADE");
+    world.run(&["produce"]).expect(0);
+    assert_eq!(world.records(), 6);
+    world.assert_sent_exactly_once();
+}
+
+#[test]
+fn a_trigger_that_takes_the_flag_back_before_the_update_is_reported_and_the_row_sent_once() {
+    sent_once_in_spite_of(
+        "back_before",
+        "TRIGGER back BEFORE UPDATE ON {t}",
+        "IF NEW.id = 3 THEN NEW.sent_to_kafka := FALSE; END IF; RETURN NEW;",
+    );
+}
+
+#[test]
+fn a_trigger_that_takes_the_flag_back_after_the_update_is_reported_and_the_row_sent_once() {
+    sent_once_in_spite_of(
+        "back_after",
+        "TRIGGER back AFTER UPDATE ON {t}",
+        "IF NEW.id = 3 AND NEW.sent_to_kafka THEN UPDATE {t} SET sent_to_kafka = FALSE WHERE id = 3; END IF; RETURN NULL;",
+    );
+}
+
+#[test]
+fn a_trigger_that_takes_the_flag_back_at_the_commit_is_reported_and_the_row_sent_once() {
+    sent_once_in_spite_of(
+        "back_deferred",
+        "CONSTRAINT TRIGGER back AFTER UPDATE ON {t} DEFERRABLE INITIALLY DEFERRED",
+        "IF NEW.id = 3 AND NEW.sent_to_kafka THEN UPDATE {t} SET sent_to_kafka = FALSE WHERE id = 3; END IF; RETURN NULL;",
+    );
+}
+
+#[test]
+fn a_trigger_that_suppresses_the_update_is_reported_and_the_row_sent_once() {
+    sent_once_in_spite_of(
+        "back_suppressed",
+        "TRIGGER back BEFORE UPDATE ON {t}",
+        "IF NEW.id = 3 THEN RETURN NULL; END IF; RETURN NEW;",
+    );
+}
+
+#[test]
+fn a_trigger_that_sets_the_time_of_the_last_change_is_no_change() {
+    let columns = format!("{USER_LOGINS}, updated_at timestamptz");
+    let mut world = World::with("touched", &columns, 1);
+    world.insert_rows(6);
+    let t = world.name.clone();
+    world
+        .pg
+        .batch_execute(&format!(
+            "CREATE FUNCTION {t}_touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.updated_at := clock_timestamp(); RETURN NEW; END $$;
+             CREATE TRIGGER touch BEFORE UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION {t}_touch()"
+        ))
+        .unwrap();
+    world.run(&["produce"]).expect(0);
+    world.insert_rows(6);
+    world.kill_at("kafka.commit.after", &["produce"]);
+    world.run(&["produce"]).expect(0);
+    world.run(&["produce"]).expect(0);
+    assert_eq!((world.unsent(), world.records()), (0, 12));
+}

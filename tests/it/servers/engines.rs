@@ -1,0 +1,101 @@
+//! Targets on several servers. The servers of the tests know neither Keeper nor clusters, so a stand-in tells another engine than
+//! the table has, and records what is sent: the statements and settings are those that such a table would get.
+
+use crate::common::World;
+use crate::common::http_proxy::HttpProxy;
+use serde_json::Value;
+
+/// A world whose target seems to have this engine.
+fn world(name: &str, engine: &str) -> (World, HttpProxy) {
+    let mut world = World::new(name);
+    world.stop_merges();
+    let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[]);
+    world.settings.insert("clickhouse", proxy.setting());
+    proxy.retell("\"engine\":\"ReplacingMergeTree\"", &format!("\"engine\":\"{engine}\""));
+    (world, proxy)
+}
+
+fn findings(world: &World) -> Vec<Value> {
+    let report: Value = serde_json::from_str(&world.run(&["check", "--json"]).stdout).unwrap();
+    report["tables"][0]["findings"].as_array().unwrap().clone()
+}
+
+fn found<'a>(findings: &'a [Value], id: &str) -> Option<&'a Value> {
+    findings.iter().find(|finding| finding["id"] == id)
+}
+
+#[test]
+fn an_insert_into_a_table_on_one_server_asks_for_no_quorum() {
+    let (mut world, proxy) = world("engine_here", "ReplacingMergeTree");
+    world.insert_rows(3);
+    world.once().expect(0);
+    let seen = proxy.seen();
+    assert!(seen.len() == 1 && seen[0].contains("insert_deduplicate=1"), "{seen:?}");
+    assert!(!seen[0].contains("quorum") && !seen[0].contains("distributed"), "{seen:?}");
+}
+
+#[test]
+fn an_insert_into_a_replicated_table_is_answered_by_a_majority_and_asked_for_in_sequence() {
+    let (mut world, proxy) = world("engine_replicated", "ReplicatedReplacingMergeTree");
+    world.insert_rows(3);
+    world.once().expect(0);
+    let seen = proxy.seen();
+    for setting in
+        ["insert_quorum=auto", "insert_quorum_parallel=0", "insert_deduplicate=1", "insert_deduplication_token="]
+    {
+        assert!(seen[0].contains(setting), "{setting}: {seen:?}");
+    }
+    world.assert_exactly_once();
+    // The other window counts there, and it is on unless somebody has turned it off.
+    world.ch("ALTER TABLE {t} MODIFY SETTING non_replicated_deduplication_window = 0");
+    world.insert_rows(3);
+    world.once().expect(0);
+    let all = findings(&world);
+    assert!(found(&all, "deduplication-window").is_none() && found(&all, "fsync").is_none(), "{all:#?}");
+    world.ch("ALTER TABLE {t} MODIFY SETTING replicated_deduplication_window = 0");
+    world.insert_rows(3);
+    let refused = world.once().expect(78);
+    assert!(refused.stderr.contains("MODIFY SETTING replicated_deduplication_window = 10000"), "{}", refused.stderr);
+    let all = findings(&world);
+    assert_eq!(found(&all, "deduplication-window").unwrap()["severity"], "error");
+}
+
+/// The definition that a Distributed table over `local` has.
+fn distributed(proxy: &HttpProxy, world: &World, local: &str, key: &str) {
+    let definition = world.ch(
+        "SELECT engine_full FROM system.tables WHERE database = 'analytics' AND name = '{t}' FORMAT JSONEachRow"
+            .replace("{t}", &world.name)
+            .as_str(),
+    );
+    let definition: Value = serde_json::from_str(&definition).unwrap();
+    let definition = definition["engine_full"].to_string();
+    proxy.retell(&definition, &format!("\"Distributed('cluster', 'analytics', '{local}', {key})\""));
+}
+
+#[test]
+fn an_insert_into_a_distributed_table_is_answered_when_the_shards_have_it() {
+    let (mut world, proxy) = world("engine_distributed", "Distributed");
+    distributed(&proxy, &world, "elsewhere", "cityHash64(id)");
+    world.insert_rows(3);
+    world.once().expect(0);
+    let seen = proxy.seen();
+    for setting in ["distributed_foreground_insert=1", "insert_distributed_sync=1", "insert_deduplication_token="] {
+        assert!(seen[0].contains(setting), "{setting}: {seen:?}");
+    }
+    world.assert_exactly_once();
+    let all = findings(&world);
+    let told = found(&all, "distributed").unwrap();
+    assert!(told["what"].as_str().unwrap().contains("analytics.elsewhere"), "{told}");
+    assert!(found(&all, "engine").is_none(), "a Distributed table has no rows of its own: {all:#?}");
+}
+
+#[test]
+fn a_distributed_table_with_a_random_sharding_key_is_refused() {
+    let (mut world, proxy) = world("engine_random", "Distributed");
+    distributed(&proxy, &world, "elsewhere", "rand()");
+    world.insert_rows(3);
+    let refused = world.once().expect(78);
+    assert!(refused.stderr.contains("cityHash64(id)"), "{}", refused.stderr);
+    assert_eq!(found(&findings(&world), "sharding-random").unwrap()["severity"], "error");
+    assert_eq!(proxy.inserts(), 0);
+}

@@ -1,0 +1,169 @@
+//! `where` in `[[table]]`: rows outside it stay unsent, and nothing that was sent is forgotten for it.
+
+use crate::common::servers::Servers;
+use crate::common::{USER_LOGINS, World};
+use serde_json::Value;
+
+fn choose(world: &mut World, condition: &str) {
+    world.settings.insert("[table]", format!("where = '''{condition}'''"));
+}
+
+/// A table like `user_logins` whose rows are taken by a condition, made before `pg2ch init`.
+fn choosing(name: &str, condition: &str) -> World {
+    let mut world = World::unmade(Servers::shared(), name, USER_LOGINS, 2);
+    choose(&mut world, condition);
+    world.run(&["init"]).expect(0);
+    world.stop_merges();
+    world
+}
+
+fn first_table(world: &World, args: &[&str], code: i32) -> Value {
+    let ended = world.run(args).expect(code);
+    serde_json::from_str::<Value>(&ended.stdout).unwrap()["tables"][0].clone()
+}
+
+fn copies(world: &World, key: &str) -> usize {
+    world.topic().iter().filter(|record| record.key == key).count()
+}
+
+#[test]
+fn rows_outside_the_condition_stay_unsent_and_go_when_they_come_within() {
+    let mut world = choosing("within", "event_type <> 'draft' -- drafts are nobody's business");
+    world.insert_rows(10);
+    world.sql("UPDATE {t} SET event_type = 'draft' WHERE id IN (1, 5, 10)");
+
+    let ended = world.once().expect(0);
+
+    assert_eq!((ended.number("produce", "rows_flagged"), world.unsent()), (7, 3));
+    assert_eq!(ended.report()["complete"], true);
+    assert_eq!(first_table(&world, &["status", "--json"], 0)["unsent"]["rows"], 0);
+    let verified = first_table(&world, &["verify", "--deep", "--json"], 0);
+    assert_eq!((&verified["rows"], &verified["unsent"]), (&7.into(), &0.into()), "{verified}");
+    assert_eq!(world.once().expect(0).number("produce", "rows_read"), 0);
+
+    world.sql("UPDATE {t} SET event_type = 'login' WHERE id = 5");
+    assert_eq!(first_table(&world, &["status", "--json"], 0)["unsent"]["lowest_key"], "5");
+    assert_eq!(world.once().expect(0).number("produce", "rows_flagged"), 1);
+    assert_eq!((world.unsent(), world.records()), (2, 8));
+}
+
+#[test]
+fn a_row_that_leaves_the_condition_after_it_was_sent_is_not_sent_again_until_it_comes_back() {
+    let mut world = choosing("leaves", "event_type <> 'draft'");
+    world.insert_rows(3);
+    let mut run = world.start_stopped_at("kafka.commit.after");
+    world.sql("UPDATE {t} SET event_type = 'draft' WHERE id = 2");
+    run.go_on();
+    let ended = run.end().expect(0);
+    assert_eq!((ended.number("produce", "rows_flagged"), ended.number("produce", "rows_changed")), (2, 1));
+
+    // Outside, it is nobody's business any more: the target keeps the version that was sent.
+    assert_eq!(world.once().expect(0).number("produce", "rows_read"), 0);
+    assert_eq!((copies(&world, "2"), world.unsent()), (1, 1));
+    let verified = first_table(&world, &["verify", "--deep", "--json"], 0);
+    assert_eq!((&verified["rows"], &verified["only_in_target"]["count"]), (&2.into(), &1.into()), "{verified}");
+
+    world.sql("UPDATE {t} SET event_type = 'logout' WHERE id = 2");
+    world.once().expect(0);
+    world.assert_exactly_once();
+    assert_eq!(copies(&world, "2"), 2);
+}
+
+#[test]
+fn another_condition_after_a_crash_neither_sends_twice_nor_forgets_what_was_delivered() {
+    let mut world = choosing("changed", "id <= 6");
+    world.insert_rows(10);
+    world.kill_at("kafka.commit.after", &["produce"]);
+    assert_eq!(world.unsent(), 10);
+
+    // No row is within the condition now: nothing is done, and nothing is lost by it.
+    choose(&mut world, "id > 10");
+    assert_eq!(world.run(&["produce", "--json"]).expect(0).number("produce", "rows_recovered"), 0);
+
+    // Recovery looks at every row, whatever the condition takes.
+    choose(&mut world, "id > 5");
+    let ended = world.once().expect(0);
+    assert_eq!((ended.number("produce", "rows_recovered"), ended.number("produce", "records_sent")), (6, 4));
+    world.assert_exactly_once();
+}
+
+#[test]
+fn what_is_not_one_condition_is_refused_before_anything_is_sent() {
+    let mut world = World::new("no_condition");
+    world.insert_rows(3);
+    world.once().expect(0);
+    for (condition, why) in [
+        // Between parentheses alone it would read flagged rows again.
+        ("id = 1) OR (id = 2", "syntax error"),
+        ("id = 1] || ARRAY[id = 2", "syntax error"),
+        ("TRUE); DROP TABLE pg2ch_checkpoint; SELECT (TRUE", "syntax error"),
+        ("TRUE /* and so on", "unterminated /* comment"),
+        ("id", "argument of WHERE must be type boolean"),
+        ("id = 1, id = 2", "argument of WHERE must be type boolean"),
+        ("no_such_column", "column \"no_such_column\" does not exist"),
+        ("id = 'one'", "invalid input syntax"),
+        ("id = $1", "it has parameters"),
+        ("count(*) > 1", "aggregate functions are not allowed in WHERE"),
+    ] {
+        choose(&mut world, condition);
+        let ended = world.once().expect(78);
+        assert!(ended.stderr.contains(why), "{condition}: {}", ended.stderr);
+        let report = first_table(&world, &["check", "--json"], 78);
+        assert!(report["findings"].to_string().contains("source-unfit"), "{condition}: {report}");
+    }
+    assert_eq!(world.records(), 3);
+}
+
+#[test]
+fn the_index_of_unsent_rows_has_the_condition_where_an_index_can() {
+    let definition =
+        "SELECT string_agg(indexdef, ';') FROM pg_indexes WHERE tablename = $1 AND indexdef LIKE '%NOT sent%'";
+    for (name, condition, has_it) in [
+        ("indexed", "event_type = ANY ('{login,logout}') OR user_id > 7", true),
+        ("time", "event_time < now() - interval '1 hour'", false),
+        ("subquery", "user_id IN (SELECT 7)", false),
+    ] {
+        let mut world = choosing(name, condition);
+        let made: String = world.pg.query_one(definition, &[&world.name]).unwrap().get(0);
+        assert_eq!(made.contains("event_type"), has_it, "{made}");
+        assert_eq!(world.run(&["init"]).expect(0).stdout.trim(), "", "a second init finds nothing to do");
+
+        world.insert_rows(4);
+        let report = first_table(&world, &["check", "--json"], 0);
+        let findings = report["findings"].as_array().unwrap();
+        assert!(findings.iter().all(|finding| finding["severity"] != "warning"), "{report}");
+        let takes = findings.iter().find(|finding| finding["id"] == "where-takes").expect("what the condition takes");
+        let taken = if has_it { 4 } else { 0 };
+        assert!(takes["what"].as_str().unwrap().contains(&format!("takes {taken} of 4 ")), "{takes}");
+    }
+}
+
+#[test]
+fn an_index_of_all_unsent_rows_serves_and_a_smaller_one_is_proposed() {
+    let mut world = World::new("wide");
+    choose(&mut world, "user_id > 1");
+    let report = first_table(&world, &["check", "--json"], 0);
+    assert!(report["findings"].to_string().contains("index-wide"), "{report}");
+    world.run(&["init"]).expect(0);
+    let report = first_table(&world, &["check", "--json"], 0);
+    assert!(!report["findings"].to_string().contains("index-wide"), "{report}");
+}
+
+#[test]
+fn columns_of_any_name_may_stand_in_the_condition() {
+    let columns = "id bigint PRIMARY KEY, key text, n int, t int, w int, \"Odd \"\"name\" int, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
+    let mut world = World::unmade(Servers::shared(), "names", columns, 1);
+    choose(&mut world, "key = 'a' AND n = 1 AND t = 1 AND w = 1 AND \"Odd \"\"name\" = 1");
+    world.run(&["init"]).expect(0);
+    world.sql(
+        "INSERT INTO {t} SELECT n, CASE WHEN n % 2 = 0 THEN 'a' ELSE 'b' END, 1, 1, 1, 1 FROM generate_series(1, 6) n",
+    );
+    assert_eq!(world.once().expect(0).number("produce", "rows_flagged"), 3);
+    world.delete_from_target("id = 2");
+
+    let report = first_table(&world, &["verify", "--deep", "--repair", "--confirm", "--json"], 65);
+
+    assert_eq!((&report["missing"]["count"], &report["repair"]["unflagged"]), (&1.into(), &1.into()), "{report}");
+    assert_eq!(world.once().expect(0).number("produce", "rows_flagged"), 1);
+    first_table(&world, &["verify", "--deep", "--json"], 0);
+}

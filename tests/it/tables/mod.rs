@@ -1,0 +1,9 @@
+//! Source and target tables as people have them, and as they change.
+
+mod changed_sources;
+mod changed_tables;
+mod chosen_columns;
+mod chosen_rows;
+mod column_rules;
+mod shapes;
+mod without_positions;

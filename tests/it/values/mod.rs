@@ -1,0 +1,5 @@
+//! Values: types and what becomes of them.
+
+mod encoded;
+mod round_trip;
+mod types;

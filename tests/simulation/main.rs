@@ -1,0 +1,179 @@
+//! Explores every crash, in memory: the legs and their stages as they are, on simulated servers.
+//!
+//! A life is some runs with faults, then clean ones. After every call the promise is checked, at the end that everything
+//! has arrived once. A failing life prints how to live it again.
+//!
+//!     PG2CH_SIM_SEED=17 cargo test --test simulation one_seed -- --nocapture     one random life, with its trace
+//!     PG2CH_SIM_SEEDS=0..1000000 cargo test --test simulation random                 more of them, from a seed on
+//!     PG2CH_SIM_PAIRS=0/1 cargo test --test simulation two_faults                    all pairs of faults
+//!     PG2CH_SIM_SCOREBOARD=docs/scoreboard.md cargo test --test simulation random    which fault hit which call, how often
+
+#![allow(missing_docs, clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod clickhouse;
+mod faults;
+mod invariants;
+mod kafka;
+mod life;
+#[path = "../common/page.rs"]
+mod page;
+mod postgres;
+mod scoreboard;
+#[path = "../common/seeds.rs"]
+mod seeds;
+mod servers;
+mod world;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use faults::{FAULTS, Fault, Hits, Plan};
+use life::{Life, Outcome};
+use seeds::{number, numbers, side_by_side};
+
+/// Random lives, if nobody asks for more.
+const LIVES: u64 = 20_000;
+
+/// How many lives are lived at a time: one waits, now and then, for a transaction that hides records.
+const THREADS: usize = 8;
+
+/// Lives it; returns how it went, or what broke, with the trace of a second time.
+fn live(life: &Life, again: &str) -> Result<Outcome, String> {
+    let outcome = life.live(false);
+    let Some(broken) = outcome.broken else { return Ok(outcome) };
+    let trace = life.live(true).trace;
+    Err(format!("{trace}\n\n{broken}\n{life:?}\n\nagain: {again}"))
+}
+
+#[test]
+fn one_seed_is_lived_with_a_trace_if_it_is_asked_for() {
+    if let Some(seed) = number("PG2CH_SIM_SEED") {
+        let outcome = Life::random(seed).live(true);
+        println!("{}", outcome.trace);
+        assert_eq!(outcome.broken, None);
+    }
+}
+
+#[test]
+fn every_single_fault_at_every_call_is_survived() {
+    const AGAIN: &str = "cargo test --test simulation every_single_fault";
+    for busy in [0, 9] {
+        let quiet =
+            Life { seed: 1, plan: Plan::At(vec![]), troubled_runs: 1, busy, odd: false, two: false, mutant: None };
+        let calls = live(&quiet, AGAIN).unwrap().calls;
+        side_by_side(THREADS, 1..calls as u64 + 1, |call| {
+            FAULTS.iter().try_for_each(|&fault| {
+                let plan = Plan::At(vec![(call as usize, fault)]);
+                live(&Life { plan, ..quiet.clone() }, AGAIN).map(drop)
+            })
+        });
+    }
+}
+
+/// The faults that can happen in a life, each with its call, after another call.
+fn faults_in(outcome: &Outcome, after: usize) -> impl Iterator<Item = (usize, Fault)> {
+    let calls = outcome.open_to_faults.iter().filter(move |(call, _)| *call > after);
+    calls.flat_map(|&(call, writes)| {
+        FAULTS.into_iter().filter(move |fault| fault.can_hit(writes)).map(move |fault| (call, fault))
+    })
+}
+
+#[test]
+fn two_faults_the_second_in_what_follows_from_the_first_are_survived() {
+    // Every first fault, and behind it every second one in what is then a different life: a tenth of them, or all.
+    const AGAIN: &str = "PG2CH_SIM_PAIRS=0/1 cargo test --test simulation two_faults";
+    let (part, parts) = numbers("PG2CH_SIM_PAIRS", "/").unwrap_or((0, 10));
+    let pairs = AtomicU64::new(0);
+    for busy in [0, 9] {
+        let quiet =
+            Life { seed: 2, plan: Plan::At(vec![]), troubled_runs: 2, busy, odd: false, two: false, mutant: None };
+        let firsts: Vec<_> = faults_in(&live(&quiet, AGAIN).unwrap(), 0).collect();
+        side_by_side(THREADS, 0..firsts.len() as u64, |index| {
+            let life = |plan| Life { plan: Plan::At(plan), ..quiet.clone() };
+            let first = firsts[index as usize];
+            let then = live(&life(vec![first]), AGAIN)?;
+            for (place, second) in faults_in(&then, first.0).enumerate() {
+                // Neighbours go to different parts, so that each part is a sample of everything.
+                if (index * 7_919 + place as u64) % parts == part {
+                    live(&life(vec![first, second]), AGAIN)?;
+                    pairs.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Ok(())
+        });
+    }
+    let pairs = pairs.into_inner();
+    println!("{pairs} pairs");
+    assert!(pairs > 1_000, "{pairs} pairs are no sample");
+}
+
+#[test]
+fn random_faults_in_random_lives_are_survived() {
+    let hits = Mutex::new(Hits::new());
+    let (from, to) = numbers("PG2CH_SIM_SEEDS", "..").unwrap_or((0, LIVES));
+    side_by_side(THREADS, from..to, |seed| {
+        let again = format!("PG2CH_SIM_SEED={seed} cargo test --test simulation one_seed");
+        let outcome = live(&Life::random(seed), &again)?;
+        let mut hits = hits.lock().unwrap();
+        outcome.hits.into_iter().for_each(|(hit, times)| *hits.entry(hit).or_default() += times);
+        Ok(())
+    });
+    let hits = hits.into_inner().unwrap();
+    let table = scoreboard::table(&hits);
+    println!("{table}\n{} lives", to - from);
+    if let Ok(file) = std::env::var("PG2CH_SIM_SCOREBOARD") {
+        let page = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(file, page::with_part(&page, "simulated", &table)).unwrap();
+    }
+    if to - from >= LIVES {
+        assert_eq!(scoreboard::not_hit(&hits), [], "a fault that never happened was not survived");
+    }
+}
+
+/// Faults planted in the protocol (those that `grep mutant::is` finds), each of which breaks the promise.
+const MUTANTS: [&str; 24] = [
+    "flag before the acknowledgement",
+    "flag any version of the row",
+    "the first record of a key counts",
+    "no fence",
+    "what dead runs delivered is not looked for",
+    "the high watermark is taken for the last stable offset",
+    "the checkpoint passes a locked row",
+    "the checkpoint moves before the flags",
+    "a checkpoint moved alone is not durable",
+    "the clock's floor is ignored",
+    "commit before insert",
+    "inserts are not recorded",
+    "blind retry under a new token",
+    "a token names several sets",
+    "the reduced set keeps its token",
+    "no asking after a repeat",
+    "a recorded insert is sent again whole",
+    "offsets are trusted without a signature",
+    "dead letters outside the offsets' transaction",
+    "the epoch of a flag transaction is unchecked",
+    "the window is read before the fence",
+    "the stable end is taken at once",
+    "offsets are not read again behind the fence",
+    "a recorded insert is finished in other ranges",
+];
+
+/// Those that only a second run can bring to light, of a kind that is rare among random lives.
+const TAKE_TWO: [&str; 2] =
+    ["the epoch of a flag transaction is unchecked", "offsets are not read again behind the fence"];
+
+/// A life whose runs often meet a second one, while rows change all the time.
+fn of_two(life: Life, wanted: bool) -> Life {
+    if wanted { Life { two: true, busy: 3, ..life } } else { life }
+}
+
+#[test]
+fn every_fault_planted_in_the_protocol_is_found() {
+    side_by_side(THREADS, 0..MUTANTS.len() as u64, |index| {
+        let mutant = MUTANTS[index as usize];
+        let life = |seed| Life { mutant: Some(mutant), ..of_two(Life::random(seed), TAKE_TWO.contains(&mutant)) };
+        let found = (0..LIVES).find(|&seed| life(seed).live(false).broken.is_some());
+        println!("{mutant}: found by seed {found:?}");
+        found.map(drop).ok_or_else(|| format!("not found: {mutant}"))
+    });
+}
