@@ -12,8 +12,9 @@ use std::collections::HashMap;
 use super::column_type::{Column, ColumnType, DefaultKind, UnsupportedType};
 use crate::config::ColumnRules;
 
-#[doc(hidden)]
-pub mod cases;
+#[cfg(test)]
+#[path = "../../../tests/it/values/encoded/cases/mod.rs"]
+mod cases;
 mod exact;
 mod fields;
 mod float;

@@ -1,11 +1,13 @@
 //! What the encoder makes of a value is what the server shows: its whole table of cases, and random values, over HTTP.
 
+mod cases;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::common::servers::Servers;
+use cases::{Case, Expected, edges, generated};
 use pg2ch::clickhouse::column_type::{Column, DefaultKind};
-use pg2ch::clickhouse::encode::cases::{Case, Expected, edges, generated};
 use pg2ch::clickhouse::encode::{CalendarRange, RowEncoder};
 use pg2ch::clickhouse::{Answer, Http};
 use pg2ch::data::RecordId;

@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Case, Expected};
-use crate::clickhouse::encode::CalendarRange;
+use super::{CalendarRange, Case, Expected};
 
 /// As many random cases as wanted; the same for the same seed. Every one is to be shown.
 #[must_use]
