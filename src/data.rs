@@ -239,3 +239,68 @@ pub fn is_own(name: &str) -> bool {
 
 /// The columns that keep a record's position, in the order of their bytes.
 pub const POSITION_COLUMNS: [&str; 3] = ["_partition", "_offset", "_timestamp"];
+
+/// One column of the target table as `system.columns` tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its name, unquoted.
+    pub name: String,
+    /// The type as the server spells it, for instance `LowCardinality(Nullable(String))`.
+    pub type_name: String,
+    /// What the server does where an INSERT leaves the column out.
+    pub default_kind: DefaultKind,
+}
+
+/// Whether, and how, the server fills a column that an INSERT leaves out (`system.columns.default_kind`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefaultKind {
+    /// No expression: a left-out column would get its type's zero, which pg2ch never lets happen.
+    None,
+    /// An expression that applies where the column is left out.
+    Default,
+    /// Always computed: an INSERT cannot name the column.
+    Materialized,
+    /// Computed when read: an INSERT cannot name the column.
+    Alias,
+    /// Not stored, but other columns' expressions may use what an INSERT gives.
+    Ephemeral,
+}
+
+/// Whether a column of this type and without a DEFAULT has NULL where an INSERT leaves it out.
+#[must_use]
+pub fn takes_null(type_name: &str) -> bool {
+    ["Nullable(", "LowCardinality(Nullable(", "Variant(", "Dynamic"].iter().any(|start| type_name.starts_with(start))
+}
+
+impl DefaultKind {
+    /// Reads `system.columns.default_kind`; `None` for a kind that is not known.
+    #[must_use]
+    pub fn parse(kind: &str) -> Option<DefaultKind> {
+        Some(match kind {
+            "" => DefaultKind::None,
+            "DEFAULT" => DefaultKind::Default,
+            "MATERIALIZED" => DefaultKind::Materialized,
+            "ALIAS" => DefaultKind::Alias,
+            "EPHEMERAL" => DefaultKind::Ephemeral,
+            _ => return None,
+        })
+    }
+}
+
+/// The years a target server can show in a `Date32` or `DateTime64`. The bytes are the same, but a server
+/// answers with its nearest bound for what lies outside. (The bounds are in UTC. Within hours of them a server
+/// may show a column of another time zone at the bound; the instant it keeps is right.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CalendarRange {
+    /// 1900 to 2299: every server since 22.9.
+    #[default]
+    Narrow,
+    /// 1 to 9999: servers of the second half of 2026 and later, which answer `1` to [`CalendarRange::PROBE`].
+    Wide,
+}
+
+impl CalendarRange {
+    /// A query that answers `1` where the range is wide and `0` (or an error) where it is narrow.
+    pub const PROBE: &str = "SELECT toString(toDate32('1800-01-01')) = '1800-01-01' \
+        AND toString(toDateTime64('1800-01-01 00:00:00', 0, 'UTC')) = '1800-01-01 00:00:00'";
+}

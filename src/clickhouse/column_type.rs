@@ -8,52 +8,7 @@ use std::fmt;
 mod parse;
 mod scalars;
 
-/// One column of the target table as `system.columns` tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Column {
-    /// Its name, unquoted.
-    pub name: String,
-    /// The type as the server spells it, for instance `LowCardinality(Nullable(String))`.
-    pub type_name: String,
-    /// What the server does where an INSERT leaves the column out.
-    pub default_kind: DefaultKind,
-}
-
-/// Whether, and how, the server fills a column that an INSERT leaves out (`system.columns.default_kind`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DefaultKind {
-    /// No expression: a left-out column would get its type's zero, which pg2ch never lets happen.
-    None,
-    /// An expression that applies where the column is left out.
-    Default,
-    /// Always computed: an INSERT cannot name the column.
-    Materialized,
-    /// Computed when read: an INSERT cannot name the column.
-    Alias,
-    /// Not stored, but other columns' expressions may use what an INSERT gives.
-    Ephemeral,
-}
-
-/// Whether a column of this type and without a DEFAULT has NULL where an INSERT leaves it out.
-#[must_use]
-pub fn takes_null(type_name: &str) -> bool {
-    ["Nullable(", "LowCardinality(Nullable(", "Variant(", "Dynamic"].iter().any(|start| type_name.starts_with(start))
-}
-
-impl DefaultKind {
-    /// Reads `system.columns.default_kind`; `None` for a kind that is not known.
-    #[must_use]
-    pub fn parse(kind: &str) -> Option<DefaultKind> {
-        Some(match kind {
-            "" => DefaultKind::None,
-            "DEFAULT" => DefaultKind::Default,
-            "MATERIALIZED" => DefaultKind::Materialized,
-            "ALIAS" => DefaultKind::Alias,
-            "EPHEMERAL" => DefaultKind::Ephemeral,
-            _ => return None,
-        })
-    }
-}
+pub use crate::data::{Column, DefaultKind, takes_null};
 
 /// A type that the encoder does not know.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,9 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::clickhouse::column_type::Column;
-use crate::clickhouse::encode::CalendarRange;
-use crate::data::{Ranges, RecordId};
+use crate::data::{CalendarRange, Column, Ranges, RecordId};
 use crate::error::{Error, Result};
 
 /// What identifies the target: its address would not tell a table that was dropped and made again.

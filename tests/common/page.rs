@@ -1,4 +1,4 @@
-//! The parts of docs/scoreboard.md that are made, not written: between `<!-- name -->` and `<!-- /name -->`.
+//! The parts of a document that are made, not written: between `<!-- name -->` and `<!-- /name -->`.
 
 /// The part of that name.
 pub fn part<'a>(page: &'a str, name: &str) -> &'a str {

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Context;
+use super::context::Context;
 use super::json::Cursor;
 use super::refusal::{Checked, Fault};
 use super::writer::Writer;

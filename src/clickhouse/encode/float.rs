@@ -4,7 +4,7 @@ use std::fmt::{Arguments, LowerExp};
 use std::io::Write;
 use std::str::FromStr;
 
-use super::Context;
+use super::context::Context;
 use super::exact::Parts;
 use super::json::Cursor;
 use super::number::special;

@@ -15,11 +15,13 @@ use crate::config::ColumnRules;
 #[cfg(test)]
 #[path = "../../../tests/it/values/encoded/cases/mod.rs"]
 mod cases;
+mod context;
 mod exact;
 mod fields;
 mod float;
 mod json;
 mod json_column;
+mod kinds;
 mod number;
 mod position;
 mod quoted;
@@ -30,14 +32,15 @@ mod text;
 mod time;
 mod writer;
 
+pub use crate::data::CalendarRange;
 use crate::data::{POSITION_COLUMNS, RecordId, is_own};
+use context::Context;
 use fields::{Absent, Field, Fields};
 use json::Cursor;
 use position::PositionColumn;
 pub use position::holds_position;
 use refusal::{Checked, Fault, character_start, excerpt};
 pub use refusal::{MAX_EXCERPT, Refusal};
-pub use time::CalendarRange;
 use writer::Writer;
 
 /// Makes rows of one table out of records. Each thread takes a clone of its own.
@@ -51,16 +54,6 @@ pub struct RowEncoder {
     has_defaults: bool,
     holds_json: bool,
     context: Context,
-}
-
-/// What the writers of values share.
-#[derive(Clone, Debug, Default)]
-struct Context {
-    range: CalendarRange,
-    /// Reused for text whose escapes have to be resolved, and for printing floats.
-    text: Vec<u8>,
-    /// The arrays and objects that are open inside a value of a JSON column.
-    open: Vec<json_column::Kinds>,
 }
 
 impl RowEncoder {

@@ -2,9 +2,9 @@
 
 use super::number;
 use super::refusal::Refusal;
-use super::time::{self, CalendarRange};
+use super::time;
 use crate::clickhouse::column_type::{ColumnType, Integer, ScalarType, UnsupportedType};
-use crate::data::RecordId;
+use crate::data::{CalendarRange, RecordId};
 
 /// A column that keeps a part of the id.
 #[derive(Clone, Debug)]

@@ -5,39 +5,23 @@
 //! setting. Where a column declares a time zone, the instant is kept and ClickHouse shows it in that zone.
 
 use super::refusal::{Checked, Fault};
+use crate::data::CalendarRange;
 
 const SECONDS_PER_DAY: i64 = 86_400;
 
-/// The years a target server can show in a `Date32` or `DateTime64`. The bytes are the same, but a server
-/// answers with its nearest bound for what lies outside. (The bounds are in UTC. Within hours of them a server
-/// may show a column of another time zone at the bound; the instant it keeps is right.)
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CalendarRange {
-    /// 1900 to 2299: every server since 22.9.
-    #[default]
-    Narrow,
-    /// 1 to 9999: servers of the second half of 2026 and later, which answer `1` to [`CalendarRange::PROBE`].
-    Wide,
+/// Whether the server can show this day.
+fn holds(range: CalendarRange, days: i64) -> bool {
+    let (first, last) = match range {
+        CalendarRange::Narrow => (days_from_civil(1900, 1, 1), days_from_civil(2299, 12, 31)),
+        CalendarRange::Wide => (days_from_civil(1, 1, 1), days_from_civil(9999, 12, 31)),
+    };
+    (first..=last).contains(&days)
 }
 
-impl CalendarRange {
-    /// A query that answers `1` where the range is wide and `0` (or an error) where it is narrow.
-    pub const PROBE: &str = "SELECT toString(toDate32('1800-01-01')) = '1800-01-01' \
-        AND toString(toDateTime64('1800-01-01 00:00:00', 0, 'UTC')) = '1800-01-01 00:00:00'";
-
-    fn holds(self, days: i64) -> bool {
-        let (first, last) = match self {
-            CalendarRange::Narrow => (days_from_civil(1900, 1, 1), days_from_civil(2299, 12, 31)),
-            CalendarRange::Wide => (days_from_civil(1, 1, 1), days_from_civil(9999, 12, 31)),
-        };
-        (first..=last).contains(&days)
-    }
-
-    fn years(self) -> &'static str {
-        match self {
-            CalendarRange::Narrow => "1900-01-01 to 2299-12-31",
-            CalendarRange::Wide => "0001-01-01 to 9999-12-31",
-        }
+const fn years(range: CalendarRange) -> &'static str {
+    match range {
+        CalendarRange::Narrow => "1900-01-01 to 2299-12-31",
+        CalendarRange::Wide => "0001-01-01 to 9999-12-31",
     }
 }
 
@@ -52,9 +36,9 @@ pub(super) fn date(text: &str, at: usize, out: &mut Vec<u8>) -> Checked<()> {
 pub(super) fn date32(text: &str, at: usize, range: CalendarRange, out: &mut Vec<u8>) -> Checked<()> {
     let days = midnight(text, at, "Date32")?;
     match i32::try_from(days) {
-        Ok(small) if range.holds(days) => out.extend_from_slice(&small.to_le_bytes()),
+        Ok(small) if holds(range, days) => out.extend_from_slice(&small.to_le_bytes()),
         _ => {
-            return Err(Fault::new(at, format!("out of range for Date32 ({} on this server)", range.years())));
+            return Err(Fault::new(at, format!("out of range for Date32 ({} on this server)", years(range))));
         }
     }
     Ok(())
@@ -92,7 +76,7 @@ pub(super) fn date_time64(digits: u8, text: &str, at: usize, range: CalendarRang
 
 /// Ticks of an instant; `None` outside the range. `fraction` counts ticks after the second.
 pub(super) fn instant(digits: u8, seconds: i64, fraction: i64, range: CalendarRange) -> Option<i64> {
-    if !range.holds(seconds.div_euclid(SECONDS_PER_DAY)) {
+    if !holds(range, seconds.div_euclid(SECONDS_PER_DAY)) {
         return None;
     }
     seconds.checked_mul(10_i64.checked_pow(u32::from(digits))?)?.checked_add(fraction)
@@ -104,7 +88,7 @@ pub(super) fn out_of_range(digits: u8, range: CalendarRange) -> String {
         (9, CalendarRange::Narrow) => "1900-01-01 to 2262-04-11 23:47:16",
         (9, CalendarRange::Wide) => "1677-09-21 00:12:44 to 2262-04-11 23:47:16",
         (8, CalendarRange::Wide) => "0001-01-01 to 4892-10-07",
-        _ => range.years(),
+        _ => years(range),
     };
     format!("out of range for DateTime64({digits}) ({limits} UTC on this server)")
 }

@@ -1,12 +1,13 @@
 //! From a column's type to the writer of its values.
 
-use super::Context;
+use super::context::Context;
 use super::fields::{Absent, Field, Fields};
 use super::json::Cursor;
 use super::json_column;
 use super::refusal::{Checked, Fault};
 use super::{float, number, text, time};
 use crate::clickhouse::column_type::{ColumnType, ScalarType};
+use crate::data::CalendarRange;
 
 /// Writes the values of one type.
 #[derive(Clone, Debug)]
@@ -108,13 +109,7 @@ fn write_scalar(scalar: &ScalarType, cursor: &mut Cursor<'_>, context: &mut Cont
 }
 
 /// A value that JSON writes as a string: also each key of an object.
-fn write_text(
-    scalar: &ScalarType,
-    text: &str,
-    at: usize,
-    range: time::CalendarRange,
-    out: &mut Vec<u8>,
-) -> Checked<()> {
+fn write_text(scalar: &ScalarType, text: &str, at: usize, range: CalendarRange, out: &mut Vec<u8>) -> Checked<()> {
     match scalar {
         ScalarType::String => text::plain_string(text, out),
         ScalarType::FixedString(bytes) => text::fixed_string(*bytes, text, at, out)?,

@@ -145,4 +145,17 @@ impl Verification<'_> {
         self.report.complete &= !ends;
         ends
     }
+
+    /// Takes the flag back from these rows, or counts them where only that is wanted.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    fn repair(&mut self, record_keys: &[&str]) -> Result<()> {
+        let Some(repair) = &mut self.report.repair else { return Ok(()) };
+        repair.wanted += record_keys.len() as u64;
+        if self.held.is_some() && !record_keys.is_empty() {
+            repair.unflagged += self.source.unflag(record_keys)?;
+        }
+        Ok(())
+    }
 }

@@ -3,7 +3,6 @@
 //! Before anything is compared the lock is held, dead runs are fenced and what they had delivered is flagged: so no row is
 //! taken for missing whose record is under way. The row goes out as a new version, a record of its own.
 
-use super::Verification;
 use super::report::Repaired;
 use crate::error::Result;
 use crate::kafka::KafkaLog;
@@ -38,20 +37,5 @@ impl Held {
         let recovery = recover(&mut log, &mut ledger, checkpoint, timeouts, leg.shutdown, &mut report)?;
         repaired.recovered = report.rows_recovered;
         Ok(recovery.map(|_| Self { _ledger: ledger }))
-    }
-}
-
-impl Verification<'_> {
-    /// Takes the flag back from these rows, or counts them where only that is wanted.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
-    pub(super) fn repair(&mut self, record_keys: &[&str]) -> Result<()> {
-        let Some(repair) = &mut self.report.repair else { return Ok(()) };
-        repair.wanted += record_keys.len() as u64;
-        if self.held.is_some() && !record_keys.is_empty() {
-            repair.unflagged += self.source.unflag(record_keys)?;
-        }
-        Ok(())
     }
 }

@@ -1,7 +1,8 @@
-//! What is written agrees with the program: pages, messages, the scoreboard.
+//! What is written agrees with the program: pages, messages, the scoreboard, the floors of src.
 
 mod commands;
 mod errors;
+mod house;
 mod json;
 mod pages;
 mod scoreboard;
