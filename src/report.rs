@@ -284,12 +284,12 @@ fn summary_of(table: &TableReport) -> String {
         parts.extend(some(leg.rows_recovered, "recovered"));
         parts.extend(some(leg.rows_changed, "changed meanwhile"));
         parts.extend(some(leg.rows_locked, "locked"));
-        parts.extend(some(leg.taken_back.len() as u64, "taken back by a trigger"));
+        parts.extend(some(leg.taken_back.len() as u64, "reset by a trigger"));
         parts.extend(some(leg.too_large.len() as u64, "too large"));
     }
     if let Some(leg) = &table.consume {
         parts.push(format!("{} copied in {}", count(leg.records_copied, "record"), count(leg.inserts, "insert")));
-        parts.extend(some(leg.rows_held, "held already"));
+        parts.extend(some(leg.rows_held, "already in the target"));
         parts.extend(some(leg.dead_letters, "to the dead letters"));
         parts.extend(some(leg.lost.iter().map(|lost| (lost.to - lost.from).unsigned_abs()).sum(), "lost to retention"));
     }
@@ -315,8 +315,8 @@ fn left_of(table: &TableReport) -> String {
     let records = records.map(|records| format!("at most {} not copied", count(records.unsigned_abs(), "record")));
     let known: Vec<String> = rows.into_iter().chain(records).collect();
     match (known.is_empty(), table.is_complete()) {
-        (false, _) => format!("; left: {}", known.join(", ")),
-        (true, false) => "; more is left".into(),
+        (false, _) => format!("; remaining: {}", known.join(", ")),
+        (true, false) => "; more remains".into(),
         (true, true) => String::new(),
     }
 }

@@ -36,7 +36,9 @@ class ClickHouse(Server):
             print("downloading ClickHouse's engine (chdb)", flush=True)
             run([sys.executable, "-m", "venv", "--clear", self.environment()])
             # Without dependencies: they are for data frames, which nothing here uses, and 350 MB.
-            run([self.python(), "-m", "pip", "install", "-q", "--no-deps", *PACKAGES])
+            # Nothing stays of what is downloaded, unless PIP_CACHE_DIR names a place for it.
+            cache = [] if "PIP_CACHE_DIR" in os.environ else ["--no-cache-dir"]
+            run([self.python(), "-m", "pip", "install", "-q", "--no-deps", *cache, *PACKAGES])
             complete.touch()
 
     def create(self):

@@ -44,18 +44,41 @@ def locked_cache():
         yield CACHE
 
 
+def as_root():
+    """What a command begins with that only root may run. A password that sudo needs is asked for on the terminal."""
+    if os.geteuid() == 0:
+        return []
+    if not shutil.which("sudo"):
+        raise Failure("this needs root's rights, and there is no sudo: run it as root")
+    return ["sudo"]
+
+
 def apt_install(*packages):
-    """Install Debian packages, as root or through sudo."""
+    """Install Debian packages, as root or through sudo. Of `one|other` the first is taken that this release has."""
     if not shutil.which("apt-get"):
         raise Failure(f"this machine has no apt-get; install by hand: {' '.join(packages)}")
-    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if root and not shutil.which("sudo"):
-        raise Failure(f"install these packages as root: {' '.join(packages)}")
-    print(f"installing Debian packages: {' '.join(packages)}", flush=True)
     with locked_cache():
         quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
-        run([*root, *quiet, "update"])
-        run([*root, *quiet, "install", "-y", "--no-install-recommends", *packages])
+        run([*as_root(), *quiet, "update"])
+        packages = [first_available(names.split("|")) for names in packages]
+        print(f"installing Debian packages: {' '.join(packages)}", flush=True)
+        run([*as_root(), *quiet, "install", "-y", "--no-install-recommends", *packages])
+        note_installed(packages)
+
+
+def first_available(names):
+    """The first of these Debian packages that this release has; the first of all where it has none, for apt-get to complain of."""
+    shown = (subprocess.run(["apt-cache", "show", name], capture_output=True).returncode == 0 for name in names)
+    return next((name for name, known in zip(names, shown) if known), names[0])
+
+
+def note_installed(packages):
+    """Note what was installed where scripts/demo --undo looks, as scripts/lib/install.sh does."""
+    state = pathlib.Path(os.environ.get("XDG_STATE_HOME") or pathlib.Path.home() / ".local/state")
+    notes = state / "pg2ch" / "installed-packages"
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    with open(notes, "a", encoding="utf-8") as file:
+        file.writelines(f"{package}\n" for package in packages)
 
 
 def free_port(taken):

@@ -1,11 +1,16 @@
 """Apache Kafka in KRaft mode: one process that is broker and controller."""
 
+import functools
+import glob
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import socket
 import struct
+import subprocess
+import tempfile
 
 from common import CACHE, LIB, Failure, Server, apt_install, locked_cache, run
 
@@ -78,13 +83,27 @@ rootLogger.appenderRef.out.ref = out
 """
 
 
+def java_program():
+    """A Java that Kafka 4 runs on: of version 17 or later. None where there is none."""
+    programs = [shutil.which("java"), *sorted(glob.glob("/usr/lib/jvm/*/bin/java"))]
+    return next((program for program in programs if program and java_version(program) >= 17), None)
+
+
+@functools.cache
+def java_version(program):
+    """The first number of its version: 17 of `openjdk version "17.0.15"`, 1 of `1.8.0`."""
+    said = subprocess.run([program, "-version"], capture_output=True, text=True).stderr
+    number = re.search(r'version "(\d+)', said)
+    return int(number[1]) if number else 0
+
+
 class Kafka(Server):
     name = "kafka"
     title = "Kafka"
 
     def install(self):
-        if not shutil.which("java"):
-            apt_install("openjdk-17-jre-headless")
+        if not java_program():
+            apt_install("openjdk-21-jre-headless|openjdk-17-jre-headless|openjdk-25-jre-headless")
         if not self.jars():
             if not shutil.which("mvn"):
                 apt_install("maven")
@@ -105,8 +124,12 @@ class Kafka(Server):
         target = self.libraries()
         unfinished = target.with_suffix(".part")
         shutil.rmtree(unfinished, ignore_errors=True)
-        quiet = ["-q", "-B", "-Dstyle.color=never"]
-        run(["mvn", *quiet, "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={unfinished}"])
+        options = ["-q", "-B", "-Dstyle.color=never", f"-DoutputDirectory={unfinished}"]
+        with tempfile.TemporaryDirectory(dir=CACHE) as repository:
+            # Nothing stays of Maven's own downloads, unless MAVEN_OPTS names a place for them.
+            if "maven.repo.local" not in os.environ.get("MAVEN_OPTS", ""):
+                options.append(f"-Dmaven.repo.local={repository}")
+            run(["mvn", *options, "-f", POM, "dependency:copy-dependencies"])
         unfinished.rename(target)
 
     # The heap is small, but it is there from the start. The exit on a full heap makes a broken broker a dead one.
@@ -116,7 +139,7 @@ class Kafka(Server):
 
     def java(self, main, *arguments):
         logging = f"-Dlog4j2.configurationFile={self.directory / 'kafka-log4j2.properties'}"
-        return ["java", *self.BROKER, "-Djava.awt.headless=true", logging, "-cp", os.pathsep.join(self.jars()), main, *arguments]
+        return [java_program(), *self.BROKER, "-Djava.awt.headless=true", logging, "-cp", os.pathsep.join(self.jars()), main, *arguments]
 
     def write_tools(self):
         """`DIR/bin` has Kafka's commands: with it in front of PATH, what documents and findings say can be typed as it stands."""
@@ -124,7 +147,7 @@ class Kafka(Server):
         folder.mkdir(exist_ok=True)
         for name, main in TOOLS.items():
             script = folder / name
-            command = shlex.join(["java", *self.TOOL, "-cp", os.pathsep.join(self.jars()), main])
+            command = shlex.join([java_program(), *self.TOOL, "-cp", os.pathsep.join(self.jars()), main])
             script.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
             script.chmod(0o755)
 

@@ -1,5 +1,6 @@
 """PostgreSQL from Debian's packages."""
 
+import contextlib
 import glob
 import os
 import pathlib
@@ -7,7 +8,7 @@ import pwd
 import shutil
 import signal
 
-from common import SQL, Failure, Server, apt_install, process_table, run
+from common import SQL, Failure, Server, apt_install, as_root, process_table, run
 
 CONFIGURATION = """
 listen_addresses = 'localhost'
@@ -25,6 +26,20 @@ host  all  all  ::1/128       scram-sha-256
 """
 
 
+NO_MAIN_CLUSTER = "/etc/postgresql-common/createcluster.d/pg2ch.conf"
+
+
+@contextlib.contextmanager
+def no_main_cluster():
+    """While this lasts, Debian's package creates no cluster of its own: that one would run on the port we need."""
+    folder = os.path.dirname(NO_MAIN_CLUSTER)
+    run([*as_root(), "sh", "-c", f"mkdir -p {folder} && echo 'create_main_cluster = false' > {NO_MAIN_CLUSTER}"])
+    try:
+        yield
+    finally:
+        run([*as_root(), "rm", "-f", NO_MAIN_CLUSTER])
+
+
 class Postgres(Server):
     name = "postgres"
     title = "PostgreSQL"
@@ -32,12 +47,8 @@ class Postgres(Server):
 
     def install(self):
         if not self.programs():
-            # Debian's package would create and start a cluster of its own, on the port we need.
-            if os.geteuid() == 0:
-                settings = pathlib.Path("/etc/postgresql-common/createcluster.d")
-                settings.mkdir(parents=True, exist_ok=True)
-                (settings / "pg2ch.conf").write_text("create_main_cluster = false\n")
-            apt_install("postgresql")
+            with no_main_cluster():
+                apt_install("postgresql")
         if not self.programs():
             raise Failure("PostgreSQL: no /usr/lib/postgresql/*/bin/postgres after the installation")
 

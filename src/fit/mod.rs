@@ -1,6 +1,6 @@
 //! The source's columns against the target's: what differs, what that means for a run, and the statement that mends it.
 //!
-//! `check` shows the differences, `init` makes the additive changes and tells the others, and a run refuses to begin where one
+//! `check` shows the differences, `init` makes the additive changes and tells the others, and a run will not start where one
 //! of them would lose values.
 
 pub mod columns;
@@ -90,7 +90,7 @@ pub fn require_lossless(table: &TableConfig, source: &[SourceColumn], target: &[
         Some(Difference { what, why, .. }) => Err(Error::config(
             format!("cannot copy into {}", table.target),
             format!("{what}: {why}"),
-            "`pg2ch check` tells the statement that mends it, and what else does not fit; records wait in the topic meanwhile",
+            "run `pg2ch check`: it prints the fix and every other mismatch. Meanwhile the records stay in the topic",
         )),
     }
 }
@@ -177,7 +177,7 @@ impl Comparison<'_> {
             quote(wanted),
             nullable_target_type(column)
         );
-        let why = "every record is refused: a field that nobody takes is never dropped in silence";
+        let why = "every record is refused: pg2ch never drops a field silently";
         self.add("column-missing", Effect::RefusesAll, format!("the target has no column {wanted}"), why, fix);
         self.mark_additive();
     }

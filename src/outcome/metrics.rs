@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,6 +24,11 @@ pub const METRICS: &[Metric] = &[
         "When a run of this table last ended with exit code 0, Unix time.",
     ),
     ("pg2ch_last_run_timestamp_seconds", "gauge", "When a run of this table last ended, Unix time."),
+    (
+        "pg2ch_last_complete_start_timestamp_seconds",
+        "gauge",
+        "When the last run of both legs started that moved everything and ended with 0, Unix time: nothing unmoved is older.",
+    ),
     ("pg2ch_run_exit_code", "gauge", "The last run's exit code for this table."),
     ("pg2ch_run_complete", "gauge", "1 if the last run moved everything that there was, otherwise 0."),
     ("pg2ch_run_duration_seconds", "gauge", "How long the last run took for this table."),
@@ -39,11 +46,7 @@ pub const METRICS: &[Metric] = &[
     ("pg2ch_failed_runs_total", "counter", "Runs with another exit code than 0 and 75 (another run holds the lock)."),
     ("pg2ch_rows_read_total", "counter", "Rows read from PostgreSQL."),
     ("pg2ch_records_sent_total", "counter", "Records committed to the topic."),
-    (
-        "pg2ch_rows_flagged_total",
-        "counter",
-        "Rows flagged as sent, those among them that an earlier run had delivered.",
-    ),
+    ("pg2ch_rows_flagged_total", "counter", "Rows flagged as sent, including those that an earlier run had delivered."),
     (
         "pg2ch_rows_locked_total",
         "counter",
@@ -54,7 +57,7 @@ pub const METRICS: &[Metric] = &[
         "counter",
         "Rows found too large for the topic: they stay unsent, and count again in each run.",
     ),
-    ("pg2ch_records_copied_total", "counter", "Records dealt with: inserted, found in the target, or dead letters."),
+    ("pg2ch_records_copied_total", "counter", "Records inserted, already in the target, or dead letters."),
     ("pg2ch_rows_inserted_total", "counter", "Rows inserted into ClickHouse."),
     ("pg2ch_inserts_total", "counter", "INSERT requests sent to ClickHouse."),
     ("pg2ch_dead_letters_total", "counter", "Records that the target refused."),
@@ -78,7 +81,11 @@ fn replace(file: &Path, text: &str) -> std::io::Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     // The collector reads files that end in .prom; two runs at once must not share a draft.
     let draft = file.with_file_name(format!(".{name}.{}.draft", std::process::id()));
-    let written = std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, file));
+    // node_exporter is another user, whatever this one's umask is.
+    let readable = Permissions::from_mode(0o644);
+    let written = std::fs::write(&draft, text)
+        .and_then(|()| std::fs::set_permissions(&draft, readable))
+        .and_then(|()| std::fs::rename(&draft, file));
     if written.is_err() {
         let _ = std::fs::remove_file(&draft);
     }
@@ -90,6 +97,10 @@ fn render(before: &str, report: &RunReport, now: f64) -> String {
     let mut values = parse(before);
     for table in &report.tables {
         update(&mut values, table, now);
+        if table.produce.is_some() && table.consume.is_some() && table.is_complete() && table.exit_code().code() == 0 {
+            let name = "pg2ch_last_complete_start_timestamp_seconds".to_owned();
+            values.insert((name, labels(table)), now - report.seconds);
+        }
     }
     let mut text = String::new();
     for (name, kind, help) in METRICS {
@@ -116,12 +127,7 @@ fn parse(text: &str) -> Values {
 }
 
 fn update(values: &mut Values, table: &TableReport, now: f64) {
-    let labels = format!(
-        "{{source=\"{}\",topic=\"{}\",target=\"{}\"}}",
-        escape(&table.source),
-        escape(&table.topic),
-        escape(&table.target)
-    );
+    let labels = labels(table);
     let code = table.exit_code().code();
     let mut set = |name: &str, value: f64| {
         values.insert((name.to_owned(), labels.clone()), value);
@@ -164,6 +170,11 @@ fn update(values: &mut Values, table: &TableReport, now: f64) {
     add("pg2ch_dead_letters_total", consumed(|leg| leg.dead_letters));
     let lost = |leg: &ConsumeReport| leg.lost.iter().map(|lost| (lost.to - lost.from).unsigned_abs()).sum();
     add("pg2ch_offsets_lost_total", consumed(lost));
+}
+
+fn labels(table: &TableReport) -> String {
+    let [source, topic, target] = [&table.source, &table.topic, &table.target].map(|name| escape(name));
+    format!("{{source=\"{source}\",topic=\"{topic}\",target=\"{target}\"}}")
 }
 
 fn escape(value: &str) -> String {

@@ -159,8 +159,8 @@ fn shut_out(source: &str) -> Error {
     Error::new(
         ExitCode::Locked,
         format!("cannot flag rows of {source}"),
-        "another run has begun since: it has taken the next epoch",
-        "nothing is lost: the other run finds what this one sent, and flags it; look for two schedules of one job",
+        "a newer run has taken over",
+        "nothing is lost: the newer run flags what this one sent. Check whether this job is scheduled twice",
     )
 }
 

@@ -40,7 +40,7 @@ pub fn take(session: &mut Session, table: &SourceTable, wait: Duration, shutdown
                 ExitCode::Locked,
                 format!("{what} in database {}", table.database),
                 format!("another run holds it: {holder}"),
-                "let it finish; --wait-lock 5m waits for it; a dead host's lock is freed within about a minute",
+                "wait for it, or use --wait-lock 5m; if its host died, the lock is freed within about a minute",
             ));
         }
         if shutdown.wait(RETRY) {

@@ -182,7 +182,7 @@ fn sort(code: &SqlState) -> (ExitCode, &'static str) {
         }
         SqlState::CHARACTER_NOT_IN_REPERTOIRE | SqlState::UNTRANSLATABLE_CHARACTER => (
             ExitCode::Config,
-            "a text of the table cannot be told as UTF-8, which JSON is in: mend those rows, or leave the column out with `exclude`",
+            "a text value cannot be converted to UTF-8, which JSON requires: fix those rows, or leave the column out with `exclude`",
         ),
         SqlState::INVALID_CATALOG_NAME => (ExitCode::Config, "check the database in the PostgreSQL URL"),
         SqlState::READ_ONLY_SQL_TRANSACTION => (

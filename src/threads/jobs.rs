@@ -116,7 +116,7 @@ pub fn beside<T: Send + 'static>(
     let mut one = One {
         job: Some(Job { name: name.to_owned(), kept: (), work: Box::new(work) }),
         look,
-        end: Err(Error::bug(format!("the thread {name} ended"), "nobody knows how")),
+        end: Err(Error::bug(format!("the thread {name} ended"), "it ended without a result")),
     };
     at_a_time(1, tick, &mut one);
     one.end

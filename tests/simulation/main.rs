@@ -6,7 +6,7 @@
 //!     PG2CH_SIM_SEED=17 cargo test --test simulation one_seed -- --nocapture     one random life, with its trace
 //!     PG2CH_SIM_SEEDS=0..1000000 cargo test --test simulation random                 more of them, from a seed on
 //!     PG2CH_SIM_PAIRS=0/1 cargo test --test simulation two_faults                    all pairs of faults
-//!     PG2CH_SIM_SCOREBOARD=docs/scoreboard.md cargo test --test simulation random    which fault hit which call, how often
+//!     PG2CH_SIM_SCOREBOARD=docs/dev/scoreboard.md cargo test --test simulation random    which fault hit which call, how often
 
 #![allow(missing_docs, clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 

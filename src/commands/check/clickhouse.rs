@@ -67,7 +67,7 @@ fn server(http: &Http, what: &str, findings: &mut Findings) -> Result<String> {
             Severity::Error,
             "clickhouse-version",
             format!("the server is ClickHouse {version}"),
-            "before 22.2 it knows no deduplication tokens: an insert whose answer is lost would be doubled",
+            "versions before 22.2 have no insert_deduplication_token: an INSERT whose reply is lost would be stored twice",
             format!("upgrade the server to {}.{} or later", OLDEST.0, OLDEST.1),
         );
     }
@@ -273,7 +273,7 @@ impl Check<'_> {
             self.findings.add(
                 Severity::Warning,
                 "fsync",
-                format!("{} does not put inserts on disk before they are answered", self.table.target),
+                format!("{} confirms inserts before they are on disk", self.table.target),
                 "after a power cut rows may be missing whose offsets are committed",
                 format!("ALTER TABLE {name} MODIFY SETTING {};", settings.join(", ")),
             );

@@ -74,7 +74,7 @@ pub fn table(session: &mut Session, found: &Found, findings: &mut Findings) -> R
             Severity::Error,
             "row-level-security",
             format!("a row-level security policy of {name} applies to {role}"),
-            "rows that it hides would never be sent; a run refuses to begin",
+            "rows that it hides would never be sent; a run will not start",
             format!("ALTER ROLE {role} BYPASSRLS;"),
         );
     }

@@ -65,7 +65,7 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
             }
             Err(error) if error.exit_code() == ExitCode::Config => {
                 let what = format!("{}: {}", error.what(), error.why());
-                findings.add(Severity::Error, "source-unfit", what, "a run refuses to begin", error.hint());
+                findings.add(Severity::Error, "source-unfit", what, "a run will not start", error.hint());
             }
             Err(error) => return Err(error),
         }
@@ -116,7 +116,7 @@ fn flag(
             Severity::Warning,
             "flag-nullable",
             format!("the flag {} may be NULL", column.name),
-            "a row whose flag is NULL is never sent, without a word",
+            "rows whose flag is NULL are silently never sent",
             format!(
                 "UPDATE {name} SET {flag} = FALSE WHERE {flag} IS NULL;\nALTER TABLE {name} ALTER COLUMN {flag} SET DEFAULT \
                  FALSE, ALTER COLUMN {flag} SET NOT NULL;"
@@ -141,7 +141,7 @@ fn default(session: &mut Session, flag: &str, found: &Found, findings: &mut Find
         Some("false") => return Ok(()),
         Some(other) => (
             format!("the flag {flag} is {other} by default"),
-            "a row that is inserted without it should be unsent: born as TRUE it is never sent, without a word",
+            "new rows must start unsent (FALSE): a row that starts as TRUE is silently never sent",
         ),
         None => (
             format!("the flag {flag} has no default"),
@@ -189,7 +189,7 @@ fn key(
             Severity::Error,
             "key-not-unique",
             format!("no unique index covers exactly the key ({})", names.join(", ")),
-            "two rows of one key would pass for versions of one",
+            "two rows with the same key would be taken for versions of one row",
             format!("CREATE UNIQUE INDEX ON {name} ({});", quoted.join(", ")),
         );
     }

@@ -51,8 +51,8 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
             Severity::Warning,
             "update-trigger",
             format!("the trigger {trigger} fires on every row that is flagged"),
-            "it costs time for each row; if it changes the row (an `updated_at`), the target never sees that change; if it \
-             resets the flag, the row is sent for ever and runs end with 65",
+            "it costs time for each row; if it changes the row (an `updated_at`), the target never gets that change; if it \
+             resets the flag, the row is sent once, but every run reports it and exits with 65",
             fix,
         );
     }
@@ -78,8 +78,8 @@ fn space(session: &mut Session, found: &Found, findings: &mut Findings) -> Resul
         findings.add(
             Severity::Warning,
             "table-autovacuum-off",
-            format!("autovacuum leaves {name} alone"),
-            "each flagged row leaves a dead version behind: table and indexes only grow",
+            format!("autovacuum is disabled for {name}"),
+            "every flagged row leaves a dead tuple, so the table and its indexes keep growing",
             format!("ALTER TABLE {name} RESET (autovacuum_enabled);"),
         );
     }
@@ -87,7 +87,7 @@ fn space(session: &mut Session, found: &Found, findings: &mut Findings) -> Resul
         findings.add(
             Severity::Note,
             "fillfactor",
-            format!("the pages of {name} are filled to {fill} %"),
+            format!("{name} has fillfactor {fill}"),
             "each row is updated once, when it is flagged: with room in its page the new version stays there, which writes \
              half the WAL; it takes up to twice the disk, and counts for rows that come from now on",
             format!("ALTER TABLE {name} SET (fillfactor = 50);"),

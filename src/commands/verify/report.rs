@@ -162,7 +162,12 @@ impl TableReport {
             &self.only_in_target.keys,
         );
         line(self.dead_letters.count, "dead letters", "refused: see `pg2ch dead-letters`", &self.dead_letters.keys);
-        line(self.missing.count, "missing", "flagged, but nowhere", &self.missing.keys);
+        line(
+            self.missing.count,
+            "missing",
+            "flagged, but not in the topic, the target or the dead letters",
+            &self.missing.keys,
+        );
         line(self.doubled.count, "doubled", "the same record more than once", &self.doubled.keys);
         line(self.different, "different", "the contents differ", &[]);
         for different in &self.differences {
@@ -193,7 +198,7 @@ impl TableReport {
 impl Repaired {
     fn text(&self) -> String {
         if !self.confirmed {
-            return format!("repair would take the flag back from {} rows; add --confirm to do it", self.wanted);
+            return format!("repair would set the flag to FALSE in {} rows; add --confirm to do it", self.wanted);
         }
         let locked = self.wanted - self.unflagged;
         let left = if locked > 0 {
@@ -201,7 +206,7 @@ impl Repaired {
         } else {
             String::new()
         };
-        format!("repair has taken the flag back from {} rows: the next run sends them{left}", self.unflagged)
+        format!("repair has set the flag to FALSE in {} rows: the next run sends them{left}", self.unflagged)
     }
 }
 

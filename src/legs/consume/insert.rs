@@ -230,7 +230,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             return self.dealt_with(prepared, &part, &ranges, dead);
         }
         Err(Error::unavailable(
-            "cannot bring a batch into the target",
+            "cannot store a batch in the target",
             format!("it confirmed {} rows {ROUNDS} times and still does not hold them: {ranges:?}", rows.len()),
             "look for what deletes rows of the target, and at its server's log; the next run goes on from here",
         ))
@@ -358,9 +358,9 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         self.committer.flush()?;
         Err(Error::new(
             ExitCode::Data,
-            format!("stopped in front of partition {} offset {}", id.partition, id.offset),
+            format!("stopped before partition {} offset {}", id.partition, id.offset),
             format!("the target has refused {refused} records in this run; the next: {reason}"),
-            "so many are no bad data: check that topic and target belong together; `max_dead_letters` sets the limit",
+            "this many refusals suggest that the target does not match the topic: run `pg2ch check`; `max_dead_letters` sets the limit",
         ))
     }
 }
@@ -368,9 +368,9 @@ impl<F: Fence, T: Target> Inserter<F, T> {
 fn stopped(id: &RecordId, reason: &str) -> Error {
     Error::new(
         ExitCode::Data,
-        format!("stopped in front of partition {} offset {}", id.partition, id.offset),
+        format!("stopped before partition {} offset {}", id.partition, id.offset),
         format!("the target does not take the record: {reason}"),
-        "mend the target or the data; with `on_bad_row = \"dead-letter\"` the run would go on without the record",
+        "fix the target or the data; with `on_bad_row = \"dead-letter\"` the run would go on without the record",
     )
 }
 

@@ -35,7 +35,7 @@ impl RowFormat {
         match RowEncoder::with_rules(columns, rules) {
             Ok(encoder) => Self::Typed(Box::new(encoder.with_missing_as_null(true).with_calendar_range(calendar))),
             Err(unsupported) => {
-                log::warn!("{unsupported}; rows go as JSONEachRow, where the server may change values without a word");
+                log::warn!("{unsupported}; rows go as JSONEachRow, where the server may silently change values");
                 Self::Json(JsonRows::new(columns, rules))
             }
         }

@@ -145,14 +145,15 @@ impl Start {
             let first = starts.get(&partition).copied().unwrap_or(0);
             if is_certain {
                 log::error!(
-                    "partition {partition} does not hold what was read from it before: the topic was deleted and made again; \
-                     beginning at offset {first} and asking the target. Records that were not copied before are lost"
+                    "partition {partition} no longer holds the records read before: the topic was deleted and recreated. \
+                     Restarting at offset {first} and checking what ClickHouse already has. Records that were not copied \
+                     before are lost"
                 );
                 report.topic_recreated = true;
             } else {
                 log::info!(
-                    "partition {partition}: the last record that was read is gone: compacted, or the topic was made again; \
-                     beginning at offset {first} and asking the target"
+                    "partition {partition}: the last record read no longer exists: compacted, or the topic was recreated. \
+                     Restarting at offset {first} and checking what ClickHouse already has"
                 );
             }
             self.known.insert(partition, untrusted(first, ends.get(&partition).copied().unwrap_or(first)));
@@ -225,7 +226,8 @@ impl Start {
             self.known.iter().filter(|(_, known)| known.position.at == 0 && known.position.ask_below > known.next)
         {
             log::info!(
-                "partition {partition}: no offset that pg2ch has committed for this target; beginning at {} and asking the target",
+                "partition {partition}: pg2ch has committed no offset for this target; starting at {} and checking what it \
+                 already has",
                 known.next
             );
         }

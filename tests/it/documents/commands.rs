@@ -14,24 +14,24 @@ use pg2ch::clickhouse::Answer;
 
 /// What is not run here: page, how the command begins, why.
 const NOT_HERE: &[(&str, &str, &str)] = &[
-    ("README.md", "scripts/demo", "it builds and uses the usual ports; its commands are the page's own, which are run"),
+    ("README.md", "scripts/demo", "it builds and uses the usual ports; docs/demo.md has its commands, which are run"),
     ("README.md", "scripts/test", "it runs this test"),
+    ("README.md", "scripts/fresh-machine", "it runs this test, on a system that it makes first"),
+    ("README.md", "scripts/install", "tests/it/packaging runs it, in a directory of its own"),
     ("README.md", "scripts/package", "tests/it/packaging runs it"),
-    ("README.md", "docker compose up", "no Docker engine"),
+    ("README.md", "docker compose", "no Docker engine"),
     ("README.md", "sudo apt-get install", "scripts/test has installed these, or it could not have built the test"),
     ("README.md", "cargo build --release", ".ci/run does it"),
     ("README.md", "sudo scripts/install", "tests/it/packaging runs it, in a directory of its own"),
     ("README.md", "sudo systemctl", "no systemd; tests/it/packaging has it verify the units"),
     ("README.md", "pg2ch man | man -l -", "man is not everywhere; tests/it/packaging has groff take the page"),
+    ("docs/demo.md", "scripts/demo", "it builds and uses the usual ports"),
     (
         "docs/grants.md",
         "CREATE USER pg2ch",
         "the test server has one user; tests/it/check/grants.rs limits it to these grants",
     ),
-    ("docs/scoreboard.md", "scripts/test", "it runs this test"),
-    ("docs/scoreboard.md", "scripts/soak", "scripts/test runs a thousandth of it"),
-    ("docs/soak.md", "scripts/soak", "scripts/test runs a thousandth of it"),
-    ("docs/soak.md", "PG2CH_THREADS_SEEDS", "tests/threads tries the first of these"),
+    ("docs/metrics.md", "sudo ", "it changes the machine; tests/it/packaging/cron.rs has a run write there"),
 ];
 
 /// Where a command ends otherwise than with 0: page, command, code.
@@ -194,10 +194,11 @@ impl Desk {
             .replace("http://app:app@localhost:8123", &servers.clickhouse_url)
             .replace("localhost:9092", &servers.brokers)
             .replace("/usr/bin/pg2ch", "pg2ch")
+            .replace("scripts/demo.toml", root().join("scripts/demo.toml").to_str().unwrap())
             // A run tells what it did only to a terminal; elsewhere it is asked to.
             .replace("./pg2ch --once", "./pg2ch --once -v")
             // A service would go on.
-            .replace("pg2ch --every 30s", "timeout --preserve-status 2 pg2ch --every 30s")
+            .replace("pg2ch --every 30s", "timeout --preserve-status 10 pg2ch --every 30s")
     }
 
     fn shell(&self, script: &str) -> Ended {
@@ -342,16 +343,17 @@ fn root() -> &'static Path {
 #[test]
 fn every_command_of_the_documents_does_what_its_page_says() {
     let mut desk = Desk::new();
+    desk.follow("docs/demo.md");
+    desk.add_rows(3);
     desk.follow("README.md");
     desk.follow("docs/configuration.md");
     desk.follow("docs/exit-codes.md");
     desk.follow("docs/grants.md");
     desk.follow("docs/json.md");
     desk.follow("docs/metrics.md");
-    desk.follow("docs/tables.md");
+    desk.follow("docs/source.md");
+    desk.follow("docs/target.md");
     desk.follow("docs/types.md");
-    desk.follow("docs/scoreboard.md");
-    desk.follow("docs/soak.md");
     desk.spoil();
     desk.follow("docs/verify.md");
     desk.pg2ch("--once", 0);

@@ -1,7 +1,7 @@
-//! docs/scoreboard.md: every step of a run with every fault, each with the tests that bring it about, and their number in
+//! docs/dev/scoreboard.md: every step of a run with every fault, each with the tests that bring it about, and their number in
 //! the simulation. This test fails if a cell is empty, names a test that there is not, or the page is out of date.
 //!
-//!     PG2CH_SIM_SCOREBOARD=docs/scoreboard.md cargo test --test simulation random     the simulation's numbers anew
+//!     PG2CH_SIM_SCOREBOARD=docs/dev/scoreboard.md cargo test --test simulation random     the simulation's numbers anew
 //!     PG2CH_SCOREBOARD=write cargo test --test it scoreboard                          then the matrix
 
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ fn root() -> &'static Path {
 }
 
 fn document() -> PathBuf {
-    root().join("docs/scoreboard.md")
+    root().join("docs/dev/scoreboard.md")
 }
 
 /// The names of all tests in tests/it, with their modules: what `cargo test --test it` takes.
@@ -231,7 +231,7 @@ fn the_page_is_up_to_date() {
     } else {
         assert!(
             made == page,
-            "docs/scoreboard.md is out of date: PG2CH_SCOREBOARD=write cargo test --test it scoreboard"
+            "docs/dev/scoreboard.md is out of date: PG2CH_SCOREBOARD=write cargo test --test it scoreboard"
         );
     }
 }

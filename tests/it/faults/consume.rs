@@ -191,7 +191,7 @@ fn a_run_that_is_to_stop_at_a_bad_record_commits_what_lies_before_it() {
             world.send(&records);
             for _ in 0..2 {
                 let ended = world.run(&["consume"]).expect(65);
-                assert!(ended.stderr.contains(&format!("in front of partition 0 offset {before}")), "{}", ended.stderr);
+                assert!(ended.stderr.contains(&format!("before partition 0 offset {before}")), "{}", ended.stderr);
                 assert_eq!(world.ch_number("SELECT count() FROM {t}"), before, "{bad}");
                 assert_eq!(world.topic_named(&format!("{}.dead", world.name)).len(), 0);
                 if before > 0 {

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::common::World;
+use crate::common::{Ended, World};
 use pg2ch::outcome::metrics::METRICS;
 
 fn world_with_metrics(name: &str) -> (World, PathBuf) {
@@ -31,7 +33,11 @@ fn values(file: &Path) -> BTreeMap<String, f64> {
 fn each_run_leaves_its_figures_also_one_that_fails() {
     let (mut world, file) = world_with_metrics("metrics");
     world.insert_rows(7);
-    world.once().expect(0);
+    let (run, mut careful) = (world.command(&["--once"]), Command::new("sh"));
+    careful.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(run.get_program()).args(run.get_args());
+    Ended::of(&careful.output().unwrap()).expect(0);
+    // node_exporter is another user.
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
     let first = values(&file);
     for (name, value) in [
         ("pg2ch_rows_read_total", 7.0),
@@ -50,6 +56,9 @@ fn each_run_leaves_its_figures_also_one_that_fails() {
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     assert!((now - first["pg2ch_last_success_timestamp_seconds"]).abs() < 60.0);
+    // Whatever is not moved has come since this run started.
+    let since = first["pg2ch_last_success_timestamp_seconds"] - first["pg2ch_last_complete_start_timestamp_seconds"];
+    assert!(since >= first["pg2ch_run_duration_seconds"], "{first:?}");
 
     world.settings.insert("clickhouse", "url = \"http://app:app@localhost:1\"".into());
     world.settings.insert("retry", "attempts = 1".into());
@@ -63,7 +72,9 @@ fn each_run_leaves_its_figures_also_one_that_fails() {
     // Markers of transactions count as well.
     assert!((2.0..=5.0).contains(&second["pg2ch_uncopied_records"]), "{second:?}");
     assert_eq!(second["pg2ch_failed_runs_total"], 1.0);
-    assert_eq!(second["pg2ch_last_success_timestamp_seconds"], first["pg2ch_last_success_timestamp_seconds"]);
+    for kept in ["pg2ch_last_success_timestamp_seconds", "pg2ch_last_complete_start_timestamp_seconds"] {
+        assert_eq!(second[kept], first[kept], "{kept}");
+    }
     let files: Vec<_> = fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(files, ["pg2ch.prom"], "no draft is left");
     fs::remove_dir_all(file.parent().unwrap()).unwrap();
@@ -76,8 +87,9 @@ fn how_far_behind_a_run_is_left_is_told_in_every_form() {
     world.batch_rows(10);
     let ended = world.run(&["--once", "--json", "--max-rows", "10", "-v"]).expect(0);
     assert_eq!(values(&file)["pg2ch_unsent_rows"], 20.0);
+    assert!(!values(&file).contains_key("pg2ch_last_complete_start_timestamp_seconds"));
     assert_eq!(ended.report()["left"]["unsent_rows"], 20);
-    assert!(ended.stderr.contains("; left: 20 unsent rows"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("; remaining: 20 unsent rows"), "{}", ended.stderr);
 
     // What a leg that does not run has left is not known to this run.
     world.run(&["consume"]).expect(0);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -41,10 +41,27 @@ impl Installation {
     }
 
     fn run(&self, argument: &str) {
-        let output =
-            Command::new(root().join("scripts/install")).arg(argument).env("DESTDIR", &self.0).output().unwrap();
+        let output = self.installer(&[argument]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
+
+    fn installer(&self, arguments: &[&str]) -> Output {
+        Command::new(root().join("scripts/install")).args(arguments).env("DESTDIR", &self.0).output().unwrap()
+    }
+}
+
+impl Installation {
+    fn document(&self, page: &str) -> PathBuf {
+        self.0.join("usr/share/doc/pg2ch").join(page)
+    }
+}
+
+/// The files that a page leads to: the page, and the file as the page names it.
+fn links(page: &str) -> Vec<(String, String)> {
+    let text = read(page);
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    let files = targets.filter(|target| !target.is_empty() && !target.contains("://"));
+    files.map(|target| (page.to_owned(), target.to_owned())).collect()
 }
 
 impl Drop for Installation {
@@ -88,22 +105,37 @@ fn the_units_say_what_the_program_takes() {
 #[test]
 fn the_installer_puts_everything_in_place_and_takes_it_away_again_but_the_configuration() {
     let installation = Installation::new("install");
-    let expected = [
+    let programs = [
         "etc/pg2ch/pg2ch.toml",
         "usr/bin/pg2ch",
         "usr/lib/systemd/system/pg2ch.service",
         "usr/lib/systemd/system/pg2ch.timer",
+        "usr/lib/sysusers.d/pg2ch.conf",
         "usr/share/bash-completion/completions/pg2ch",
         "usr/share/fish/vendor_completions.d/pg2ch.fish",
         "usr/share/man/man1/pg2ch.1",
         "usr/share/zsh/vendor-completions/_pg2ch",
     ];
-    assert_eq!(files_below(&installation.0), expected.map(str::to_owned).into());
+    let installed = files_below(&installation.0);
+    let (documents, others): (BTreeSet<_>, BTreeSet<_>) =
+        installed.iter().cloned().partition(|file| file.starts_with("usr/share/doc/pg2ch/"));
+    assert_eq!(others, programs.map(str::to_owned).into());
+    // The manual page names this folder; its files lie to each other as in the repository.
+    let pages = documents.iter().map(|file| file.strip_prefix("usr/share/doc/pg2ch/").unwrap());
+    assert!(
+        pages
+            .clone()
+            .all(|page| fs::read(root().join(page)).unwrap() == fs::read(installation.document(page)).unwrap())
+    );
+    for (page, target) in pages.filter(|page| page.ends_with(".md")).flat_map(links) {
+        let file = installation.document(&page).with_file_name(&target);
+        assert!(file.exists(), "{page} leads to {target}, which is not installed");
+    }
     let empty = |file: &str| fs::metadata(installation.0.join(file)).unwrap().len() == 0;
-    assert_eq!(expected.into_iter().find(|file| empty(file)), None);
-    // Its passwords are nobody else's business, and it is one that the program takes.
+    assert_eq!(installed.iter().find(|file| empty(file)), None);
+    // Its passwords are for root and the group that the run has, and it is one that the program takes.
     let configuration = installation.0.join("etc/pg2ch/pg2ch.toml");
-    assert_eq!(fs::metadata(&configuration).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(&configuration).unwrap().permissions().mode() & 0o777, 0o640);
     let shown = Command::new(installation.0.join("usr/bin/pg2ch"))
         .args(["config", "show", "--config"])
         .arg(&configuration)
@@ -115,6 +147,53 @@ fn the_installer_puts_everything_in_place_and_takes_it_away_again_but_the_config
     installation.run("--uninstall");
     assert_eq!(files_below(&installation.0), BTreeSet::from(["etc/pg2ch/pg2ch.toml".to_owned()]));
     assert_eq!(fs::read_to_string(&configuration).unwrap(), "# mine\n");
+}
+
+#[test]
+fn the_installer_takes_no_option_or_other_program_for_the_binary() {
+    let installation = Installation(std::env::temp_dir().join(format!("pg2ch-refused-{}", std::process::id())));
+    for (arguments, code, told) in [
+        (&["--help"][..], 0, "--uninstall"),
+        (&["-h"], 0, "BINARY"),
+        (&["--uninstal"], 64, "unknown option --uninstal"),
+        (&["--uninstall", "now"], 64, "one argument"),
+        (&["/bin/ls"], 66, "/bin/ls is not pg2ch"),
+        (&["/nowhere/pg2ch"], 66, "/nowhere/pg2ch is no program"),
+        (&["/tmp"], 66, "/tmp is no program"),
+    ] {
+        let output = installation.installer(arguments);
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!((output.status.code(), text.contains(told)), (Some(code), true), "{arguments:?}: {text}");
+        assert!(!installation.0.exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn units_cron_and_sysusers_mean_the_same_user() {
+    assert!(read("packaging/sysusers.d/pg2ch.conf").lines().any(|line| line.starts_with("u     pg2ch -")));
+    assert!(read("packaging/systemd/pg2ch.service").contains("\nUser=pg2ch\n"));
+    assert!(read("packaging/cron/pg2ch").lines().any(|line| line.starts_with("* * * * *  pg2ch  ")));
+    for script in ["scripts/install", "packaging/debian/postinst"] {
+        let text = read(script);
+        assert!(text.contains("systemd-sysusers ") && text.contains("useradd --system --user-group "), "{script}");
+        assert!(text.contains("chgrp pg2ch "), "{script}");
+    }
+}
+
+#[test]
+fn each_alert_fires_on_what_it_is_for_and_on_nothing_else() {
+    let tool = std::env::var("PROMTOOL").unwrap_or_else(|_| "promtool".to_owned());
+    let alerts = read("packaging/prometheus/alerts.yml");
+    let cases = read("tests/it/packaging/alerts.yml");
+    for name in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(cases.contains(&format!("alertname: {name}\n")), "{name} is tried nowhere");
+    }
+    // Only Prometheus' own tool can say what they do.
+    if let Ok(output) =
+        Command::new(tool).args(["test", "rules"]).arg(root().join("tests/it/packaging/alerts.yml")).output()
+    {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
 }
 
 /// What Cargo.toml says about the Debian package.
@@ -129,13 +208,20 @@ fn the_debian_package_holds_what_the_installer_puts_in_place() {
     let mut packed = BTreeSet::new();
     for asset in package["assets"].as_array().unwrap() {
         let source = asset[0].as_str().unwrap();
-        match source.strip_prefix("target/package/") {
-            Some(installed) => {
-                let mode = fs::metadata(installation.0.join(installed)).expect(installed).permissions().mode() & 0o777;
+        let pattern = source.strip_prefix("target/package/").expect(source);
+        let (folder, name) = pattern.rsplit_once('/').unwrap();
+        let (begin, end) = name.split_once('*').unwrap_or((name, ""));
+        let files = fs::read_dir(installation.0.join(folder)).expect(source).map(|entry| entry.unwrap().path());
+        for file in files.filter(|file| file.is_file()) {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            let is_meant =
+                if pattern.contains('*') { name.starts_with(begin) && name.ends_with(end) } else { name == begin };
+            if is_meant {
+                let mode = fs::metadata(&file).unwrap().permissions().mode() & 0o777;
                 assert_eq!(asset[2].as_str().unwrap(), format!("{mode:o}"), "{source}");
-                packed.insert(installed.to_owned());
+                assert_eq!(asset[1].as_str().unwrap(), format!("{folder}/"), "{source}");
+                packed.insert(format!("{folder}/{name}"));
             }
-            None => assert!(source.contains('*') || root().join(source).exists(), "{source}"),
         }
     }
     // cargo-deb takes the units from their own directory.
@@ -212,13 +298,13 @@ fn the_debian_package_keeps_a_changed_configuration_and_starts_nothing() {
     };
     let listed = ask("--contents", &[]);
     let configuration = listed.lines().find(|line| line.ends_with("./etc/pg2ch/pg2ch.toml")).unwrap();
-    assert!(configuration.starts_with("-rw-------"), "{configuration}");
+    assert!(configuration.starts_with("-rw-r-----"), "{configuration}");
     assert!(listed.contains("./usr/share/man/man1/pg2ch.1.gz") && !listed.contains("timers.target.wants"), "{listed}");
     assert_eq!(ask("--info", &["conffiles"]), "/etc/pg2ch/pg2ch.toml\n");
     let after = ask("--info", &["postinst"]);
-    assert!(!after.contains("deb-systemd-invoke") && !after.contains("useradd"), "{after}");
+    assert!(!after.contains("deb-systemd-invoke") && after.contains("systemd-sysusers"), "{after}");
     assert!(ask("--info", &["prerm"]).contains("deb-systemd-invoke stop"));
-    for file in ["changelog.Debian.gz", "copyright"] {
+    for file in ["changelog.Debian.gz", "copyright", "README.md", "docs/metrics.md", "packaging/cron/pg2ch"] {
         assert!(listed.contains(&format!("./usr/share/doc/pg2ch/{file}")), "{listed}");
     }
 }

@@ -67,7 +67,7 @@ fn a_run_whose_epoch_is_past_flags_nothing_neither_what_it_sent_nor_what_it_reco
         world.sql(next);
         run.go_on();
         let ended = run.end().expect(75);
-        assert!(ended.stderr.contains("next epoch"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("a newer run has taken over"), "{}", ended.stderr);
         assert_eq!((world.unsent(), world.records()), (5, 5), "{point}");
     }
     world.run(&["produce"]).expect(0);
@@ -84,7 +84,7 @@ fn a_run_whose_epoch_is_past_when_it_has_fenced_sends_nothing() {
         world.sql("UPDATE pg2ch_checkpoint SET epoch = epoch + 1 WHERE source = 'public.{t}' AND partition = -1");
         run.go_on();
         let ended = run.end().expect(75);
-        assert!(ended.stderr.contains("next epoch"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("a newer run has taken over"), "{}", ended.stderr);
         assert_eq!((world.unsent(), world.records()), (5, 0), "{point}");
     }
     world.run(&["produce"]).expect(0);
