@@ -14,7 +14,7 @@ use pg2ch::config::{Config, Flags, TableConfig, load};
 use pg2ch::kafka::KafkaLog;
 use pg2ch::legs::consume::{BatchSize, Fetcher, Prepared, Preparer, RowFormat};
 use pg2ch::ports::limits::{Budget, Limits};
-use pg2ch::ports::target::{Block, Inserted, Target};
+use pg2ch::ports::target::{Inserted, Target};
 use pg2ch::ports::topic::{End, TopicLog};
 use pg2ch::shutdown::Shutdown;
 use postgres::{Client, NoTls};
@@ -84,8 +84,7 @@ fn flag(config: &Config, table: &TableConfig) -> f64 {
 
 fn insert(config: &Config, table: &TableConfig) -> f64 {
     let mut target = ClickHouseTarget::new(config, table).unwrap();
-    let format = RowFormat::of(&target.describe().unwrap().columns, &table.column_rules, target.calendar());
-    let (name, columns, settings) = (format.name(), format.columns().to_vec(), format.settings());
+    let format = RowFormat::of(&target.describe().unwrap().columns, &table.column_rules, target.calendar()).unwrap();
     let mut preparer = Preparer::new(format);
     let mut log = KafkaLog::new(config, &table.topic, &table.group).unwrap();
     log.partitions().unwrap();
@@ -96,15 +95,15 @@ fn insert(config: &Config, table: &TableConfig) -> f64 {
     let mut fetcher = Fetcher::new(&mut log, &starts, &ends, size, budget, config.timeouts.kafka).unwrap();
     let mut bodies = Vec::new();
     while let Some(batch) = fetcher.step().unwrap() {
-        bodies.extend(preparer.step(&batch, size, Prepared::default).map(|prepared| prepared.body));
+        let prepared = preparer.step(&batch, size, Prepared::default).unwrap();
+        bodies.extend(prepared.map(|prepared| prepared.body_of(&prepared.rows(&(0..prepared.len()))).into_owned()));
     }
     let http = Http::new(config).unwrap();
     let full_name = format!("{}.{}", quote(&table.target.database), quote(&table.target.table));
     http.ask("cannot empty the target", &format!("TRUNCATE TABLE {full_name}"), &[]).unwrap();
     let begun = Instant::now();
     for (number, body) in bodies.iter().enumerate() {
-        let block = Block { format: name, columns: &columns, settings, body };
-        let stored = target.insert(block, &format!("bare {number} {:?}", std::time::SystemTime::now())).unwrap();
+        let stored = target.insert(body, &format!("bare {number} {:?}", std::time::SystemTime::now())).unwrap();
         assert!(matches!(stored, Inserted::Stored), "{stored:?}");
     }
     begun.elapsed().as_secs_f64()

@@ -273,6 +273,18 @@ pub fn takes_null(type_name: &str) -> bool {
 }
 
 impl DefaultKind {
+    /// The server's word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            DefaultKind::None => "",
+            DefaultKind::Default => "DEFAULT",
+            DefaultKind::Materialized => "MATERIALIZED",
+            DefaultKind::Alias => "ALIAS",
+            DefaultKind::Ephemeral => "EPHEMERAL",
+        }
+    }
+
     /// Reads `system.columns.default_kind`; `None` for a kind that is not known.
     #[must_use]
     pub fn parse(kind: &str) -> Option<DefaultKind> {

@@ -1,16 +1,19 @@
 //! Opens the real servers: the one place that knows which client stands behind each port.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::Config;
+use crate::data::{DeadLetter, RecordId};
 use crate::error::{Error, Result};
 use crate::kafka::admin::Admin;
-use crate::kafka::{KafkaLog, KafkaWriter, OffsetsOf};
+use crate::kafka::{KafkaLog, KafkaWriter, OffsetsOf, PolledLetter};
 use crate::ports::source::Ledger;
 use crate::ports::target::NewToken;
+use crate::ports::topic::{End, TopicLog};
 use crate::ports::{LegContext, Servers};
 use crate::postgres::{PgLedger, PgUnsentRows, Session, SourceTable, connect};
 use crate::report::Legs;
@@ -98,6 +101,10 @@ impl Servers for RealServers<'_> {
         Box::new(move || KafkaLog::new(&config, &table.topic, &table.group))
     }
 
+    fn letters(&self) -> Result<HashSet<RecordId>> {
+        letters(self.leg)
+    }
+
     fn writer(&self, ledger: &PgLedger) -> Result<KafkaWriter> {
         open_writer(self.leg, ledger)
     }
@@ -162,7 +169,52 @@ pub fn open_fence(leg: &LegContext<'_>, log: &KafkaLog) -> Result<KafkaWriter> {
         Error::bug(format!("cannot commit offsets of group {}", table.group), "the client has no group")
     })?;
     let offsets = OffsetsOf { name: table.group.clone(), group, topic: table.topic.clone() };
-    KafkaWriter::new(config, &id, &table.dead_letter_topic(), None, Some(offsets))
+    // A letter is as large as its record, however large that is: the topic of the letters decides.
+    KafkaWriter::new(config, &id, &table.dead_letter_topic(), Some(usize::MAX), Some(offsets))
+}
+
+/// The records of this topic that are dead letters; none if there is no topic of letters.
+fn letters(leg: &LegContext<'_>) -> Result<HashSet<RecordId>> {
+    let (config, table) = (leg.config, leg.table);
+    let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group)?;
+    let ends = match log.ends(End::Stable) {
+        Err(error) if !error.is_transient() => return Ok(HashSet::new()),
+        ends => ends?,
+    };
+    let mut next = log.starts()?;
+    next.retain(|partition, start| ends.get(partition).is_some_and(|end| *start < *end));
+    if !next.is_empty() {
+        log.read_from(&next, &ends)?;
+    }
+    let mut found = HashSet::new();
+    while !next.is_empty() {
+        let at = match log.poll_letter(config.timeouts.kafka)? {
+            PolledLetter::Letter(letter) => {
+                let record = letter.record;
+                if letter.topic == table.topic {
+                    let DeadLetter { partition, offset, timestamp_ms, .. } = record;
+                    found.insert(RecordId { partition, offset, timestamp_ms });
+                }
+                letter.at
+            }
+            PolledLetter::Foreign(at) => at,
+            PolledLetter::End(partition) => {
+                next.remove(&partition);
+                continue;
+            }
+            PolledLetter::Nothing => {
+                return Err(Error::unavailable(
+                    format!("cannot read the dead letters in {}", table.dead_letter_topic()),
+                    format!("no record came for {:?}", config.timeouts.kafka),
+                    "check the brokers; the next run resumes here",
+                ));
+            }
+        };
+        if ends.get(&at.partition).is_none_or(|&end| at.offset + 1 >= end) {
+            next.remove(&at.partition);
+        }
+    }
+    Ok(found)
 }
 
 /// Tokens that no other run ever makes: 128 random bits, and a number.

@@ -111,6 +111,9 @@ pub struct ConsumeReport {
     pub fields_lacking: BTreeMap<String, u64>,
     /// Offsets that retention deleted before they were copied.
     pub lost: Vec<Lost>,
+    /// Offsets whose rows were inserted while a column of the target was dropped, renamed or made another kind: they may lack
+    /// its values.
+    pub inserted_while_altered: Vec<Lost>,
     /// Whether the topic was found deleted and made again.
     pub topic_recreated: bool,
 }
@@ -124,10 +127,12 @@ impl ConsumeReport {
         self.inserts += other.inserts;
         self.dead_letters += other.dead_letters;
         self.rows_refused_by_views += other.rows_refused_by_views;
+        self.inserted_while_altered.extend(other.inserted_while_altered.iter().cloned());
     }
 
     fn lost_data(&self) -> bool {
-        self.topic_recreated || self.dead_letters > 0 || self.rows_refused_by_views > 0 || !self.lost.is_empty()
+        let counted = self.dead_letters > 0 || self.rows_refused_by_views > 0;
+        self.topic_recreated || counted || !(self.lost.is_empty() && self.inserted_while_altered.is_empty())
     }
 }
 

@@ -1,7 +1,6 @@
 //! What `system.columns` says about a target column, and its type as a tree.
 //!
-//! Only types whose every value can be checked before it is sent are known here. For any other the caller
-//! falls back to JSONEachRow, where the server's parser decides.
+//! Only types whose every value can be checked before it is sent are known here. No field fills a column of any other.
 
 use std::fmt;
 
@@ -24,7 +23,7 @@ impl fmt::Display for UnsupportedType {
         if let Some(column) = &self.column {
             write!(f, "column {column:?}: ")?;
         }
-        write!(f, "the typed encoder does not know the type {}", self.type_name)
+        write!(f, "pg2ch does not know the type {}", self.type_name)
     }
 }
 

@@ -59,6 +59,32 @@ pub enum Answer {
     Exception(Exception),
 }
 
+/// All that was answered to a request.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// ClickHouse's number of its exception, from the header that no proxy writes.
+    pub code: Option<i32>,
+    /// The query's identifier as it came back.
+    pub query_id: Option<Vec<u8>>,
+    /// Whether a header is there that only ClickHouse writes.
+    pub is_clickhouse: bool,
+    /// The body, read to its end.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// What it tells, taken as an exception.
+    pub fn exception(&self) -> Exception {
+        let message = String::from_utf8_lossy(&self.body);
+        let message = message.trim();
+        let code = self.code.or_else(|| code_in(message)).unwrap_or(0);
+        let message = if message.is_empty() { "an empty answer" } else { message };
+        Exception { code, status: self.status, message: cut(message) }
+    }
+}
+
 /// ClickHouse's own error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exception {
@@ -135,6 +161,18 @@ impl Http {
     /// # Errors
     /// The transport's.
     pub fn send(&self, sql: &str, settings: &[(&str, &str)], data: &[u8]) -> Result<Answer, ureq::Error> {
+        let reply = self.exchange(sql, settings, data)?;
+        if reply.status == 200 && reply.code.is_none() {
+            return Ok(Answer::Ok(reply.body));
+        }
+        Ok(Answer::Exception(reply.exception()))
+    }
+
+    /// Sends a statement as [`send`](Self::send) does, and gives back all that was answered.
+    ///
+    /// # Errors
+    /// The transport's.
+    pub(super) fn exchange(&self, sql: &str, settings: &[(&str, &str)], data: &[u8]) -> Result<Reply, ureq::Error> {
         let mut request = self
             .agent
             .post(format!("{}/", self.url))
@@ -148,16 +186,14 @@ impl Http {
         let mut response =
             if data.is_empty() { request.send(sql.as_bytes())? } else { request.query("query", sql).send(data)? };
         let status = response.status().as_u16();
-        let header = response.headers().get("X-ClickHouse-Exception-Code").and_then(|code| code.to_str().ok());
-        let code = header.and_then(|code| code.parse().ok());
+        let header = |name: &str| response.headers().get(name).map(|value| value.as_bytes().to_vec());
+        let code = header("X-ClickHouse-Exception-Code");
+        let code = code.and_then(|code| String::from_utf8_lossy(&code).trim().parse().ok());
+        let query_id = header("X-ClickHouse-Query-Id");
+        let is_clickhouse =
+            header("X-ClickHouse-Server-Display-Name").is_some() || header("X-ClickHouse-Summary").is_some();
         let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?;
-        if status == 200 && code.is_none() {
-            return Ok(Answer::Ok(body));
-        }
-        let message = String::from_utf8_lossy(&body);
-        let message = message.trim();
-        let code = code.or_else(|| code_in(message)).unwrap_or(0);
-        Ok(Answer::Exception(Exception { code, status, message: cut(message) }))
+        Ok(Reply { status, code, query_id, is_clickhouse, body })
     }
 
     /// Asks a question that changes nothing; `what` says, for a message, what cannot be done.

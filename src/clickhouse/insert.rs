@@ -1,83 +1,81 @@
-//! One INSERT: one body, one block, one token, one of three ends.
+//! One INSERT: one body, one block, one token, one of a few ends.
 //!
 //! If the process dies before the request is sent, nothing was stored; if it dies after, the next run finds the recorded
-//! intent, sends the same rows under the same token, and asks.
+//! intent, and asks.
 
 use std::time::Instant;
 
-use super::http::{Answer, Exception, quote};
-use super::layout::Layout;
+use super::encode::FORMAT;
+use super::http::{Exception, Reply};
 use super::settings::TOKEN;
 use super::target_table::ClickHouseTarget;
-use crate::error::{ExitCode, Result};
-use crate::ports::target::{Block, Inserted};
+use crate::error::{Error, ExitCode, Result};
+use crate::ports::layout::Layout;
+use crate::ports::target::{Cause, Inserted, Refused};
 
-/// Exceptions that blame the data. All are raised while the one block of an INSERT is parsed and checked, so nothing of
-/// it has been written (numbers of ClickHouse's `src/Common/ErrorCodes.cpp`).
-const BAD_DATA: &[i32] = &[
-    6,   // CANNOT_PARSE_TEXT
-    8,   // THERE_IS_NO_COLUMN: an unknown field
-    25,  // CANNOT_PARSE_ESCAPE_SEQUENCE
-    26,  // CANNOT_PARSE_QUOTED_STRING
-    27,  // CANNOT_PARSE_INPUT_ASSERTION_FAILED
-    38,  // CANNOT_PARSE_DATE
-    41,  // CANNOT_PARSE_DATETIME
-    53,  // TYPE_MISMATCH
-    69,  // ARGUMENT_OUT_OF_BOUND
-    70,  // CANNOT_CONVERT_TYPE
-    72,  // CANNOT_PARSE_NUMBER
-    117, // INCORRECT_DATA
-    130, // CANNOT_READ_ARRAY_FROM_TEXT
-    131, // TOO_LARGE_STRING_SIZE
-    321, // VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
-    349, // CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
-    376, // CANNOT_PARSE_UUID
-    395, // FUNCTION_THROW_IF_VALUE_IS_NON_ZERO
-    407, // DECIMAL_OVERFLOW
-    441, // CANNOT_PARSE_DOMAIN_VALUE_FROM_STRING
-    467, // CANNOT_PARSE_BOOL
-    469, // VIOLATED_CONSTRAINT
-    675, // CANNOT_PARSE_IPV4
-    676, // CANNOT_PARSE_IPV6
-    691, // UNKNOWN_ELEMENT_OF_ENUM
+/// Exceptions that tell of the server's state, and of no row (numbers of ClickHouse's `src/Common/ErrorCodes.cpp`). Whatever is
+/// in none of the lists may be a row's fault.
+const OF_THE_MOMENT: &[i32] = &[
+    74,   // CANNOT_READ_FROM_FILE_DESCRIPTOR
+    75,   // CANNOT_WRITE_TO_FILE_DESCRIPTOR
+    76,   // CANNOT_OPEN_FILE
+    159,  // TIMEOUT_EXCEEDED
+    202,  // TOO_MANY_SIMULTANEOUS_QUERIES
+    203,  // NO_FREE_CONNECTION
+    204,  // CANNOT_FSYNC
+    209,  // SOCKET_TIMEOUT
+    210,  // NETWORK_ERROR
+    216,  // QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING
+    225,  // NO_ZOOKEEPER
+    236,  // ABORTED
+    242,  // TABLE_IS_READ_ONLY
+    243,  // NOT_ENOUGH_SPACE
+    252,  // TOO_MANY_PARTS
+    279,  // ALL_CONNECTION_TRIES_FAILED
+    285,  // TOO_FEW_LIVE_REPLICAS
+    286,  // UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE
+    289,  // REPLICA_IS_NOT_IN_QUORUM
+    298,  // CANNOT_PTHREAD_ATTR_GETSTACK, and its like: no threads
+    319,  // UNKNOWN_STATUS_OF_INSERT
+    394,  // QUERY_WAS_CANCELLED
+    425,  // SYSTEM_ERROR
+    439,  // CANNOT_SCHEDULE_TASK
+    499,  // S3_ERROR
+    700,  // USER_SESSION_LIMIT_EXCEEDED
+    733,  // TABLE_IS_BEING_RESTARTED
+    999,  // KEEPER_EXCEPTION
+    1000, // POCO_EXCEPTION
 ];
 
+/// MEMORY_LIMIT_EXCEEDED.
+const MEMORY: i32 = 241;
+
+/// What proxies answer to a request, or an address, that is too long for them.
+const TOO_LARGE: [u16; 2] = [413, 414];
+
 impl ClickHouseTarget {
-    pub(super) fn insert_block(&mut self, block: Block<'_>, token: &str) -> Result<Inserted> {
-        let columns: Vec<String> = block.columns.iter().map(|column| quote(column)).collect();
-        let sql = format!("INSERT INTO {} ({}) FORMAT {}", self.sql_name(), columns.join(", "), block.format);
-        let query_id = format!("{}{token}", self.query_prefix());
+    pub(super) fn insert_block(&mut self, body: &[u8], token: &str) -> Result<Inserted> {
+        // The header names the columns: a list here would make the address too long for proxies.
+        let sql = format!("INSERT INTO {} FORMAT {FORMAT}", self.sql_name());
+        let query_id = self.query_id(token);
         let is_elsewhere = self.layout()? != Layout::Here;
         let settings = self.settings()?;
         let mut parameters: Vec<(&str, &str)> = settings.insert.clone();
         if is_elsewhere {
             parameters.extend(&settings.insert_elsewhere);
         }
-        parameters.extend(block.settings);
         // The answer is kept back until the statement has ended, so that its status is the statement's.
         parameters.push(("wait_end_of_query", "1"));
         parameters.push(("query_id", &query_id));
-        if settings.knows_tokens {
-            parameters.push((TOKEN, token));
-        }
+        parameters.push((TOKEN, token));
         let what = format!("cannot insert into {}", self.name());
         crate::crash::point("clickhouse.insert.before");
         let begun = Instant::now();
-        let answer = self.http().send(&sql, &parameters, block.body);
-        log::debug!("an insert of {} bytes into {} took {:?}", block.body.len(), self.name(), begun.elapsed());
+        let answer = self.http().exchange(&sql, &parameters, body);
+        log::debug!("an insert of {} bytes into {} took {:?}", body.len(), self.name(), begun.elapsed());
         crate::crash::point("clickhouse.insert.after");
         match answer {
-            Ok(Answer::Ok(_)) => Ok(Inserted::Stored),
-            Ok(Answer::Exception(exception)) if BAD_DATA.contains(&exception.code) => {
-                Ok(Inserted::Refused(first_line(&exception)))
-            }
-            Ok(Answer::Exception(exception)) => {
-                let error = self.http().explain(&what, &exception);
-                match error.exit_code() {
-                    ExitCode::Unavailable => Ok(Inserted::Unknown(error)),
-                    _ => Err(error),
-                }
-            }
+            Ok(reply) => Ok(self.judge(&what, &reply, &query_id)),
             Err(error) => {
                 let error = self.http().unreachable(&what, error);
                 match error.exit_code() {
@@ -86,6 +84,47 @@ impl ClickHouseTarget {
                 }
             }
         }
+    }
+
+    /// What an answer proves. Only ClickHouse writes its headers; what stands in a body may be a proxy's quotation.
+    pub(super) fn judge(&self, what: &str, reply: &Reply, query_id: &str) -> Inserted {
+        let exception = reply.exception();
+        if reply.code.is_some() {
+            let error = self.http().explain(what, &exception);
+            return Inserted::Refused(Refused {
+                reason: first_line(&exception),
+                cause: cause(&exception, &error),
+                error,
+            });
+        }
+        if TOO_LARGE.contains(&reply.status) {
+            return Inserted::TooLarge(Error::config(
+                format!("{what} through {}", self.http().address()),
+                format!("a proxy refuses the request for its size: {exception}"),
+                "raise the proxy's limit (nginx: client_max_body_size, large_client_header_buffers), or lower [batch] insert_bytes",
+            ));
+        }
+        if reply.status == 200 && reply.body.is_empty() && reply.is_clickhouse {
+            let is_proven = reply.query_id.as_deref() == Some(query_id.as_bytes());
+            return if is_proven { Inserted::Stored } else { Inserted::Unproven };
+        }
+        if reply.status == 200 {
+            return Inserted::Unknown(Error::unavailable(
+                format!("{what} in ClickHouse at {}", self.http().address()),
+                format!("the answer has status 200 and is not ClickHouse's: {}", exception.message),
+                "look at the proxy in front of ClickHouse; the next run goes on from here",
+            ));
+        }
+        Inserted::Unknown(self.http().explain(what, &Exception { code: 0, ..exception }))
+    }
+}
+
+fn cause(exception: &Exception, error: &Error) -> Cause {
+    match exception.code {
+        MEMORY => Cause::Memory,
+        code if OF_THE_MOMENT.contains(&code) => Cause::Moment,
+        _ if error.exit_code() != ExitCode::Unavailable => Cause::Statement,
+        _ => Cause::Rows,
     }
 }
 

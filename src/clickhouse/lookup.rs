@@ -2,7 +2,7 @@
 //!
 //! The minmax index on `(_partition, _offset)` makes this quick where the key's order follows the offsets.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::target_table::ClickHouseTarget;
 use crate::data::{Ranges, RecordId};
@@ -13,7 +13,7 @@ const ROW: usize = 20;
 
 impl ClickHouseTarget {
     pub(super) fn lookup(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {
-        if ranges.is_empty() || !self.keeps_positions()? {
+        if ranges.is_empty() {
             return Ok(HashSet::new());
         }
         let conditions: Vec<String> = ranges
@@ -25,16 +25,27 @@ impl ClickHouseTarget {
         self.look_up(&conditions.join(" OR "))
     }
 
-    /// Which of a few records, wherever they lie, the table holds; none where it keeps no positions.
+    /// Which of a few records, wherever they lie, the table holds.
     ///
     /// # Errors
     /// ClickHouse's.
     pub fn held_of(&mut self, records: &[RecordId]) -> Result<HashSet<RecordId>> {
-        if records.is_empty() || !self.keeps_positions()? {
+        if records.is_empty() {
             return Ok(HashSet::new());
         }
         let places: Vec<String> = records.iter().map(|id| format!("({}, {})", id.partition, id.offset)).collect();
         self.look_up(&format!("(_partition, _offset) IN ({})", places.join(", ")))
+    }
+
+    /// The highest offset of each partition.
+    pub(super) fn highest_offsets(&mut self) -> Result<BTreeMap<i32, i64>> {
+        let what = format!("cannot ask which records {} holds", self.name());
+        let sql = format!(
+            "SELECT toInt32(_partition), max(toInt64(_offset)), toInt64(0) FROM {} GROUP BY 1 FORMAT RowBinary",
+            self.sql_name()
+        );
+        let answer = self.ask(&what, &sql)?;
+        Ok(answer.chunks_exact(ROW).filter_map(parse).map(|id| (id.partition, id.offset)).collect())
     }
 
     fn look_up(&mut self, condition: &str) -> Result<HashSet<RecordId>> {

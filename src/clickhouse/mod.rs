@@ -4,10 +4,11 @@ pub mod column_type;
 pub mod encode;
 mod http;
 mod insert;
-pub mod layout;
 mod lookup;
+mod probe;
 mod settings;
 mod target_table;
+mod views;
 
 pub use http::{Answer, Exception, Http, quote, text};
 pub use target_table::ClickHouseTarget;

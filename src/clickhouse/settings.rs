@@ -30,13 +30,22 @@ const INSERT: &[(&str, &str)] = &[
     ("input_format_skip_unknown_fields", "0"),
     ("date_time_overflow_behavior", "throw"),
     ("materialized_views_ignore_errors", "0"),
-    // How JSONEachRow reads what PostgreSQL prints.
-    ("date_time_input_format", "best_effort"),
-    ("input_format_json_read_objects_as_strings", "1"),
-    ("input_format_json_read_arrays_as_strings", "1"),
-    ("input_format_json_read_numbers_as_strings", "1"),
-    ("input_format_json_read_bools_as_strings", "1"),
-    ("input_format_json_read_bools_as_numbers", "0"),
+    // In parallel a view's refusal may leave the target without the block and another view with it.
+    ("parallel_view_processing", "0"),
+    // The server compares the header's names and types with the table's: an altered table refuses.
+    ("input_format_with_names_use_header", "1"),
+    ("input_format_with_types_use_header", "1"),
+    ("input_format_binary_decode_types_in_binary_format", "0"),
+    // A column that the header leaves out has its DEFAULT, not its type's zero.
+    ("input_format_defaults_for_omitted_fields", "1"),
+    ("input_format_binary_read_json_as_string", "1"),
+    // Or a JSON column gives "2024-01-02T03:04:05" back as "2024-01-02 03:04:05".
+    ("input_format_try_infer_dates", "0"),
+    ("input_format_try_infer_datetimes", "0"),
+    // The answer comes after the end, has its status, and nothing but a late exception in its body.
+    ("send_progress_in_http_headers", "0"),
+    ("http_write_exception_in_output_format", "0"),
+    ("enable_http_compression", "0"),
 ];
 
 /// For INSERTs into tables whose data lie on several servers, besides.
@@ -74,16 +83,14 @@ pub struct Settings {
     pub insert_elsewhere: Vec<(&'static str, &'static str)>,
     /// For questions.
     pub ask: Vec<(&'static str, &'static str)>,
-    /// Whether the server takes deduplication tokens.
-    pub knows_tokens: bool,
 }
 
 impl Settings {
     /// The names of all of them, as a list of SQL texts: an unknown one would be an error, so the server is asked.
     #[must_use]
     pub fn names_sql() -> String {
-        let pinned = INSERT.iter().chain(INSERT_ELSEWHERE).chain(ASK).map(|(name, _)| *name);
-        pinned.chain([TOKEN]).map(text).collect::<Vec<_>>().join(", ")
+        let pinned = INSERT.iter().chain(INSERT_ELSEWHERE).chain(ASK);
+        pinned.map(|(name, _)| text(name)).collect::<Vec<_>>().join(", ")
     }
 
     /// Those of which the server knows the names.
@@ -93,11 +100,6 @@ impl Settings {
         let of = |pinned: &[(&'static str, &'static str)]| {
             pinned.iter().copied().filter(|(name, _)| known.contains(name)).collect::<Vec<_>>()
         };
-        Self {
-            insert: of(INSERT),
-            insert_elsewhere: of(INSERT_ELSEWHERE),
-            ask: of(ASK),
-            knows_tokens: known.contains(TOKEN),
-        }
+        Self { insert: of(INSERT), insert_elsewhere: of(INSERT_ELSEWHERE), ask: of(ASK) }
     }
 }

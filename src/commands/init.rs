@@ -11,7 +11,7 @@ use crate::config::{Config, TableConfig};
 use crate::data::Offsets;
 use crate::error::{Error, ExitCode, Result};
 use crate::fit::map::target_type;
-use crate::fit::{Effect, columns, differences};
+use crate::fit::{Effect, columns, differences, storage};
 use crate::kafka::KafkaLog;
 use crate::kafka::admin::Admin;
 use crate::legs::consume;
@@ -173,7 +173,9 @@ impl Init<'_> {
         let what = format!("cannot alter the target {}", self.table.target);
         let target = columns::read(http, &what, &self.table.target)?;
         let mut found = differences(self.table, Some(&source.columns), &target);
-        found.retain(|difference| difference.effect < Effect::Weaker);
+        let description = ClickHouseTarget::new(self.config, self.table)?.describe()?;
+        found.extend(storage::misfits(self.table, &[], &description));
+        found.retain(|difference| difference.effect < Effect::Weaker || difference.is_additive);
         for difference in found {
             if difference.is_additive {
                 let statement = difference.fix.trim_end_matches(';');

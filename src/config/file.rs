@@ -46,6 +46,7 @@ const TABLE_KEYS: &[&str] = &[
     "rename",
     "ignore",
     "allow_lossy",
+    "allow_engine",
     "metadata_columns",
 ];
 

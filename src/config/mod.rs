@@ -249,8 +249,8 @@ pub struct TableConfig {
     pub max_dead_letters: u64,
     /// Which columns have other names in the target, and which it does not get.
     pub column_rules: ColumnRules,
-    /// Whether the target must have the columns that keep a record's position. `false` weakens the promise.
-    pub metadata_columns: bool,
+    /// The engine that the target may have although it loses or folds rows.
+    pub allow_engine: Option<String>,
 }
 
 impl TableConfig {

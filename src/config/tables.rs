@@ -47,7 +47,7 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         on_bad_row: OnBadRow::DeadLetter,
         max_dead_letters: 1000,
         column_rules: ColumnRules::default(),
-        metadata_columns: true,
+        allow_engine: None,
     };
     for (key, value) in [
         ("source", table.source.clone()),
@@ -61,7 +61,7 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         ("group", table.group.clone()),
         ("on_bad_row", table.on_bad_row.name().to_owned()),
         ("max_dead_letters", table.max_dead_letters.to_string()),
-        ("metadata_columns", table.metadata_columns.to_string()),
+        ("allow_engine", String::new()),
     ] {
         reader.note(format!("table[0].{key}"), value, &Origin::Default);
     }
@@ -110,7 +110,9 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
             o.name().to_owned()
         })?;
     let max_dead_letters = fields.max_dead_letters()?;
-    let metadata_columns = fields.metadata_columns()?;
+    fields.refuse_withdrawn()?;
+    let allow_engine = fields.checked("allow_engine", Some(""), Ok, "an engine's name, e.g. \"SummingMergeTree\"")?;
+    let allow_engine = Some(allow_engine).filter(|name| !name.is_empty());
     let column_rules = column_rules::read(fields.reader, file, &mut fields.section, at, &key)?;
     Ok(TableConfig {
         source,
@@ -124,7 +126,7 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
         on_bad_row,
         max_dead_letters,
         column_rules,
-        metadata_columns,
+        allow_engine,
     })
 }
 
@@ -247,12 +249,20 @@ impl Fields<'_> {
         Ok(number)
     }
 
-    fn metadata_columns(&mut self) -> Result<bool> {
+    /// A key of versions before: `true` is how it always is now.
+    fn refuse_withdrawn(&mut self) -> Result<()> {
         let place = self.place("metadata_columns");
         let entry = take(self.file, &mut self.section, "metadata_columns");
         let (truth, origin) = truth(&place, entry, true)?;
-        self.reader.note(place, truth.to_string(), &origin);
-        Ok(truth)
+        if truth {
+            return Ok(());
+        }
+        Err(refuse(
+            &place,
+            &origin,
+            "a target without _partition, _offset and _timestamp cannot be asked what it holds, and is no longer supported",
+            "remove the line and run `pg2ch init`, which adds the three columns: in ClickHouse that touches no data",
+        ))
     }
 
     fn missing(&self, key: &str, hint: &str) -> Error {

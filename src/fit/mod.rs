@@ -5,6 +5,7 @@
 
 pub mod columns;
 pub mod map;
+pub mod storage;
 pub mod types;
 
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, takes_null};
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::fit::map::{nullable_target_type, target_type};
 use crate::fit::types::{Fit, fit};
 use crate::ports::source::SourceColumn;
+use crate::ports::target::TargetDescription;
 
 /// The columns that keep a record's position, and the types that hold it.
 pub const POSITION: [(&str, &str); 3] =
@@ -65,7 +67,7 @@ pub struct Difference {
 pub fn differences(table: &TableConfig, source: Option<&[SourceColumn]>, target: &[TargetColumn]) -> Vec<Difference> {
     let name = format!("{}.{}", quote(&table.target.database), quote(&table.target.table));
     let mut comparison = Comparison { name, rules: &table.column_rules, target, found: Vec::new() };
-    comparison.positions(table.metadata_columns);
+    comparison.positions();
     if let Some(source) = source {
         for column in source {
             comparison.source_column(column);
@@ -77,28 +79,60 @@ pub fn differences(table: &TableConfig, source: Option<&[SourceColumn]>, target:
     comparison.found
 }
 
-/// Refuses a run whose target would lose values of the source.
+/// Refuses a run whose target would lose values or rows of the source; `source` is empty where it is not known.
 ///
 /// # Errors
-/// 78, naming the column.
-pub fn require_lossless(table: &TableConfig, source: &[SourceColumn], target: &[Column]) -> Result<()> {
-    let target: Vec<TargetColumn> =
-        target.iter().map(|column| TargetColumn { column: column.clone(), is_in_sorting_key: false }).collect();
-    let found = differences(table, Some(source), &target);
+/// 78 with the first thing that does not fit.
+pub fn require_fit(table: &TableConfig, source: &[SourceColumn], target: &TargetDescription) -> Result<()> {
+    let columns: Vec<TargetColumn> = target
+        .columns
+        .iter()
+        .map(|column| TargetColumn {
+            column: column.clone(),
+            is_in_sorting_key: target.sorting_key.contains(&column.name),
+        })
+        .collect();
+    let mut found = differences(table, (!source.is_empty()).then_some(source), &columns);
+    let sent: Vec<&str> = source.iter().map(|column| column.name.as_str()).collect();
+    found.extend(storage::misfits(table, &sent, target));
+    for weaker in found.iter().filter(|difference| difference.effect == Effect::Weaker) {
+        log::info!("{}: {}", weaker.what, weaker.why);
+    }
     match found.into_iter().find(|difference| difference.effect == Effect::Stops) {
         None => Ok(()),
-        Some(Difference { what, why, .. }) => Err(Error::config(
-            format!("cannot copy into {}", table.target),
-            format!("{what}: {why}"),
-            "run `pg2ch check`: it prints the fix and every other mismatch. Meanwhile the records stay in the topic",
+        Some(difference) => Err(Error::config(
+            format!("cannot use {} as the target", table.target),
+            format!("{}: {}", difference.what, difference.why),
+            hint_of(&difference),
         )),
     }
 }
 
-/// The promise that is left for a target that cannot be asked which records it holds.
-const WITHOUT_POSITIONS: &str = "no record is lost, but a row may be there twice: where an INSERT whose answer was lost is sent again \
-    after the table has forgotten its token (its deduplication window) or was altered, where a view behind it refuses rows, and \
-    where the group's offsets are lost; dead letters cannot be replayed, and verify does not find doubled rows";
+/// What to do about it: a statement, where one is enough.
+fn hint_of(difference: &Difference) -> String {
+    let fix = difference.fix.trim_end_matches(';');
+    if difference.is_additive {
+        "run `pg2ch init`, which adds what the target lacks. Meanwhile the records stay in the topic".to_owned()
+    } else if fix.contains('\n') || fix.contains(';') {
+        "run `pg2ch check`: it prints the fix and every other mismatch. Meanwhile the records stay in the topic"
+            .to_owned()
+    } else {
+        fix.trim_start_matches("-- ").to_owned()
+    }
+}
+
+/// A column that takes its values elsewhere than it did: it is gone, was renamed, or is of another kind. An INSERT that was
+/// executing meanwhile stored none there.
+#[must_use]
+pub fn takes_values_elsewhere(before: &[Column], now: &[Column]) -> Option<String> {
+    before.iter().find_map(|column| match now.iter().find(|other| other.name == column.name) {
+        None => Some(format!("it has no column {} any more", column.name)),
+        Some(other) if other.default_kind != column.default_kind => {
+            Some(format!("its column {} is of another kind", column.name))
+        }
+        Some(_) => None,
+    })
+}
 
 struct Comparison<'a> {
     name: String,
@@ -116,28 +150,33 @@ impl Comparison<'_> {
         self.target.iter().find(|other| other.column.name == name)
     }
 
-    fn positions(&mut self, are_needed: bool) {
+    fn positions(&mut self) {
         for (wanted, type_name) in POSITION {
-            if let Some(found) = self.find(wanted) {
-                let found = found.column.type_name.clone();
-                if !holds_position(wanted, &found) {
-                    let what = format!("the target's column {wanted} is of type {found}");
-                    let why = "it does not hold every value: rows would not be recognised by their records' positions, and a \
-                               crash would double them";
-                    let fix = format!("ALTER TABLE {} MODIFY COLUMN {} {type_name};", self.name, quote(wanted));
-                    self.add("position-type", Effect::Stops, what, why, fix);
-                }
-            } else if !are_needed {
-                let what = format!("{} keeps no positions: it has no column {wanted}", self.name);
-                let fix = "-- nothing, if that is meant; otherwise set `metadata_columns = true`, and `pg2ch init` adds the columns";
-                return self.add("no-positions", Effect::Weaker, what, WITHOUT_POSITIONS, fix.to_owned());
-            } else {
+            let Some(found) = self.find(wanted).map(|found| found.column.clone()) else {
                 let what = format!("{} has no column {wanted}", self.name);
                 let why = "rows are recognised by their records' partition, offset and timestamp: without them a crash would \
                            double rows";
                 let fix = format!("ALTER TABLE {} ADD COLUMN {} {type_name};", self.name, quote(wanted));
                 self.add("position-column", Effect::Stops, what, why, fix);
                 self.mark_additive();
+                continue;
+            };
+            if !matches!(found.default_kind, DefaultKind::None | DefaultKind::Default) {
+                let what = format!("the target's column {wanted} takes no values: it is {}", found.default_kind.name());
+                let why =
+                    "it does not keep a record's position: rows would not be recognised, and a crash would double them";
+                let fix = format!(
+                    "ALTER TABLE {0} DROP COLUMN {1};\nALTER TABLE {0} ADD COLUMN {1} {type_name};",
+                    self.name,
+                    quote(wanted)
+                );
+                self.add("position-kind", Effect::Stops, what, why, fix);
+            } else if !holds_position(wanted, &found.type_name) {
+                let what = format!("the target's column {wanted} is of type {}", found.type_name);
+                let why = "it does not hold every value: rows would not be recognised by their records' positions, and a \
+                           crash would double them";
+                let fix = format!("ALTER TABLE {} MODIFY COLUMN {} {type_name};", self.name, quote(wanted));
+                self.add("position-type", Effect::Stops, what, why, fix);
             }
         }
     }
@@ -186,7 +225,7 @@ impl Comparison<'_> {
         let Column { name: target_name, type_name, default_kind } = &other.column;
         let quoted = quote(target_name);
         if let DefaultKind::Materialized | DefaultKind::Alias = default_kind {
-            let kind = if *default_kind == DefaultKind::Alias { "ALIAS" } else { "MATERIALIZED" };
+            let kind = default_kind.name();
             self.add(
                 "column-computed",
                 Effect::RefusesAll,
@@ -194,6 +233,22 @@ impl Comparison<'_> {
                 "no value can be inserted into it: every record is refused",
                 format!("ALTER TABLE {} MODIFY COLUMN {quoted} REMOVE {kind};", self.name),
             );
+            return;
+        }
+        if *default_kind == DefaultKind::Ephemeral {
+            let is_allowed = self.rules.allow_lossy.contains(&column.name);
+            let why = format!(
+                "it stores no value; a run does not start unless `allow_lossy` in [[table]] names {}",
+                column.name
+            );
+            let what = format!("the target's column {target_name} is EPHEMERAL");
+            // Nothing of it was ever stored.
+            let fix = format!(
+                "ALTER TABLE {name} DROP COLUMN {quoted};\nALTER TABLE {name} ADD COLUMN {quoted} {};",
+                target_type(column),
+                name = self.name
+            );
+            self.add("column-ephemeral", if is_allowed { Effect::Weaker } else { Effect::Stops }, what, why, fix);
             return;
         }
         let pair = format!("{} is {} in PostgreSQL and {type_name} in ClickHouse", column.name, column.type_name);
@@ -234,16 +289,6 @@ impl Comparison<'_> {
             return;
         }
         let quoted = quote(name);
-        if let Err(unsupported) = ColumnType::parse(type_name) {
-            let why = format!(
-                "{unsupported}, so the whole table goes as JSONEachRow, where ClickHouse's parser changes values that do not fit \
-                 (300 in a UInt8 becomes 44) without a word"
-            );
-            let what = format!("the target's column {name} is of type {type_name}");
-            let known = if takes_null(type_name) { "Nullable(String)" } else { "String" };
-            let fix = format!("ALTER TABLE {} MODIFY COLUMN {quoted} {known};", self.name);
-            self.add("type-unknown", Effect::Weaker, what, why, fix);
-        }
         let Some(source) = source else { return };
         let field = self.rules.field_of(name);
         if source.iter().any(|column| Some(column.name.as_str()) == field) {
@@ -303,7 +348,7 @@ mod tests {
             on_bad_row: OnBadRow::Stop,
             max_dead_letters: 0,
             column_rules: rules,
-            metadata_columns: true,
+            allow_engine: None,
         }
     }
 

@@ -24,10 +24,25 @@ pub fn fit(column: &SourceColumn, target_type: &str) -> Fit {
     let target = match ColumnType::parse(target_type) {
         Ok(target) => target,
         Err(unsupported) => {
-            return Fit::Lossy(format!("{unsupported}, so ClickHouse's own parser reads it, which may change values"));
+            return Fit::Impossible(unsupported.to_string());
         }
     };
-    fit_nullable(&column.base_type, column.not_null, &target)
+    match (fit_nullable(&column.base_type, column.not_null, &target), zone_of(target_type)) {
+        (Fit::Impossible(why), _) => Fit::Impossible(why),
+        (_, Some(zone)) if column.base_type.contains("without time zone") && !IS_UTC.contains(&zone) => {
+            Fit::Lossy(format!("a time without time zone is stored as UTC, and a column in {zone} shows it shifted"))
+        }
+        (fit, _) => fit,
+    }
+}
+
+/// Names of time zones that show a time as it was stored.
+const IS_UTC: [&str; 6] = ["UTC", "Etc/UTC", "GMT", "Etc/GMT", "UCT", "Zulu"];
+
+/// The time zone in a type's text.
+fn zone_of(target_type: &str) -> Option<&str> {
+    let arguments = &target_type[target_type.find("DateTime")?..];
+    arguments.split_once('\'')?.1.split_once('\'').map(|(zone, _)| zone)
 }
 
 fn fit_nullable(source: &str, not_null: bool, target: &ColumnType) -> Fit {

@@ -3,15 +3,19 @@
 //!
 //! The program implements them with real servers ([`open`](crate::open)), the simulation with its own.
 
+pub mod engine;
+pub mod layout;
 pub mod limits;
 pub mod progress;
 pub mod source;
 pub mod target;
 pub mod topic;
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use crate::config::{Config, TableConfig};
+use crate::data::RecordId;
 use crate::error::Result;
 use crate::shutdown::Shutdown;
 use crate::threads;
@@ -61,6 +65,12 @@ pub trait Servers {
 
     /// Opens the topic again, from whichever thread, as often as it is asked.
     fn more_logs(&self) -> Box<dyn Fn() -> Result<Self::Log> + Send>;
+
+    /// The topic's records that are dead letters already.
+    ///
+    /// # Errors
+    /// Any Kafka error.
+    fn letters(&self) -> Result<HashSet<RecordId>>;
 
     /// Makes the producer of the source's rows.
     ///

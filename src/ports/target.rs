@@ -1,52 +1,106 @@
 //! The target table: what it holds, and how a block of rows gets in.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
+use super::engine::{Engine, Window};
 use crate::data::{CalendarRange, Column, Ranges, RecordId};
 use crate::error::{Error, Result};
 
-/// What identifies the target: its address would not tell a table that was dropped and made again.
+/// The target as its server describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetDescription {
-    /// The table's UUID, or its name where the database engine has none.
+    /// What identifies it: its UUID, or its name where the database engine has none. The address would not tell a table that
+    /// was dropped and created again.
     pub identity: String,
     /// Its columns, in order.
     pub columns: Vec<Column>,
-    /// Whether it keeps each record's position, so that it can be asked which records it holds.
-    pub keeps_positions: bool,
+    /// The statement that creates it: whatever an ALTER changes shows in it.
+    pub definition: String,
+    /// Its engine, with arguments, clauses and settings.
+    pub engine: Engine,
+    /// The columns and expressions of its sorting key.
+    pub sorting_key: Vec<String>,
+    /// Its partition key; empty if it has none.
+    pub partition_key: String,
+    /// The materialized views that see its INSERTs, down the chain.
+    pub views: Vec<View>,
+    /// Settings that do not reach the server: a proxy drops them.
+    pub dropped_settings: Vec<String>,
 }
 
-/// The rows of one INSERT, encoded.
-#[derive(Clone, Copy, Debug)]
-pub struct Block<'a> {
-    /// The format's name.
-    pub format: &'static str,
-    /// The columns, in the order of the encoded values.
-    pub columns: &'a [String],
-    /// Settings that the format asks for.
-    pub settings: &'static [(&'static str, &'static str)],
-    /// The rows.
-    pub body: &'a [u8],
+impl TargetDescription {
+    /// Whether every table behind the target recognises a repeated INSERT by its token, so that a repetition refills what
+    /// lacks the rows and doubles nothing.
+    #[must_use]
+    pub fn views_remember(&self) -> bool {
+        self.views.iter().all(|view| matches!(view.window, Window::Tokens(1..)))
+    }
+}
+
+/// A materialized view behind the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Its database and name, quoted for SQL.
+    pub name: String,
+    /// The table that it fills, quoted for SQL; empty if it cannot be seen.
+    pub table: String,
+    /// Whether that table recognises a repeated INSERT.
+    pub window: Window,
 }
 
 /// How an INSERT ended.
 #[derive(Debug)]
 pub enum Inserted {
-    /// The server has stored the rows, or had stored a block of this token before.
+    /// The server has stored the rows, or had stored a block of this token before, and the answer proves it.
     Stored,
-    /// The server refused the data, and has stored nothing. Its own words.
-    Refused(String),
-    /// It is not known whether the rows were stored, or they could not be stored now: the same rows may be sent again
-    /// under the same token.
+    /// The answer says so, and does not prove that the server gave it: what is held must be asked before anything else.
+    Unproven,
+    /// The server refused the statement. The rows may be stored nevertheless: views see them after the target does.
+    Refused(Refused),
+    /// Something before the server refused the request for its size: nothing was stored.
+    TooLarge(Error),
+    /// It is not known whether the rows were stored: the same rows may be sent again under the same token.
     Unknown(Error),
+}
+
+/// An INSERT that the server refused.
+#[derive(Debug)]
+pub struct Refused {
+    /// The server's own words, on one line.
+    pub reason: String,
+    /// What is to blame.
+    pub cause: Cause,
+    /// The same as an error, with the exit code that it asks for.
+    pub error: Error,
+}
+
+/// What an INSERT was refused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Some row, as far as the code tells.
+    Rows,
+    /// The server's memory: a smaller INSERT may go in.
+    Memory,
+    /// The server's state, which passes.
+    Moment,
+    /// The statement, the table or the user: no other row would go in.
+    Statement,
+}
+
+impl Cause {
+    /// Whether the same INSERT may go in a moment later, so that no row is to blame.
+    #[must_use]
+    pub const fn passes(self) -> bool {
+        matches!(self, Self::Memory | Self::Moment)
+    }
 }
 
 /// The target table.
 pub trait Target {
-    /// Looks the table up.
+    /// Looks the table up, anew with every call.
     ///
     /// # Errors
-    /// 78 if it is missing or unfit; ClickHouse's.
+    /// 78 if it is missing; any ClickHouse error.
     fn describe(&mut self) -> Result<TargetDescription>;
 
     /// The years that its server can show: older ones know fewer, or none of the functions that are asked.
@@ -54,31 +108,43 @@ pub trait Target {
         CalendarRange::default()
     }
 
-    /// Whether the table has no rows at all.
+    /// Which records of `ranges` the table holds.
     ///
     /// # Errors
-    /// ClickHouse's.
-    fn is_empty(&mut self) -> Result<bool> {
-        Ok(false)
-    }
-
-    /// Which records of `ranges` the table holds; none where it keeps no positions.
-    ///
-    /// # Errors
-    /// ClickHouse's.
+    /// Any ClickHouse error.
     fn held(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>>;
 
-    /// Inserts a block under a token: blocks that come later under a used token are dropped in silence, whatever is in
-    /// them.
+    /// The highest offset that the table holds of each partition.
     ///
     /// # Errors
-    /// 77 or 78 if the server refuses the statement for a reason that is neither in the data nor passing.
-    fn insert(&mut self, block: Block<'_>, token: &str) -> Result<Inserted>;
+    /// Any ClickHouse error.
+    fn highest(&mut self) -> Result<BTreeMap<i32, i64>>;
+
+    /// Inserts a block, its header in front, under a token: blocks that come later under a used token are dropped silently,
+    /// whatever is in them.
+    ///
+    /// # Errors
+    /// 78 if the client cannot send it.
+    fn insert(&mut self, body: &[u8], token: &str) -> Result<Inserted>;
+
+    /// Whether the table's expressions take these rows, without storing any; the reason why not. `None` where that cannot be
+    /// asked. What it takes may still be refused by the partition key and the indexes.
+    fn probe(&mut self, _body: &[u8]) -> Option<std::result::Result<(), String>> {
+        None
+    }
+
+    /// Gives up what [`probe`](Self::probe) has made.
+    fn end_probes(&mut self) {}
+
+    /// Whether the server knows how the INSERT of this token ended: `true` if one went well to its end, views included.
+    fn has_ended_well(&mut self, _token: &str) -> bool {
+        false
+    }
 
     /// Whether inserts of an earlier run into the table are still executing.
     ///
     /// # Errors
-    /// ClickHouse's.
+    /// Any ClickHouse error.
     fn is_inserting(&mut self) -> Result<bool>;
 }
 

@@ -24,6 +24,12 @@ pub enum Act {
     Swallow,
     /// It is kept back until it is released; its sender hears nothing.
     Hold,
+    /// The server never sees it: the sender is told 200 with this page.
+    Page(&'static str),
+    /// The server carries it out; its answer lacks this header.
+    StripHeader(&'static str),
+    /// The server carries it out; its answer names another query.
+    OtherId,
 }
 
 #[derive(Default)]
@@ -37,6 +43,10 @@ struct State {
     retold: Vec<(String, String)>,
     /// Settings that every request gets, as from a user's profile: those that it brings itself come later, and count.
     profile: String,
+    /// Whether settings are dropped on the way, as chproxy does.
+    drops_settings: bool,
+    /// The largest body that passes; 0 is any.
+    largest: usize,
     /// The first lines of all INSERTs, settings included.
     seen: Vec<String>,
 }
@@ -82,6 +92,16 @@ impl HttpProxy {
     /// Gives every request these settings, as the user's profile would: `a=1&b=2`.
     pub fn set_profile(&self, settings: &str) {
         settings.clone_into(&mut self.shared.0.lock().unwrap().profile);
+    }
+
+    /// Drops all settings but those that chproxy itself needs, from now on.
+    pub fn drop_settings(&self) {
+        self.shared.0.lock().unwrap().drops_settings = true;
+    }
+
+    /// Answers 413 to larger bodies from now on, as nginx does.
+    pub fn limit_bodies(&self, largest: usize) {
+        self.shared.0.lock().unwrap().largest = largest;
     }
 
     /// The settings of the INSERTs that came, as they stand in the URL.
@@ -134,12 +154,26 @@ impl HttpProxy {
             if act == Act::Hold {
                 return self.hold(&request);
             }
+            if let Some(answer) = self.own_answer(act, &request) {
+                let mut client = client;
+                if client.write_all(answer.as_bytes()).is_err() {
+                    return;
+                }
+                continue;
+            }
             let Some(answer) = self.forward(&request) else { return };
             let mut client = client;
             let answered = match act {
                 Act::CutAfter => return,
                 Act::Swallow => return std::thread::sleep(Duration::from_secs(60)),
                 Act::BadGateway => client.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 3\r\n\r\nbad"),
+                Act::StripHeader(name) => client.write_all(&without_header(&answer, name)),
+                Act::OtherId => {
+                    let mut other = without_header(&answer, "X-ClickHouse-Query-Id");
+                    let at = String::from_utf8_lossy(&other).find("\r\n").unwrap() + 2;
+                    other.splice(at..at, *b"X-ClickHouse-Query-Id: another\r\n");
+                    client.write_all(&other)
+                }
                 _ => client.write_all(&answer),
             };
             if answered.is_err() {
@@ -148,8 +182,32 @@ impl HttpProxy {
         }
     }
 
+    /// What the proxy answers by itself.
+    fn own_answer(&self, act: Act, request: &[u8]) -> Option<String> {
+        let largest = self.shared.0.lock().unwrap().largest;
+        let answer = |status: &str, body: &str| {
+            Some(format!("HTTP/1.1 {status}\r\nServer: nginx\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+        };
+        if let Act::Page(page) = act {
+            return answer("200 OK", page);
+        }
+        let is_insert = request.starts_with(b"POST /?") && String::from_utf8_lossy(request).contains("query=INSERT");
+        let head = request.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
+        let is_larger = largest > 0 && is_insert && request.len() - head > largest;
+        if is_larger { answer("413 Request Entity Too Large", "<html>413</html>") } else { None }
+    }
+
     fn with_profile(&self, head: &str) -> String {
-        let profile = self.shared.0.lock().unwrap().profile.clone();
+        let (profile, drops) = {
+            let state = self.shared.0.lock().unwrap();
+            (state.profile.clone(), state.drops_settings)
+        };
+        if drops {
+            let (path, rest) = head.split_once(' ').and_then(|(_, rest)| rest.split_once(' ')).unwrap();
+            let own = path.split_once('?').map_or("", |(_, own)| own);
+            let kept: Vec<&str> = own.split('&').filter(|pair| pair.starts_with("query=")).collect();
+            return format!("POST /?{} {rest}", kept.join("&"));
+        }
         if profile.is_empty() {
             return head.to_owned();
         }
@@ -188,6 +246,15 @@ impl HttpProxy {
         let retold = self.shared.0.lock().unwrap().retold.clone();
         if retold.is_empty() { Some(answer) } else { Some(retell(&head, &answer[head.len()..], &retold)) }
     }
+}
+
+/// The answer without one of its headers.
+fn without_header(answer: &[u8], name: &str) -> Vec<u8> {
+    let text = String::from_utf8_lossy(answer).into_owned();
+    let start = text.to_ascii_lowercase().find(&name.to_ascii_lowercase());
+    let Some(start) = start else { return text.into_bytes() };
+    let end = start + text[start..].find("\r\n").unwrap() + 2;
+    format!("{}{}", &text[..start], &text[end..]).into_bytes()
 }
 
 /// The answer with another body, of another length.

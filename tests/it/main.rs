@@ -18,4 +18,5 @@ mod packaging;
 mod schedules;
 mod servers;
 mod tables;
+mod target;
 mod values;

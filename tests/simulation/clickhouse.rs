@@ -1,13 +1,15 @@
 //! ClickHouse in memory: an INSERT is one block, stored wholly or not at all; a token that is known stores nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use pg2ch::clickhouse::column_type::{Column, DefaultKind};
 use pg2ch::clickhouse::encode::CalendarRange;
 use pg2ch::data::{Ranges, RecordId};
-use pg2ch::error::Result;
-use pg2ch::ports::target::{Block, Inserted, Target, TargetDescription};
+use pg2ch::error::{Error, Result};
+use pg2ch::ports::engine::{Engine, Window};
+use pg2ch::ports::target::{self, Cause, Inserted, Refused, Target, TargetDescription};
 
+use crate::faults::{Fault, Leg};
 use crate::postgres::Content;
 use crate::world::{Run, World};
 
@@ -28,6 +30,26 @@ pub struct ClickHouse {
     pub tokens: HashSet<String>,
     /// Grows when the table is dropped and made again.
     pub made: u64,
+    /// Whether the column `number` takes NULL, too: an ALTER changes how its bytes are read.
+    pub is_altered: bool,
+    /// A materialized view behind the table.
+    pub view: Option<View>,
+    /// Answers come through a proxy that strips what proves them.
+    pub is_unproven: bool,
+}
+
+/// A materialized view with a table of its own.
+#[derive(Default)]
+pub struct View {
+    /// Whether its table remembers tokens.
+    pub remembers: bool,
+    pub tokens: HashSet<String>,
+    /// What it was given, by the record's place.
+    pub rows: Vec<RecordId>,
+    /// It refuses one INSERT in so many; 0 is never.
+    pub refuses: usize,
+    /// Rows that runs have told of: the view may lack them.
+    pub told: u64,
 }
 
 pub struct SimTarget {
@@ -40,39 +62,94 @@ impl SimTarget {
     }
 }
 
+/// How the server answers.
+enum Answer {
+    Stored,
+    Unproven,
+    Refused(Cause, String),
+}
+
 impl World {
-    /// `None`: stored, now or before; otherwise the reason why not.
-    fn insert(&mut self, rows: Vec<Stored>, token: &str) -> Option<String> {
-        if self.clickhouse.tokens.contains(token) {
-            return None;
+    fn insert(&mut self, body: &[u8], token: &str) -> Answer {
+        let answer = self.store(body, token);
+        let is_strange = match &answer {
+            Answer::Stored => false,
+            Answer::Unproven => true,
+            Answer::Refused(_, reason) => !reason.contains("constraint"),
+        };
+        if is_strange {
+            *self.hits.entry((Leg::Consume, "clickhouse: insert", Fault::Strange)).or_default() += 1;
         }
+        answer
+    }
+
+    /// One INSERT: its header against the table's columns, the rows into the table, and then into the view.
+    fn store(&mut self, body: &[u8], token: &str) -> Answer {
+        let Some(rows) = parse(body, self.clickhouse.number_type()) else {
+            return Answer::Refused(Cause::Rows, "type of 'number' must be another one".into());
+        };
         if let Some(bad) = rows.iter().find(|row| row.content.note == POISON) {
-            return Some(format!("row {} violates a constraint", bad.key));
+            return Answer::Refused(Cause::Rows, format!("row {} violates a constraint", bad.key));
         }
-        self.clickhouse.tokens.insert(token.to_owned());
-        self.clickhouse.rows.extend(rows);
-        None
+        let ids: Vec<RecordId> = rows.iter().map(|row| row.id).collect();
+        if self.clickhouse.tokens.insert(token.to_owned()) {
+            self.clickhouse.rows.extend(rows);
+        }
+        let refuses = self.clickhouse.view.as_ref().map_or(0, |view| view.refuses);
+        if self.troubled && self.one_in(refuses) {
+            let cause = [Cause::Rows, Cause::Moment, Cause::Statement][self.rng.usize(..3)];
+            return Answer::Refused(cause, "while pushing to view".into());
+        }
+        if let Some(view) = &mut self.clickhouse.view
+            && (!view.remembers || view.tokens.insert(token.to_owned()))
+        {
+            view.rows.extend(ids);
+        }
+        if self.clickhouse.is_unproven { Answer::Unproven } else { Answer::Stored }
     }
 }
 
-impl Target for SimTarget {
-    fn describe(&mut self) -> Result<TargetDescription> {
-        let made = self.run.read("clickhouse: describe", |world| Ok(world.clickhouse.made))?;
+impl ClickHouse {
+    fn number_type(&self) -> &'static str {
+        if self.is_altered { "Nullable(UInt8)" } else { "UInt8" }
+    }
+
+    fn description(&self) -> TargetDescription {
+        let columns = [
+            ("id", "Int64"),
+            ("note", "String"),
+            ("number", self.number_type()),
+            ("_partition", "Int32"),
+            ("_offset", "Int64"),
+            ("_timestamp", "DateTime64(3, 'UTC')"),
+        ];
         let column = |(name, type_name): (&str, &str)| Column {
             name: name.into(),
             type_name: type_name.into(),
             default_kind: DefaultKind::None,
         };
-        let columns = [
-            ("id", "Int64"),
-            ("note", "String"),
-            ("number", "UInt8"),
-            ("_partition", "Int32"),
-            ("_offset", "Int64"),
-            ("_timestamp", "DateTime64(3, 'UTC')"),
-        ];
-        let columns = columns.into_iter().map(column).collect();
-        Ok(TargetDescription { identity: format!("made {made}"), columns, keeps_positions: true })
+        let engine = "ReplacingMergeTree(_timestamp) ORDER BY id SETTINGS non_replicated_deduplication_window = 10000";
+        let view = |view: &View| target::View {
+            name: "`d`.`v`".into(),
+            table: "`d`.`t`".into(),
+            window: if view.remembers { Window::Tokens(100) } else { Window::Tokens(0) },
+        };
+        TargetDescription {
+            identity: format!("made {}", self.made),
+            columns: columns.into_iter().map(column).collect(),
+            definition: String::new(),
+            engine: Engine::parse("ReplacingMergeTree", engine),
+            sorting_key: vec!["id".into()],
+            partition_key: String::new(),
+            views: self.view.iter().map(view).collect(),
+            dropped_settings: Vec::new(),
+        }
+    }
+}
+
+impl Target for SimTarget {
+    fn describe(&mut self) -> Result<TargetDescription> {
+        self.run.read("clickhouse: describe", |world| Ok(world.clickhouse.description()))
     }
 
     fn calendar(&mut self) -> CalendarRange {
@@ -88,19 +165,36 @@ impl Target for SimTarget {
         })
     }
 
-    fn insert(&mut self, block: Block<'_>, token: &str) -> Result<Inserted> {
-        let (rows, token) = (parse(block.body), token.to_owned());
+    fn highest(&mut self) -> Result<BTreeMap<i32, i64>> {
+        self.run.read("clickhouse: ask for the highest offsets", |world| {
+            let mut highest = BTreeMap::new();
+            for RecordId { partition, offset, .. } in world.clickhouse.rows.iter().map(|row| row.id) {
+                highest.entry(partition).and_modify(|high: &mut i64| *high = (*high).max(offset)).or_insert(offset);
+            }
+            Ok(highest)
+        })
+    }
+
+    fn insert(&mut self, body: &[u8], token: &str) -> Result<Inserted> {
+        let (body, token) = (body.to_vec(), token.to_owned());
         let token_alone = token.clone();
         let inserted = self.run.write(
             "clickhouse: insert",
             move |world| {
                 world.clickhouse.tokens.insert(token_alone);
             },
-            move |world| Ok(world.insert(rows, &token)),
+            move |world| Ok(world.insert(&body, &token)),
         );
         match inserted {
-            Ok(None) => Ok(Inserted::Stored),
-            Ok(Some(reason)) => Ok(Inserted::Refused(reason)),
+            Ok(Answer::Stored) => Ok(Inserted::Stored),
+            Ok(Answer::Unproven) => Ok(Inserted::Unproven),
+            Ok(Answer::Refused(cause, reason)) => {
+                let error = match cause {
+                    Cause::Statement => Error::config("insert", &reason, "none"),
+                    _ => Error::unavailable("insert", &reason, "none"),
+                };
+                Ok(Inserted::Refused(Refused { reason, cause, error }))
+            }
             Err(error) if error.is_transient() => Ok(Inserted::Unknown(error)),
             Err(error) => Err(error),
         }
@@ -111,16 +205,20 @@ impl Target for SimTarget {
     }
 }
 
-/// Reads RowBinary as the table's columns have it.
-fn parse(mut body: &[u8]) -> Vec<Stored> {
+/// Reads the body of an INSERT; `None` if its header does not name the table's types.
+fn parse(mut body: &[u8], number_type: &str) -> Option<Vec<Stored>> {
+    let [columns] = take(&mut body);
+    let texts: Vec<String> = (0..2 * columns).map(|_| text(&mut body)).collect();
+    if texts.get(usize::from(columns) + 2).map(String::as_str) != Some(number_type) {
+        return None;
+    }
     let mut rows = Vec::new();
     while !body.is_empty() {
         let key = i64::from_le_bytes(take(&mut body));
-        let [length] = take(&mut body);
-        // Notes of 128 bytes and more are too large for the topic, or not made at all.
-        let (note, rest) = body.split_at(usize::from(length).min(body.len()));
-        let note = String::from_utf8_lossy(note).into_owned();
-        body = rest;
+        let note = text(&mut body);
+        if number_type.starts_with("Nullable") {
+            let [0] = take(&mut body) else { continue };
+        }
         let [number] = take(&mut body);
         let partition = i32::from_le_bytes(take(&mut body));
         let offset = i64::from_le_bytes(take(&mut body));
@@ -128,7 +226,15 @@ fn parse(mut body: &[u8]) -> Vec<Stored> {
         let id = RecordId { partition, offset, timestamp_ms };
         rows.push(Stored { id, key, content: Content { note, number: i64::from(number) } });
     }
-    rows
+    Some(rows)
+}
+
+/// Texts of 128 bytes and more are too large for the topic, or not made at all.
+fn text(body: &mut &[u8]) -> String {
+    let [length] = take(body);
+    let (taken, rest) = body.split_at(usize::from(length).min(body.len()));
+    *body = rest;
+    String::from_utf8_lossy(taken).into_owned()
 }
 
 fn take<const N: usize>(body: &mut &[u8]) -> [u8; N] {

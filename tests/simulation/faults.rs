@@ -32,6 +32,9 @@ pub enum Fault {
     Limit,
     /// Somebody changes something just before the call, which does what it should.
     Change,
+    /// The target was altered before the call, a view behind it refuses the rows, or the answer proves nothing. The world draws
+    /// it, not a plan.
+    Strange,
 }
 
 pub const FAULTS: [Fault; 12] = [

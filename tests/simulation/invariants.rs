@@ -53,6 +53,22 @@ fn first_broken(world: &World) -> Option<String> {
     None
 }
 
+/// A row of the target that its view lacks or has twice, and of which no run has told; twice only where a repeated INSERT is
+/// recognised: where it is not, one that came late doubles.
+fn untold(world: &World) -> Option<String> {
+    let view = world.clickhouse.view.as_ref()?;
+    if world.kafka.set_back || world.kafka.history.iter().any(|found| found.excused) {
+        // The recorded INSERT that a run has died over went with the offsets: a known limit.
+        return None;
+    }
+    let mut wrong = 0;
+    for row in &world.clickhouse.rows {
+        let times = view.rows.iter().filter(|id| **id == row.id).count();
+        wrong += u64::from(times == 0 || times > 1 && view.remembers);
+    }
+    (wrong > view.told).then(|| format!("the view lacks or doubles {wrong} rows, and runs have told of {}", view.told))
+}
+
 /// Everything has arrived: after at most three clean runs.
 pub fn check_end(world: &mut World) {
     check(world);
@@ -93,6 +109,9 @@ fn unfinished(world: &World) -> Option<String> {
         {
             return Some(format!("the target has {row:?} for {}", found.data.value));
         }
+    }
+    if let Some(wrong) = untold(world) {
+        return Some(wrong);
     }
     for (id, newest) in newest {
         // Unless the newest record could not be stored, FINAL shows the row as it is; or unless the time of an older one was never

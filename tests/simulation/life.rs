@@ -15,7 +15,7 @@ use pg2ch::report::{Legs, TableReport};
 use pg2ch::run::move_table;
 use pg2ch::threads::watchdog::Watchdog;
 
-use crate::clickhouse::POISON;
+use crate::clickhouse::{POISON, View};
 use crate::faults::{Hits, Plan};
 use crate::invariants;
 use crate::kafka::{MAX_VALUE, PARTITIONS};
@@ -86,6 +86,7 @@ impl Life {
         (world.busy, world.odd) = (self.busy, self.odd);
         if self.odd {
             world.make_rows_odd();
+            world.make_target_odd();
         }
         let world = Shared::new(world);
         mutant::plant(self.mutant);
@@ -193,13 +194,28 @@ impl World {
         }
     }
 
+    /// A view behind the target, and a proxy before it.
+    fn make_target_odd(&mut self) {
+        self.clickhouse.is_unproven = self.one_in(4);
+        if self.rng.bool() {
+            let (remembers, refuses) = (self.rng.bool(), if self.rng.bool() { self.rng.usize(2..8) } else { 0 });
+            self.clickhouse.view = Some(View { remembers, refuses, ..View::default() });
+        }
+    }
+
+    /// Somebody alters the type of a column.
+    fn target_is_altered(&mut self) {
+        self.clickhouse.is_altered = !self.clickhouse.is_altered;
+        self.note(|| "      a column of the target gets another type".into());
+    }
+
     /// What applications do between any two calls.
     pub fn application_acts(&mut self) {
         let ids: Vec<i64> = self.postgres.tables.rows.keys().copied().collect();
         let highest = ids.last().copied().unwrap_or(0);
         let id = self.rng.choice(ids).unwrap_or(1);
         let call = self.calls;
-        match self.rng.usize(..16) {
+        match self.rng.usize(..17) {
             0..=2 => {
                 self.note(|| format!("      an application changes row {id}"));
                 self.postgres.write(id, Content { note: format!("changed at {call}"), number: id });
@@ -238,6 +254,7 @@ impl World {
             }
             12 if self.odd => self.retention(),
             13 if self.odd && self.all_consume() => self.topic_is_made_again(),
+            16 if self.odd => self.target_is_altered(),
             _ => {
                 self.note(|| "      the table is rewritten".into());
                 self.postgres.rewrite();
@@ -328,6 +345,8 @@ impl World {
         self.note(|| "      the target is dropped and made again".into());
         self.clickhouse.rows.clear();
         self.clickhouse.tokens.clear();
+        // What the view has of the rows before nobody compares any more.
+        self.clickhouse.view = None;
         self.clickhouse.made += 1;
         self.kafka.foreign.extend(0..PARTITIONS);
         self.kafka.set_back = true;
@@ -355,12 +374,18 @@ impl World {
     /// A run that was not killed ends with a code that says what it met.
     fn check_end_of_run(&mut self, report: &TableReport, lived: bool) {
         let code = report.exit_code();
+        if let (Some(view), Some(consume)) = (&mut self.clickhouse.view, &report.consume) {
+            view.told += consume.rows_refused_by_views;
+        }
         self.window_lost |= report.produce.as_ref().is_some_and(|produce| !produce.window_lost.is_empty());
         self.note(|| match &report.error {
             Some(error) => format!("      ends with {}: {error}", code.code()),
             None => format!("      ends with {}", code.code()),
         });
-        if lived && !matches!(code, ExitCode::Done | ExitCode::Data | ExitCode::Unavailable | ExitCode::Locked) {
+        if lived
+            && !matches!(code, ExitCode::Done | ExitCode::Data | ExitCode::Unavailable | ExitCode::Locked)
+            && self.clickhouse.view.is_none()
+        {
             self.broke(|| format!("a run ends with {code:?}: {:?}", report.error));
         }
     }
@@ -374,7 +399,8 @@ impl World {
             || !consume.lost.is_empty()
             || !produce.window_lost.is_empty()
             || produce.topic_recreated
-            || consume.topic_recreated;
+            || consume.topic_recreated
+            || consume.rows_refused_by_views > 0;
         let expected = if unfit { ExitCode::Data } else { ExitCode::Done };
         if let Some(error) = &report.error {
             self.broke(|| format!("the {which} clean run ends with {error}"));

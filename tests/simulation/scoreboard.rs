@@ -27,16 +27,22 @@ pub fn table(hits: &Hits) -> String {
     for fault in FAULTS {
         let _ = write!(table, " {fault:?} |");
     }
-    table.push_str("\n|---|---|--:|");
+    table.push_str(" Strange |\n|---|---|--:|--:|");
     table.push_str(&"--:|".repeat(FAULTS.len()));
     for (leg, call, writes) in calls(hits) {
-        let all: u64 =
-            hits.iter().filter(|((of, name, _), _)| (*of, *name) == (leg, call)).map(|(_, times)| times).sum();
+        let all: u64 = hits
+            .iter()
+            .filter(|((of, name, fault), _)| (*of, *name) == (leg, call) && *fault != Fault::Strange)
+            .map(|(_, times)| times)
+            .sum();
         let _ = write!(table, "\n| {leg:?} | {call} | {all} |");
         for fault in FAULTS {
             let times = hits.get(&(leg, call, fault)).copied().unwrap_or(0);
             let _ = if fault.can_hit(writes) { write!(table, " {times} |") } else { write!(table, " – |") };
         }
+        let strange = hits.get(&(leg, call, Fault::Strange));
+        let strange = strange.map_or_else(|| "–".to_owned(), u64::to_string);
+        let _ = write!(table, " {strange} |");
     }
     table.push('\n');
     table

@@ -1,7 +1,8 @@
 //! The simulated servers as the legs open them, and the order in which the stages' steps come.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
+use pg2ch::data::RecordId;
 use pg2ch::error::Result;
 use pg2ch::mutant;
 use pg2ch::ports::Servers;
@@ -63,6 +64,10 @@ impl Servers for SimServers {
     fn more_logs(&self) -> Box<dyn Fn() -> Result<SimLog> + Send> {
         let run = self.run.clone();
         Box::new(move || Ok(SimLog::new(&run)))
+    }
+
+    fn letters(&self) -> Result<HashSet<RecordId>> {
+        self.run.read("kafka: read the dead letters", |world| Ok(world.kafka.dead.iter().copied().collect()))
     }
 
     fn writer(&self, _: &SimLedger) -> Result<SimWriter> {

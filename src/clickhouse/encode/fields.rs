@@ -14,7 +14,7 @@ use super::writer::Writer;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Absent {
     Refused,
-    /// The server fills in the column's DEFAULT.
+    /// The row leaves the column out, and the server fills in its DEFAULT.
     Default,
     /// It is taken as null.
     Null,
@@ -57,8 +57,6 @@ pub(super) struct Fields {
     expected: Vec<Index>,
     /// Where each field of the object in hand was appended; empty again before the next one.
     segments: Vec<Option<(usize, usize)>>,
-    /// Whether each field is preceded by a byte that asks for the column's default or not.
-    flagged: bool,
     /// Fields of a record that are passed over.
     ignored: HashSet<String>,
     /// How many records lacked each field and were taken nevertheless.
@@ -71,7 +69,7 @@ impl Fields {
         let by_name = sourced.map(|(index, field)| (field.name.clone(), index)).collect();
         let expected = (0..=fields.len()).collect();
         let (segments, lacking) = (vec![None; fields.len()], vec![0; fields.len()]);
-        Fields { list: fields, by_name, expected, segments, flagged: false, ignored: HashSet::new(), lacking }
+        Fields { list: fields, by_name, expected, segments, ignored: HashSet::new(), lacking }
     }
 
     /// Passes over the fields of these names.
@@ -86,14 +84,10 @@ impl Fields {
         counted.filter(|(_, count)| **count > 0).map(|(field, count)| (field.name.as_str(), *count))
     }
 
-    /// Puts a byte in front of each field that says whether the server fills it in (`RowBinaryWithDefaults`).
-    pub fn with_default_flags(mut self) -> Fields {
-        self.flagged = true;
-        self
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &Field> {
-        self.list.iter()
+    /// The places of the fields that the last object lacked and that the server fills in: its row has nothing there.
+    pub fn left_out(&self) -> impl Iterator<Item = usize> {
+        let fields = self.list.iter().zip(&self.segments).enumerate();
+        fields.filter(|(_, (field, segment))| segment.is_none() && field.absent == Absent::Default).map(|(at, _)| at)
     }
 
     /// Says for every nullable field, here and in the tuples within, what its absence means.
@@ -121,9 +115,6 @@ impl Fields {
             let (field, segment) = (&mut self.list[index], &mut self.segments[index]);
             if segment.is_some() {
                 return Err(Fault::new(cursor.at(), "the field is there twice").within(&field.name));
-            }
-            if self.flagged {
-                out.push(0);
             }
             if let Err(fault) = field.writer.write(cursor, context, out) {
                 return Err(fault.within(&field.name));
@@ -165,8 +156,8 @@ impl Fields {
         for (field, segment) in self.list.iter().zip(&self.segments) {
             match (segment, field.absent) {
                 (Some((from, to)), _) => out.extend_from_within(*from..*to),
-                (None, Absent::Null) if self.flagged => out.extend_from_slice(&[0, 1]),
-                (None, Absent::Default | Absent::Null) => out.push(1),
+                (None, Absent::Default) => {}
+                (None, Absent::Null) => out.push(1),
                 (None, Absent::Refused) => {
                     let rule = "the record lacks this field, and the column has no default";
                     return Err(Fault::new(object, rule).within(&field.name));

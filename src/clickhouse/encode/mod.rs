@@ -1,4 +1,4 @@
-//! One record, a row as PostgreSQL's `row_to_json` prints it, becomes one row of ClickHouse's RowBinary.
+//! One record, a row as PostgreSQL's `row_to_json` prints it, becomes one row of ClickHouse's RowBinaryWithNamesAndTypes.
 //!
 //! Every value is checked against its column before anything is sent: range, scale, precision, length,
 //! nullability, enum member; and the record against the table: unknown, missing and duplicate fields. Nothing
@@ -7,9 +7,9 @@
 //! The way of a value: `fields` finds its column, `writer` picks by type, `number`, `time`, `text` and
 //! `json_column` read it from the cursor of `json` and append its bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::column_type::{Column, ColumnType, DefaultKind, UnsupportedType};
+use super::column_type::{Column, ColumnType, DefaultKind, ScalarType, UnsupportedType, takes_null};
 use crate::config::ColumnRules;
 
 #[cfg(test)]
@@ -43,24 +43,33 @@ use refusal::{Checked, Fault, character_start, excerpt};
 pub use refusal::{MAX_EXCERPT, Refusal};
 use writer::Writer;
 
+/// The FORMAT of an INSERT.
+pub const FORMAT: &str = "RowBinaryWithNamesAndTypes";
+
 /// Makes rows of one table out of records. Each thread takes a clone of its own.
 #[derive(Clone, Debug)]
 pub struct RowEncoder {
     fields: Fields,
     position_columns: Vec<PositionColumn>,
-    insert_columns: Vec<String>,
+    /// Name and type of each column of an INSERT, the type as the server spells it.
+    insert_columns: Vec<(String, String)>,
     /// Columns that take no values, and why.
-    excluded: HashMap<String, &'static str>,
-    has_defaults: bool,
-    holds_json: bool,
+    excluded: HashMap<String, String>,
+    /// Fields whose columns have a type that is not known.
+    unknown: HashSet<String>,
+    /// Which fields rows leave to their column's DEFAULT; the first shape leaves out none.
+    shapes: Vec<Vec<usize>>,
     context: Context,
 }
+
+/// Which columns a row has: the number of its header among [`RowEncoder::headers`].
+pub type Shape = u16;
 
 impl RowEncoder {
     /// Prepares for a table whose columns are named like the records' fields, given in any order.
     ///
     /// # Errors
-    /// Names the first column whose type the encoder does not know; JSONEachRow is left for such a table.
+    /// Names a column of the position whose type does not hold every value.
     pub fn new(columns: &[Column]) -> Result<RowEncoder, UnsupportedType> {
         Self::with_rules(columns, &ColumnRules::default())
     }
@@ -71,29 +80,35 @@ impl RowEncoder {
     /// As [`new`](Self::new).
     pub fn with_rules(columns: &[Column], rules: &ColumnRules) -> Result<RowEncoder, UnsupportedType> {
         let (mut fields, mut insert_columns) = (Vec::new(), Vec::new());
-        let mut excluded: HashMap<String, &'static str> = rules.misled(columns.iter().map(|column| &*column.name));
-        let mut has_defaults = false;
+        let misled = rules.misled(columns.iter().map(|column| &*column.name));
+        let mut excluded: HashMap<String, String> =
+            misled.into_iter().map(|(field, reason)| (field, reason.to_owned())).collect();
+        let mut unknown = HashSet::new();
         for column in columns {
             let source = rules.field_of(&column.name);
             if let Some(reason) = takes_no_field(column) {
-                excluded.extend(source.map(|field| (field.to_owned(), reason)));
+                excluded.extend(source.map(|field| (field.to_owned(), reason.to_owned())));
                 continue;
             }
-            let column_type = ColumnType::parse(&column.type_name).map_err(|error| named(error, column))?;
             let absent = match column.default_kind {
                 DefaultKind::Default => Absent::Default,
                 // An EPHEMERAL column that is left to its expression gets its type's zero instead.
                 _ => Absent::Refused,
             };
-            let writer = Writer::new(column_type);
-            let field = match source {
-                Some(field) => Field::new(field.to_owned(), writer, absent),
+            let may_be_left_out = absent == Absent::Default || takes_null(&column.type_name);
+            let parsed = ColumnType::parse(&column.type_name);
+            if let (Some(field), Err(error)) = (source, &parsed) {
+                excluded.insert(field.to_owned(), format!("pg2ch does not know the type {}", error.type_name));
+                unknown.insert(field.to_owned());
+            }
+            let field = match (source, parsed) {
+                (Some(field), Ok(known)) => Field::new(field.to_owned(), Writer::new(known), absent),
                 // The server fills it in with its DEFAULT, or with NULL.
-                None if absent == Absent::Default || writer.is_nullable() => continue,
-                None => Field::without_source(column.name.clone(), writer),
+                _ if may_be_left_out => continue,
+                // No record has it: every one is refused, and the type never matters.
+                _ => Field::without_source(column.name.clone(), Writer::new(ColumnType::Scalar(ScalarType::String))),
             };
-            has_defaults |= absent == Absent::Default;
-            insert_columns.push(column.name.clone());
+            insert_columns.push((column.name.clone(), column.type_name.clone()));
             fields.push(field);
         }
         let mut position_columns = Vec::new();
@@ -102,13 +117,11 @@ impl RowEncoder {
                 continue;
             };
             position_columns.push(PositionColumn::new(name, &column.type_name).map_err(|error| named(error, column))?);
-            insert_columns.push(name.to_owned());
+            insert_columns.push((name.to_owned(), column.type_name.clone()));
         }
-        let holds_json = fields.iter().any(|field: &Field| field.writer.holds_json());
         let fields = Fields::new(fields).ignoring(rules.ignored().map(str::to_owned));
-        let fields = if has_defaults { fields.with_default_flags() } else { fields };
-        let context = Context::default();
-        Ok(RowEncoder { fields, position_columns, insert_columns, excluded, has_defaults, holds_json, context })
+        let (shapes, context) = (vec![Vec::new()], Context::default());
+        Ok(RowEncoder { fields, position_columns, insert_columns, excluded, unknown, shapes, context })
     }
 
     /// Whether a record that lacks a nullable column without DEFAULT has null there instead of being refused:
@@ -131,36 +144,32 @@ impl RowEncoder {
         self
     }
 
-    /// The FORMAT of the INSERT: with defaults only where a column has one that a record may leave to it.
-    pub fn format(&self) -> &'static str {
-        if self.has_defaults { "RowBinaryWithDefaults" } else { "RowBinary" }
-    }
-
     /// The columns of the INSERT, in the order of the encoded bytes: the data, then `_partition`, `_offset` and
     /// `_timestamp` as far as the target has them.
-    pub fn insert_columns(&self) -> &[String] {
-        &self.insert_columns
+    pub fn insert_columns(&self) -> impl Iterator<Item = &str> {
+        self.insert_columns.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Settings without which the server would read the INSERT otherwise than it is meant.
-    pub fn settings(&self) -> &'static [(&'static str, &'static str)] {
-        const SETTINGS: &[(&str, &str)] = &[
-            // Or a column left to its DEFAULT gets its type's zero.
-            ("input_format_defaults_for_omitted_fields", "1"),
-            ("input_format_binary_read_json_as_string", "1"),
-            // Or a JSON column gives "2024-01-02T03:04:05" back as "2024-01-02 03:04:05".
-            ("input_format_try_infer_dates", "0"),
-            ("input_format_try_infer_datetimes", "0"),
-        ];
-        // Servers before 24.8 know neither JSON nor its settings.
-        if self.holds_json { SETTINGS } else { &SETTINGS[..1] }
+    /// What an INSERT of rows of each shape begins with: the number of the columns, their names and their types, as
+    /// [`FORMAT`] has them. The server refuses an INSERT whose types are not the table's.
+    pub fn headers(&self) -> Vec<Vec<u8>> {
+        self.shapes.iter().map(|left_out| self.header(left_out)).collect()
     }
 
-    /// Appends the row that a record's value makes.
+    fn header(&self, left_out: &[usize]) -> Vec<u8> {
+        let columns = self.insert_columns.iter().enumerate().filter(|(at, _)| !left_out.contains(at));
+        let (names, types): (Vec<&String>, Vec<&String>) = columns.map(|(_, (name, of))| (name, of)).unzip();
+        let mut header = Vec::new();
+        text::length(names.len(), &mut header);
+        names.into_iter().chain(types).for_each(|each| text::plain_string(each, &mut header));
+        header
+    }
+
+    /// Appends the row that a record's value makes; tells which columns it has.
     ///
     /// # Errors
     /// The first thing that does not fit. `out` is then as it was before.
-    pub fn encode(&mut self, id: RecordId, value: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    pub fn encode(&mut self, id: RecordId, value: &[u8], out: &mut Vec<u8>) -> Result<Shape, Refusal> {
         let start = out.len();
         let written = self.append(id, value, out);
         if written.is_err() {
@@ -169,16 +178,32 @@ impl RowEncoder {
         written
     }
 
-    fn append(&mut self, id: RecordId, value: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    /// Whether a record was refused because a field's column has a type that is not known: that is no fault of the record's.
+    #[must_use]
+    pub fn lacks_type_for(&self, refusal: &Refusal) -> bool {
+        refusal.column.as_ref().is_some_and(|column| self.unknown.contains(column))
+    }
+
+    fn append(&mut self, id: RecordId, value: &[u8], out: &mut Vec<u8>) -> Result<Shape, Refusal> {
         let record = text_of(value)?;
         self.append_record(record, out).map_err(|fault| self.refusal(record, *fault))?;
         for column in &self.position_columns {
-            if self.has_defaults {
-                out.push(0);
-            }
             column.write(id, self.context.range, out)?;
         }
-        Ok(())
+        Ok(self.shape())
+    }
+
+    /// The number of the shape of the row that was written last.
+    fn shape(&mut self) -> Shape {
+        let left_out = || self.fields.left_out();
+        // Nearly all rows are of one shape, and few columns are ever left out.
+        let at = self.shapes.iter().position(|shape| left_out().eq(shape.iter().copied()));
+        let at = at.unwrap_or_else(|| {
+            let left_out = left_out().collect();
+            self.shapes.push(left_out);
+            self.shapes.len() - 1
+        });
+        Shape::try_from(at).unwrap_or(Shape::MAX)
     }
 
     fn append_record(&mut self, record: &str, out: &mut Vec<u8>) -> Checked<()> {
@@ -197,7 +222,7 @@ impl RowEncoder {
     fn refusal(&self, record: &str, fault: Fault) -> Refusal {
         let Fault { column, at, rule } = fault;
         let reason = column.as_ref().and_then(|name| self.excluded.get(name));
-        let rule = reason.map_or(rule, |reason| (*reason).to_owned());
+        let rule = reason.map_or(rule, Clone::clone);
         Refusal { column, value: excerpt_at(record, at), rule }
     }
 }

@@ -42,15 +42,6 @@ impl Writer {
         matches!(self, Writer::Nullable(_))
     }
 
-    pub fn holds_json(&self) -> bool {
-        match self {
-            Writer::Scalar(scalar) => *scalar == ScalarType::Json,
-            Writer::Nullable(inner) | Writer::Array(inner) | Writer::Map(_, inner) => inner.holds_json(),
-            Writer::Sequence(elements) => elements.iter().any(Writer::holds_json),
-            Writer::Object(fields) => fields.iter().any(|field| field.writer.holds_json()),
-        }
-    }
-
     /// Passes [`Fields::set_missing_as_null`] on to the tuples within.
     pub fn set_missing_as_null(&mut self, yes: bool) {
         match self {

@@ -5,12 +5,14 @@ use serde::de::DeserializeOwned;
 
 use super::finding::{Finding, Findings, Server, Severity};
 use super::{Source, clock};
-use crate::clickhouse::layout::Layout;
-use crate::clickhouse::{Answer, Http, quote, text};
+use crate::clickhouse::{Answer, ClickHouseTarget, Http, quote, text};
 use crate::commands::init::{create_target, target_names};
 use crate::config::{Config, TableConfig, TargetName};
 use crate::error::Result;
-use crate::fit::{Effect, TargetColumn, columns, differences};
+use crate::fit::{Difference, Effect, columns, differences, storage};
+use crate::ports::engine::Engine;
+use crate::ports::layout::Layout;
+use crate::ports::target::Target;
 
 /// The oldest version that knows `insert_deduplication_token`.
 const OLDEST: (u32, u32) = (22, 2);
@@ -18,23 +20,13 @@ const OLDEST: (u32, u32) = (22, 2);
 /// The target as `system.tables` has it.
 #[derive(Debug, Deserialize)]
 pub(super) struct TableRow {
-    engine: String,
     pub(super) engine_full: String,
-    sorting_key: String,
-    dependencies_database: Vec<String>,
-    dependencies_table: Vec<String>,
 }
 
 #[derive(Deserialize)]
 struct SettingRow {
     name: String,
     value: String,
-}
-
-#[derive(Deserialize)]
-struct ViewRow {
-    target: String,
-    engine_full: String,
 }
 
 /// Checks the target; the server's version, and what was found.
@@ -110,10 +102,7 @@ impl Check<'_> {
     }
 
     pub(super) fn table_row(&self) -> Result<Option<TableRow>> {
-        let sql = format!(
-            "SELECT engine, engine_full, sorting_key, dependencies_database, dependencies_table FROM system.tables WHERE {}",
-            self.here("name")
-        );
+        let sql = format!("SELECT engine_full FROM system.tables WHERE {}", self.here("name"));
         Ok(self.rows(&sql)?.into_iter().next())
     }
 
@@ -138,22 +127,35 @@ impl Check<'_> {
         };
         self.shared()?;
         let target = columns::read(&self.http, &self.what, &self.table.target)?;
-        self.columns(&target);
-        self.views(&row)?;
-        let Some(row) = self.storage(row)? else { return Ok(()) };
-        self.engine(&row);
-        if row.engine.contains("MergeTree") {
-            self.settings(&row)?;
-        }
-        if self.table.metadata_columns || target.iter().any(|other| other.column.name == "_offset") {
+        let source = self.source.map(|source| source.columns.as_slice());
+        self.tell(differences(self.table, source, &target));
+        self.judge_storage(&self.table.target.clone())?;
+        if self.find_stored(row)?.is_some() {
+            if self.stored != self.table.target {
+                self.judge_storage(&self.stored.clone())?;
+            }
             self.index()?;
         }
         Ok(())
     }
 
-    fn columns(&mut self, target: &[TargetColumn]) {
-        let source = self.source.map(|source| source.columns.as_slice());
-        for found in differences(self.table, source, target) {
+    /// Whether a table keeps the rows that it is given: the target, or what a Distributed one puts them into.
+    fn judge_storage(&mut self, name: &TargetName) -> Result<()> {
+        let table = TableConfig { target: name.clone(), ..self.table.clone() };
+        let description = ClickHouseTarget::new(self.config, &table)?.describe()?;
+        let names: Vec<&str> =
+            self.source.iter().flat_map(|source| &source.columns).map(|column| column.name.as_str()).collect();
+        let mut found = storage::misfits(&table, &names, &description);
+        if let Some(source) = self.source {
+            let remade = ["engine", "engine-version", "sorting-key"];
+            found.iter_mut().filter(|each| remade.contains(&each.id)).for_each(|each| each.fix = self.remake(source));
+        }
+        self.tell(found);
+        self.fsync(&description.engine)
+    }
+
+    fn tell(&mut self, found: Vec<Difference>) {
+        for found in found {
             let severity = match found.effect {
                 Effect::Stops | Effect::RefusesAll => Severity::Error,
                 Effect::Weaker => Severity::Warning,
@@ -198,35 +200,9 @@ impl Check<'_> {
         }
     }
 
-    fn engine(&mut self, row: &TableRow) {
-        let Some(source) = self.source else { return };
-        let wanted = target_names(self.table, &source.table.key);
-        // Some versions print the expression with its brackets.
-        let key = row.sorting_key.trim();
-        let key = key.strip_prefix('(').and_then(|key| key.strip_suffix(')')).unwrap_or(key);
-        let sorted: Vec<String> = key.split(',').map(|part| part.trim().trim_matches('`').to_owned()).collect();
-        let is_replacing =
-            row.engine.ends_with("ReplacingMergeTree") && row.engine_full.replace('`', "").contains("_timestamp)");
-        if !is_replacing {
-            let what = format!("{} has the engine {}", self.table.target, row.engine);
-            let why = "a row that changes and is sent again stays there in every version: only ReplacingMergeTree(_timestamp) \
-                       shows the newest one, with FINAL";
-            self.findings.add(Severity::Warning, "engine", what, why, self.remake(source));
-        } else if sorted != wanted {
-            let what = format!(
-                "{} is ordered by {}, not by the key ({})",
-                self.table.target,
-                row.sorting_key,
-                wanted.join(", ")
-            );
-            let why = "ReplacingMergeTree takes rows that are equal in its ORDER BY for versions of one row";
-            self.findings.add(Severity::Warning, "sorting-key", what, why, self.remake(source));
-        }
-    }
-
     /// Engine and order cannot be altered: a new table takes the rows over.
     fn remake(&self, source: &Source) -> String {
-        if !self.table.metadata_columns || self.stored != self.table.target {
+        if self.stored != self.table.target {
             return "-- nothing, if that is meant; `pg2ch init --print` shows a table that has it, for another name"
                 .into();
         }
@@ -242,81 +218,28 @@ impl Check<'_> {
         )
     }
 
-    /// The settings of the table that the promise rests on.
-    fn settings(&mut self, row: &TableRow) -> Result<()> {
-        let sql = "SELECT name, value FROM system.merge_tree_settings WHERE name IN ('non_replicated_deduplication_window', \
-                   'replicated_deduplication_window', 'fsync_after_insert', 'fsync_part_directory')";
-        let defaults: Vec<SettingRow> = self.rows(sql)?;
-        let value = |name: &str| {
-            setting(&row.engine_full, name)
-                .or_else(|| defaults.iter().find(|row| row.name == name).and_then(|row| row.value.parse().ok()))
-        };
-        let layout = Layout::of(&row.engine);
-        let (is_replicated, window) = (layout == Layout::Replicated, layout.window_setting());
-        let name = self.name();
-        if value(window) == Some(0) {
-            self.findings.add(
-                Severity::Error,
-                "deduplication-window",
-                format!("{} remembers no deduplication tokens", self.table.target),
-                "an insert whose answer is lost would be doubled",
-                format!("ALTER TABLE {name} MODIFY SETTING {window} = 10000;"),
-            );
+    /// Whether an INSERT is on disk when it is confirmed. A replicated table has its data elsewhere, too.
+    fn fsync(&mut self, engine: &Engine) -> Result<()> {
+        if !engine.is_merge_tree() || engine.layout() == Layout::Replicated {
+            return Ok(());
         }
-        // A replicated table has its data elsewhere, too.
-        let unsynced: Vec<&str> = ["fsync_after_insert", "fsync_part_directory"]
+        let sql = "SELECT name, value FROM system.merge_tree_settings WHERE name IN ('fsync_after_insert', 'fsync_part_directory')";
+        let defaults: Vec<SettingRow> = self.rows(sql)?;
+        let default = |name: &str| defaults.iter().find(|row| row.name == name).map(|row| row.value.as_str());
+        let unsynced: Vec<String> = ["fsync_after_insert", "fsync_part_directory"]
             .into_iter()
-            .filter(|name| !is_replicated && value(name) == Some(0))
+            .filter(|name| engine.setting(name).or_else(|| default(name)) == Some("0"))
+            .map(|name| format!("{name} = 1"))
             .collect();
         if !unsynced.is_empty() {
-            let settings: Vec<String> = unsynced.iter().map(|name| format!("{name} = 1")).collect();
+            let name = self.name();
             self.findings.add(
                 Severity::Warning,
                 "fsync",
                 format!("{} confirms inserts before they are on disk", self.table.target),
                 "after a power cut rows may be missing whose offsets are committed",
-                format!("ALTER TABLE {name} MODIFY SETTING {};", settings.join(", ")),
+                format!("ALTER TABLE {name} MODIFY SETTING {};", unsynced.join(", ")),
             );
-        }
-        Ok(())
-    }
-
-    fn views(&mut self, row: &TableRow) -> Result<()> {
-        for (database, view) in row.dependencies_database.iter().zip(&row.dependencies_table) {
-            let sql = format!(
-                "SELECT database || '.' || name AS target, engine_full FROM system.tables WHERE (database || '.' || name) = \
-                 (SELECT replaceAll(extract(create_table_query, ' TO ([^ (]+)'), '`', '') FROM system.tables \
-                  WHERE database = {} AND name = {})",
-                text(database),
-                text(view)
-            );
-            let behind: Option<ViewRow> = self.rows(&sql)?.into_iter().next();
-            let forgetful = behind.filter(|row| {
-                row.engine_full.contains("MergeTree")
-                    && !row.engine_full.contains("Replicated")
-                    && setting(&row.engine_full, "non_replicated_deduplication_window").unwrap_or(0) == 0
-            });
-            if let Some(ViewRow { target, .. }) = forgetful {
-                self.findings.add(
-                    Severity::Warning,
-                    "view-deduplication",
-                    format!("the materialized view {database}.{view} writes to {target}, which remembers no deduplication tokens"),
-                    "an insert that is sent again after a lost answer is stored once in the target, but twice there",
-                    format!("ALTER TABLE {target} MODIFY SETTING non_replicated_deduplication_window = 10000;"),
-                );
-            } else {
-                self.findings.add(
-                    Severity::Note,
-                    "view",
-                    format!("the materialized view {database}.{view} hangs on {}", self.table.target),
-                    "it sees every inserted block, before versions of a row are merged; if it fails, the insert does",
-                    format!(
-                        "-- nothing, if that is meant; otherwise:\n-- DROP VIEW {}.{};",
-                        quote(database),
-                        quote(view)
-                    ),
-                );
-            }
         }
         Ok(())
     }
@@ -347,14 +270,6 @@ impl Check<'_> {
     }
 }
 
-/// A number among the settings of a table's definition.
-fn setting(engine_full: &str, name: &str) -> Option<u64> {
-    // One name may be the end of another.
-    let (_, settings) = engine_full.split_once(" SETTINGS ")?;
-    let value = settings.split(", ").find_map(|setting| setting.strip_prefix(name)?.strip_prefix(" = "))?;
-    value.trim_matches(|c: char| !c.is_ascii_digit()).parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,14 +278,5 @@ mod tests {
     fn versions_are_compared_by_their_numbers() {
         assert!(is_older("18.16.1", OLDEST) && is_older("22.1.9.1", OLDEST));
         assert!(!is_older("22.2.1.1", OLDEST) && !is_older("26.9.2.1", OLDEST) && !is_older("unknown", OLDEST));
-    }
-
-    #[test]
-    fn a_setting_is_read_from_the_definition() {
-        let engine = "MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 100, fsync_after_insert = 1";
-        assert_eq!(setting(engine, "non_replicated_deduplication_window"), Some(100));
-        assert_eq!(setting(engine, "fsync_after_insert"), Some(1));
-        assert_eq!(setting(engine, "replicated_deduplication_window"), None);
-        assert_eq!(setting("MergeTree ORDER BY id", "fsync_after_insert"), None);
     }
 }

@@ -6,9 +6,9 @@ use serde::Deserialize;
 
 use super::clickhouse::{Check, TableRow};
 use super::finding::Severity;
-use crate::clickhouse::layout::Distributed;
 use crate::config::TargetName;
 use crate::error::Result;
+use crate::ports::layout::Distributed;
 
 #[derive(Deserialize)]
 struct DistributedRow {
@@ -19,17 +19,8 @@ struct DistributedRow {
 
 impl Check<'_> {
     /// The table that stores the target's rows, as far as this server has it; for all but a Distributed one that is itself.
-    pub(super) fn storage(&mut self, row: TableRow) -> Result<Option<TableRow>> {
+    pub(super) fn find_stored(&mut self, row: TableRow) -> Result<Option<TableRow>> {
         let Some(parts) = Distributed::parse(&row.engine_full) else { return Ok(Some(row)) };
-        if parts.is_random() {
-            self.findings.add(
-                Severity::Error,
-                "sharding-random",
-                format!("{} sends a row to another server each time: its sharding key is random", self.table.target),
-                "an insert that is sent again after a lost answer would be doubled: a run does not begin",
-                "-- make it with a sharding key that follows from the row's key, such as cityHash64(id)",
-            );
-        }
         self.stored = TargetName { database: parts.database, table: parts.table };
         let found = self.table_row()?;
         self.findings.add(

@@ -1,11 +1,13 @@
 //! `pg2ch dead-letters`: lists what the target has refused, and inserts it again.
 //!
-//! A letter is *pending* while the target does not hold its record, by partition, offset and timestamp. Both commands exit
+//! A letter is *pending* while the target holds neither its record, by partition, offset and timestamp, nor a newer version of its
+//! row. Both commands exit
 //! with 65 while a letter is pending and with 0 once none is, so that monitoring can call the list.
 
 pub(super) mod read;
 mod replay;
 pub(super) mod report;
+mod settled;
 
 use std::time::Instant;
 
@@ -15,7 +17,7 @@ use self::report::{State, TableLetters, as_json, as_text, id_of};
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::Config;
 use crate::error::{ExitCode, Result};
-use crate::kafka::KafkaLog;
+use crate::kafka::{KafkaLog, Letter};
 use crate::ports::LegContext;
 use crate::ports::limits::Limits;
 use crate::ports::topic::{End, TopicLog};
@@ -48,8 +50,15 @@ fn look_through(leg: &LegContext<'_>, report: &mut TableLetters) -> Result<()> {
     let mut letters = Letters::new(log, ends, &table.topic, leg)?;
     while let Some(chunk) = letters.next_chunk()? {
         let held = target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;
+        let lacking: Vec<&Letter> = chunk.iter().filter(|letter| !held.contains(&id_of(letter))).collect();
+        let settled = settled::settled(&mut target, table, &lacking);
         for letter in &chunk {
-            let state = if held.contains(&id_of(letter)) { State::Replayed } else { State::Pending };
+            let id = id_of(letter);
+            let state = match (held.contains(&id), settled.contains(&id)) {
+                (true, _) => State::Replayed,
+                (_, true) => State::Settled,
+                _ => State::Pending,
+            };
             report.count(letter, state);
         }
     }

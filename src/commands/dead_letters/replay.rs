@@ -13,14 +13,15 @@ use super::read::Letters;
 use super::report::{State, TableLetters, id_of};
 use crate::clickhouse::ClickHouseTarget;
 use crate::data::{Record, RecordId};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::fit::require_fit;
 use crate::kafka::{KafkaLog, KafkaWriter, Letter};
 use crate::legs::consume::RowFormat;
 use crate::legs::retry::Backoff;
 use crate::open::{open_fence, open_ledger};
 use crate::ports::LegContext;
 use crate::ports::limits::Budget;
-use crate::ports::target::{Block, Inserted, Target};
+use crate::ports::target::{Cause, Inserted, Refused, Target};
 use crate::ports::topic::{End, Fence, TopicLog, wait_until_stable};
 use crate::postgres::PgLedger;
 
@@ -34,8 +35,6 @@ pub struct Replay<'a> {
     target: ClickHouseTarget,
     identity: String,
     format: RowFormat,
-    columns: Vec<String>,
-    body: Vec<u8>,
     /// Its session holds the lock.
     _ledger: PgLedger,
     /// It would shut out a consume run that has no lock; nothing is committed through it.
@@ -52,28 +51,20 @@ impl<'a> Replay<'a> {
         let Some(ledger) = open_ledger(leg)? else { return Ok(None) };
         let mut target = ClickHouseTarget::new(config, table)?;
         let description = target.describe()?;
-        if !description.keeps_positions {
-            return Err(Error::config(
-                format!("cannot replay dead letters into {}", table.target),
-                "without the columns _partition, _offset and _timestamp it cannot be asked which it holds already",
-                "insert them by hand, or add the columns: `pg2ch init` does, once `metadata_columns` is true",
-            ));
-        }
+        require_fit(table, &[], &description)?;
         let mut fence = open_fence(leg, &KafkaLog::new(config, &table.topic, &table.group)?)?;
         fence.fence()?;
         // What the fence has completed of a dead run counts, so the end is taken only now.
         let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group)?;
         let written = log.ends(End::Written)?;
         let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, leg.shutdown)?;
-        let format = RowFormat::of(&description.columns, &table.column_rules, target.calendar());
+        let format = RowFormat::of(&description.columns, &table.column_rules, target.calendar())?;
         Ok(Some(Self {
             leg,
             letters: Letters::new(log, ends, &table.topic, leg)?,
             target,
             identity: description.identity,
-            columns: format.columns().to_vec(),
             format,
-            body: Vec::new(),
             _ledger: ledger,
             _fence: fence,
         }))
@@ -134,12 +125,15 @@ impl<'a> Replay<'a> {
             key: letter.record.key.as_deref(),
             value: letter.record.value.as_deref(),
         };
-        self.body.clear();
-        if let Err(reason) = self.format.encode(&record, &mut self.body) {
-            return Ok(Err(reason));
-        }
+        let mut row = Vec::new();
+        let shape = match self.format.encode(&record, &mut row) {
+            Ok(shape) => shape,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let mut body = self.format.headers().swap_remove(usize::from(shape));
+        body.append(&mut row);
         for round in 0..ROUNDS {
-            let refused = self.insert(&self.token(&id, round))?;
+            let refused = self.insert(&body, &self.token(&id, round))?;
             // Asked also after a refusal: an earlier attempt may have been stored, or only a view behind the table refuses.
             if self.target.held_of(&[id])?.contains(&id) {
                 return Ok(Ok(()));
@@ -154,25 +148,20 @@ impl<'a> Replay<'a> {
     }
 
     /// Sends the row until the server says yes or no, or the attempts are used up; if it says no, why.
-    fn insert(&mut self, token: &str) -> Result<Option<String>> {
+    fn insert(&mut self, body: &[u8], token: &str) -> Result<Option<String>> {
         let mut backoff = Backoff::new(&self.leg.config.retry);
         loop {
-            let block = Block {
-                format: self.format.name(),
-                columns: &self.columns,
-                settings: self.format.settings(),
-                body: &self.body,
-            };
-            match self.target.insert(block, token)? {
-                Inserted::Stored => return Ok(None),
-                Inserted::Refused(reason) => return Ok(Some(reason)),
-                Inserted::Unknown(error) => {
-                    let Some(pause) = backoff.next() else { return Err(error) };
-                    log::warn!("{error}\nthe same row is sent again under the same token in {pause:?}");
-                    if self.leg.shutdown.wait(pause) {
-                        return Err(error);
-                    }
+            let error = match self.target.insert(body, token)? {
+                Inserted::Stored | Inserted::Unproven => return Ok(None),
+                Inserted::Refused(Refused { reason, cause: Cause::Rows, .. }) => return Ok(Some(reason)),
+                Inserted::Refused(Refused { error, .. }) | Inserted::TooLarge(error) | Inserted::Unknown(error) => {
+                    error
                 }
+            };
+            let Some(pause) = backoff.next().filter(|_| error.is_transient()) else { return Err(error) };
+            log::warn!("{error}\nthe same row is sent again under the same token in {pause:?}");
+            if self.leg.shutdown.wait(pause) {
+                return Err(error);
             }
         }
     }

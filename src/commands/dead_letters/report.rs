@@ -21,6 +21,8 @@ pub(super) enum State {
     Pending,
     /// The target holds it.
     Replayed,
+    /// The target has a newer version of the row.
+    Settled,
 }
 
 /// A letter, as it is shown.
@@ -45,6 +47,8 @@ pub(super) struct TableLetters {
     pub pending: u64,
     /// Letters whose records it holds.
     pub replayed: u64,
+    /// Letters whose rows it has in a newer version.
+    pub settled: u64,
     /// Rows that this replay has inserted.
     pub inserted: u64,
     /// Records of the topic that are no letters of this table.
@@ -76,6 +80,7 @@ impl TableLetters {
         match state {
             State::Pending => self.pending += 1,
             State::Replayed => self.replayed += 1,
+            State::Settled => self.settled += 1,
         }
         self.show(letter, state, &letter.record.reason);
     }
@@ -118,7 +123,11 @@ pub(super) fn as_text(tables: &[TableLetters]) -> String {
         }
         for shown in &table.letters {
             let key = shown.key.as_deref().map_or_else(|| "-".to_owned(), plain);
-            let state = if shown.state == State::Pending { "pending" } else { "replayed" };
+            let state = match shown.state {
+                State::Pending => "pending",
+                State::Replayed => "replayed",
+                State::Settled => "settled",
+            };
             let Shown { partition, offset, time, reason, .. } = shown;
             let _ = writeln!(text, "{partition}\t{offset}\t{time}\t{key}\t{state}\t{}", plain(reason));
         }
@@ -135,6 +144,7 @@ fn summary(table: &TableLetters) -> String {
             parts.push(format!("{number} {what}"));
         }
     };
+    note(table.settled, "settled by newer versions");
     note(table.inserted, "of them inserted now");
     note(table.foreign, "records that are no letters of this table");
     note(table.omitted, "not shown");

@@ -57,7 +57,7 @@ impl Contents {
         }
         let encoder =
             RowEncoder::with_rules(&columns, rules).map_err(|error| Error::config(what, error, "run `pg2ch check`"))?;
-        let names = encoder.insert_columns().to_vec();
+        let names = encoder.insert_columns().map(str::to_owned).collect();
         Ok((Self { encoder: encoder.with_calendar_range(calendar), fields, names, types }, left_out))
     }
 

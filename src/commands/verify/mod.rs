@@ -29,10 +29,11 @@ use self::waiting::Waiting;
 use super::watched;
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::Config;
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{ExitCode, Result};
+use crate::fit::require_fit;
 use crate::ports::LegContext;
 use crate::ports::limits::Limits;
-use crate::ports::target::{Target, TargetDescription};
+use crate::ports::target::Target;
 use crate::postgres::{SourceTable, connect};
 use crate::shutdown::Shutdown;
 
@@ -103,15 +104,10 @@ fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     let table = SourceTable::find(&mut session, leg.table)?;
     let source = Source::new(session, connect(&patient, "verify", leg.watchdog)?, table)?;
     let mut target = ClickHouseTarget::new(&patient, leg.table)?;
-    let TargetDescription { columns, keeps_positions, .. } = target.describe()?;
-    if options.deep && !keeps_positions {
-        return Err(Error::config(
-            format!("cannot compare the contents of {} with {}", leg.table.source, leg.table.target),
-            "without the columns _partition, _offset and _timestamp the newest version of a row cannot be told",
-            "leave out --deep: without it the keys are compared",
-        ));
-    }
-    report.doubled_compared = keeps_positions;
+    let description = target.describe()?;
+    require_fit(leg.table, &[], &description)?;
+    let columns = description.columns;
+    report.doubled_compared = true;
     let rules = &leg.table.column_rules;
     let key = KeyText::of(source.table(), &columns, rules, &leg.table.target.to_string())?;
     let contents =

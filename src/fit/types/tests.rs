@@ -124,7 +124,7 @@ fn a_narrower_target_is_lossy_and_says_which_values_it_refuses() {
         ("date", true, "Date", "before 1970"),
         ("timestamp with time zone", true, "DateTime64(3)", "more than 3 digits"),
         ("jsonb", true, "JSON", "String does"),
-        ("text", true, "Variant(String, UInt8)", "may change values"),
+        ("timestamp without time zone", true, "DateTime64(6, 'America/New_York')", "shows it shifted"),
     ] {
         let Fit::Lossy(why) = fit(&column(source, not_null), target) else { panic!("{source} → {target}") };
         assert!(why.contains(refused), "{source} → {target}: {why}");

@@ -82,7 +82,7 @@ impl<F: Fence> Committer<F> {
     /// Kafka's.
     pub fn intend(&mut self, ranges: &Ranges, token: &str) -> Result<()> {
         for (&partition, &(start, end)) in ranges {
-            let intent = Intent { start, end, token: token.to_owned() };
+            let intent = Intent { start, end, token: token.to_owned(), refused: false };
             self.known.entry(partition).or_default().position.intent = Some(intent);
             self.changed.insert(partition);
         }
@@ -92,6 +92,23 @@ impl<F: Fence> Committer<F> {
         }
         crash::point("intend.after");
         Ok(())
+    }
+
+    /// Notes that a recorded INSERT was refused though the target holds its rows: a run that finds it open must know.
+    pub fn note_refused(&mut self, ranges: &Ranges) {
+        for partition in ranges.keys() {
+            if let Some(intent) = self.known.get_mut(partition).and_then(|known| known.position.intent.as_mut()) {
+                intent.refused = true;
+                self.changed.insert(*partition);
+            }
+        }
+    }
+
+    /// Whether that was noted of one of the recorded INSERTs in these partitions.
+    #[must_use]
+    pub fn was_refused(&self, ranges: &Ranges) -> bool {
+        let intents = ranges.keys().filter_map(|partition| self.known.get(partition)?.position.intent.as_ref());
+        intents.into_iter().any(|intent| intent.refused)
     }
 
     /// Forgets recorded INSERTs that were refused as a whole.

@@ -6,47 +6,44 @@
 //! missing goes under a new token. What a dead run had recorded is asked for first, and only what is missing goes under its
 //! token. Only then does the offset move.
 //!
-//! A target that keeps no positions cannot be asked. There a token also holds a digest of its set, so that a repetition of
-//! another set (the table was altered meanwhile) gets a token of its own: such rows may double, but none is dropped.
+//! How one INSERT is brought to an end is told in [`attempt`](super::attempt).
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
+use super::attempt::Ended;
 use super::commit::Committer;
 use super::prepared::Prepared;
 use crate::config::{OnBadRow, RetryConfig};
 use crate::crash;
 use crate::data::{DeadLetter, Ranges, RecordId};
 use crate::error::{Error, ExitCode, Result};
-use crate::legs::retry::Backoff;
 use crate::mutant;
-use crate::ports::target::{Block, Inserted, NewToken, Target};
+use crate::ports::target::{NewToken, Target, TargetDescription};
 use crate::ports::topic::Fence;
 use crate::report::ConsumeReport;
 
 /// How often the target may be found to lack rows that it has confirmed.
 const ROUNDS: usize = 5;
 
+/// A block of at most this many rows is tried again whole for each bad row that the server names.
+const SMALL: usize = 256;
+
+/// How many dead letters a leg tells one by one.
+const MOST_TOLD: u64 = 20;
+
 /// How an insert treats what it is given.
 #[derive(Clone, Debug)]
 pub struct InsertRules {
-    /// The format's name.
-    pub format: &'static str,
-    /// The columns of the INSERT.
-    pub columns: Vec<String>,
-    /// Settings that the format asks for.
-    pub settings: &'static [(&'static str, &'static str)],
+    /// The target for which the rows were encoded.
+    pub description: TargetDescription,
     /// What happens to a record that is refused.
     pub on_bad_row: OnBadRow,
     /// How many may be refused before the run stops.
     pub max_dead_letters: u64,
     /// Repetitions of an INSERT whose end is not known.
     pub retry: RetryConfig,
-    /// Whether the target can be asked which records it holds.
-    pub keeps_positions: bool,
 }
 
 /// Reads a record again, as the dead letter that it is to become for this reason.
@@ -60,32 +57,38 @@ pub struct Tools {
     pub pause: Box<dyn FnMut(Duration) -> bool + Send>,
     /// Reads a record again.
     pub read_again: ReadAgain,
+    /// Records that are dead letters already: another letter would only repeat it.
+    pub letters: HashSet<RecordId>,
 }
 
 /// The last stage of the consume leg.
 pub struct Inserter<F, T> {
-    committer: Committer<F>,
-    target: T,
-    rules: InsertRules,
-    tools: Tools,
-    counts: ConsumeReport,
-}
-
-/// How a block's INSERT ended, retries included.
-enum Ended {
-    /// Stored at the first attempt.
-    Stored,
-    /// Confirmed after an attempt whose end is not known: the target must be asked.
-    Confirmed,
-    /// Refused as bad data, for this reason. It may be stored nevertheless: by an earlier attempt, or because only a view
-    /// behind the table refuses it.
-    Refused(String),
+    pub(super) committer: Committer<F>,
+    pub(super) target: T,
+    pub(super) rules: InsertRules,
+    pub(super) tools: Tools,
+    pub(super) counts: ConsumeReport,
+    /// The target is not the one for which the rows were encoded.
+    pub(super) is_altered: bool,
+    /// What was sent since the target was last found to be as described.
+    pub(super) sent: Ranges,
+    /// Whether it was said that the answers prove nothing.
+    pub(super) has_told_unproven: bool,
 }
 
 impl<F: Fence, T: Target> Inserter<F, T> {
     /// Makes the stage.
     pub fn new(committer: Committer<F>, target: T, rules: InsertRules, tools: Tools) -> Self {
-        Self { committer, target, rules, tools, counts: ConsumeReport::default() }
+        Self {
+            committer,
+            target,
+            rules,
+            tools,
+            counts: ConsumeReport::default(),
+            is_altered: false,
+            sent: Ranges::new(),
+            has_told_unproven: false,
+        }
     }
 
     /// Inserts a batch and notes its offsets; they are committed with the next batch's intent, or by
@@ -94,7 +97,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// # Errors
     /// 65 if a bad record stops the run; ClickHouse's and Kafka's.
     pub fn step(&mut self, prepared: &Prepared) -> Result<()> {
-        self.copy(prepared, 0..prepared.len(), None)
+        prepared.parts().into_iter().try_for_each(|part| self.copy(prepared, part, None))
     }
 
     /// Finishes an INSERT that a dead run had recorded: `prepared` are the records of its ranges.
@@ -102,7 +105,13 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// # Errors
     /// As [`step`](Self::step).
     pub fn finish_intent(&mut self, prepared: &Prepared, token: &str) -> Result<()> {
-        self.copy(prepared, 0..prepared.len(), Some(token.to_owned()))
+        let parts = prepared.parts();
+        if parts.len() > 1 {
+            // The table was altered since. Only the first part goes under the token; the others are asked for, too.
+            self.committer.distrust(&prepared.ranges);
+        }
+        let mut token = Some(token.to_owned());
+        parts.into_iter().try_for_each(|part| self.copy(prepared, part, token.take()))
     }
 
     /// Commits what was inserted last.
@@ -110,6 +119,8 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// # Errors
     /// Kafka's.
     pub fn finish(&mut self) -> Result<()> {
+        // Offsets are committed all the same: the rows are stored, and what they lack is told.
+        self.compare_target()?;
         crash::point("consume.finish.before");
         self.committer.flush()?;
         crash::point("consume.finish.after");
@@ -123,12 +134,23 @@ impl<F: Fence, T: Target> Inserter<F, T> {
 
     /// Adds what was done to the report.
     pub fn tell(&self, report: &mut ConsumeReport) {
+        let more = self.counts.dead_letters.saturating_sub(MOST_TOLD);
+        if more > 0 {
+            log::warn!(
+                "{more} more records went to the dead letters; `pg2ch dead-letters` lists them with their reasons"
+            );
+        }
         report.add(&self.counts);
     }
 
     /// How many records it has dealt with.
     pub const fn records_copied(&self) -> u64 {
         self.counts.records_copied
+    }
+
+    /// Whether the target was found altered: its rows have to be encoded anew.
+    pub const fn is_altered(&self) -> bool {
+        self.is_altered
     }
 
     /// Deals with the records `part`; `recorded` is the token of an open intent for just these ranges.
@@ -138,24 +160,24 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// missing goes under its token, so only one of the two is stored.
     fn copy(&mut self, prepared: &Prepared, part: Range<usize>, recorded: Option<String>) -> Result<()> {
         let ranges = prepared.ranges_of(&part);
-        let to_ask = if recorded.is_some() { ranges } else { self.committer.to_ask(&ranges) };
-        let asks = self.rules.keeps_positions
-            && !(to_ask.is_empty() || recorded.is_some() && mutant::is("a recorded insert is sent again whole"));
+        let to_ask = if recorded.is_some() { ranges.clone() } else { self.committer.to_ask(&ranges) };
+        let asks = !(to_ask.is_empty() || recorded.is_some() && mutant::is("a recorded insert is sent again whole"));
         let held = if asks { self.target.held(&to_ask)? } else { HashSet::new() };
-        let refused: Vec<(usize, &DeadLetter)> =
-            prepared.refused(&part).filter(|(index, _)| !held.contains(&prepared.id(*index))).collect();
-        if self.rules.on_bad_row == OnBadRow::Stop
-            && let Some((index, letter)) = refused.first()
-        {
-            if part.start < *index {
-                self.copy_rows(prepared, part.start..*index, recorded, &held, Vec::new())?;
-            }
-            self.committer.flush()?;
-            return Err(stopped(&prepared.id(*index), &letter.reason));
+        if let Some(token) = &recorded {
+            self.check_views_of(token, prepared, &part, &held);
         }
         let mut dead = Vec::new();
+        let is_known = |id: &RecordId| held.contains(id) || self.tools.letters.contains(id);
+        let refused: Vec<(usize, &DeadLetter)> =
+            prepared.refused(&part).filter(|(index, _)| !is_known(&prepared.id(*index))).collect();
         for (index, letter) in refused {
-            self.require_few(&prepared.id(index), &letter.reason, dead.len())?;
+            if let Some(error) = self.limit(&prepared.id(index), &letter.reason, dead.len()) {
+                if part.start < index {
+                    self.copy_rows(prepared, part.start..index, recorded, &held, dead)?;
+                }
+                self.committer.flush()?;
+                return Err(error);
+            }
             dead.push(letter.clone());
         }
         self.copy_rows(prepared, part, recorded, &held, dead)
@@ -173,18 +195,16 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         let ranges = prepared.ranges_of(&part);
         let mut rows = prepared.rows(&part);
         self.counts.rows_held += leave_out(prepared, &mut rows, held);
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             if rows.is_empty() {
                 return self.dealt_with(prepared, &part, &ranges, dead);
             }
-            let digest = self.digest(prepared, &rows, &ranges);
-            let recorded = token.take().filter(|name| self.is_of_this_set(name, digest.as_deref(), rows.len()));
+            let recorded = token.take();
             let repeats = recorded.is_some();
             let name = match recorded {
                 Some(name) => name,
                 None => {
-                    let unique = (self.tools.token)();
-                    let name = digest.map_or(unique.clone(), |digest| format!("{unique}-{digest}"));
+                    let name = (self.tools.token)();
                     self.committer.intend(&ranges, &name)?;
                     name
                 }
@@ -193,36 +213,49 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                 self.committer.advance(&ranges, &prepared.last_of(&part), Vec::new());
                 self.committer.flush()?;
             }
-            match self.insert(prepared, &rows, &name)? {
-                Ended::Stored if !repeats || mutant::is("no asking after a repeat") => {
+            match self.insert(prepared, &rows, &ranges, &name, repeats)? {
+                Ended::Stored => {
                     self.counts.rows_inserted += rows.len() as u64;
                     return self.dealt_with(prepared, &part, &ranges, dead);
                 }
-                Ended::Stored | Ended::Confirmed if !self.rules.keeps_positions => {
-                    self.counts.rows_inserted += rows.len() as u64;
-                    return self.dealt_with(prepared, &part, &ranges, dead);
-                }
-                Ended::Stored | Ended::Confirmed => {
+                Ended::Ask => {
                     self.counts.rows_inserted += self.drop_held(prepared, &mut rows, &ranges)?;
+                    let has_views = !self.rules.description.views.is_empty();
+                    if self.rules.description.engine.deletes_by_ttl() && (has_views || round > 0) {
+                        // Its TTL deletes what has expired at once: that is no loss, and views would get it again.
+                        self.counts.rows_inserted += rows.len() as u64;
+                        return self.dealt_with(prepared, &part, &ranges, dead);
+                    }
+                    if has_views && !rows.is_empty() {
+                        self.tell_views(
+                            &ranges,
+                            rows.len(),
+                            "the target confirmed them and does not hold them: they go again",
+                        );
+                    }
                     token = mutant::is("the reduced set keeps its token").then_some(name);
                 }
                 Ended::Refused(reason) => {
-                    let sent = rows.clone();
-                    self.counts.rows_inserted += self.drop_held(prepared, &mut rows, &ranges)?;
-                    if rows.len() < sent.len() {
-                        let count = sent.len() - rows.len();
-                        self.counts.rows_refused_by_views += count as u64;
-                        log::error!(
-                            "a view behind the target has refused an INSERT: the target holds its {count} rows, the view lacks \
-                             them: {reason}\nhint: mend the view, and bring the rows into it from the target, by their \
-                             partitions and offsets: {ranges:?}"
-                        );
-                    } else if let [row] = sent[..] {
+                    if let [row] = rows[..] {
                         dead.extend(self.refused_by_server(prepared, row, &reason, dead.len())?);
                         return self.dealt_with(prepared, &part, &ranges, dead);
-                    } else {
-                        return self.bisect(prepared, &part, &ranges, &rows);
                     }
+                    let bad = self.find_bad(prepared, &rows, dead.len());
+                    if bad.is_empty() {
+                        return self.halve(prepared, &part, &ranges, &rows);
+                    }
+                    // What is left is another set: it is recorded anew, in the place of this one.
+                    self.committer.forget_intents(&ranges);
+                    for (row, reason) in bad {
+                        rows.retain(|&other| other != row);
+                        dead.extend(self.letter(prepared.id(row), &reason)?);
+                    }
+                }
+                Ended::TooLarge(error) => {
+                    if rows.len() == 1 {
+                        return Err(error);
+                    }
+                    return self.halve(prepared, &part, &ranges, &rows);
                 }
             }
         }
@@ -232,16 +265,48 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         Err(Error::unavailable(
             "cannot store a batch in the target",
             format!("it confirmed {} rows {ROUNDS} times and still does not hold them: {ranges:?}", rows.len()),
-            "look for what deletes rows of the target, and at its server's log; the next run goes on from here",
+            "look for what deletes rows of the target, and at its server's log; the next run resumes here",
         ))
     }
 
-    /// Deals with the halves of a part whose INSERT was refused, each as a part of its own.
-    fn bisect(&mut self, prepared: &Prepared, part: &Range<usize>, ranges: &Ranges, rows: &[usize]) -> Result<()> {
-        self.committer.forget_intents(ranges);
-        if self.rules.keeps_positions {
-            self.committer.distrust(ranges);
+    /// The rows that the target refuses, with their reasons, as far as it tells without storing any; none where that is not
+    /// enough: if the run has to stop before one of them, or it refuses for what only storing shows.
+    fn find_bad(&mut self, prepared: &Prepared, rows: &[usize], before: usize) -> Vec<(usize, String)> {
+        let room = self.rules.max_dead_letters.saturating_sub(self.counts.dead_letters + before as u64);
+        let mut bad = Vec::new();
+        let found = self.rules.on_bad_row == OnBadRow::DeadLetter && self.probe(prepared, rows, room, &mut bad);
+        self.target.end_probes();
+        if found { bad } else { Vec::new() }
+    }
+
+    /// Adds the bad rows among these; whether they could all be told, and are at most `room`.
+    fn probe(&mut self, prepared: &Prepared, rows: &[usize], room: u64, bad: &mut Vec<(usize, String)>) -> bool {
+        if rows.is_empty() {
+            return true;
         }
+        match (self.target.probe(&prepared.body_of(rows)), rows) {
+            (None, _) => false,
+            (Some(Ok(())), _) => true,
+            (Some(Err(reason)), [row]) => {
+                bad.push((*row, reason));
+                bad.len() as u64 <= room
+            }
+            (Some(Err(reason)), _) => {
+                // A constraint names the first row that breaks it; in a small block that is quicker than halving.
+                let named = named_row(&reason).filter(|row| rows.len() <= SMALL && (1..=rows.len()).contains(row));
+                let middle = named.map_or(rows.len() / 2, |row| row - 1);
+                let (one, other) = rows.split_at(middle);
+                let (first, other) = other.split_at(usize::from(named.is_some()));
+                [one, first, other].into_iter().all(|part| self.probe(prepared, part, room, bad))
+            }
+        }
+    }
+
+    /// Deals with the halves of a part whose INSERT was refused, each as a part of its own. The records that its columns do
+    /// not take are found again with their halves.
+    fn halve(&mut self, prepared: &Prepared, part: &Range<usize>, ranges: &Ranges, rows: &[usize]) -> Result<()> {
+        self.committer.forget_intents(ranges);
+        self.committer.distrust(ranges);
         let middle = rows[rows.len() / 2];
         self.copy(prepared, part.start..middle, None)?;
         self.copy(prepared, middle..part.end, None)
@@ -256,7 +321,8 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         dead: Vec<DeadLetter>,
     ) -> Result<()> {
         self.counts.records_copied += part.len() as u64;
-        for letter in &dead {
+        let letters = dead.len() as u64;
+        for letter in dead.iter().take(MOST_TOLD.saturating_sub(self.counts.dead_letters) as usize) {
             log::warn!(
                 "partition {} offset {} goes to the dead letters: {}",
                 letter.partition,
@@ -264,7 +330,6 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                 letter.reason
             );
         }
-        let letters = dead.len() as u64;
         self.committer.advance(ranges, &prepared.last_of(part), dead);
         if letters > 0 {
             self.committer.flush()?;
@@ -273,63 +338,10 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         Ok(())
     }
 
-    /// What tells the set of an INSERT from any other, where the target cannot be asked.
-    fn digest(&self, prepared: &Prepared, rows: &[usize], ranges: &Ranges) -> Option<String> {
-        if self.rules.keeps_positions {
-            return None;
-        }
-        let InsertRules { format, columns, .. } = &self.rules;
-        let mut digest = Sha256::new_with_prefix(format!("{ranges:?}{format}{columns:?}"));
-        // By offset, and not as they lie in the body: that differs from run to run.
-        rows.iter().for_each(|&row| digest.update(prepared.row(row)));
-        Some(digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
-    }
-
-    /// Whether a recorded token is for just these rows: the server would drop any others that come with it.
-    fn is_of_this_set(&self, name: &str, digest: Option<&str>, rows: usize) -> bool {
-        let fits = digest.is_none_or(|digest| name.ends_with(&format!("-{digest}")));
-        if !fits {
-            log::warn!(
-                "an insert that was recorded and not confirmed has another content today: the table was altered since. Its {rows} rows \
-                 go again under a new token; if the first insert was stored, they are in the target twice"
-            );
-        }
-        fits
-    }
-
     /// Asks the target, and leaves out the rows that it holds of `ranges`; returns how many.
     fn drop_held(&mut self, prepared: &Prepared, rows: &mut Vec<usize>, ranges: &Ranges) -> Result<u64> {
-        if !self.rules.keeps_positions {
-            return Ok(0);
-        }
         let held = self.target.held(ranges)?;
         Ok(leave_out(prepared, rows, &held))
-    }
-
-    /// Sends the rows under a token until the server says yes or no, or the attempts are used up.
-    fn insert(&mut self, prepared: &Prepared, rows: &[usize], token: &str) -> Result<Ended> {
-        let body = prepared.body_of(rows);
-        let mut backoff = Backoff::new(&self.rules.retry);
-        let mut certain = true;
-        loop {
-            let InsertRules { format, columns, settings, .. } = &self.rules;
-            let block = Block { format, columns, settings, body: &body };
-            self.counts.inserts += 1;
-            let another = (mutant::is("blind retry under a new token") && !certain).then(|| (self.tools.token)());
-            match self.target.insert(block, another.as_deref().unwrap_or(token))? {
-                Inserted::Stored if certain || mutant::is("no asking after a repeat") => return Ok(Ended::Stored),
-                Inserted::Stored => return Ok(Ended::Confirmed),
-                Inserted::Refused(reason) => return Ok(Ended::Refused(reason)),
-                Inserted::Unknown(error) => {
-                    certain = false;
-                    let Some(pause) = backoff.next() else { return Err(error) };
-                    log::warn!("{error}\nthe same rows are sent again under the same token in {pause:?}");
-                    if (self.tools.pause)(pause) {
-                        return Err(error);
-                    }
-                }
-            }
-        }
     }
 
     fn refused_by_server(
@@ -340,38 +352,50 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         before: usize,
     ) -> Result<Option<DeadLetter>> {
         let id = prepared.id(row);
-        if self.rules.on_bad_row == OnBadRow::Stop {
+        let is_known = self.tools.letters.contains(&id);
+        if let Some(error) = self.limit(&id, reason, before).filter(|_| !is_known) {
             self.committer.forget_intents(&prepared.ranges_of(&(row..row + 1)));
             self.committer.flush()?;
-            return Err(stopped(&id, reason));
+            return Err(error);
         }
-        self.require_few(&id, reason, before)?;
-        (self.tools.read_again)(id, reason).map(Some)
+        self.letter(id, reason)
     }
 
-    /// Stops the run in front of a record that would be one dead letter too many, with the `before` ones of the same part.
-    fn require_few(&mut self, id: &RecordId, reason: &str, before: usize) -> Result<()> {
-        let refused = self.counts.dead_letters + before as u64;
-        if refused < self.rules.max_dead_letters {
-            return Ok(());
+    /// The record as a dead letter, unless it is one already.
+    fn letter(&mut self, id: RecordId, reason: &str) -> Result<Option<DeadLetter>> {
+        let is_known = self.tools.letters.contains(&id);
+        if is_known { Ok(None) } else { (self.tools.read_again)(id, reason).map(Some) }
+    }
+
+    /// The error that stops the run before a record that is refused, if it has to stop: by `on_bad_row`, or because it would be
+    /// one dead letter too many, with the `before` ones of the same part.
+    fn limit(&self, id: &RecordId, reason: &str, before: usize) -> Option<Error> {
+        let what = format!("stopped before partition {} offset {}", id.partition, id.offset);
+        if self.rules.on_bad_row == OnBadRow::Stop {
+            return Some(Error::new(
+                ExitCode::Data,
+                what,
+                format!("the target does not take the record: {reason}"),
+                "fix the target or the data; with `on_bad_row = \"dead-letter\"` the run would go on without the record",
+            ));
         }
-        self.committer.flush()?;
-        Err(Error::new(
-            ExitCode::Data,
-            format!("stopped before partition {} offset {}", id.partition, id.offset),
-            format!("the target has refused {refused} records in this run; the next: {reason}"),
-            "this many refusals suggest that the target does not match the topic: run `pg2ch check`; `max_dead_letters` sets the limit",
-        ))
+        let refused = self.counts.dead_letters + before as u64;
+        (refused >= self.rules.max_dead_letters).then(|| {
+            Error::new(
+                ExitCode::Data,
+                what,
+                format!("the target has refused {refused} records in this run; the next: {reason}"),
+                "this many refusals suggest that the target does not match the topic: run `pg2ch check`; `max_dead_letters` \
+                 sets the limit",
+            )
+        })
     }
 }
 
-fn stopped(id: &RecordId, reason: &str) -> Error {
-    Error::new(
-        ExitCode::Data,
-        format!("stopped before partition {} offset {}", id.partition, id.offset),
-        format!("the target does not take the record: {reason}"),
-        "fix the target or the data; with `on_bad_row = \"dead-letter\"` the run would go on without the record",
-    )
+/// The number of the row, from 1, that the server's words name.
+fn named_row(reason: &str) -> Option<usize> {
+    let (_, rest) = reason.split_once(" at row ")?;
+    rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())].parse().ok()
 }
 
 /// Leaves out the rows whose records are `held`; returns how many.

@@ -6,10 +6,10 @@
 //!
 //! Fence first, so that no dead run can commit any more; finish what it had begun to insert; only then copy on.
 
+mod attempt;
 mod commit;
 mod fetch;
 mod insert;
-mod json_rows;
 pub mod position;
 mod prepare;
 mod prepared;
@@ -24,12 +24,12 @@ pub use prepared::Prepared;
 pub use record_batch::RecordBatch;
 pub use recover::Start;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::data::{Offsets, Ranges};
 use crate::error::{Error, Result};
-use crate::fit::require_lossless;
+use crate::fit::require_fit;
 use crate::mutant;
 use crate::ports::limits::Budget;
 use crate::ports::source::SourceColumn;
@@ -53,9 +53,13 @@ pub struct Produced<'a> {
     pub columns: &'a [SourceColumn],
 }
 
+/// How often the target may be found altered in one leg.
+const ALTERATIONS: usize = 5;
+
 /// Copies what the topic holds into the target, at least up to what was delivered.
 ///
-/// What was done is counted into `report` even where the leg fails.
+/// What was done is counted into `report` even where the leg fails. Where the target turns out to be altered, its columns are read
+/// anew, and what it lacks is encoded for them.
 ///
 /// # Errors
 /// The first failure of a stage. Whatever was inserted and not committed is recognised by the next run.
@@ -65,14 +69,29 @@ pub fn run<S: Servers>(
     produced: Produced<'_>,
     report: &mut ConsumeReport,
 ) -> Result<()> {
+    for _ in 1..ALTERATIONS {
+        let mut is_altered = false;
+        match attempt(leg, servers, produced, report, &mut is_altered) {
+            Err(error) if is_altered => log::info!("{error}\nits columns are read anew, and its rows encoded again"),
+            ended => return ended,
+        }
+    }
+    attempt(leg, servers, produced, report, &mut false)
+}
+
+fn attempt<S: Servers>(
+    leg: &LegContext<'_>,
+    servers: &S,
+    produced: Produced<'_>,
+    report: &mut ConsumeReport,
+    is_altered: &mut bool,
+) -> Result<()> {
     let (config, table) = (leg.config, leg.table);
     let mut log = servers.log()?;
     let mut target = servers.target()?;
     let description = target.describe()?;
     // A second leg alone does not ask PostgreSQL; the encoder refuses each value that does not fit.
-    if !produced.columns.is_empty() {
-        require_lossless(table, produced.columns, &description.columns)?;
-    }
+    require_fit(table, produced.columns, &description)?;
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
 
     let ends = wait_until_stable(&mut log, produced.delivered, config.timeouts.stable, leg.shutdown)?;
@@ -95,20 +114,18 @@ pub fn run<S: Servers>(
         start = Start::of(&committed, &starts, &ends, context);
     }
     start.check_log(&mut log, &starts, config.timeouts.kafka)?;
-    if !description.keeps_positions {
-        log::info!(
-            "{} keeps no positions: rows are stored once only as long as it remembers their insert's token",
-            table.target
-        );
-        start.require_certainty(&committed, target.is_empty()?, &table.target.to_string())?;
-    }
     start.begin_again(&starts, &ends, report);
     start.skip_lost(&starts, report);
     start.tell_untrusted();
+    require_proof(leg, &start, &description)?;
+    let trimmed = start.trimmed();
+    if !trimmed.is_empty() {
+        start.tell_trimmed(&trimmed, &target.highest()?, report);
+    }
     if start.asks() {
         wait_for_inserts(&mut target, leg)?;
     }
-    copy(leg, servers, log, target, &description, fence, start, &ends, report)
+    copy(leg, servers, log, target, &description, fence, start, &ends, report, is_altered)
 }
 
 #[allow(clippy::too_many_arguments)] // each is a different thing, made once above
@@ -122,31 +139,38 @@ fn copy<S: Servers>(
     start: Start,
     ends: &Offsets,
     report: &mut ConsumeReport,
+    is_altered: &mut bool,
 ) -> Result<()> {
     let (config, table, progress) = (leg.config, leg.table, &leg.progress);
     progress.begin_records(start.behind(ends));
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
-    let format = RowFormat::of(&description.columns, &table.column_rules, target.calendar());
+    let format = RowFormat::of(&description.columns, &table.column_rules, target.calendar())?;
+    let is_asking = start.asks();
+    let mut committer = Committer::new(fence, context, start.known, now);
     let rules = InsertRules {
-        format: format.name(),
-        columns: format.columns().to_vec(),
-        settings: format.settings(),
+        description: description.clone(),
         on_bad_row: table.on_bad_row,
         max_dead_letters: table.max_dead_letters,
         retry: config.retry,
-        keeps_positions: description.keeps_positions,
     };
     let mut preparer = Preparer::new(format);
-    let mut committer = Committer::new(fence, context, start.known, now);
     if start.begins_again {
         committer.refresh();
     }
     let shutdown = leg.shutdown.clone();
-    let (open_log, limit) = (servers.more_logs(), config.timeouts.kafka);
+    let (open_log, limit, mut letters_log) = (servers.more_logs(), config.timeouts.kafka, None);
+    let letters = if is_asking { servers.letters()? } else { HashSet::new() };
     let tools = Tools {
+        letters,
         token: servers.tokens()?,
         pause: Box::new(move |pause| shutdown.wait(pause)),
-        read_again: Box::new(move |id, reason| read_again(&mut open_log()?, id, reason, limit)),
+        read_again: Box::new(move |id, reason| {
+            // One client for all letters, another after a failure.
+            let mut client = letters_log.take().map_or_else(&open_log, Ok)?;
+            let letter = read_again(&mut client, id, reason, limit)?;
+            letters_log = Some(client);
+            Ok(letter)
+        }),
     };
     let mut inserter = Inserter::new(committer, target, rules, tools);
 
@@ -161,7 +185,7 @@ fn copy<S: Servers>(
             ["fetcher", "preparer", "inserter"],
             || fetcher.step_into(batches.take()),
             |batch| {
-                let ready = preparer.step(&batch, size, || prepared_ones.take());
+                let ready = preparer.step(&batch, size, || prepared_ones.take())?;
                 batches.give_back(batch.emptied());
                 Ok(ready.into_iter().collect())
             },
@@ -181,8 +205,22 @@ fn copy<S: Servers>(
         inserter.finish()
     });
     inserter.tell(report);
+    *is_altered = inserter.is_altered();
     tell_lacking(preparer.lacking(), report);
     ended
+}
+
+/// What a table with a TTL does not hold may have expired. Sent again, it would reach the views behind the table twice.
+fn require_proof(leg: &LegContext<'_>, start: &Start, description: &TargetDescription) -> Result<()> {
+    if !start.is_untrusted() || !description.engine.deletes_by_ttl() || description.views.is_empty() {
+        return Ok(());
+    }
+    Err(Error::config(
+        format!("cannot tell what of topic {} was copied into {}", leg.table.topic, leg.table.target),
+        "the group's offsets are not pg2ch's own for this target, its TTL deletes rows, and views are behind it: they would get the \
+         expired rows twice",
+        "run `pg2ch init --start-at-end` to copy only what comes from now on, or `--start-at-beginning` if nothing was copied yet",
+    ))
 }
 
 /// Says which fields records lacked: nothing is filled in without a word.
@@ -226,7 +264,7 @@ fn finish_intents<F: Fence, T: Target>(
             Budget::new(&crate::ports::limits::Limits::default(), leg.started, &crate::shutdown::Shutdown::default());
         let mut fetcher = Fetcher::new(log, &from, &ends, size, budget, leg.config.timeouts.kafka)?;
         while let Some(batch) = fetcher.step()? {
-            if let Some(prepared) = preparer.step(&batch, size, Prepared::default) {
+            if let Some(prepared) = preparer.step(&batch, size, Prepared::default)? {
                 log::info!("an insert of {} records was recorded and not confirmed; it is sent again", prepared.len());
                 inserter.finish_intent(&prepared, token)?;
             }

@@ -26,6 +26,9 @@ pub struct Intent {
     pub end: NextOffset,
     /// The deduplication token, which also tells which partitions' shares belong together.
     pub token: String,
+    /// It was refused after the target had stored its rows: views behind it may lack them.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub refused: bool,
 }
 
 /// What is known of a partition below, at and above its committed offset.
@@ -113,7 +116,7 @@ mod tests {
             begun: 3,
             ask_below: 7,
             at: 1_700_000_001,
-            intent: Some(Intent { start: 43, end: 99, token: "token".into() }),
+            intent: Some(Intent { start: 43, end: 99, token: "token".into(), refused: false }),
         }
     }
 

@@ -5,90 +5,77 @@
 use std::collections::BTreeMap;
 
 use super::fetch::BatchSize;
-use super::json_rows::JsonRows;
 use super::prepared::Prepared;
 use super::record_batch::RecordBatch;
 use crate::clickhouse::column_type::Column;
-use crate::clickhouse::encode::{CalendarRange, RowEncoder};
+use crate::clickhouse::encode::{CalendarRange, RowEncoder, Shape};
 use crate::config::ColumnRules;
 use crate::data::{Record, RecordId};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The size of a small row.
 const TYPICAL_ROW: usize = 64;
 
-/// How records become rows of this target.
-pub enum RowFormat {
-    /// Typed RowBinary: every value is checked here, before anything is sent.
-    Typed(Box<RowEncoder>),
-    /// JSONEachRow, for tables with a type that the encoder does not know: the server's parser has the last word.
-    Json(JsonRows),
+/// How records become rows of this target: every value is checked here, before anything is sent.
+pub struct RowFormat {
+    encoder: RowEncoder,
+    /// What a record has shown of the target: it has a column that pg2ch cannot fill.
+    unfit: Option<String>,
 }
 
 impl RowFormat {
-    /// The best format that serves these columns, on a server that can show these years.
+    /// The format for these columns, on a server that can show these years.
     ///
     /// A record that lacks a column which may be NULL has NULL there, or the column's DEFAULT: it is from before the column was
     /// added, or from after it was dropped.
-    #[must_use]
-    pub fn of(columns: &[Column], rules: &ColumnRules, calendar: CalendarRange) -> Self {
-        match RowEncoder::with_rules(columns, rules) {
-            Ok(encoder) => Self::Typed(Box::new(encoder.with_missing_as_null(true).with_calendar_range(calendar))),
-            Err(unsupported) => {
-                log::warn!("{unsupported}; rows go as JSONEachRow, where the server may silently change values");
-                Self::Json(JsonRows::new(columns, rules))
-            }
-        }
+    ///
+    /// # Errors
+    /// 78 if a column of the position does not hold every value.
+    pub fn of(columns: &[Column], rules: &ColumnRules, calendar: CalendarRange) -> Result<Self> {
+        let encoder = RowEncoder::with_rules(columns, rules)
+            .map_err(|error| Error::config("cannot fill the target", error, "run `pg2ch check`"))?;
+        Ok(Self { encoder: encoder.with_missing_as_null(true).with_calendar_range(calendar), unfit: None })
     }
 
     /// The fields that records lacked, with how many did.
     #[must_use]
     pub fn lacking(&self) -> BTreeMap<String, u64> {
-        let owned = |(name, count): (&str, u64)| (name.to_owned(), count);
-        match self {
-            Self::Typed(encoder) => encoder.lacking().map(owned).collect(),
-            Self::Json(rows) => rows.lacking().map(owned).collect(),
-        }
+        self.encoder.lacking().map(|(name, count)| (name.to_owned(), count)).collect()
     }
 
-    /// Settings that the format asks for.
+    /// What an INSERT of rows of each shape begins with.
     #[must_use]
-    pub fn settings(&self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::Typed(encoder) => encoder.settings(),
-            Self::Json(_) => &[],
-        }
-    }
-
-    /// ClickHouse's name of the format.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Typed(encoder) => encoder.format(),
-            Self::Json(_) => "JSONEachRow",
-        }
-    }
-
-    /// The columns of the INSERT.
-    #[must_use]
-    pub fn columns(&self) -> &[String] {
-        match self {
-            Self::Typed(encoder) => encoder.insert_columns(),
-            Self::Json(rows) => rows.columns(),
-        }
+    pub fn headers(&self) -> Vec<Vec<u8>> {
+        self.encoder.headers()
     }
 
     /// Appends a record's row; on a refusal, tells why, with `out` as it was.
     ///
     /// # Errors
     /// The reason why the columns do not take it.
-    pub fn encode(&mut self, record: &Record<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+    pub fn encode(&mut self, record: &Record<'_>, out: &mut Vec<u8>) -> Result<Shape, String> {
         let value = record.value.ok_or("a record without a value (a tombstone): deletes are not propagated")?;
-        let id = RecordId::of(record);
-        match self {
-            Self::Typed(encoder) => encoder.encode(id, value, out).map_err(|refusal| refusal.to_string()),
-            Self::Json(rows) => rows.encode(id, value, out),
-        }
+        self.encoder.encode(RecordId::of(record), value, out).map_err(|refusal| {
+            if self.encoder.lacks_type_for(&refusal) {
+                self.unfit.get_or_insert_with(|| refusal.to_string());
+            }
+            refusal.to_string()
+        })
+    }
+
+    /// Refuses to go on where a record has a field whose column has a type that pg2ch does not know.
+    ///
+    /// # Errors
+    /// 78, naming the column.
+    pub fn require_known_types(&self) -> Result<()> {
+        self.unfit.as_ref().map_or(Ok(()), |why| {
+            Err(Error::config(
+                "cannot fill a column of the target",
+                why,
+                "ALTER the column to a type that docs/types.md lists, such as String, or name its field in `ignore` in [[table]]; \
+                 `pg2ch check` prints the statement",
+            ))
+        })
     }
 }
 
@@ -114,16 +101,19 @@ impl Preparer {
 
     /// Encodes a batch; returns the rows of an INSERT as soon as they have this size, or no more come. `emptied` gives
     /// memory for others.
-    #[must_use]
+    ///
+    /// # Errors
+    /// 78 if a record has a field whose column pg2ch cannot fill.
     pub fn step(
         &mut self,
         batch: &RecordBatch,
         size: BatchSize,
         emptied: impl FnOnce() -> Prepared,
-    ) -> Option<Prepared> {
+    ) -> Result<Option<Prepared>> {
         let Self { format, open } = self;
         let prepared = open.get_or_insert_with(|| {
             let mut prepared = emptied();
+            prepared.begin(format.headers());
             if size.bytes < usize::MAX {
                 let records = size.records.min(size.bytes / TYPICAL_ROW);
                 prepared.reserve(records, size.bytes + 2 * size.hand_over().bytes);
@@ -133,12 +123,14 @@ impl Preparer {
         for record in batch.iter() {
             prepared.push(&record, |body| format.encode(&record, body));
         }
+        format.require_known_types()?;
         prepared.cover(&batch.ranges);
         let has_room = size.records.saturating_sub(prepared.len()) >= size.hand_over().records;
         if has_room && prepared.bytes() < size.bytes && !batch.is_last {
-            return None;
+            return Ok(None);
         }
         prepared.sort();
-        open.take()
+        prepared.set_headers(format.headers());
+        Ok(open.take())
     }
 }

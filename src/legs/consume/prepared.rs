@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::position::LastRecord;
+use crate::clickhouse::encode::Shape;
 use crate::data::{DeadLetter, Ranges, Record, RecordId};
 
 /// Records whose rows are encoded: a contiguous range of each of some partitions.
@@ -15,8 +16,12 @@ use crate::data::{DeadLetter, Ranges, Record, RecordId};
 pub struct Prepared {
     /// What it covers, the offsets of control records and deleted ones included.
     pub ranges: Ranges,
-    /// The encoded rows, in the order in which their records came.
-    pub body: Vec<u8>,
+    /// The header of the first shape, and the encoded rows, in the order in which their records came.
+    body: Vec<u8>,
+    /// What an INSERT of rows of each shape begins with.
+    headers: Vec<Vec<u8>>,
+    /// Whether every row is of the first shape, so that the body is an INSERT's.
+    is_mixed: bool,
     /// By partition and offset once they are [sorted](Prepared::sort).
     records: Vec<Encoded>,
     /// What the columns do not take, likewise sorted.
@@ -31,6 +36,15 @@ struct Encoded {
     start: usize,
     /// The row's length; 0 if the columns do not take the record.
     len: u32,
+    /// Which columns the row has.
+    shape: Shape,
+}
+
+/// Extends `covered` to the ends of `ranges`.
+pub(super) fn cover(covered: &mut Ranges, ranges: &Ranges) {
+    for (&partition, &(start, end)) in ranges {
+        covered.entry(partition).or_insert((start, end)).1 = end;
+    }
 }
 
 impl Encoded {
@@ -46,11 +60,23 @@ impl Prepared {
         self.body.reserve_exact(bytes);
     }
 
+    /// Begins the body with the header of the first shape.
+    pub fn begin(&mut self, headers: Vec<Vec<u8>>) {
+        self.body.extend_from_slice(headers.first().map_or(&[], Vec::as_slice));
+        self.headers = headers;
+    }
+
+    /// The headers of all shapes that the rows have.
+    pub fn set_headers(&mut self, headers: Vec<Vec<u8>>) {
+        self.headers = headers;
+    }
+
     /// Empties it, keeping its memory for the next rows.
     #[must_use]
     pub fn emptied(mut self) -> Self {
         self.ranges.clear();
         self.body.clear();
+        self.is_mixed = false;
         self.records.clear();
         self.refused.clear();
         self.refused_bytes = 0;
@@ -59,23 +85,23 @@ impl Prepared {
 
     /// Covers `ranges`, too, which begin where those before them ended.
     pub fn cover(&mut self, ranges: &Ranges) {
-        for (&partition, &(start, end)) in ranges {
-            self.ranges.entry(partition).or_insert((start, end)).1 = end;
-        }
+        cover(&mut self.ranges, ranges);
     }
 
     /// Adds a record whose row `encode` appends to the body, or refuses with a reason.
-    pub fn push(&mut self, record: &Record<'_>, encode: impl FnOnce(&mut Vec<u8>) -> Result<(), String>) {
+    pub fn push(&mut self, record: &Record<'_>, encode: impl FnOnce(&mut Vec<u8>) -> Result<Shape, String>) {
         let start = self.body.len();
-        if let Err(reason) = encode(&mut self.body) {
+        let shape = encode(&mut self.body).unwrap_or_else(|reason| {
             let letter = DeadLetter::of(record, reason);
             self.refused_bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
             self.refused.push(letter);
-        }
+            0
+        });
+        self.is_mixed |= shape != 0;
         let id = RecordId::of(record);
         // A row is hardly larger than its record, which is smaller than 2 GiB.
         let len = u32::try_from(self.body.len() - start).unwrap_or(u32::MAX);
-        self.records.push(Encoded { id, start, len });
+        self.records.push(Encoded { id, start, len, shape });
     }
 
     /// Puts the records into the order of partition and offset, in which each index range covers contiguous ranges.
@@ -123,13 +149,32 @@ impl Prepared {
         })
     }
 
-    /// The bytes of the rows of the records `indices`: the body itself where these are all.
+    /// The records in parts whose rows are of one shape each: a single one, but where a column with a DEFAULT was added to the
+    /// source or dropped from it.
+    #[must_use]
+    pub fn parts(&self) -> Vec<Range<usize>> {
+        let (mut parts, mut start, mut shape) = (Vec::new(), 0, None);
+        for (at, record) in self.records.iter().enumerate().filter(|(_, record)| record.len > 0) {
+            if shape.is_some_and(|shape| shape != record.shape) {
+                parts.push(start..at);
+                start = at;
+            }
+            shape = Some(record.shape);
+        }
+        parts.push(start..self.records.len());
+        parts
+    }
+
+    /// The body of an INSERT of the records `indices`, whose rows are of one shape.
     #[must_use]
     pub fn body_of(&self, indices: &[usize]) -> Cow<'_, [u8]> {
-        if indices.len() == self.records.len() - self.refused.len() {
+        if indices.len() == self.records.len() - self.refused.len() && !self.is_mixed {
             return Cow::Borrowed(&self.body);
         }
-        Cow::Owned(indices.iter().map(|&index| self.row(index)).collect::<Vec<_>>().concat())
+        let shape = indices.first().map_or(0, |&index| self.records[index].shape);
+        let mut body = self.headers.get(usize::from(shape)).cloned().unwrap_or_default();
+        indices.iter().for_each(|&index| body.extend_from_slice(self.row(index)));
+        Cow::Owned(body)
     }
 
     /// The row of record `index`; nothing if the columns do not take it.
@@ -180,6 +225,7 @@ mod tests {
 
     fn prepared(records: &[(i32, i64)], ranges: &[(i32, (i64, i64))]) -> Prepared {
         let mut prepared = Prepared { ranges: ranges.iter().copied().collect(), ..Prepared::default() };
+        prepared.begin(vec![b"all: ".to_vec(), b"some: ".to_vec()]);
         for &(partition, offset) in records {
             let record = Record { partition, offset, timestamp_ms: 5, key: None, value: Some(b"v") };
             prepared.push(&record, |body| {
@@ -187,7 +233,7 @@ mod tests {
                     return Err("five".into());
                 }
                 body.extend_from_slice(format!("{partition}.{offset} ").as_bytes());
-                Ok(())
+                Ok(Shape::from(offset == 2))
             });
         }
         prepared.sort();
@@ -222,8 +268,9 @@ mod tests {
     fn every_record_finds_its_row_again_whatever_the_order_in_which_they_came() {
         let prepared = prepared(&[(2, 7), (0, 0), (2, 5), (0, 2)], &[]);
         assert_eq!(prepared.rows(&(0..4)), [0, 1, 3], "the one at offset 5 is refused");
-        assert_eq!(*prepared.body_of(&[0, 1, 3]), *b"2.7 0.0 0.2 ");
-        assert_eq!(*prepared.body_of(&[1, 3]), *b"0.2 2.7 ");
+        assert_eq!(*prepared.body_of(&[0, 3]), *b"all: 0.0 2.7 ");
+        assert_eq!(*prepared.body_of(&[1]), *b"some: 0.2 ", "of another shape, and so an INSERT of its own");
+        assert_eq!(prepared.parts(), [0..1, 1..3, 3..4], "what is refused goes with what comes before");
         let refused: Vec<_> =
             prepared.refused(&(1..4)).map(|(index, letter)| (index, letter.reason.as_str())).collect();
         assert_eq!(refused, [(2, "five")]);

@@ -184,40 +184,46 @@ impl Start {
         }
     }
 
+    /// Whether no offset of ours tells, of some partition, what was copied.
+    #[must_use]
+    pub fn is_untrusted(&self) -> bool {
+        self.known.values().any(|known| known.position.at == 0 && known.position.ask_below > known.next)
+    }
+
+    /// The partitions whose offset is not trusted and whose log does not begin at 0, with where it does.
+    #[must_use]
+    pub fn trimmed(&self) -> Offsets {
+        let is_trimmed =
+            |(_, known): &(&i32, &Known)| known.position.at == 0 && known.next > 0 && known.position.ask_below > 0;
+        self.known.iter().filter(is_trimmed).map(|(&partition, known)| (partition, known.next)).collect()
+    }
+
+    /// Reports what retention has deleted between the last record that the target holds of such a partition and its log's start:
+    /// without an offset nothing else tells.
+    pub fn tell_trimmed(&self, trimmed: &Offsets, highest: &BTreeMap<i32, i64>, report: &mut ConsumeReport) {
+        for (&partition, &first) in trimmed {
+            let from = highest.get(&partition).map_or(0, |offset| offset + 1);
+            if from >= first {
+                continue;
+            }
+            log::error!(
+                "partition {partition}: the topic begins at offset {first}, and the target holds no record from offset {from} on: \
+                 retention has deleted offsets {from} to {first} ({} offsets), and no trusted offset says that they were copied\n\
+                 hint: compare with `pg2ch verify`, whose --repair sends again what is missing",
+                first - from
+            );
+            let lost = Lost { partition, from, to: first };
+            if !report.lost.contains(&lost) {
+                report.lost.push(lost);
+            }
+        }
+    }
+
     /// Whether there is nothing to copy and nothing to finish.
     #[must_use]
     pub fn is_done(&self, ends: &Offsets) -> bool {
         self.intents.is_empty()
             && self.known.iter().all(|(partition, known)| ends.get(partition).is_none_or(|&end| known.next >= end))
-    }
-
-    /// Has nothing asked of a target that cannot be asked: a partition either begins where pg2ch left it, or nothing of it was
-    /// copied. Anything else is for a person to decide.
-    ///
-    /// # Errors
-    /// 78 if it is not known what was copied.
-    pub fn require_certainty(
-        &mut self,
-        committed: &BTreeMap<i32, Committed>,
-        is_empty: bool,
-        target: &str,
-    ) -> Result<()> {
-        let is_untrusted = |known: &Known| known.next < known.position.ask_below && known.position.at == 0;
-        let trusts_any = self.known.values().any(|known| known.position.at > 0);
-        for (partition, known) in &mut self.known {
-            // Of a log that was made again nothing was copied, nor of a partition that came later than the others.
-            let is_new = self.strangers.contains_key(partition) || trusts_any && !committed.contains_key(partition);
-            if is_untrusted(known) && !is_empty && !is_new {
-                return Err(Error::config(
-                    format!("cannot tell what of partition {partition} was copied into {target}"),
-                    "the group's offset is not one that pg2ch has committed for this target, and without the columns \
-                     _partition, _offset and _timestamp the target cannot be asked",
-                    "`pg2ch init --start-at-beginning` copies the whole topic, `pg2ch init --start-at-end` what comes from now on",
-                ));
-            }
-            known.position.ask_below = 0;
-        }
-        Ok(())
     }
 
     /// Logs where the leg begins for want of an offset that can be trusted.

@@ -17,7 +17,7 @@ const PRODUCE: [&str; 6] = ["lock", "recover-read", "recover-flag", "read", "sen
 const CONSUME: [&str; 6] = ["ends", "committed", "ask", "insert", "commit", "dead-letter"];
 
 /// Each fault's key, what it is, and what the simulation calls it.
-const FAULTS: [(&str, &str, &[&str]); 9] = [
+const FAULTS: [(&str, &str, &[&str]); 10] = [
     ("kill", "SIGKILL", &["CrashBefore", "CrashAfter", "CrashLate"]),
     ("term", "SIGTERM", &["Sigterm"]),
     ("refused", "refused or cut before the effect", &["Refused", "Half"]),
@@ -27,6 +27,7 @@ const FAULTS: [(&str, &str, &[&str]); 9] = [
     ("stall", "stall beyond the time limit", &["Stall"]),
     ("limit", "a limit hit", &["Limit"]),
     ("change", "a change meanwhile", &["Change"]),
+    ("target", "the target changes or answers strangely", &["Strange"]),
 ];
 
 #[derive(Deserialize)]

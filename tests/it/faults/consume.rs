@@ -231,7 +231,7 @@ fn a_view_that_refuses_what_the_target_has_stored_doubles_nothing() {
     world.ch("CREATE MATERIALIZED VIEW {t}_v ENGINE = MergeTree ORDER BY x AS SELECT toInt32(event_type) x FROM {t}");
     world.send_logins(7);
     let ended = world.run(&["consume", "--json"]).expect(65);
-    assert!(ended.stderr.contains("a view behind the target has refused an INSERT"), "{ended:?}");
+    assert!(ended.stderr.contains("the views behind the target"), "{ended:?}");
     assert_eq!((ended.number("consume", "rows_refused_by_views"), ended.number("consume", "dead_letters")), (7, 0));
     world.assert_every_record_once();
     // It was told once; the rows are dealt with.
@@ -253,22 +253,5 @@ fn a_record_in_the_target_that_no_longer_fits_is_not_refused() {
     world.set_offsets(&[(0, 0), (1, 0), (2, 0)]);
     let ended = world.run(&["consume", "--json"]).expect(0);
     assert_eq!((ended.number("consume", "rows_held"), ended.number("consume", "dead_letters")), (0, 0));
-    world.assert_every_record_once();
-}
-
-#[test]
-fn a_type_that_the_encoder_does_not_know_goes_as_json_with_exact_positions() {
-    let world = impatient("fallback");
-    world.ch("ALTER TABLE {t} ADD COLUMN place Variant(Int64, String) DEFAULT 5::Int64");
-    world.send_logins(14);
-    let ended = world.run(&["consume"]).expect(0);
-    assert!(ended.stderr.contains("JSONEachRow"), "{}", ended.stderr);
-    world.assert_every_record_once();
-    // The target is asked by timestamp, so what it holds must be recognised to the millisecond.
-    world.delete_group();
-    let ended = world.run(&["consume", "--json"]).expect(0);
-    assert_eq!((ended.number("consume", "rows_held"), ended.number("consume", "rows_inserted")), (14, 0));
-    world.send(&[(0, "k", Some("garbage"))]);
-    world.run(&["consume"]).expect(65);
     world.assert_every_record_once();
 }

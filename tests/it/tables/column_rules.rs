@@ -65,18 +65,6 @@ fn fields_go_where_the_rules_say_and_every_command_knows_it() {
 }
 
 #[test]
-fn the_way_as_json_follows_the_rules_too() {
-    let mut world = world("rules_json", ", place Variant(Int64, String)");
-    let ended = world.once().expect(0);
-    assert!(ended.stderr.contains("JSONEachRow"), "{}", ended.stderr);
-    assert_copied(&world);
-    world.sql("UPDATE {t} SET sent_to_kafka = FALSE, mail = 'again' WHERE id = 1");
-    world.crash_at("clickhouse.insert.after", &["--once"]);
-    world.run(&["--once", "--wait-lock", "20s"]).expect(0);
-    assert_eq!(world.ch("SELECT count(), max(`e-mail`) FROM {t} WHERE user_id = 1"), "2\tm1");
-}
-
-#[test]
 fn a_refused_record_is_replayed_by_the_rules() {
     let mut world = world("rules_dead", "");
     // More digits than the target's Decimal has: allowed, so refused by name and not changed.

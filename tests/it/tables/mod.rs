@@ -6,4 +6,3 @@ mod chosen_columns;
 mod chosen_rows;
 mod column_rules;
 mod shapes;
-mod without_positions;

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use crate::common::servers::Servers;
 use cases::{Case, Expected, edges, generated};
 use pg2ch::clickhouse::column_type::{Column, DefaultKind};
-use pg2ch::clickhouse::encode::{CalendarRange, RowEncoder};
+use pg2ch::clickhouse::encode::{CalendarRange, FORMAT, RowEncoder};
 use pg2ch::clickhouse::{Answer, Http};
 use pg2ch::data::RecordId;
 
@@ -54,9 +54,13 @@ impl Server {
                 panic!("{column_type} refuses {}: {refusal}", case.json);
             });
         }
-        let insert =
-            format!("INSERT INTO {table} ({}) FORMAT {}", encoder.insert_columns().join(", "), encoder.format());
-        self.ask(&insert, encoder.settings(), &body);
+        let settings = [
+            ("input_format_binary_read_json_as_string", "1"),
+            ("input_format_try_infer_dates", "0"),
+            ("input_format_try_infer_datetimes", "0"),
+        ];
+        let body = [encoder.headers().swap_remove(0), body].concat();
+        self.ask(&format!("INSERT INTO {table} FORMAT {FORMAT}"), &settings, &body);
         for (case, offset) in cases.iter().zip(0..) {
             let show = case.show;
             let Expected::Shown(expected) = &case.expected else { continue };

@@ -1,5 +1,7 @@
 //! Where a table's data lie, as its engine tells: on the server that is asked, on replicas, or on shards.
 
+use super::engine::split_arguments;
+
 /// Where a table's data lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -47,7 +49,7 @@ impl Distributed {
     /// Reads `Distributed('cluster', 'database', 'table', key, 'policy')`; `None` if it is none.
     #[must_use]
     pub fn parse(engine_full: &str) -> Option<Self> {
-        let arguments = arguments(engine_full.strip_prefix("Distributed(")?);
+        let (arguments, _) = split_arguments(engine_full.strip_prefix("Distributed(")?);
         let name = |at: usize| Some(arguments.get(at)?.trim_matches(['\'', '`']).to_owned());
         let sharding_key = arguments.get(3).cloned();
         Some(Self { database: name(1)?, table: name(2)?, sharding_key })
@@ -61,28 +63,6 @@ impl Distributed {
             ["rand", "generateuuid", "now", "generatesnowflake"].iter().any(|function| key.contains(function))
         })
     }
-}
-
-/// The arguments up to the closing bracket, split at the commas outside brackets and quotes.
-fn arguments(text: &str) -> Vec<String> {
-    let (mut found, mut current, mut depth, mut quote) = (Vec::new(), String::new(), 0_u32, None);
-    for character in text.chars() {
-        match (quote, character) {
-            (Some(open), c) if c == open => quote = None,
-            (None, '\'' | '`') => quote = Some(character),
-            (None, '(') => depth += 1,
-            (None, ')') if depth == 0 => break,
-            (None, ')') => depth -= 1,
-            (None, ',') if depth == 0 => {
-                found.push(std::mem::take(&mut current).trim().to_owned());
-                continue;
-            }
-            _ => {}
-        }
-        current.push(character);
-    }
-    found.push(current.trim().to_owned());
-    found
 }
 
 #[cfg(test)]

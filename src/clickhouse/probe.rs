@@ -1,0 +1,72 @@
+//! Tries rows without storing them: an INSERT into a twin of the target with the engine Null. It evaluates the columns'
+//! expressions and constraints, and sees neither partition key nor indexes.
+
+use super::encode::FORMAT;
+use super::http::{Answer, quote};
+use super::target_table::ClickHouseTarget;
+use crate::ports::target::{Cause, Inserted};
+
+/// What the twin's name begins with.
+const PREFIX: &str = "_pg2ch_probe_";
+
+/// What is known of the twin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Twin {
+    /// Nobody has asked for it.
+    #[default]
+    Unmade,
+    /// It is there.
+    Made,
+    /// The user may not create it.
+    Denied,
+}
+
+impl ClickHouseTarget {
+    fn twin_name(&self) -> String {
+        format!("{}.{}", quote(&self.name().database), quote(&format!("{PREFIX}{}", self.name().table)))
+    }
+
+    fn does(&self, sql: &str) -> bool {
+        matches!(self.http().send(sql, &[], &[]), Ok(Answer::Ok(_)))
+    }
+
+    /// Makes the twin anew, of the columns that the target has now.
+    fn make_twin(&mut self) {
+        let twin = self.twin_name();
+        let made = self.does(&format!("DROP TABLE IF EXISTS {twin}"))
+            && self.does(&format!("CREATE TABLE {twin} AS {} ENGINE = Null", self.sql_name()));
+        self.twin = if made { Twin::Made } else { Twin::Denied };
+        if !made {
+            log::debug!("no twin of {} can be made: rows are told apart by INSERTs", self.name());
+        }
+    }
+
+    pub(super) fn probe_rows(&mut self, body: &[u8]) -> Option<Result<(), String>> {
+        if self.twin == Twin::Unmade {
+            self.make_twin();
+        }
+        if self.twin != Twin::Made {
+            return None;
+        }
+        let settings = self.settings().ok()?.insert.clone();
+        let sql = format!("INSERT INTO {} FORMAT {FORMAT}", self.twin_name());
+        let id = self.query_id("probe");
+        let reply = self.http().exchange(&sql, &[settings, vec![("wait_end_of_query", "1")]].concat(), body).ok()?;
+        match self.judge("cannot try rows", &reply, &id) {
+            Inserted::Stored | Inserted::Unproven => Some(Ok(())),
+            Inserted::Refused(refused) if refused.cause == Cause::Rows => {
+                let own = self.name().table.clone();
+                Some(Err(refused.reason.replace(&format!("{PREFIX}{own}"), &own)))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn drop_twin(&mut self) {
+        if std::mem::take(&mut self.twin) == Twin::Made
+            && !self.does(&format!("DROP TABLE IF EXISTS {}", self.twin_name()))
+        {
+            log::debug!("cannot drop {}, which is empty and may be dropped by hand", self.twin_name());
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Whether the target's storage keeps the rows that it is given: its engine, keys, settings, TTL, and the views behind it.
+
+use super::{Difference, Effect};
+use crate::clickhouse::quote;
+use crate::config::{TableConfig, TargetName};
+use crate::ports::engine::Window;
+use crate::ports::layout::{Distributed, Layout};
+use crate::ports::target::{TargetDescription, View};
+
+/// Engines that keep every row, and versions of a row.
+const KEEPING: [&str; 2] = ["MergeTree", "ReplacingMergeTree"];
+
+/// What does not fit; `source` are the names of the source's columns, none where they are not known.
+#[must_use]
+pub fn misfits(table: &TableConfig, source: &[&str], target: &TargetDescription) -> Vec<Difference> {
+    let mut check = Check { table, target, name: sql_name(&table.target), found: Vec::new() };
+    check.dropped_settings();
+    check.engine();
+    check.key(source);
+    check.window();
+    check.buffering();
+    check.ttl();
+    target.views.iter().for_each(|view| check.view(view));
+    check.found
+}
+
+fn sql_name(name: &TargetName) -> String {
+    format!("{}.{}", quote(&name.database), quote(&name.table))
+}
+
+struct Check<'a> {
+    table: &'a TableConfig,
+    target: &'a TargetDescription,
+    name: String,
+    found: Vec<Difference>,
+}
+
+impl Check<'_> {
+    fn add(
+        &mut self,
+        id: &'static str,
+        effect: Effect,
+        what: impl Into<String>,
+        why: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        let (what, why, fix) = (what.into(), why.into(), fix.into());
+        self.found.push(Difference { id, effect, what, why, fix, is_additive: false });
+    }
+
+    /// What loses or folds rows stops a run, unless the configuration names the engine.
+    fn engine_misfit(&mut self, id: &'static str, what: String, why: impl Into<String>) {
+        let engine = &self.target.engine.name;
+        let is_allowed = self.table.allow_engine.as_ref() == Some(engine);
+        let why = why.into();
+        if is_allowed {
+            return self.add(
+                id,
+                Effect::Weaker,
+                what,
+                format!("{why}; `allow_engine` allows it"),
+                "-- nothing, if that is meant",
+            );
+        }
+        let fix = format!(
+            "-- `pg2ch check` prints a table that fits, to take the rows over; `allow_engine = \"{engine}\"` in [[table]] allows this \
+             one, whatever it loses"
+        );
+        self.add(id, Effect::Stops, what, format!("{why}: a run does not start"), fix);
+    }
+
+    fn dropped_settings(&mut self) {
+        if self.target.dropped_settings.is_empty() {
+            return;
+        }
+        let what = format!("the settings {} do not reach ClickHouse", self.target.dropped_settings.join(", "));
+        let why =
+            "something in between, such as chproxy, drops settings: an INSERT whose reply is lost would be doubled";
+        let fix =
+            "-- let the proxy pass all settings of pg2ch's user on, or let [clickhouse] url lead to ClickHouse itself";
+        self.add("settings-dropped", Effect::Stops, what, why, fix);
+    }
+
+    fn engine(&mut self) {
+        let engine = &self.target.engine;
+        let what = format!("{} has the engine {}", self.table.target, engine.name);
+        let why = match engine.family() {
+            family if KEEPING.contains(&family) => return self.version(),
+            "Distributed" => return self.sharding(),
+            "MaterializedView" => "it is a view: rows go to the table behind it, which is the one to name as `target`",
+            "Null" => "it stores nothing",
+            "Memory" => "a restart of the server loses every row, after their offsets were committed",
+            "Buffer" => "it confirms rows that are in memory only, and remembers no deduplication tokens",
+            "SummingMergeTree" | "AggregatingMergeTree" | "CoalescingMergeTree" | "GraphiteMergeTree" => {
+                "merges fold rows with the same ORDER BY into one: row versions are not kept"
+            }
+            "CollapsingMergeTree" | "VersionedCollapsingMergeTree" => {
+                "merges cancel rows by their sign, which records do not have"
+            }
+            _ => "it remembers no deduplication tokens: an INSERT whose reply is lost would be doubled",
+        };
+        self.engine_misfit("engine", what, why);
+    }
+
+    /// A ReplacingMergeTree keeps the row with the highest version.
+    fn version(&mut self) {
+        let engine = &self.target.engine;
+        if engine.family() != "ReplacingMergeTree" {
+            let what = format!("{} has the engine {}", self.table.target, engine.name);
+            let why = "a row that changes and is sent again stays there in every version: only ReplacingMergeTree(_timestamp) \
+                       shows the newest one, with FINAL";
+            return self.add("engine", Effect::Weaker, what, why, "-- nothing, if that is meant");
+        }
+        let version = engine.argument(0);
+        if version.as_deref() == Some("_timestamp") {
+            return;
+        }
+        let what = match version {
+            Some(version) => {
+                format!("{} keeps, of rows with the same key, the one with the highest {version}", self.table.target)
+            }
+            None => format!("{} keeps, of rows with the same key, the one that was inserted last", self.table.target),
+        };
+        self.engine_misfit("engine-version", what, "only _timestamp tells which version of a row is the newest");
+    }
+
+    fn sharding(&mut self) {
+        let arguments = &self.target.engine.arguments;
+        let key = arguments.get(3).cloned();
+        let parts = Distributed { database: String::new(), table: String::new(), sharding_key: key };
+        if parts.is_random() {
+            let what = format!("the sharding key of {} sends a row to another server each time", self.table.target);
+            let why = "an INSERT whose reply is lost would be doubled";
+            let fix = "-- create it anew with a sharding key that follows from the row's key, such as cityHash64(id)";
+            self.add("sharding-random", Effect::Stops, what, why, fix);
+        }
+    }
+
+    /// What a ReplacingMergeTree takes for versions of one row.
+    fn key(&mut self, source: &[&str]) {
+        if self.target.engine.family() != "ReplacingMergeTree" {
+            return;
+        }
+        let sorted = &self.target.sorting_key;
+        let columns = |name: &String| self.table.column_rules.column_of(name).map(str::to_owned);
+        let key: Vec<String> = self.table.key.iter().filter_map(columns).collect();
+        let lacking: Vec<&str> = key.iter().filter(|name| !sorted.contains(name)).map(String::as_str).collect();
+        if !lacking.is_empty() {
+            let what = format!(
+                "the ORDER BY of {} ({}) lacks the key's {}",
+                self.table.target,
+                sorted.join(", "),
+                lacking.join(", ")
+            );
+            let why = "merges take rows with the same ORDER BY for versions of one row, and keep one of several rows";
+            return self.engine_misfit("sorting-key", what, why);
+        }
+        let of_source = |part: &String| source.is_empty() || source.iter().any(|name| part.contains(name));
+        let extra: Vec<&String> = sorted.iter().filter(|part| !key.contains(part) && of_source(part)).collect();
+        if let Some(part) = extra.first() {
+            let what = format!("the ORDER BY of {} has {part} besides the key ({})", self.table.target, key.join(", "));
+            let why = "a row whose value changes there stays beside its new version, also with FINAL";
+            self.add("sorting-key", Effect::Weaker, what, why, "-- nothing, if the value never changes");
+        }
+    }
+
+    fn window(&mut self) {
+        let engine = &self.target.engine;
+        if engine.window() != Window::Tokens(0) {
+            return;
+        }
+        let setting = engine.layout().window_setting();
+        let what = format!("{} remembers no deduplication tokens ({setting} = 0)", self.table.target);
+        let why = "an INSERT whose reply is lost would be doubled";
+        let fix = format!("ALTER TABLE {} MODIFY SETTING {setting} = 10000;", self.name);
+        self.add("deduplication-window", Effect::Stops, what, why, fix);
+    }
+
+    fn buffering(&mut self) {
+        if self.target.engine.setting("async_insert") == Some("1") {
+            let what =
+                format!("{} buffers inserts (async_insert = 1), whatever an INSERT itself says", self.table.target);
+            let why = "deduplication tokens would do nothing";
+            self.add(
+                "async-insert",
+                Effect::Stops,
+                what,
+                why,
+                format!("ALTER TABLE {} MODIFY SETTING async_insert = 0;", self.name),
+            );
+        }
+    }
+
+    fn ttl(&mut self) {
+        if self.target.engine.deletes_by_ttl() {
+            let what = format!("{} has a TTL that deletes rows", self.table.target);
+            let why =
+                "rows that have expired are gone, also at once when they are inserted; `verify` counts them as expired";
+            self.add("ttl", Effect::Weaker, what, why, "-- nothing, if that is meant");
+        }
+    }
+
+    fn view(&mut self, view: &View) {
+        let (id, why) = (
+            "view-deduplication",
+            "an INSERT that is sent again after a lost reply is stored once in the target, but twice there",
+        );
+        let View { name, table, window } = view;
+        match window {
+            Window::Tokens(1..) => {
+                let what = format!("the materialized view {name} is behind {}", self.table.target);
+                let why = "it sees every inserted block, before versions of a row are merged; if it refuses rows, the run reports that";
+                self.add(
+                    "view",
+                    Effect::Harmless,
+                    what,
+                    why,
+                    format!("-- nothing, if that is meant; otherwise:\n-- DROP VIEW {name};"),
+                );
+            }
+            Window::Tokens(0) => {
+                let what =
+                    format!("the materialized view {name} writes to {table}, which remembers no deduplication tokens");
+                // A replicated table has the server's default, unless somebody has turned it off.
+                let fix = format!("ALTER TABLE {table} MODIFY SETTING {} = 10000;", Layout::Here.window_setting());
+                self.add(id, Effect::Weaker, what, why, fix);
+                self.found.last_mut().into_iter().for_each(|difference| difference.is_additive = true);
+            }
+            Window::Never => {
+                let what = format!(
+                    "the materialized view {name} writes to {table}, whose engine remembers no deduplication tokens"
+                );
+                self.add(
+                    id,
+                    Effect::Weaker,
+                    what,
+                    why,
+                    format!("-- let {name} write to a table of the MergeTree family"),
+                );
+            }
+            Window::Unknown => {
+                let what = format!("the table that the materialized view {name} writes to cannot be seen");
+                let database = name.split_once("`.`").map_or(name.as_str(), |(database, _)| database);
+                let fix = format!("GRANT SHOW TABLES ON {}`.* TO the user of pg2ch;", database.trim_end_matches('`'));
+                self.add(id, Effect::Weaker, what, format!("it may remember no deduplication tokens: {why}"), fix);
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! A table's engine, read from `system.tables`: its name, arguments, clauses and settings.
+
+use super::layout::Layout;
+
+/// How many INSERTs a table remembers by their tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// At most this many; 0 is none.
+    Tokens(u64),
+    /// None, ever: the engine has no such setting.
+    Never,
+    /// The table cannot be seen.
+    Unknown,
+}
+
+/// An engine with all that stands behind its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Engine {
+    /// The bare name.
+    pub name: String,
+    /// Its arguments, without the path and the replica of replicated engines.
+    pub arguments: Vec<String>,
+    /// The clauses after the arguments, settings left out.
+    pub clauses: String,
+    /// The table's own settings.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Engine {
+    /// Reads `engine` and `engine_full`.
+    #[must_use]
+    pub fn parse(name: &str, engine_full: &str) -> Self {
+        let rest = skip_name(engine_full);
+        let (mut arguments, rest) = match rest.strip_prefix('(') {
+            Some(inside) => split_arguments(inside),
+            None => (Vec::new(), rest),
+        };
+        if Layout::of(name) == Layout::Replicated {
+            let literals = arguments.iter().take(2).take_while(|argument| argument.starts_with('\'')).count();
+            arguments.drain(..literals);
+        }
+        let (clauses, settings) = match find_outside(rest, " SETTINGS ") {
+            Some(at) => (&rest[..at], &rest[at + " SETTINGS ".len()..]),
+            None => (rest, ""),
+        };
+        let pair = |setting: String| {
+            let (name, value) = setting.split_once('=')?;
+            Some((name.trim().to_owned(), value.trim().trim_matches('\'').to_owned()))
+        };
+        let settings = split_arguments(settings).0.into_iter().filter_map(pair).collect();
+        Self { name: name.to_owned(), arguments, clauses: clauses.trim().to_owned(), settings }
+    }
+
+    /// The name without `Replicated` or `Shared` in front.
+    #[must_use]
+    pub fn family(&self) -> &str {
+        let name = &self.name;
+        name.strip_prefix("Replicated").or_else(|| name.strip_prefix("Shared")).unwrap_or(name)
+    }
+
+    /// Where its data lie.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        Layout::of(&self.name)
+    }
+
+    /// Whether it is one of the MergeTree family.
+    #[must_use]
+    pub fn is_merge_tree(&self) -> bool {
+        self.name.ends_with("MergeTree")
+    }
+
+    /// An argument as the name that it is, unquoted.
+    #[must_use]
+    pub fn argument(&self, at: usize) -> Option<String> {
+        self.arguments.get(at).map(|argument| unquoted(argument))
+    }
+
+    /// A setting of the table's own.
+    #[must_use]
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
+    /// How many INSERTs the table remembers by their tokens; replicated tables that do not say have the server's default,
+    /// which is not 0.
+    #[must_use]
+    pub fn window(&self) -> Window {
+        if !self.is_merge_tree() {
+            return Window::Never;
+        }
+        let layout = self.layout();
+        let default = if layout == Layout::Replicated { DEFAULT_REPLICATED_WINDOW } else { 0 };
+        Window::Tokens(
+            self.setting(layout.window_setting()).map_or(Some(default), |text| text.parse().ok()).unwrap_or(0),
+        )
+    }
+
+    /// Whether rows vanish by themselves: the table's TTL deletes them, already at an INSERT, or folds them.
+    #[must_use]
+    pub fn deletes_by_ttl(&self) -> bool {
+        find_outside(&self.clauses, "TTL ").is_some_and(|at| {
+            let expressions = split_arguments(&self.clauses[at + "TTL ".len()..]).0;
+            expressions.iter().any(|each| {
+                let moves = [" TO DISK ", " TO VOLUME ", " RECOMPRESS "];
+                !moves.iter().any(|kept| find_outside(&format!("{each} "), kept).is_some())
+            })
+        })
+    }
+}
+
+/// What servers before 2025 have, or more.
+const DEFAULT_REPLICATED_WINDOW: u64 = 100;
+
+/// The columns and expressions of a key, as `system.tables` prints it.
+#[must_use]
+pub fn key_parts(key: &str) -> Vec<String> {
+    let key = key.trim();
+    // Some versions print the expression with its brackets.
+    let within = key.strip_prefix('(').map(split_arguments).filter(|(_, rest)| rest.is_empty());
+    let (parts, _) = within.unwrap_or_else(|| split_arguments(key));
+    parts.iter().filter(|part| !part.is_empty()).map(|part| unquoted(part)).collect()
+}
+
+/// A quoted identifier or literal without its quotes; anything else as it is.
+fn unquoted(text: &str) -> String {
+    let quote = text.chars().next().filter(|first| matches!(first, '`' | '\''));
+    let Some(inner) = quote.and_then(|quote| text.strip_prefix(quote)?.strip_suffix(quote)) else {
+        return text.to_owned();
+    };
+    let (mut name, mut escaped) = (String::new(), false);
+    for character in inner.chars() {
+        escaped = character == '\\' && !escaped;
+        if !escaped {
+            name.push(character);
+        }
+    }
+    name
+}
+
+fn skip_name(engine_full: &str) -> &str {
+    if let Some(quoted) = engine_full.strip_prefix('`') {
+        return quoted.split_once('`').map_or("", |(_, rest)| rest);
+    }
+    let end = engine_full.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(engine_full.len());
+    &engine_full[end..]
+}
+
+/// Follows a text, and knows whether it is inside quotes or brackets.
+#[derive(Default)]
+struct Outside {
+    quote: Option<char>,
+    escaped: bool,
+    depth: u32,
+}
+
+impl Outside {
+    fn pass(&mut self, character: char) {
+        match (self.quote, character) {
+            (Some(_), _) if self.escaped => self.escaped = false,
+            (Some(_), '\\') => self.escaped = true,
+            (Some(open), c) if c == open => self.quote = None,
+            (None, '\'' | '`' | '"') => self.quote = Some(character),
+            (None, '(' | '[') => self.depth += 1,
+            (None, ')' | ']') => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+
+    const fn is_outside(&self) -> bool {
+        self.quote.is_none() && self.depth == 0
+    }
+}
+
+/// The place of `wanted` outside quotes and brackets.
+fn find_outside(text: &str, wanted: &str) -> Option<usize> {
+    let mut outside = Outside::default();
+    text.char_indices().find_map(|(at, character)| {
+        let found = outside.is_outside() && text[at..].starts_with(wanted);
+        outside.pass(character);
+        found.then_some(at)
+    })
+}
+
+/// The parts up to the closing bracket, or the end, split at commas outside brackets and quotes; and what comes after it.
+pub(super) fn split_arguments(text: &str) -> (Vec<String>, &str) {
+    let (mut found, mut start, mut outside) = (Vec::new(), 0, Outside::default());
+    for (at, character) in text.char_indices() {
+        if outside.is_outside() && matches!(character, ',' | ')') {
+            found.push(text[start..at].trim().to_owned());
+            start = at + 1;
+            if character == ')' {
+                return (found, &text[start..]);
+            }
+            continue;
+        }
+        outside.pass(character);
+    }
+    if !text[start..].trim().is_empty() {
+        found.push(text[start..].trim().to_owned());
+    }
+    (found, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn engine(engine_full: &str) -> Engine {
+        let name = engine_full.split(['(', ' ']).next().unwrap().trim_matches('`');
+        Engine::parse(name, engine_full)
+    }
+
+    #[test]
+    fn arguments_are_read_whatever_is_quoted_in_them() {
+        let odd = engine(
+            r"ReplacingMergeTree(`ver sion)`, is_deleted) PARTITION BY f('a\')', b) ORDER BY id SETTINGS a = 1, b = 'x, y'",
+        );
+        assert_eq!(odd.argument(0).as_deref(), Some("ver sion)"));
+        assert_eq!(odd.argument(1).as_deref(), Some("is_deleted"));
+        assert_eq!((odd.setting("a"), odd.setting("b")), (Some("1"), Some("x, y")));
+        let replicated = engine("ReplicatedReplacingMergeTree('/t/{shard}', '{replica}', _timestamp) ORDER BY id");
+        assert_eq!(
+            (replicated.family(), replicated.argument(0).as_deref()),
+            ("ReplacingMergeTree", Some("_timestamp"))
+        );
+        let bare = engine("SharedReplacingMergeTree(n) PARTITION BY toYYYYMM(_timestamp) ORDER BY id");
+        assert_eq!(bare.argument(0).as_deref(), Some("n"));
+        assert_eq!(engine("`Null`").name, "Null");
+    }
+
+    #[test]
+    fn the_window_is_read_from_the_definition() {
+        let window = |text| engine(text).window();
+        let made = "ReplacingMergeTree(_timestamp) ORDER BY id SETTINGS non_replicated_deduplication_window = 10000, index_granularity = 8192";
+        assert_eq!(window(made), Window::Tokens(10_000));
+        assert_eq!(window("MergeTree ORDER BY id"), Window::Tokens(0));
+        assert_eq!(window("ReplicatedMergeTree('/t', 'r') ORDER BY id"), Window::Tokens(DEFAULT_REPLICATED_WINDOW));
+        let off = "ReplicatedMergeTree('/t', 'r') ORDER BY id SETTINGS replicated_deduplication_window = 0";
+        assert_eq!(window(off), Window::Tokens(0));
+        assert_eq!(window("Log"), Window::Never);
+    }
+
+    #[test]
+    fn a_ttl_that_only_moves_parts_deletes_nothing() {
+        let deletes = |ttl: &str| engine(&format!("MergeTree ORDER BY id TTL {ttl} SETTINGS a = 1")).deletes_by_ttl();
+        assert!(deletes("_timestamp + toIntervalDay(30)"));
+        assert!(deletes("d + toIntervalDay(1) TO DISK 'cold', d + toIntervalDay(9) WHERE x = 1"));
+        assert!(!deletes("d + toIntervalDay(1) TO DISK 'cold', d + toIntervalDay(2) RECOMPRESS CODEC(ZSTD(9))"));
+        assert!(!engine("MergeTree ORDER BY id COMMENT 'TTL '").deletes_by_ttl());
+    }
+
+    #[test]
+    fn a_key_is_split_at_the_commas_outside_brackets() {
+        assert_eq!(key_parts("cityHash64(id, 'a,b'), `u v`"), ["cityHash64(id, 'a,b')", "u v"]);
+        assert_eq!(key_parts("(id, u)"), ["id", "u"]);
+        assert_eq!(key_parts(""), [""; 0]);
+    }
+}
