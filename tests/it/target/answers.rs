@@ -1,0 +1,94 @@
+//! Answers to an INSERT that are not ClickHouse's, or do not prove that they are.
+
+use crate::common::World;
+use crate::common::http_proxy::{Act, HttpProxy};
+
+fn world(name: &str, plan: &[Act]) -> (World, HttpProxy) {
+    let mut world = World::new(name);
+    world.stop_merges();
+    let proxy = HttpProxy::before(&world.servers.clickhouse_url, plan);
+    world.settings.insert("clickhouse", proxy.setting());
+    world.settings.insert("batch", "insert_rows = 100\n".into());
+    world.settings.insert("retry", "attempts = 3\npause = \"20ms\"\n".into());
+    world.insert_rows(300);
+    (world, proxy)
+}
+
+#[test]
+fn a_proxys_page_with_status_200_is_no_confirmation() {
+    for (name, page) in [("page_html", Act::Page("<html>back soon</html>")), ("page_empty", Act::Page(""))] {
+        let (mut world, proxy) = world(name, &[Act::Pass, page, page, Act::Pass, page]);
+        world.once().expect(0);
+        world.assert_exactly_once();
+        assert_eq!(proxy.inserts(), 6, "three INSERTs, and a repetition for each page");
+    }
+}
+
+#[test]
+fn an_answer_without_the_querys_id_is_asked_about_and_not_repeated() {
+    for (name, act) in [("id_stripped", Act::StripHeader("X-ClickHouse-Query-Id")), ("id_other", Act::OtherId)] {
+        let (mut world, proxy) = world(name, &[act; 3]);
+        let ended = world.run(&["--once", "--json", "-v"]).expect(0);
+        assert_eq!(ended.stderr.matches("lack the id of their query").count(), 1, "{}", ended.stderr);
+        world.assert_exactly_once();
+        assert_eq!(proxy.inserts(), 3);
+    }
+}
+
+#[test]
+fn a_proxy_that_drops_settings_is_refused_at_the_start() {
+    let (mut world, proxy) = world("dropped_settings", &[]);
+    proxy.drop_settings();
+    let ended = world.once().expect(78);
+    assert!(
+        ended.stderr.contains("drops settings") && ended.stderr.contains("insert_deduplication_token"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(proxy.inserts(), 0);
+    world.settings.remove("clickhouse");
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn an_insert_that_is_too_large_for_a_proxy_goes_in_smaller_ones() {
+    let (mut world, proxy) = world("too_large", &[]);
+    proxy.limit_bodies(5_000);
+    world.once().expect(0);
+    world.assert_exactly_once();
+    assert!(proxy.inserts() > 6, "{}", proxy.inserts());
+}
+
+#[test]
+fn a_recorded_insert_that_became_too_large_is_replaced_by_smaller_ones() {
+    let (mut world, proxy) = world("too_large_later", &[]);
+    world.kill_at("clickhouse.insert.before", &["--once"]);
+    proxy.limit_bodies(5_000);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_single_row_that_a_proxy_does_not_take_names_both_remedies() {
+    let (world, proxy) = world("too_large_one", &[]);
+    proxy.limit_bodies(100);
+    let ended = world.once().expect(78);
+    assert!(ended.stderr.contains("client_max_body_size") && ended.stderr.contains("insert_bytes"), "{}", ended.stderr);
+}
+
+#[test]
+fn settings_of_a_profile_that_would_break_an_insert_are_overridden() {
+    for profile in [
+        "input_format_with_types_use_header=0&input_format_with_names_use_header=0",
+        "input_format_binary_decode_types_in_binary_format=1",
+        "parallel_view_processing=1&materialized_views_ignore_errors=1",
+        "send_progress_in_http_headers=1&http_write_exception_in_output_format=1",
+        "deduplicate_insert=disable&insert_deduplicate=0",
+    ] {
+        let (mut world, proxy) = world("insert_profile", &[Act::CutAfter]);
+        proxy.set_profile(profile);
+        world.once().expect(0);
+        world.assert_exactly_once();
+    }
+}

@@ -1,0 +1,191 @@
+//! What a target may not be, and columns that nothing fills.
+
+use crate::common::http_proxy::{Act, HttpProxy};
+use crate::common::servers::Servers;
+use crate::common::{USER_LOGINS, World};
+
+/// The columns that `init` gives the target.
+const COLUMNS: &str = "id Int64, user_id Int64, event_type LowCardinality(String), event_time DateTime64(6, 'UTC'), \
+    payload Nullable(String), _partition Int32, _offset Int64, _timestamp DateTime64(3, 'UTC'), \
+    _ingested_at DateTime64(3, 'UTC') DEFAULT now64(3)";
+
+/// A world whose target has this engine, and three rows to move.
+fn with_engine(name: &str, engine: &str) -> World {
+    let mut world = World::unmade(Servers::shared(), name, USER_LOGINS, 1);
+    world.ch(&format!("CREATE TABLE {{t}} ({COLUMNS}) ENGINE = {engine}"));
+    world.run(&["init"]);
+    world.insert_rows(3);
+    world
+}
+
+#[test]
+fn an_engine_that_loses_or_folds_rows_is_refused_with_its_reason() {
+    for (engine, reason) in [
+        ("Null", "stores nothing"),
+        ("Memory", "a restart"),
+        ("Log", "remembers no deduplication tokens"),
+        ("SummingMergeTree ORDER BY id", "fold"),
+        ("CoalescingMergeTree ORDER BY id", "fold"),
+        ("ReplacingMergeTree ORDER BY id", "inserted last"),
+        ("ReplacingMergeTree(user_id) PARTITION BY toYYYYMM(_timestamp) ORDER BY id", "highest user_id"),
+        ("ReplacingMergeTree(_timestamp) ORDER BY (user_id, event_time)", "lacks the key's id"),
+    ] {
+        let world = with_engine("misfit", engine);
+        if engine.contains("MergeTree") {
+            world.ch("ALTER TABLE {t} MODIFY SETTING non_replicated_deduplication_window = 1000");
+        }
+        let ended = world.once().expect(78);
+        assert!(ended.stderr.contains(reason), "{engine}: {}", ended.stderr);
+        assert_eq!(ended.number("consume", "inserts"), 0, "{engine}");
+    }
+}
+
+#[test]
+fn an_engine_is_allowed_by_its_name() {
+    let mut world = with_engine("allowed", "SummingMergeTree ORDER BY id");
+    world.ch("ALTER TABLE {t} MODIFY SETTING non_replicated_deduplication_window = 1000");
+    world.settings.insert("[table]", "allow_engine = \"SummingMergeTree\"".into());
+    world.once().expect(0);
+    assert_eq!(world.ch_number("SELECT count() FROM {t}"), 3);
+}
+
+#[test]
+fn a_version_with_a_mark_of_deletion_is_right() {
+    let mut world = World::unmade(Servers::shared(), "is_deleted", USER_LOGINS, 1);
+    world.ch(&format!(
+        "CREATE TABLE {{t}} ({COLUMNS}, is_deleted UInt8 DEFAULT 0) ENGINE = ReplacingMergeTree(_timestamp, is_deleted) ORDER BY id \
+         SETTINGS non_replicated_deduplication_window = 1000"
+    ));
+    world.run(&["init"]).expect(0);
+    world.insert_rows(3);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_column_that_nothing_fills_is_left_out_whatever_its_type() {
+    let mut world = World::new("unfilled");
+    world.ch("ALTER TABLE {t} ADD COLUMN place Point DEFAULT (1, 2), ADD COLUMN any Dynamic, ADD COLUMN small BFloat16 DEFAULT 1");
+    world.insert_rows(5);
+    world.once().expect(0);
+    world.assert_exactly_once();
+    assert_eq!(world.ch("SELECT DISTINCT place FROM {t}"), "(1,2)");
+}
+
+#[test]
+fn a_filled_column_of_an_unknown_type_is_refused_before_anything_is_sent() {
+    let mut world = World::with("unknown_type", &format!("{USER_LOGINS}, place text"), 1);
+    world.ch("ALTER TABLE {t} DROP COLUMN place");
+    world.ch("ALTER TABLE {t} ADD COLUMN place Dynamic");
+    world.sql("INSERT INTO {t} (user_id, event_type, event_time, place) VALUES (1, 'login', now(), 'x')");
+    let ended = world.once().expect(78);
+    assert!(ended.stderr.contains("Dynamic") && ended.stderr.contains("place"), "{}", ended.stderr);
+    // The consume leg alone does not know the source: the first record shows it.
+    let ended = world.run(&["consume", "--json"]).expect(78);
+    assert!(ended.stderr.contains("Dynamic") && ended.stderr.contains("place"), "{}", ended.stderr);
+    assert_eq!((ended.number("consume", "dead_letters"), ended.number("consume", "inserts")), (0, 0));
+    world.settings.insert("[table]", "ignore = [\"place\"]".into());
+    world.once().expect(0);
+    assert_eq!(world.ch_number("SELECT count() FROM {t}"), 1);
+}
+
+#[test]
+fn a_target_without_the_position_columns_gets_them_from_init() {
+    let mut world = World::unmade(Servers::shared(), "plain", USER_LOGINS, 1);
+    world.ch(
+        "CREATE TABLE {t} (id Int64, user_id Int64, event_type String, event_time DateTime64(6, 'UTC'), payload Nullable(String))
+         ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 1000",
+    );
+    world.settings.insert("[table]", "metadata_columns = false".into());
+    let refused = world.run(&["init"]).expect(78);
+    assert!(
+        refused.stderr.contains("no longer supported") && refused.stderr.contains("pg2ch init"),
+        "{}",
+        refused.stderr
+    );
+    world.settings.remove("[table]");
+    world.insert_rows(3);
+    let refused = world.once().expect(78);
+    assert!(refused.stderr.contains("`pg2ch init`"), "{}", refused.stderr);
+    world.run(&["init"]).expect(0);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_position_column_that_takes_no_values_is_refused() {
+    let mut world = World::new("computed_position");
+    world.ch("ALTER TABLE {t} DROP INDEX _position");
+    world.ch("ALTER TABLE {t} DROP COLUMN _offset");
+    world.ch("ALTER TABLE {t} ADD COLUMN _offset Int64 MATERIALIZED 0");
+    world.insert_rows(3);
+    let ended = world.once().expect(78);
+    assert!(ended.stderr.contains("_offset") && ended.stderr.contains("MATERIALIZED"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_wall_clock_is_not_shown_shifted() {
+    let mut world = World::with("wall_clock", &format!("{USER_LOGINS}, at timestamp"), 1);
+    world.ch("ALTER TABLE {t} MODIFY COLUMN at Nullable(DateTime64(6, 'America/New_York'))");
+    world
+        .sql("INSERT INTO {t} (user_id, event_type, event_time, at) VALUES (1, 'login', now(), '2026-01-02 03:04:05')");
+    let ended = world.once().expect(78);
+    assert!(ended.stderr.contains("shows it shifted"), "{}", ended.stderr);
+    world.settings.insert("[table]", "allow_lossy = [\"at\"]".into());
+    world.once().expect(0);
+    assert_eq!(world.ch("SELECT at FROM {t}"), "2026-01-01 22:04:05.000000");
+}
+
+#[test]
+fn a_window_smaller_than_the_partitions_of_an_insert_doubles_nothing() {
+    for partitions in [100, 101, 300] {
+        let mut world = World::unmade(Servers::shared(), "partitions", USER_LOGINS, 1);
+        world.ch(&format!(
+            "CREATE TABLE {{t}} ({COLUMNS}) ENGINE = ReplacingMergeTree(_timestamp) PARTITION BY user_id ORDER BY id
+             SETTINGS non_replicated_deduplication_window = 100"
+        ));
+        world.run(&["init"]).expect(0);
+        world.stop_merges();
+        world.insert_rows(partitions);
+        let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[Act::CutAfter]);
+        world.settings.insert("clickhouse", proxy.setting());
+        world.settings.insert("retry", "attempts = 3\npause = \"20ms\"\n".into());
+        world.once().expect(0);
+        world.assert_exactly_once();
+    }
+}
+
+#[test]
+fn records_that_retention_deletes_while_no_offset_is_trusted_are_told() {
+    let mut world = World::with("trimmed", USER_LOGINS, 1);
+    world.insert_rows(20);
+    world.run(&["produce"]).expect(0);
+    world.delete_records(0, 12);
+    let ended = world.run(&["consume", "--json"]).expect(65);
+    let lost = &ended.report()["consume"]["lost"][0];
+    assert_eq!((&lost["from"], &lost["to"]), (&0.into(), &12.into()), "{}", ended.stderr);
+    world.run(&["consume"]).expect(0);
+    // What was copied before the offsets were lost is not lost.
+    world.insert_rows(20);
+    world.run(&["produce"]).expect(0);
+    world.run(&["consume"]).expect(0);
+    world.delete_group();
+    world.delete_records(0, 15);
+    world.run(&["consume"]).expect(0);
+}
+
+#[test]
+fn a_refused_record_larger_than_the_clients_default_becomes_a_letter() {
+    let mut world = World::with("large_letter", &format!("{USER_LOGINS}, more text"), 1);
+    world.alter_topic("max.message.bytes", "4000000");
+    world.run(&["init"]).expect(0);
+    world.alter_topic_named(&format!("{}.dead", world.name), "max.message.bytes", "4100000");
+    world.ch("ALTER TABLE {t} ADD CONSTRAINT short CHECK ifNull(length(more), 0) < 10");
+    world.sql(
+        "INSERT INTO {t} (user_id, event_type, event_time, more) VALUES (1, 'login', now(), repeat('x', 2000000))",
+    );
+    world.insert_rows(3);
+    let ended = world.once().expect(65);
+    assert_eq!(ended.number("consume", "dead_letters"), 1, "{}", ended.stderr);
+    assert_eq!(world.topic_named(&format!("{}.dead", world.name)).len(), 1);
+}
