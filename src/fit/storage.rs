@@ -194,8 +194,7 @@ impl Check<'_> {
     fn ttl(&mut self) {
         if self.target.engine.deletes_by_ttl() {
             let what = format!("{} has a TTL that deletes rows", self.table.target);
-            let why =
-                "rows that have expired are gone, also at once when they are inserted; `verify` counts them as expired";
+            let why = "rows that have expired are gone, perhaps as soon as they are inserted; `pg2ch verify` reports them as missing";
             self.add("ttl", Effect::Weaker, what, why, "-- nothing, if that is meant");
         }
     }
