@@ -3,6 +3,8 @@
 //! argh takes an option only in front of the subcommand that follows it. pg2ch's common options may stand anywhere, so
 //! they are moved to the front before argh sees them.
 
+mod accepts;
+pub mod help;
 mod raw;
 
 use std::ffi::OsString;
@@ -10,6 +12,7 @@ use std::time::Duration;
 
 use argh::{ArgsInfo as _, CommandInfoWithArgs, EarlyExit, FlagInfoKind, FromArgs as _};
 
+pub use accepts::{accepts, common_options};
 pub use raw::RawArguments;
 use raw::{RawCommand, RawCompletions, RawConfig, RawConfigAction, RawDeadLetters, RawDeadLettersAction, RawVerify};
 
@@ -44,7 +47,7 @@ pub enum Command {
     },
     /// Look for what would go wrong.
     Check,
-    /// Tell what waits, and what the last runs did.
+    /// Show what remains to be moved, and what the last runs did.
     Status,
     /// Compare PostgreSQL with ClickHouse.
     Verify(verify::Options),
@@ -92,15 +95,6 @@ pub fn wants_json(arguments: &[OsString]) -> bool {
     arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json")
 }
 
-/// The help of pg2ch as a whole.
-#[must_use]
-pub fn help() -> String {
-    match RawArguments::from_args(&["pg2ch"], &["--help"]) {
-        Err(EarlyExit { output, .. }) => output,
-        Ok(_) => String::new(),
-    }
-}
-
 /// What may be written: commands, options and their descriptions.
 #[must_use]
 pub fn definitions() -> CommandInfoWithArgs {
@@ -115,16 +109,104 @@ pub fn parse(arguments: &[OsString]) -> Result<Parsed> {
     let arguments: Option<Vec<&str>> = arguments.iter().map(|argument| argument.to_str()).collect();
     let arguments = arguments.ok_or_else(|| usage("an argument is not UTF-8", "write it in UTF-8"))?;
     let (common, rest) = hoist(&arguments)?;
+    if rest.iter().take_while(|word| *word != "--").any(|word| matches!(word.as_str(), "-h" | "--help")) {
+        return help_of(&rest.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect::<Vec<_>>());
+    }
+    // argh knows no command of this name.
+    if let [help, words @ ..] = &rest[..]
+        && help == "help"
+    {
+        return match common.first() {
+            Some(option) => Err(not_taken("help", option)),
+            None => help_of(&words.iter().map(String::as_str).collect::<Vec<_>>()),
+        };
+    }
     let all: Vec<&str> = common.iter().chain(&rest).map(String::as_str).collect();
     match RawArguments::from_args(&["pg2ch"], &all) {
-        Ok(raw) if raw.version => Ok(Parsed::Text(format!("pg2ch {}\n", env!("CARGO_PKG_VERSION")))),
-        Ok(raw) => Ok(Parsed::Invocation(Box::new(validate(raw)?))),
+        Ok(raw) if raw.version => Ok(Parsed::Text(VERSION.to_owned())),
+        Ok(raw) => understood(raw),
         Err(EarlyExit { output, status: Ok(()) }) => Ok(Parsed::Text(output)),
         Err(EarlyExit { output, status: Err(()) }) => Err(usage(&presentable(&output), &hint_for(&rest))),
     }
 }
 
-const SEE_HELP: &str = "`pg2ch --help` shows what there is";
+const VERSION: &str = concat!("pg2ch ", env!("CARGO_PKG_VERSION"), "\n");
+
+const SEE_HELP: &str = "see `pg2ch --help`";
+
+/// The help of pg2ch, or of the command that these words name.
+fn help_of(words: &[&str]) -> Result<Parsed> {
+    // What stands behind a command is an argument of its.
+    let known = (0..=words.len()).rev().find_map(|count| help::help(&words[..count]).map(|text| (count, text)));
+    match known {
+        Some((count, text)) if count > 0 || words.is_empty() => Ok(Parsed::Text(text)),
+        _ => Err(usage(&presentable(&format!("there is no command {}", words.join(" "))), &hint_for(&owned(words)))),
+    }
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn understood(raw: RawArguments) -> Result<Parsed> {
+    let name = name_of(raw.command.as_ref());
+    if let Some(option) = given(&raw).into_iter().find(|option| !accepts(name, option)) {
+        return Err(not_taken(name, option));
+    }
+    match raw.command {
+        Some(RawCommand::Version(_)) => Ok(Parsed::Text(VERSION.to_owned())),
+        _ => Ok(Parsed::Invocation(Box::new(validate(raw)?))),
+    }
+}
+
+/// The common options that were given.
+fn given(raw: &RawArguments) -> Vec<&'static str> {
+    let given = [
+        ("--once", raw.once),
+        ("--every", raw.every.is_some()),
+        ("--config", raw.config.is_some()),
+        ("--table", !raw.table.is_empty()),
+        ("--jobs", raw.jobs.is_some()),
+        ("--max-rows", raw.max_rows.is_some()),
+        ("--max-seconds", raw.max_seconds.is_some()),
+        ("--wait-lock", raw.wait_lock.is_some()),
+        ("--json", raw.json),
+        ("--quiet", raw.quiet),
+        ("--verbose", raw.verbose > 0),
+    ];
+    given.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option).collect()
+}
+
+fn not_taken(command: &str, option: &str) -> Error {
+    let takers = accepts::accepting(option).join(", ");
+    let hint = match option {
+        "--once" | "--every" => "leave it out: it is for a run, alone or with produce or consume".to_owned(),
+        _ => format!("leave it out; it is for a run and for {takers}"),
+    };
+    usage(&format!("`pg2ch {command}` does not take {option}"), &hint)
+}
+
+fn name_of(command: Option<&RawCommand>) -> &'static str {
+    match command {
+        None => "",
+        Some(RawCommand::Produce(_)) => "produce",
+        Some(RawCommand::Consume(_)) => "consume",
+        Some(RawCommand::Init(_)) => "init",
+        Some(RawCommand::Check(_)) => "check",
+        Some(RawCommand::Status(_)) => "status",
+        Some(RawCommand::Verify(_)) => "verify",
+        Some(RawCommand::DeadLetters(RawDeadLetters { action: None })) => "dead-letters",
+        Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Replay(_)) })) => {
+            "dead-letters replay"
+        }
+        Some(RawCommand::Config(RawConfig { action: None })) => "config",
+        Some(RawCommand::Config(RawConfig { action: Some(RawConfigAction::Show(_)) })) => "config show",
+        Some(RawCommand::Config(RawConfig { action: Some(RawConfigAction::Generate(_)) })) => "config generate",
+        Some(RawCommand::Completions(_)) => "completions",
+        Some(RawCommand::Man(_)) => "man",
+        Some(RawCommand::Version(_)) => "version",
+    }
+}
 
 fn usage(why: &str, hint: &str) -> Error {
     Error::new(ExitCode::Usage, "cannot understand the command line", why, hint)
@@ -139,7 +221,7 @@ fn presentable(message: &str) -> String {
 
 /// What was meant by the first word that nobody knows, if one comes close.
 fn hint_for(rest: &[String]) -> String {
-    let mut known = vec!["--help"];
+    let mut known = vec!["--help", "help"];
     let mut commands = vec![RawArguments::get_args_info()];
     while let Some(command) = commands.pop() {
         known.extend(command.flags.iter().map(|flag| flag.long));
@@ -177,7 +259,7 @@ fn hoist(arguments: &[&str]) -> Result<(Vec<String>, Vec<String>)> {
         match flag.map(|flag| &flag.kind) {
             Some(FlagInfoKind::Option { .. }) => {
                 let value = joined.or_else(|| arguments.next().copied());
-                let value = value.ok_or_else(|| usage(&format!("{name} needs a value after it"), SEE_HELP))?;
+                let value = value.ok_or_else(|| usage(&format!("{name} needs a value"), SEE_HELP))?;
                 front.extend([name.to_owned(), value.to_owned()]);
             }
             Some(FlagInfoKind::Switch) if joined.is_some() => {
@@ -224,23 +306,20 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
     let legs = match raw {
         None if once || every.is_some() => Legs::Both,
         None => {
-            return Err(usage(
-                "it does not say what to do",
-                "`pg2ch --once` makes one run; `pg2ch --help` shows the rest",
-            ));
+            return Err(usage("no command is given", "type `pg2ch --once` for one run, or see `pg2ch --help`"));
         }
         Some(RawCommand::Produce(_)) => Legs::Produce,
         Some(RawCommand::Consume(_)) => Legs::Consume,
-        Some(_) if once || every.is_some() => {
-            return Err(usage("--once and --every are for moving rows: alone, or with produce or consume", SEE_HELP));
-        }
         Some(RawCommand::Init(init)) => {
             let start = match (init.start_at_beginning, init.start_at_end) {
                 (false, false) => None,
                 (true, false) => Some(StartAt::Beginning),
                 (false, true) => Some(StartAt::End),
                 (true, true) => {
-                    return Err(usage("--start-at-beginning and --start-at-end exclude each other", SEE_HELP));
+                    return Err(usage(
+                        "--start-at-beginning and --start-at-end contradict each other",
+                        "choose one of the two",
+                    ));
                 }
             };
             return Ok(Command::Init { print: init.print, start });
@@ -249,7 +328,7 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
         Some(RawCommand::Status(_)) => return Ok(Command::Status),
         Some(RawCommand::Verify(RawVerify { repair, confirm, deep })) => {
             if confirm && !repair {
-                return Err(usage("--confirm without --repair confirms nothing", "`pg2ch verify --repair --confirm`"));
+                return Err(usage("--confirm requires --repair", "type `pg2ch verify --repair --confirm`"));
             }
             return Ok(Command::Verify(verify::Options { deep, repair, confirm }));
         }
@@ -265,12 +344,12 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
         }
         Some(RawCommand::Completions(RawCompletions { shell })) => {
             let known = Shell::ALL.into_iter().find(|known| known.name() == shell);
-            let why = format!("there are no completions for {shell:?}");
-            return known.map(Command::Completions).ok_or_else(|| usage(&why, "bash, zsh and fish are known"));
+            let why = format!("{shell:?} is no shell that pg2ch has completions for");
+            return known.map(Command::Completions).ok_or_else(|| usage(&why, "name bash, zsh or fish"));
         }
         Some(RawCommand::Man(_)) => return Ok(Command::Man),
-        Some(RawCommand::Config(RawConfig { action: None })) => {
-            return Err(usage("`config` needs one more word", "`pg2ch config show` or `pg2ch config generate`"));
+        Some(RawCommand::Version(_) | RawCommand::Config(RawConfig { action: None })) => {
+            return Err(usage("`config` needs one more word", "type `pg2ch config show` or `pg2ch config generate`"));
         }
     };
     Ok(Command::Run { legs, every })

@@ -14,6 +14,7 @@ pub mod kafka;
 pub mod legs;
 pub mod logging;
 pub mod mutant;
+pub mod numbers;
 pub mod open;
 pub mod outcome;
 pub mod ports;

@@ -16,13 +16,14 @@ use pg2ch::outcome::{backlog, metrics};
 use pg2ch::report::{Legs, RunReport, TableReport};
 use pg2ch::run;
 use pg2ch::shutdown::Shutdown;
+use pg2ch::sync;
 use pg2ch::terminal;
 
 fn main() {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     // A panic is a bug, and has its exit code like any other end.
     let outcome = catch_unwind(AssertUnwindSafe(|| start(&arguments)));
-    let outcome = outcome.unwrap_or_else(|_| Err(Error::bug("pg2ch stopped", "a panic, whose message stands above")));
+    let outcome = outcome.unwrap_or_else(|_| Err(Error::bug("pg2ch stopped", "it panicked (message above)")));
     let code = outcome.unwrap_or_else(|error| fail(&error, cli::wants_json(&arguments)));
     // Without exit's hooks: clients that are still being closed on threads of their own use OpenSSL, whose hook takes it
     // apart (seen once as a double free). What was printed is written.
@@ -31,7 +32,7 @@ fn main() {
 
 fn start(arguments: &[OsString]) -> Result<ExitCode> {
     if arguments.is_empty() {
-        logging::print_line(cli::help().trim_end());
+        logging::print_line(cli::help::help(&[]).unwrap_or_default().trim_end());
         return Ok(ExitCode::Usage);
     }
     match cli::parse(arguments)? {
@@ -65,32 +66,17 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
         Command::Run { legs, every: Some(pause) } => repeat(&load()?, *legs, *pause, invocation),
         Command::Init { print, start } => {
             let text = init::run(&load()?, *print, *start)?;
-            Ok(print_result(&text, ExitCode::Done, *json))
+            let document = || serde_json::json!({ "output": text, "exit_code": 0 }).to_string();
+            Ok(conclude((if *json { document() } else { text.clone() }, ExitCode::Done), invocation))
         }
-        Command::Check => {
-            let (text, code) = check::run(&load()?, *json)?;
-            print(&text);
-            Ok(code)
-        }
-        Command::Status => {
-            let (text, code) = status::run(&load()?, *json)?;
-            print(&text);
-            Ok(code)
-        }
+        Command::Check => Ok(conclude(check::run(&load()?, *json)?, invocation)),
+        Command::Status => Ok(conclude(status::run(&load()?, *json)?, invocation)),
         Command::Verify(options) => {
-            let (text, code) = verify::run(&load()?, *options, *json, limits, &listen()?)?;
-            print(&text);
-            Ok(code)
+            Ok(conclude(verify::run(&load()?, *options, *json, limits, &listen()?)?, invocation))
         }
-        Command::DeadLetters => {
-            let (text, code) = dead_letters::list(&load()?, *json, limits, &listen()?)?;
-            print(&text);
-            Ok(code)
-        }
+        Command::DeadLetters => Ok(conclude(dead_letters::list(&load()?, *json, limits, &listen()?)?, invocation)),
         Command::ReplayDeadLetters => {
-            let (text, code) = dead_letters::replay(&load()?, *json, limits, &listen()?)?;
-            print(&text);
-            Ok(code)
+            Ok(conclude(dead_letters::replay(&load()?, *json, limits, &listen()?)?, invocation))
         }
         Command::ShowConfig => {
             print(&commands::config::show(&config::explain(flags)?, *json));
@@ -101,18 +87,35 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
             Ok(ExitCode::Done)
         }
         Command::Completions(shell) => {
-            print(&completions::script(*shell, &cli::definitions()));
+            print(&completions::script(*shell, &cli::definitions(), cli::common_options));
             Ok(ExitCode::Done)
         }
         Command::Man => {
-            print(&manual::page(&cli::definitions()));
+            print(&manual::page(&cli::definitions(), cli::common_options));
             Ok(ExitCode::Done)
         }
     }
 }
 
 fn listen() -> Result<Shutdown> {
-    Shutdown::on_signals().map_err(|error| Error::bug("cannot listen to SIGTERM and SIGINT", error))
+    let shutdown = Shutdown::on_signals().map_err(|error| Error::bug("cannot listen to SIGTERM and SIGINT", error))?;
+    if std::io::stderr().is_terminal() && log::log_enabled!(log::Level::Warn) {
+        let asked = shutdown.clone();
+        // Where it cannot be started, the signal is obeyed all the same.
+        let _ = sync::spawn("answer", move || {
+            while !asked.wait(Duration::from_secs(3600)) {}
+            logging::print_line("finishing the batches in progress; again to stop at once");
+        });
+    }
+    Ok(shutdown)
+}
+
+/// Prints a command's result, unless it is not wanted: `--quiet` keeps silent about what went well.
+fn conclude((text, code): (String, ExitCode), invocation: &Invocation) -> ExitCode {
+    if invocation.json || invocation.verbosity > Verbosity::Quiet || code != ExitCode::Done {
+        print(&text);
+    }
+    code
 }
 
 /// Runs, waits, and runs again, until a signal asks for the end. An error is printed and the next run tries again, but
@@ -148,7 +151,8 @@ fn finish(config: &Config, report: &mut RunReport, invocation: &Invocation) -> E
         logging::print_line(&report.summary());
     }
     if invocation.json {
-        print(&report.to_json());
+        let is_repeated = matches!(invocation.command, Command::Run { every: Some(_), .. });
+        print(&if is_repeated { report.to_json_line() } else { report.to_json() });
     }
     code
 }
@@ -162,15 +166,6 @@ fn fail(error: &Error, json: bool) -> ExitCode {
     code
 }
 
-fn print_result(text: &str, code: ExitCode, json: bool) -> ExitCode {
-    if json {
-        print(&serde_json::json!({ "output": text, "exit_code": code.code() }).to_string());
-    } else {
-        print(text);
-    }
-    code
-}
-
 /// Prints on standard output, with one newline at the end.
 fn print(text: &str) {
     let mut out = std::io::stdout().lock();
@@ -178,7 +173,7 @@ fn print(text: &str) {
         // A reader that has seen enough (`| head`) is no failure.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             logging::print_line(&format!(
-                "error: cannot write to standard output: {error}\nhint: check the disk or the pipe behind it"
+                "error: cannot write to standard output: {error}\nhint: check the disk, or the program that reads from the pipe"
             ));
         }
         _ => {}

@@ -1,5 +1,7 @@
 //! What a run did, for a person (a line) and for a machine (JSON).
 
+mod summary;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -83,6 +85,10 @@ impl ProduceReport {
         self.rows_locked == 0 && self.rows_changed == 0 && self.taken_back.is_empty() && self.too_large.is_empty()
     }
 
+    fn moved_something(&self) -> bool {
+        self.records_sent + self.rows_flagged + self.rows_recovered + self.rows_locked > 0 || self.lost_data()
+    }
+
     fn lost_data(&self) -> bool {
         self.topic_recreated
             || !(self.taken_back.is_empty() && self.too_large.is_empty() && self.window_lost.is_empty())
@@ -128,6 +134,10 @@ impl ConsumeReport {
         self.dead_letters += other.dead_letters;
         self.rows_refused_by_views += other.rows_refused_by_views;
         self.inserted_while_altered.extend(other.inserted_while_altered.iter().cloned());
+    }
+
+    fn moved_something(&self) -> bool {
+        self.records_copied > 0 || self.lost_data()
     }
 
     fn lost_data(&self) -> bool {
@@ -238,23 +248,32 @@ impl RunReport {
     /// A line for each table, for a person.
     #[must_use]
     pub fn summary(&self) -> String {
-        let not_begun = self.not_begun.iter().map(|source| format!("{source}: not begun; more is left"));
-        self.tables.iter().map(summary_of).chain(not_begun).collect::<Vec<_>>().join("\n")
+        let not_begun = self.not_begun.iter().map(|source| format!("{source}: not started; more remains"));
+        self.tables.iter().map(summary::of).chain(not_begun).collect::<Vec<_>>().join("\n")
     }
 
     /// The whole as JSON, for a machine: the same with every end.
     #[must_use]
     pub fn to_json(&self) -> String {
+        // Strings, numbers and lists always have a JSON form.
+        serde_json::to_string_pretty(&self.document()).unwrap_or_default()
+    }
+
+    /// The same on one line, where one run follows the other.
+    #[must_use]
+    pub fn to_json_line(&self) -> String {
+        serde_json::to_string(&self.document()).unwrap_or_default()
+    }
+
+    fn document(&self) -> RunJson<'_> {
         let tables = self.tables.iter().map(table_json).collect();
-        let document = RunJson {
+        RunJson {
             complete: self.not_begun.is_empty() && self.tables.iter().all(TableReport::is_complete),
             exit_code: self.exit_code().code(),
             seconds: millis(self.seconds),
             tables,
             not_begun: &self.not_begun,
-        };
-        // Strings, numbers and lists always have a JSON form.
-        serde_json::to_string_pretty(&document).unwrap_or_default()
+        }
     }
 }
 
@@ -277,64 +296,6 @@ fn table_json(table: &TableReport) -> TableJson<'_> {
     }
 }
 
-/// `public.t → t → analytics.t: 5 rows sent and flagged, 5 records copied in 1 insert, 0.21 s (24 rows/s)`
-fn summary_of(table: &TableReport) -> String {
-    let mut parts = Vec::new();
-    if let Some(leg) = &table.produce {
-        parts.push(format!(
-            "{} sent, {} flagged",
-            count(leg.records_sent, "row"),
-            leg.rows_flagged + leg.rows_recovered
-        ));
-        parts.extend(some(leg.rows_recovered, "recovered"));
-        parts.extend(some(leg.rows_changed, "changed meanwhile"));
-        parts.extend(some(leg.rows_locked, "locked"));
-        parts.extend(some(leg.taken_back.len() as u64, "reset by a trigger"));
-        parts.extend(some(leg.too_large.len() as u64, "too large"));
-    }
-    if let Some(leg) = &table.consume {
-        parts.push(format!("{} copied in {}", count(leg.records_copied, "record"), count(leg.inserts, "insert")));
-        parts.extend(some(leg.rows_held, "already in the target"));
-        parts.extend(some(leg.dead_letters, "to the dead letters"));
-        parts.extend(some(leg.lost.iter().map(|lost| (lost.to - lost.from).unsigned_abs()).sum(), "lost to retention"));
-    }
-    let rows = table.produce.as_ref().map_or(0, |leg| leg.records_sent);
-    let rows = rows.max(table.consume.as_ref().map_or(0, |leg| leg.records_copied));
-    let rate =
-        if rows > 0 { format!(" ({:.0} rows/s)", rows as f64 / table.seconds.max(0.001)) } else { String::new() };
-    let left = left_of(table);
-    format!(
-        "{} → {} → {}: {}, {:.2} s{rate}{left}",
-        table.source,
-        table.topic,
-        table.target,
-        parts.join(", "),
-        table.seconds
-    )
-}
-
-/// How far behind the target is now.
-fn left_of(table: &TableReport) -> String {
-    let rows = table.left.unsent_rows.filter(|&rows| rows > 0).map(|rows| count(rows.unsigned_abs(), "unsent row"));
-    let records = table.left.uncopied_records.filter(|&records| records > 0);
-    let records = records.map(|records| format!("at most {} not copied", count(records.unsigned_abs(), "record")));
-    let known: Vec<String> = rows.into_iter().chain(records).collect();
-    match (known.is_empty(), table.is_complete()) {
-        (false, _) => format!("; remaining: {}", known.join(", ")),
-        (true, false) => "; more remains".into(),
-        (true, true) => String::new(),
-    }
-}
-
-fn count(number: u64, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{plural}")
-}
-
-fn some(number: u64, what: &str) -> Option<String> {
-    (number > 0).then(|| format!("{number} {what}"))
-}
-
 /// Which legs a run has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Legs {
@@ -353,4 +314,12 @@ pub struct Left {
     pub unsent_rows: Option<i64>,
     /// Offsets that are not copied: so many records at most.
     pub uncopied_records: Option<i64>,
+}
+
+impl Left {
+    /// Whether nothing is known to remain.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.unsent_rows.unwrap_or(0) == 0 && self.uncopied_records.unwrap_or(0) == 0
+    }
 }

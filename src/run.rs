@@ -139,7 +139,7 @@ impl Mover<'_> {
         if is_asked {
             logging::print_line(&self.progress.line(&self.table.source, self.begun.elapsed()));
         }
-        terminal::show(&self.table.source, self.progress.bar(self.table, max_rows));
+        terminal::show(&self.table.source, self.progress.bar(self.table, max_rows, terminal::width()));
     }
 }
 

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first asks the run to finish what is in hand, the second ends the process at once.
+//! SIGTERM and SIGINT: the first lets the batches in progress finish, the second ends the process at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,8 +2,8 @@
 //! never in the way of a log line.
 //!
 //! Whatever goes to standard error goes through [`print`], so that it is written where the lines are, and they are drawn
-//! again below. Each change is one `write`. The lines are drawn with wrapping turned off, so that a narrow terminal cuts
-//! them and nobody has to ask how wide it is.
+//! again below. Each change is one `write`. The lines are drawn with wrapping turned off, in case the terminal has become
+//! narrower since its width was asked for.
 
 use std::io::{IsTerminal as _, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,8 @@ static SCREEN: Mutex<Screen> = Mutex::new(Screen::new());
 struct Screen {
     watched: bool,
     lines: Vec<(String, String)>,
-    drawn: usize,
+    /// How many columns each line took that is drawn.
+    drawn: Vec<usize>,
 }
 
 fn screen() -> MutexGuard<'static, Screen> {
@@ -38,11 +39,18 @@ pub fn is_watched() -> bool {
     screen().watched
 }
 
+/// How many columns the terminal has now; many where that cannot be found out.
+#[must_use]
+pub fn width() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(usize::MAX)
+}
+
 /// Shows a line under this name, or takes it away. Does nothing where nobody watches.
 pub fn show(name: &str, line: Option<String>) {
     let mut screen = screen();
     if screen.watched && screen.set(name, line) {
-        let change = screen.redrawn(&[]);
+        let change = screen.redrawn(&[], width());
         // There is nowhere to report a failure to.
         let _ = std::io::stderr().lock().write_all(&change);
     }
@@ -50,7 +58,7 @@ pub fn show(name: &str, line: Option<String>) {
 
 /// Writes whole lines to standard error, above those at the bottom.
 pub fn print(text: &[u8]) {
-    let change = screen().redrawn(text);
+    let change = screen().redrawn(text, width());
     let _ = std::io::stderr().lock().write_all(&change);
 }
 
@@ -70,7 +78,7 @@ impl Write for Above {
 
 impl Screen {
     const fn new() -> Self {
-        Self { watched: false, lines: Vec::new(), drawn: 0 }
+        Self { watched: false, lines: Vec::new(), drawn: Vec::new() }
     }
 
     /// Says whether anything has changed.
@@ -94,12 +102,14 @@ impl Screen {
         }
     }
 
-    /// What to write so that `text` stands where the lines were, and the lines below it.
-    fn redrawn(&mut self, text: &[u8]) -> Vec<u8> {
+    /// What to write so that `text` stands where the lines were, and the lines below it. A terminal that has become narrower
+    /// has wrapped the lines that were drawn.
+    fn redrawn(&mut self, text: &[u8], width: usize) -> Vec<u8> {
         let mut out = Vec::new();
-        if self.drawn > 0 {
+        let rows: usize = self.drawn.iter().map(|columns| columns.div_ceil(width).max(1)).sum();
+        if rows > 0 {
             out.push(b'\r');
-            out.extend(UP.repeat(self.drawn - 1).bytes());
+            out.extend(UP.repeat(rows - 1).bytes());
             out.extend(CLEAR_DOWN.bytes());
         }
         out.extend(text);
@@ -107,7 +117,7 @@ impl Screen {
         if !lines.is_empty() {
             out.extend(format!("{NO_WRAP}{}{WRAP}", lines.join("\r\n")).bytes());
         }
-        self.drawn = lines.len();
+        self.drawn = lines.iter().map(|line| line.chars().count()).collect();
         out
     }
 }
@@ -123,22 +133,33 @@ mod tests {
     #[test]
     fn a_log_line_is_written_where_the_lines_were_and_they_come_again_below() {
         let mut screen = Screen::new();
-        assert_eq!(text(screen.redrawn(b"one\n")), "one\n");
+        assert_eq!(text(screen.redrawn(b"one\n", 80)), "one\n");
         assert!(screen.set("a", Some("1 row".into())));
-        assert_eq!(text(screen.redrawn(b"")), format!("{NO_WRAP}1 row{WRAP}"));
-        assert_eq!(text(screen.redrawn(b"two\n")), format!("\r{CLEAR_DOWN}two\n{NO_WRAP}1 row{WRAP}"));
+        assert_eq!(text(screen.redrawn(b"", 80)), format!("{NO_WRAP}1 row{WRAP}"));
+        assert_eq!(text(screen.redrawn(b"two\n", 80)), format!("\r{CLEAR_DOWN}two\n{NO_WRAP}1 row{WRAP}"));
         assert!(screen.set("a", None));
-        assert_eq!(text(screen.redrawn(b"")), format!("\r{CLEAR_DOWN}"));
-        assert_eq!(text(screen.redrawn(b"three\n")), "three\n");
+        assert_eq!(text(screen.redrawn(b"", 80)), format!("\r{CLEAR_DOWN}"));
+        assert_eq!(text(screen.redrawn(b"three\n", 80)), "three\n");
     }
 
     #[test]
     fn several_tables_have_a_line_each() {
         let mut screen = Screen::new();
         assert!(screen.set("a", Some("1".into())) && screen.set("b", Some("2".into())));
-        assert_eq!(text(screen.redrawn(b"")), format!("{NO_WRAP}1\r\n2{WRAP}"));
+        assert_eq!(text(screen.redrawn(b"", 80)), format!("{NO_WRAP}1\r\n2{WRAP}"));
         assert!(!screen.set("b", Some("2".into())), "nothing has changed");
         assert!(screen.set("a", None));
-        assert_eq!(text(screen.redrawn(b"")), format!("\r{UP}{CLEAR_DOWN}{NO_WRAP}2{WRAP}"));
+        assert_eq!(text(screen.redrawn(b"", 80)), format!("\r{UP}{CLEAR_DOWN}{NO_WRAP}2{WRAP}"));
+    }
+
+    #[test]
+    fn lines_that_a_narrower_terminal_has_wrapped_are_taken_away_whole() {
+        let mut screen = Screen::new();
+        assert!(screen.set("a", Some("x".repeat(70))) && screen.set("b", Some("y".repeat(20))));
+        screen.redrawn(b"", 80);
+        assert!(screen.set("a", Some("x".into())) && screen.set("b", Some("y".into())));
+        let up = UP.repeat(3);
+        assert_eq!(text(screen.redrawn(b"", 30)), format!("\r{up}{CLEAR_DOWN}{NO_WRAP}x\r\ny{WRAP}"));
+        assert_eq!(text(screen.redrawn(b"", 30)), format!("\r{UP}{CLEAR_DOWN}{NO_WRAP}x\r\ny{WRAP}"));
     }
 }

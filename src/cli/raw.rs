@@ -1,76 +1,77 @@
 //! What may be written on the command line, as argh reads it: help, shell completions and the parser come from here.
 //!
-//! A new command is one more arm of [`RawCommand`], with a struct of its own; `validate` then says what it means.
+//! A new command is one more arm of [`RawCommand`], with a struct of its own; `accepts` names the common options that it
+//! takes, and `validate` says what it means.
 
 use std::path::PathBuf;
 
 use argh::{ArgsInfo, FromArgs};
 
-/// Copies the unsent rows of a PostgreSQL table into a Kafka topic, flags them, drains the topic into ClickHouse, each row
-/// version exactly once, and exits.
+/// Copy unsent rows from a PostgreSQL table to a Kafka topic, flag them, then copy the topic to ClickHouse: each row version
+/// exactly once.
 #[derive(ArgsInfo, Debug, FromArgs)]
 #[argh(
     help_triggers("-h", "--help"),
-    usage = "--once | --every <interval> | <command> [<options>]",
     example = "pg2ch --once\npg2ch --every 30s --json\npg2ch consume --table public.user_logins --max-seconds 50",
-    note = "Options may stand before and after the command. Without a configuration file the defaults fit\n\
-            docker-compose.yml; `pg2ch config generate` prints a file to start from.",
+    note = "Options may stand before and after the command; `pg2ch help COMMAND` lists those that it takes.\n\
+            Without a configuration file pg2ch uses the servers of docker-compose.yml; `pg2ch config generate` prints a file \
+            to start from.",
     error_code(0, "done, or nothing to do"),
-    error_code(64, "the command line cannot be understood"),
+    error_code(64, "command line not understood"),
     error_code(65, "finished, but some data was refused, lost or differs"),
     error_code(69, "a server stayed unreachable"),
     error_code(70, "a bug"),
     error_code(75, "another run holds the lock"),
-    error_code(77, "a permission or a password"),
-    error_code(78, "the configuration")
+    error_code(77, "password refused or privilege missing"),
+    error_code(78, "configuration, or a table that does not fit")
 )]
 pub struct RawArguments {
-    /// one run: both legs, then exit
+    /// run once (PostgreSQL → Kafka → ClickHouse), then exit
     #[argh(switch)]
     pub(super) once: bool,
 
-    /// runs again and again, with this pause (30s, 5m) between two, until SIGTERM
-    #[argh(option, arg_name = "interval")]
+    /// repeat until SIGTERM, pausing this long between runs, e.g. 30s or 5m
+    #[argh(option, arg_name = "PAUSE")]
     pub(super) every: Option<String>,
 
-    /// the configuration file, instead of $PG2CH_CONFIG, ./pg2ch.toml or /etc/pg2ch/pg2ch.toml
-    #[argh(option, arg_name = "file")]
+    /// read this configuration file instead of $PG2CH_CONFIG, ./pg2ch.toml or /etc/pg2ch/pg2ch.toml
+    #[argh(option, arg_name = "FILE")]
     pub(super) config: Option<PathBuf>,
 
-    /// only this table of the configuration; may be given several times
-    #[argh(option, arg_name = "name")]
+    /// use only this table of the configuration; repeatable
+    #[argh(option, arg_name = "NAME")]
     pub(super) table: Vec<String>,
 
-    /// moves so many tables at a time, instead of one after the other
-    #[argh(option, arg_name = "n")]
+    /// move up to N tables at a time (default: `jobs` in [run], 1)
+    #[argh(option, arg_name = "N")]
     pub(super) jobs: Option<String>,
 
-    /// moves at most so many rows per table and leg
-    #[argh(option, arg_name = "n")]
+    /// move at most N rows per table in each leg
+    #[argh(option, arg_name = "N")]
     pub(super) max_rows: Option<String>,
 
-    /// takes on no more work after so many seconds
-    #[argh(option, arg_name = "s")]
+    /// start no new batch after S seconds
+    #[argh(option, arg_name = "S")]
     pub(super) max_seconds: Option<String>,
 
-    /// waits so long (5m) for another run to end instead of exiting with 75 at once
-    #[argh(option, arg_name = "duration")]
+    /// wait up to this long, e.g. 5m, for another run to end, instead of exiting with 75 at once
+    #[argh(option, arg_name = "TIME")]
     pub(super) wait_lock: Option<String>,
 
-    /// prints the result as JSON on standard output, on failure too
+    /// print the result as JSON on standard output, also after a failure
     #[argh(switch)]
     pub(super) json: bool,
 
-    /// prints nothing but errors
+    /// print errors only, and a result only if the exit code is not 0
     #[argh(switch, short = 'q')]
     pub(super) quiet: bool,
 
-    /// logs what is done; -vv logs every step
+    /// log what is done; -vv logs every step
     #[argh(switch, short = 'v')]
     pub(super) verbose: u8,
 
-    /// prints the version
-    #[argh(switch)]
+    /// print the version
+    #[argh(switch, short = 'V')]
     pub(super) version: bool,
 
     #[argh(subcommand)]
@@ -90,101 +91,80 @@ pub(super) enum RawCommand {
     Config(RawConfig),
     Completions(RawCompletions),
     Man(RawMan),
+    Version(RawVersion),
 }
 
-/// The first leg alone: unsent rows from PostgreSQL to Kafka.
+/// Run the produce leg alone: unsent rows from PostgreSQL to Kafka.
 #[derive(ArgsInfo, Debug, FromArgs)]
-#[argh(
-    subcommand,
-    name = "produce",
-    help_triggers("-h", "--help"),
-    note = "The options of `pg2ch --help` work here, too."
-)]
+#[argh(subcommand, name = "produce", help_triggers("-h", "--help"))]
 pub(super) struct RawProduce {}
 
-/// The second leg alone: records from Kafka to ClickHouse.
+/// Run the consume leg alone: records from Kafka to ClickHouse.
 #[derive(ArgsInfo, Debug, FromArgs)]
-#[argh(
-    subcommand,
-    name = "consume",
-    help_triggers("-h", "--help"),
-    note = "The options of `pg2ch --help` work here, too."
-)]
+#[argh(subcommand, name = "consume", help_triggers("-h", "--help"))]
 pub(super) struct RawConsume {}
 
-/// Creates what is missing: checkpoint table, partial index, topic, target database and table.
+/// Create what is missing: pg2ch's own tables, partial index, topics, target database and table.
 #[derive(ArgsInfo, Debug, FromArgs)]
-#[argh(
-    subcommand,
-    name = "init",
-    help_triggers("-h", "--help"),
-    note = "The options of `pg2ch --help` work here, too."
-)]
+#[argh(subcommand, name = "init", help_triggers("-h", "--help"), example = "pg2ch init --print")]
 pub(super) struct RawInit {
-    /// prints what would be done, and changes nothing
+    /// print the statements and commands, change nothing
     #[argh(switch)]
     pub(super) print: bool,
 
-    /// counts what the topic holds today as flagged and copied: for moving over from another pipeline
+    /// count what the topic holds today as flagged and copied, to take over from another pipeline
     #[argh(switch)]
     pub(super) start_at_end: bool,
 
-    /// copies what the topic holds from its beginning, into a target that cannot be asked what it holds already
+    /// copy the topic from its beginning into a target without the columns `_partition`, `_offset` and `_timestamp`
     #[argh(switch)]
     pub(super) start_at_beginning: bool,
 }
 
-/// Asks all three servers what would go wrong, and what a run would move now; changes nothing.
+/// Check all three servers for problems and show what a run would move. Changes nothing.
 #[derive(ArgsInfo, Debug, FromArgs)]
 #[argh(
     subcommand,
     name = "check",
     help_triggers("-h", "--help"),
-    note = "Ends with 0, or with 78 if there is an error among the findings.\n\
-            The options of `pg2ch --help` work here, too."
+    note = "Exits with 0, or with 78 if there is an error among the findings."
 )]
 pub(super) struct RawCheck {}
 
-/// Tells what waits to be moved, and what the last runs did; works while a run works.
+/// Show the unsent rows, the uncopied records and how the last runs ended; works while a run is in progress.
 #[derive(ArgsInfo, Debug, FromArgs)]
-#[argh(
-    subcommand,
-    name = "status",
-    help_triggers("-h", "--help"),
-    note = "The options of `pg2ch --help` work here, too."
-)]
+#[argh(subcommand, name = "status", help_triggers("-h", "--help"))]
 pub(super) struct RawStatus {}
 
-/// Compares PostgreSQL with ClickHouse, key by key: unsent, in the topic, dead letter, missing, doubled.
+/// Compare PostgreSQL with ClickHouse, key by key: unsent, in the topic, dead letter, missing, doubled.
 #[derive(ArgsInfo, Debug, FromArgs)]
 #[argh(
     subcommand,
     name = "verify",
     help_triggers("-h", "--help"),
-    note = "Ends with 65 if rows are missing, doubled, different or dead letters; unsent rows are no difference.\n\
-            The options of `pg2ch --help` work here, too."
+    note = "Exits with 65 if rows are missing, doubled, different or dead letters. Unsent rows are no difference."
 )]
 pub(super) struct RawVerify {
-    /// compares the contents, too
+    /// compare the contents as well
     #[argh(switch)]
     pub(super) deep: bool,
 
-    /// tells which rows would be sent again, with --confirm takes their flags back
+    /// show which rows would be sent again; with --confirm set their flags to FALSE
     #[argh(switch)]
     pub(super) repair: bool,
 
-    /// does what --repair tells
+    /// do what --repair shows
     #[argh(switch)]
     pub(super) confirm: bool,
 }
 
-/// Lists the records that the target refused.
+/// List the records that the target refused.
 #[derive(ArgsInfo, Debug, FromArgs)]
 #[argh(
     subcommand,
     name = "dead-letters",
     help_triggers("-h", "--help"),
-    note = "The options of `pg2ch --help` work here, too."
+    note = "Exits with 65 while a dead letter is pending: while the target does not hold its record."
 )]
 pub(super) struct RawDeadLetters {
     #[argh(subcommand)]
@@ -197,12 +177,12 @@ pub(super) enum RawDeadLettersAction {
     Replay(RawReplay),
 }
 
-/// Inserts them into the target again, as the rows they were.
+/// Insert the pending dead letters into the target, with their original partition, offset and timestamp.
 #[derive(ArgsInfo, Debug, FromArgs)]
 #[argh(subcommand, name = "replay", help_triggers("-h", "--help"))]
 pub(super) struct RawReplay {}
 
-/// Shows the effective configuration, or prints an example.
+/// Show the effective configuration, or print an example.
 #[derive(ArgsInfo, Debug, FromArgs)]
 #[argh(subcommand, name = "config", help_triggers("-h", "--help"))]
 pub(super) struct RawConfig {
@@ -217,17 +197,17 @@ pub(super) enum RawConfigAction {
     Generate(RawGenerate),
 }
 
-/// Shows every effective value and where it came from, secrets masked.
+/// Show every effective value and where it came from, secrets masked.
 #[derive(ArgsInfo, Debug, FromArgs)]
-#[argh(subcommand, name = "show", help_triggers("-h", "--help"), note = "--config, --table and --json work here, too.")]
+#[argh(subcommand, name = "show", help_triggers("-h", "--help"))]
 pub(super) struct RawShow {}
 
-/// Prints a commented configuration file to start from.
+/// Print a commented configuration file to start from.
 #[derive(ArgsInfo, Debug, FromArgs)]
-#[argh(subcommand, name = "generate", help_triggers("-h", "--help"))]
+#[argh(subcommand, name = "generate", help_triggers("-h", "--help"), example = "pg2ch config generate > pg2ch.toml")]
 pub(super) struct RawGenerate {}
 
-/// Prints what a shell needs to complete pg2ch's command line.
+/// Print a shell's completion script.
 #[derive(ArgsInfo, Debug, FromArgs)]
 #[argh(
     subcommand,
@@ -237,11 +217,16 @@ pub(super) struct RawGenerate {}
 )]
 pub(super) struct RawCompletions {
     /// bash, zsh or fish
-    #[argh(positional)]
+    #[argh(positional, arg_name = "SHELL")]
     pub(super) shell: String,
 }
 
-/// Prints the manual page.
+/// Print the manual page.
 #[derive(ArgsInfo, Debug, FromArgs)]
 #[argh(subcommand, name = "man", help_triggers("-h", "--help"), example = "pg2ch man | man -l -")]
 pub(super) struct RawMan {}
+
+/// Print the version.
+#[derive(ArgsInfo, Debug, FromArgs)]
+#[argh(subcommand, name = "version", help_triggers("-h", "--help"))]
+pub(super) struct RawVersion {}

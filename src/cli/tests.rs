@@ -83,15 +83,63 @@ fn verbosity_adds_up() {
 }
 
 #[test]
-fn help_is_there_for_every_command_in_any_order() {
+fn help_and_version_are_there_in_every_way_that_people_type_them() {
     assert!(text("--help").starts_with("Usage: pg2ch --once"));
     assert!(text("--json --help").contains("dead-letters"));
     assert!(text("--help --json").contains("--wait-lock"));
     assert!(text("init --help").contains("--start-at-end"));
     assert!(text("-h").contains("--max-rows"));
     assert!(text("config generate --json -h").contains("pg2ch config generate"));
-    assert_eq!(text("--version"), concat!("pg2ch ", env!("CARGO_PKG_VERSION"), "\n"));
-    assert_eq!(help(), text("--help"));
+    assert!(text("completions bash --help").contains("pg2ch completions SHELL"));
+    assert_eq!(text("help"), text("--help"));
+    assert_eq!(text("help dead-letters replay"), text("dead-letters replay --help"));
+    for line in ["--version", "-V", "version"] {
+        assert_eq!(text(line), concat!("pg2ch ", env!("CARGO_PKG_VERSION"), "\n"));
+    }
+    for line in ["help prodcue", "prodcue --help"] {
+        assert!(parsed(line).expect_err(line).hint().contains("`produce`"), "{line}");
+    }
+}
+
+#[test]
+fn help_names_the_values_fits_a_terminal_and_lists_what_the_command_takes() {
+    let all = text("--help");
+    for option in ["--max-rows N ", "--every PAUSE ", "--config FILE ", "-q, --quiet ", "-V, --version "] {
+        assert!(all.contains(option), "{option}: {all}");
+    }
+    let mut commands = vec![(String::new(), definitions())];
+    while let Some((name, command)) = commands.pop() {
+        let page = text(&format!("help {name}"));
+        let long: Vec<&str> = page.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(long.is_empty(), "{long:?}");
+        for flag in definitions().flags.iter().filter(|flag| !name.is_empty() && flag.long != "--help") {
+            let is_listed = page.lines().any(|line| line.split_whitespace().any(|word| word == flag.long));
+            assert_eq!(is_listed, accepts(&name, flag.long), "{name} {}: {page}", flag.long);
+        }
+        let path = |sub: &str| format!("{name} {sub}").trim().to_owned();
+        commands.extend(command.commands.into_iter().map(|sub| (path(sub.name), sub.command)));
+    }
+}
+
+#[test]
+fn an_option_that_a_command_does_not_take_is_refused_and_never_ignored() {
+    for (line, option) in [
+        ("check --max-rows 5", "--max-rows"),
+        ("status --quiet", "--quiet"),
+        ("config generate --json", "--json"),
+        ("completions bash --json", "--json"),
+        ("man -q", "--quiet"),
+        ("version --json", "--json"),
+        ("help --json", "--json"),
+        ("init --wait-lock 5m", "--wait-lock"),
+        ("verify --jobs 2", "--jobs"),
+        ("check --once", "--once"),
+    ] {
+        let error = parsed(line).expect_err(line);
+        assert_eq!(error.exit_code(), ExitCode::Usage, "{line}");
+        assert!(error.why().contains(&format!("does not take {option}")), "{line}: {error}");
+    }
+    assert!(parsed("status -q").expect_err("-q").hint().contains("verify"));
 }
 
 #[test]

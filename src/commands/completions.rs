@@ -1,7 +1,7 @@
 //! `pg2ch completions`: the command line's own definitions, for a shell.
 //!
 //! Each script looks for the command among the words that stand there, past options and their values, and offers what
-//! may follow it: its own options and the common ones, which may stand anywhere.
+//! may follow it: its own options, and those of the common ones that it takes.
 
 use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 
@@ -31,6 +31,9 @@ impl Shell {
     }
 }
 
+/// The common options that a command, `dead-letters replay`, takes.
+pub type CommonOptions = fn(&str) -> Vec<&'static FlagInfo<'static>>;
+
 /// A command as it is typed, and what may follow it: words and their descriptions.
 struct Place {
     typed: String,
@@ -40,9 +43,9 @@ struct Place {
 
 /// The script that a shell loads.
 #[must_use]
-pub fn script(shell: Shell, definitions: &CommandInfoWithArgs) -> String {
+pub fn script(shell: Shell, definitions: &CommandInfoWithArgs, common: CommonOptions) -> String {
     let mut places = Vec::new();
-    collect("", definitions, &mut places);
+    collect("", definitions, common, &mut places);
     let takes_value = |flag: &&FlagInfo<'_>| matches!(flag.kind, FlagInfoKind::Option { .. });
     let with_value: Vec<&str> = definitions.flags.iter().filter(takes_value).map(|flag| flag.long).collect();
     match shell {
@@ -52,8 +55,10 @@ pub fn script(shell: Shell, definitions: &CommandInfoWithArgs) -> String {
     }
 }
 
-fn collect(typed: &str, command: &CommandInfoWithArgs, places: &mut Vec<Place>) {
-    let options = command.flags.iter().flat_map(|flag| {
+fn collect(typed: &str, command: &CommandInfoWithArgs, common: CommonOptions, places: &mut Vec<Place>) {
+    // pg2ch alone has the common options for its own.
+    let taken = if typed.is_empty() { Vec::new() } else { common(typed) };
+    let options = command.flags.iter().chain(taken).flat_map(|flag| {
         let short = flag.short.map(|short| format!("-{short}"));
         [Some(flag.long.to_owned()), short].into_iter().flatten().map(|name| (name, flag.description.to_owned()))
     });
@@ -64,19 +69,8 @@ fn collect(typed: &str, command: &CommandInfoWithArgs, places: &mut Vec<Place>) 
     }
     places.push(Place { typed: typed.to_owned(), options: options.collect(), words });
     for sub in &command.commands {
-        collect(format!("{typed} {}", sub.name).trim_start(), &sub.command, places);
+        collect(format!("{typed} {}", sub.name).trim_start(), &sub.command, common, places);
     }
-}
-
-/// The options of a place and those of the first one, which may stand anywhere.
-fn options<'a>(places: &'a [Place], place: &'a Place) -> impl Iterator<Item = &'a (String, String)> {
-    let common = places.first().map_or(&[][..], |first| &first.options);
-    common.iter().chain(own_options(places, place))
-}
-
-fn own_options<'a>(places: &'a [Place], place: &'a Place) -> impl Iterator<Item = &'a (String, String)> {
-    let common = places.first().map_or(&[][..], |first| &first.options);
-    place.options.iter().filter(|(name, _)| common.iter().all(|(known, _)| known != name))
 }
 
 fn quoted(text: &str) -> String {
@@ -118,8 +112,7 @@ _pg2ch() {{
         find_command("\"${COMP_WORDS[@]:1:COMP_CWORD-1}\"", with_value, places)
     );
     for place in places {
-        let offered: Vec<&str> =
-            place.words.iter().chain(options(places, place)).map(|(word, _)| word.as_str()).collect();
+        let offered: Vec<&str> = place.words.iter().chain(&place.options).map(|(word, _)| word.as_str()).collect();
         script.push_str(&format!("        {}) offered={} ;;\n", typed(place), quoted(&offered.join(" "))));
     }
     script
@@ -158,7 +151,7 @@ _pg2ch() {{
             "        {})\n            commands=({})\n            options=({}) ;;\n",
             typed(place),
             list(place.words.iter().collect()),
-            list(options(places, place).collect()),
+            list(place.options.iter().collect()),
         ));
     }
     script
@@ -205,10 +198,9 @@ complete -c pg2ch -f
         };
         script.push_str(&format!("complete -c pg2ch {condition}{word} -d {}\n", text(description)));
     };
-    places.first().into_iter().flat_map(|first| &first.options).for_each(|option| offer("", option));
     for place in places {
         let at = format!("-n {} ", text(&format!("__pg2ch_at {}", place.typed)));
-        place.words.iter().chain(own_options(places, place)).for_each(|item| offer(&at, item));
+        place.words.iter().chain(&place.options).for_each(|item| offer(&at, item));
     }
     script
 }

@@ -2,10 +2,13 @@
 //!
 //! Every step may be repeated: what exists is left as it is.
 
+mod script;
+
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
+use self::script::{Place, Script};
+use super::migration;
 use crate::clickhouse::{ClickHouseTarget, Http, quote, text};
 use crate::config::{Config, TableConfig};
 use crate::data::Offsets;
@@ -22,7 +25,7 @@ use crate::ports::LegContext;
 use crate::ports::source::{Checkpoint, Ledger, SourceColumn};
 use crate::ports::target::Target;
 use crate::ports::topic::{End, Fence, TopicLog, wait_until_stable};
-use crate::postgres::{Session, SourceTable, UnsentIndex, connect, table_comment};
+use crate::postgres::{Session, SourceTable, UnsentIndex, add_flag, connect, table_comment};
 use crate::shutdown::Shutdown;
 use crate::threads::watchdog::Watchdog;
 
@@ -62,25 +65,25 @@ pub enum StartAt {
 /// # Errors
 /// The servers', sorted by exit code.
 pub fn run(config: &Config, print: bool, start: Option<StartAt>) -> Result<String> {
-    let mut told = String::new();
+    let mut script = Script::default();
     for table in &config.tables {
-        Init { config, table, print, told: &mut told, watchdog: Watchdog::default() }.run(start)?;
+        Init { config, table, print, script: &mut script, watchdog: Watchdog::default() }.run(start)?;
     }
-    Ok(told)
+    Ok(script.into_text())
 }
 
 struct Init<'a> {
     config: &'a Config,
     table: &'a TableConfig,
     print: bool,
-    told: &'a mut String,
+    script: &'a mut Script,
     watchdog: Watchdog,
 }
 
 impl Init<'_> {
     fn run(&mut self, start: Option<StartAt>) -> Result<()> {
         let mut session = connect(self.config, "init", &self.watchdog)?;
-        let source = SourceTable::find(&mut session, self.table)?;
+        let source = self.source(&mut session)?;
         alone(&mut session, self.config, "pg2ch init", |session| {
             self.own_table(session, CHECKPOINT)?;
             self.own_table(session, RUNS)
@@ -95,17 +98,34 @@ impl Init<'_> {
     }
 
     /// Tells a step; whether it is to be carried out.
-    fn step(&mut self, statement: &str) -> bool {
-        // A string takes everything.
-        let _ = writeln!(self.told, "{statement};");
+    fn step(&mut self, place: Place, lines: &str) -> bool {
+        self.script.add(place, &self.table.source, lines);
         !self.print
+    }
+
+    /// Tells a statement; whether it is to be carried out.
+    fn statement(&mut self, place: Place, statement: &str) -> bool {
+        self.step(place, &format!("{statement};"))
+    }
+
+    /// The source; with `print` one that still lacks its flag, too. Only a person knows what the flag of the rows is to be
+    /// that are there already, so init itself does not add it.
+    fn source(&mut self, session: &mut Session) -> Result<SourceTable> {
+        if !self.print {
+            return SourceTable::find(session, self.table);
+        }
+        let (source, has_flag) = SourceTable::find_without_flag(session, self.table)?;
+        if !has_flag {
+            self.step(Place::Postgres, &add_flag(&source.name, &source.flag));
+        }
+        Ok(source)
     }
 
     fn own_table(&mut self, session: &mut Session, name: &str) -> Result<()> {
         let what = format!("cannot create the table {name}");
         let statement = own_table_statements(name);
         let found = session.query_opt(&what, "SELECT 1 WHERE to_regclass($1) IS NOT NULL", &[&name])?;
-        if found.is_none() && self.step(statement) {
+        if found.is_none() && self.statement(Place::Postgres, statement) {
             session.execute_batch(&what, statement)?;
         }
         Ok(())
@@ -117,7 +137,7 @@ impl Init<'_> {
             UnsentIndex::Fit => return Ok(()),
             UnsentIndex::Wide(statement) | UnsentIndex::Missing(statement) => statement,
         };
-        if self.step(&statement) {
+        if self.statement(Place::Postgres, &statement) {
             let what = format!("cannot create the index of unsent rows of {}", source.name);
             session.in_catalog(&what, |session| session.execute_batch(&what, &statement))?;
         }
@@ -132,7 +152,10 @@ impl Init<'_> {
                 Err(error) if error.is_transient() => return Err(error),
                 Err(_) => false,
             };
-            if !exists && self.step(&format!("kafka-topics.sh --create --topic {topic}")) {
+            let brokers = &self.config.kafka.brokers;
+            let command =
+                format!("kafka-topics.sh --bootstrap-server {brokers} --create --if-not-exists --topic {topic}");
+            if !exists && self.step(Place::Kafka, &command) {
                 admin.create_topic(&topic, &[])?;
             }
         }
@@ -161,17 +184,22 @@ impl Init<'_> {
             statements.push(create_target(self.table, source, comment));
         }
         for statement in statements {
-            if self.step(&statement) {
+            if self.statement(Place::ClickHouse, &statement) {
                 http.ask(&what, &statement, &[])?;
             }
         }
-        if table { self.alter_target(&http, source) } else { Ok(()) }
+        if table { self.alter_target(&http, source, comment) } else { Ok(()) }
     }
 
     /// Adds what the target lacks; what would change, or take away, what is there is told, for a person to decide.
-    fn alter_target(&mut self, http: &Http, source: &SourceTable) -> Result<()> {
+    fn alter_target(&mut self, http: &Http, source: &SourceTable, comment: Option<&str>) -> Result<()> {
         let what = format!("cannot alter the target {}", self.table.target);
         let target = columns::read(http, &what, &self.table.target)?;
+        if let Some(why) = migration::foreign(self.config, self.table, &target)? {
+            let statements = migration::statements(self.table, source, comment, &target);
+            self.script.add_by_hand(Place::ClickHouse, &self.table.source, &why, &statements);
+            return Ok(());
+        }
         let mut found = differences(self.table, Some(&source.columns), &target);
         let description = ClickHouseTarget::new(self.config, self.table)?.describe()?;
         found.extend(storage::misfits(self.table, &[], &description));
@@ -179,15 +207,12 @@ impl Init<'_> {
         for difference in found {
             if difference.is_additive {
                 let statement = difference.fix.trim_end_matches(';');
-                if self.step(statement) {
+                if self.statement(Place::ClickHouse, statement) {
                     http.ask(&what, statement, &[])?;
                 }
             } else {
-                // A string takes everything.
-                let _ = writeln!(self.told, "-- left to you: {}: {}", difference.what, difference.why);
-                for line in difference.fix.lines() {
-                    let _ = writeln!(self.told, "--     {}", line.trim_start_matches("-- "));
-                }
+                let why = format!("{}: {}", difference.what, difference.why);
+                self.script.add_by_hand(Place::ClickHouse, &self.table.source, &why, &difference.fix);
             }
         }
         Ok(())
@@ -199,13 +224,13 @@ impl Init<'_> {
         let (config, table) = (self.config, self.table);
         let step = match at {
             StartAt::Beginning => {
-                format!("-- offsets of {} move to the beginning of topic {}", table.source, table.topic)
+                format!("# the offsets of {} move to the beginning of topic {}", table.source, table.topic)
             }
             StartAt::End => {
-                format!("-- checkpoint and offsets of {} move to the end of topic {}", table.source, table.topic)
+                format!("# the checkpoint and the offsets of {} move to the end of topic {}", table.source, table.topic)
             }
         };
-        if !self.step(&step) {
+        if !self.step(Place::Own, &step) {
             return Ok(());
         }
         let shutdown = Shutdown::default();

@@ -4,14 +4,15 @@ use std::fmt::Write as _;
 
 use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 
+use super::completions::CommonOptions;
 use crate::config;
 
 const SIGNALS: &[(&str, &str)] = &[
     (
         "SIGTERM, SIGINT",
-        "The first lets the run finish the batches in hand, the second ends it at once, which is as safe as a kill.",
+        "The first lets the batches in progress finish. The second exits at once; like a kill, this is safe.",
     ),
-    ("SIGUSR1", "Tells on standard error how far the run is."),
+    ("SIGUSR1", "Prints the run's progress to standard error."),
 ];
 
 const FILES: &[(&str, &str)] = &[
@@ -26,20 +27,20 @@ const FILES: &[(&str, &str)] = &[
 
 /// The page, in the language of man(7).
 #[must_use]
-pub fn page(definitions: &CommandInfoWithArgs) -> String {
+pub fn page(definitions: &CommandInfoWithArgs, common: CommonOptions) -> String {
     let mut page = Page(String::new());
     page.line(&format!(".TH PG2CH 1 \"\" \"pg2ch {}\" \"User Commands\"", env!("CARGO_PKG_VERSION")));
     page.section("NAME");
-    page.line("pg2ch \\- moves unsent rows of PostgreSQL through Kafka into ClickHouse, exactly once");
+    page.line("pg2ch \\- copy unsent PostgreSQL rows to Kafka and ClickHouse, exactly once");
     page.section("SYNOPSIS");
-    page.line(".B pg2ch\n.RI ( \\-\\-once | \\-\\-every \" interval\" ) \" \" [ options ]\n.br\n.B pg2ch\n.IR command \" \" [ options ]");
+    page.line(".B pg2ch\n.RI ( \\-\\-once | \\-\\-every \" PAUSE\" ) \" \" [ options ]\n.br\n.B pg2ch\n.IR command \" \" [ options ]");
     page.section("DESCRIPTION");
     page.text(definitions.description);
     definitions.notes.iter().for_each(|note| page.paragraph(note));
     page.section("OPTIONS");
     definitions.flags.iter().for_each(|flag| page.option(flag));
     page.section("COMMANDS");
-    definitions.commands.iter().for_each(|command| page.command("pg2ch", &command.command));
+    definitions.commands.iter().for_each(|command| page.command("", &command.command, common));
     page.section("EXIT STATUS");
     definitions.error_codes.iter().for_each(|code| page.item(&code.code.to_string(), code.description));
     for (title, items) in [("ENVIRONMENT", config::VARIABLES), ("FILES", FILES), ("SIGNALS", SIGNALS)] {
@@ -89,14 +90,19 @@ impl Page {
         self.item(&term, flag.description);
     }
 
-    fn command(&mut self, before: &str, command: &CommandInfoWithArgs) {
-        let name = format!("{before} {}", command.name);
+    fn command(&mut self, before: &str, command: &CommandInfoWithArgs, common: CommonOptions) {
+        let typed = format!("{before} {}", command.name).trim_start().to_owned();
+        let name = format!("pg2ch {typed}");
         let arguments: String = command.positionals.iter().map(|positional| format!(" {}", positional.name)).collect();
         self.line(&format!(".SS {}", escaped(&format!("{name}{arguments}"))));
         self.text(command.description);
         command.positionals.iter().for_each(|positional| self.item(positional.name, positional.description));
         command.flags.iter().filter(|flag| flag.long != "--help").for_each(|flag| self.option(flag));
-        command.commands.iter().for_each(|sub| self.command(&name, &sub.command));
+        let taken: Vec<&str> = common(&typed).into_iter().map(|flag| flag.long).collect();
+        if !taken.is_empty() {
+            self.paragraph(&format!("Common options: {}.", taken.join(", ")));
+        }
+        command.commands.iter().for_each(|sub| self.command(&typed, &sub.command, common));
     }
 
     fn example(&mut self, line: &str) {
@@ -106,7 +112,8 @@ impl Page {
 
 /// A line of text for roff: hyphens that can be copied, no requests, no escapes.
 fn escaped(line: &str) -> String {
-    let text = line.replace('\\', "\\e").replace('-', "\\-").replace('~', "\\(ti").replace('`', "\\(ga");
+    let text =
+        line.replace('\\', "\\e").replace('-', "\\-").replace('~', "\\(ti").replace('`', "\\(ga").replace('→', "\\(->");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
 }
 
@@ -117,7 +124,7 @@ mod tests {
 
     #[test]
     fn every_command_option_code_and_variable_is_in_the_page() {
-        let (page, definitions) = (page(&cli::definitions()), cli::definitions());
+        let (page, definitions) = (page(&cli::definitions(), cli::common_options), cli::definitions());
         let mut commands = vec![("pg2ch".to_owned(), definitions.clone())];
         while let Some((name, command)) = commands.pop() {
             assert!(page.contains(&escaped(&name)), "{name}");

@@ -6,6 +6,7 @@ pub mod config;
 pub mod dead_letters;
 pub mod init;
 pub mod manual;
+mod migration;
 pub mod status;
 pub mod verify;
 

@@ -1,4 +1,4 @@
-//! `pg2ch status`: what waits to be moved, and what the last runs did. It takes no lock, so it works while a run works.
+//! `pg2ch status`: what remains to be moved, and what the last runs did. It takes no lock, so it works while a run is in progress.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{dead_letters, watched};
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, ExitCode, Result};
+use crate::numbers::{counted, grouped};
 use crate::outcome::backlog::Backlog;
 use crate::ports::LegContext;
 use crate::postgres::{Session, connect};
@@ -42,11 +43,18 @@ struct TableStatus {
     target: String,
     backlog: Backlog,
     dead_letters: Option<u64>,
+    /// What the last runs did; none if that could not be read.
+    history: Option<History>,
+    failures: Vec<Error>,
+}
+
+/// What the last runs did.
+#[derive(Default)]
+struct History {
     last_seen: Vec<Run>,
     runs: Vec<Run>,
     /// No row that is unsent now has been there for longer: a run that began so long ago has sent all that there were.
     unsent_seconds_at_most: Option<i64>,
-    failures: Vec<Error>,
 }
 
 /// Asks for every table; the text to print, and the exit code: 0, or that of the first server that could not be asked.
@@ -74,9 +82,7 @@ fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> TableStatus
         topic: table.topic.clone(),
         target: table.target.to_string(),
         dead_letters: None,
-        last_seen: Vec::new(),
-        runs: Vec::new(),
-        unsent_seconds_at_most: None,
+        history: None,
         backlog,
         failures: Vec::new(),
     };
@@ -84,22 +90,22 @@ fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> TableStatus
         Ok(pending) => status.dead_letters = failures.is_empty().then_some(pending),
         Err(error) => failures.push(error),
     }
-    // Without a history there is nothing to tell, and nothing wrong.
-    if let Err(error) =
-        connect(config, "status", watchdog).and_then(|mut session| history(&mut session, table, &mut status))
-    {
-        log::debug!("{error}");
+    // A run does without a history, so its lack is no failure.
+    match connect(config, "status", watchdog).and_then(|mut session| history(&mut session, table)) {
+        Ok(history) => status.history = Some(history),
+        Err(error) => log::debug!("{error}"),
     }
     status.failures = failures;
     status
 }
 
-fn history(session: &mut Session, table: &TableConfig, status: &mut TableStatus) -> Result<()> {
+fn history(session: &mut Session, table: &TableConfig) -> Result<History> {
     const WHAT: &str = "cannot read what the last runs did";
     if session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_runs') IS NOT NULL", &[])?.is_none() {
-        return Ok(());
+        return Ok(History::default());
     }
-    for (last_seen, runs) in [(true, &mut status.last_seen), (false, &mut status.runs)] {
+    let mut history = History::default();
+    for (last_seen, runs) in [(true, &mut history.last_seen), (false, &mut history.runs)] {
         let rows = session.query(
             WHAT,
             "SELECT to_char(started_at, 'YYYY-MM-DD HH24:MI:SS\"Z\"'), extract(epoch FROM now() - started_at)::bigint, seconds,
@@ -131,25 +137,27 @@ fn history(session: &mut Session, table: &TableConfig, status: &mut TableStatus)
         "SELECT extract(epoch FROM now() - max(started_at))::bigint FROM pg2ch_runs WHERE source = $1 AND topic = $2 AND all_sent",
         &[&table.source, &table.topic],
     )?;
-    status.unsent_seconds_at_most = row.and_then(|row| row.get(0));
-    Ok(())
+    history.unsent_seconds_at_most = row.and_then(|row| row.get(0));
+    Ok(history)
 }
 
 fn as_json(tables: &[TableStatus], code: ExitCode) -> String {
     let tables: Vec<_> = tables
         .iter()
         .map(|table| {
+            let empty = History::default();
+            let history = table.history.as_ref().unwrap_or(&empty);
             serde_json::json!({
                 "source": table.source,
                 "topic": table.topic,
                 "target": table.target,
                 "unsent": table.backlog.unsent,
-                "unsent_seconds_at_most": table.unsent_seconds_at_most,
+                "unsent_seconds_at_most": history.unsent_seconds_at_most,
                 "partitions": table.backlog.partitions,
                 "records_behind_at_most": table.backlog.behind(),
                 "dead_letters_pending": table.dead_letters,
-                "last_seen": table.last_seen,
-                "runs": table.runs,
+                "last_seen": history.last_seen,
+                "runs": history.runs,
                 "errors": table.failures,
             })
         })
@@ -172,42 +180,49 @@ fn tell(text: &mut String, table: &TableStatus) -> std::fmt::Result {
     for failure in &table.failures {
         writeln!(text, "  not known: {}: {}\n    hint: {}", failure.what(), failure.why(), failure.hint())?;
     }
-    writeln!(text, "  unsent rows       {}", unsent(table))?;
-    let behind =
-        table.backlog.behind().map_or_else(|| "not known".into(), |records| format!("at most {records} records"));
-    writeln!(text, "  not copied yet    {behind}")?;
+    writeln!(text, "  unsent            {}", unsent(table))?;
+    let uncopied = table.backlog.behind().map(|records| at_most(records, "record"));
+    writeln!(text, "  uncopied          {}", uncopied.unwrap_or_else(not_known))?;
     for partition in table.backlog.partitions.iter().flatten().filter(|partition| partition.behind > 0) {
-        let note = if partition.trusted { "" } else { " (no trusted offset: the target is asked what it holds)" };
+        let note = if partition.trusted { "" } else { " (no offset of pg2ch: a run first checks what the target has)" };
         writeln!(
             text,
-            "    partition {:<5} next {:>10}  end {:>10}  behind {:>8}{note}",
-            partition.partition, partition.next, partition.end, partition.behind
+            "    partition {:<5} {}, from offset {} to {}{note}",
+            partition.partition,
+            at_most(partition.behind, "record"),
+            partition.next,
+            partition.end
         )?;
     }
-    let dead = table.dead_letters.map_or_else(|| "not known".into(), |count| format!("{count} pending"));
-    writeln!(text, "  dead letters      {dead}")?;
-    for run in &table.last_seen {
-        let end = if run.exit_code == 0 { "went well".into() } else { format!("ended with {}", run.exit_code) };
-        writeln!(text, "  last run ({:<7}) {} ago, {end}, by {}", run.legs, duration(run.seconds_ago), run.run_by)?;
+    let dead = table.dead_letters.map(|count| format!("{} pending", grouped(count)));
+    writeln!(text, "  dead letters      {}", dead.unwrap_or_else(not_known))?;
+    let Some(history) = &table.history else { return writeln!(text, "  last runs         not known\n") };
+    for run in &history.last_seen {
+        let end = if run.exit_code == 0 { "succeeded".into() } else { format!("ended with {}", run.exit_code) };
+        let (legs, ago) = (legs_in_words(&run.legs), duration(run.seconds_ago));
+        writeln!(text, "  last run          {ago} ago, {legs}, {end}, by {}", run.run_by)?;
     }
-    if table.runs.is_empty() {
-        return writeln!(text, "  no run that moved something, or failed, is written down\n");
+    if history.runs.is_empty() {
+        return writeln!(text, "  no recorded run has moved data or failed\n");
     }
-    writeln!(text, "\n  started               seconds  legs     exit      sent   flagged    copied  inserts  dead")?;
-    for run in &table.runs {
+    writeln!(
+        text,
+        "\n  started               seconds  legs     exit        sent     flagged      copied  inserts   dead"
+    )?;
+    for run in &history.runs {
         writeln!(
             text,
-            "  {:<20} {:>8.2}  {:<7} {:>5} {:>9} {:>9} {:>9} {:>8} {:>5}{}",
+            "  {:<20} {:>8.2}  {:<7} {:>5} {:>11} {:>11} {:>11} {:>8} {:>6}{}",
             run.started,
             run.seconds,
             run.legs,
             run.exit_code,
-            run.records_sent,
-            run.rows_flagged,
-            run.records_copied,
-            run.inserts,
-            run.dead_letters,
-            if run.complete { "" } else { "  more was left" }
+            grouped(run.records_sent.unsigned_abs()),
+            grouped(run.rows_flagged.unsigned_abs()),
+            grouped(run.records_copied.unsigned_abs()),
+            grouped(run.inserts.unsigned_abs()),
+            grouped(run.dead_letters.unsigned_abs()),
+            if run.complete { "" } else { "  more remained" }
         )?;
         if let Some(error) = &run.error {
             writeln!(text, "    {error}")?;
@@ -216,18 +231,36 @@ fn tell(text: &mut String, table: &TableStatus) -> std::fmt::Result {
     writeln!(text)
 }
 
+fn not_known() -> String {
+    "not known".into()
+}
+
+/// `0 records`, `at most 1 record`: the markers of transactions count among the offsets.
+fn at_most(number: i64, noun: &str) -> String {
+    let counted = counted(number.unsigned_abs(), noun);
+    if number > 0 { format!("at most {counted}") } else { counted }
+}
+
+fn legs_in_words(legs: &str) -> &str {
+    match legs {
+        "both" => "both legs",
+        "produce" => "produce leg",
+        "consume" => "consume leg",
+        other => other,
+    }
+}
+
 /// There is no timestamp in a row: its age is told as far as it can be known.
 fn unsent(table: &TableStatus) -> String {
-    let Some(unsent) = &table.backlog.unsent else { return "not known".into() };
-    let mut told = format!("{}{}", unsent.rows, if unsent.or_more { " or more" } else { "" });
+    let Some(unsent) = &table.backlog.unsent else { return not_known() };
+    let mut told = unsent.counted();
     if let Some(key) = &unsent.lowest_key {
-        told += &format!(", the lowest key is {key}");
-        told += &match (unsent.seconds, table.unsent_seconds_at_most) {
+        told += &format!(", lowest key {key}");
+        let at_most = table.history.as_ref().and_then(|history| history.unsent_seconds_at_most);
+        told += &match (unsent.seconds, at_most) {
             (Some(seconds), _) => format!(", committed {} ago", duration(seconds)),
-            (None, Some(seconds)) => {
-                format!(", waiting for {} at most (a run that began then has sent all)", duration(seconds))
-            }
-            (None, None) => ", for how long is not known".to_owned(),
+            (None, Some(seconds)) => format!(", unsent for at most {} (an earlier run sent all)", duration(seconds)),
+            (None, None) => ", unsent since an unknown time".to_owned(),
         };
     }
     told
@@ -235,4 +268,65 @@ fn unsent(table: &TableStatus) -> String {
 
 fn duration(seconds: i64) -> String {
     humantime::format_duration(Duration::from_secs(seconds.max(0).unsigned_abs())).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::backlog::{PartitionLag, Unsent};
+
+    fn status() -> TableStatus {
+        let lag = PartitionLag { partition: 0, next: 5, end: 1_006, trusted: true, behind: 1_001 };
+        TableStatus {
+            source: "public.t".into(),
+            topic: "t".into(),
+            target: "a.t".into(),
+            backlog: Backlog {
+                unsent: Some(Unsent { rows: 1, or_more: false, lowest_key: Some("7".into()), seconds: None }),
+                partitions: Some(vec![lag]),
+            },
+            dead_letters: Some(0),
+            history: Some(History::default()),
+            failures: Vec::new(),
+        }
+    }
+
+    fn run(legs: &str) -> Run {
+        Run {
+            started: "2026-01-02 03:04:05Z".into(),
+            seconds_ago: 61,
+            seconds: 1.0,
+            legs: legs.into(),
+            exit_code: 0,
+            complete: true,
+            records_sent: 1_000_000,
+            rows_flagged: 1_000_000,
+            records_copied: 0,
+            inserts: 0,
+            dead_letters: 0,
+            run_by: "host 1".into(),
+            error: None,
+        }
+    }
+
+    #[test]
+    fn numbers_nouns_and_legs_are_written_out() {
+        let mut status = status();
+        let text = as_text(std::slice::from_ref(&status));
+        assert!(text.contains("\n  unsent            1 row, lowest key 7, unsent since an unknown time\n"), "{text}");
+        assert!(text.contains("\n  uncopied          at most 1,001 records\n"), "{text}");
+        assert!(text.contains("\n    partition 0     at most 1,001 records, from offset 5 to 1006\n"), "{text}");
+        assert!(text.contains("\n  no recorded run has moved data or failed\n"), "{text}");
+        let history = History { last_seen: vec![run("both")], runs: vec![run("produce")], ..History::default() };
+        status.history = Some(history);
+        let text = as_text(&[status]);
+        assert!(text.contains("\n  last run          1m 1s ago, both legs, succeeded, by host 1\n"), "{text}");
+        assert!(text.contains("  produce     0   1,000,000   1,000,000           0        0      0\n"), "{text}");
+    }
+
+    #[test]
+    fn a_history_that_cannot_be_read_is_not_one_without_runs() {
+        let text = as_text(&[TableStatus { history: None, ..status() }]);
+        assert!(text.contains("\n  last runs         not known\n") && !text.contains("no recorded run"), "{text}");
+    }
 }

@@ -93,7 +93,7 @@ impl Environment {
         for name in self.variables.keys().filter(|n| n.starts_with("PG2CH_") && !ours().any(|known| known == *n)) {
             let close = value::nearest(name, ours()).filter(|known| name.len().abs_diff(known.len()) <= 2);
             if let Some(known) = close {
-                log::warn!("the environment variable {name} does nothing; {known} would");
+                log::warn!("the environment variable {name} is not used by pg2ch; did you mean {known}?");
             }
         }
     }

@@ -166,7 +166,7 @@ pub fn parse(path: &Path, text: &str) -> Result<File> {
         Error::config(
             format!("cannot parse the configuration file {}{line}", path.display()),
             error.message(),
-            "mend that line: a string stands in quotes (`rows = 10000`, `topic = \"user_logins\"`, `connect = \"5s\"`)",
+            "fix that line; strings need quotes (`rows = 10000`, `topic = \"user_logins\"`, `connect = \"5s\"`)",
         )
     })?;
     Parser { path, text }.file(root.into_inner())
@@ -263,7 +263,7 @@ impl Parser<'_> {
                 return Err(self.wrong(
                     &format!("kafka.properties.{key}"),
                     line,
-                    "it is there twice",
+                    "it is set twice",
                     "keep one of the two",
                 ));
             }
@@ -289,7 +289,7 @@ impl Parser<'_> {
                     .to_owned()
             }
         };
-        self.wrong(name, line, "pg2ch knows no such section", &hint)
+        self.wrong(name, line, "unknown section", &hint)
     }
 
     fn unknown_key(&self, section: &str, key: &str, line: usize, keys: &[&str]) -> Error {

@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
+
 use super::environment::{KAFKA_BROKERS, KAFKA_SASL_PASSWORD};
 use super::file::Value;
 use super::origin::Origin;
@@ -94,9 +98,9 @@ pub fn read(reader: &mut Reader) -> Result<KafkaConfig> {
 
 fn brokers(reader: &mut Reader) -> Result<String> {
     let given = reader
-        .given_text("kafka", "brokers", Some(KAFKA_BROKERS))?
+        .given_list("kafka", "brokers", Some(KAFKA_BROKERS))?
         .unwrap_or(Given { value: "localhost:9092".to_owned(), origin: Origin::Default });
-    let hint = "list them as \"host:port\", separated by commas: \"kafka1:9092,kafka2:9092\"; a user and password belong in \
+    let hint = "write [\"kafka1:9092\", \"kafka2:9092\"] or \"kafka1:9092,kafka2:9092\"; user and password belong in \
                 [kafka.properties] and `sasl_password_file`";
     let brokers: Vec<&str> = given.value.split(',').map(str::trim).collect();
     for (at, broker) in brokers.iter().enumerate() {
@@ -181,7 +185,28 @@ fn property(name: &str, origin: &Origin, value: Value) -> Result<String> {
     if text.contains('\0') {
         return Err(refuse(&place, origin, "it holds a NUL", "take the NUL out"));
     }
+    known_to_librdkafka(&place, name, &text, origin)?;
     Ok(text)
+}
+
+/// Asks librdkafka itself, which knows its properties and their values; a client is not made yet.
+fn known_to_librdkafka(place: &str, name: &str, value: &str, origin: &Origin) -> Result<()> {
+    let mut properties = ClientConfig::new();
+    properties.set(name, value);
+    let KafkaError::ClientConfig(kind, ..) = (match properties.create_native_config() {
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    }) else {
+        return Ok(());
+    };
+    // Its own words are not shown: they repeat the value.
+    let why = match kind {
+        RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN => "librdkafka has no such property",
+        _ => "librdkafka does not accept it",
+    };
+    let hint =
+        "correct name and value: librdkafka's CONFIGURATION.md lists them, and Java's clients have names of their own";
+    Err(refuse(place, origin, why, hint))
 }
 
 fn is_harmless(name: &str) -> bool {

@@ -157,6 +157,18 @@ fn a_named_file_comes_before_those_that_are_looked_for() {
 }
 
 #[test]
+fn brokers_are_a_list_or_a_text_with_commas() {
+    for text in ["[\"a:9092\", \"b:9092\"]", "\"a:9092, b:9092\""] {
+        let explained = with_file(&format!("[kafka]\nbrokers = {text}\n"), &[]).unwrap();
+        assert_eq!(explained.config.kafka.brokers, "a:9092,b:9092", "{text}");
+    }
+    for text in ["[]", "[\"a:9092\", \"\"]", "[9092]", "9092"] {
+        let error = refused(&format!("[kafka]\nbrokers = {text}\n"));
+        assert!(error.what().contains("kafka.brokers") && error.what().contains(":2"), "{text}: {error}");
+    }
+}
+
+#[test]
 fn kafka_properties_are_passed_on_quoted_or_not() {
     let text = "[kafka.properties]\nsecurity.protocol = \"SSL\"\n\"ssl.ca.location\" = \"/ca\"\nlinger.ms = 5\n\
                 enable.ssl.certificate.verification = true\nsasl.password = \"hunter2\"\n";

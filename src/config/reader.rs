@@ -69,6 +69,22 @@ impl Reader {
         Ok(from_file)
     }
 
+    /// The same, where the file may also have a list of texts; they are joined by commas.
+    pub fn given_list(
+        &mut self,
+        section: &str,
+        key: &str,
+        name: Option<&'static str>,
+    ) -> Result<Option<Given<String>>> {
+        if let Some(Entry { value, .. }) =
+            self.file.as_mut().and_then(|file| file.sections.get_mut(section)?.get_mut(key))
+            && let Value::List(texts) = value
+        {
+            *value = Value::Text(texts.join(","));
+        }
+        self.given_text(section, key, name)
+    }
+
     /// A path from the file; a relative one is meant from the file's directory.
     pub fn path(&mut self, section: &str, key: &str) -> Result<Option<PathBuf>> {
         let place = place(section, key);

@@ -289,7 +289,7 @@ impl OnBadRow {
 fn check_pair(at: usize, table: &TableConfig, other: &TableConfig, origin: &Origin) -> Result<()> {
     let fail = |key: &str, why: String, hint: &str| Err(refuse(&format!("table[{at}].{key}"), origin, why, hint));
     if table.source == other.source {
-        let why = format!("{} is there twice, and has one flag only", table.source);
+        let why = format!("{} is configured twice, but one table has one flag", table.source);
         return fail("source", why, "keep one [[table]] for each source table");
     }
     if table.topic == other.topic {

@@ -23,6 +23,9 @@ use crate::ports::target::TargetDescription;
 pub const POSITION: [(&str, &str); 3] =
     [("_partition", "Int32"), ("_offset", "Int64"), ("_timestamp", "DateTime64(3, 'UTC')")];
 
+/// How a fix begins that no statement on the table can make.
+pub const MAKE_ANEW: &str = "-- a column of ORDER BY cannot be altered: create the table again";
+
 /// A column of the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetColumn {
@@ -275,11 +278,7 @@ impl Comparison<'_> {
                 (Effect::Stops, "type-impossible", format!("{why}: a run does not begin"), fix)
             }
         };
-        let fix = if other.is_in_sorting_key {
-            format!("-- a column of ORDER BY cannot be altered: make the table anew with {target_name} as {wanted}")
-        } else {
-            fix
-        };
+        let fix = if other.is_in_sorting_key { format!("{MAKE_ANEW} with {target_name} as {wanted}") } else { fix };
         self.add(id, effect, pair, why, fix);
     }
 
@@ -312,7 +311,7 @@ impl Comparison<'_> {
             ("column-extra", Effect::RefusesAll, why.to_owned(), fix)
         };
         let fix = if target.is_in_sorting_key && effect != Effect::Harmless {
-            format!("-- a column of ORDER BY cannot be altered: make the table anew without {name}")
+            format!("{MAKE_ANEW} without {name}")
         } else {
             fix
         };

@@ -11,6 +11,7 @@ use crate::error::{Error, ExitCode, Result};
 use crate::kafka::KafkaLog;
 use crate::legs::consume::Start;
 use crate::legs::consume::position::Context;
+use crate::numbers::counted;
 use crate::ports::target::Target;
 use crate::ports::topic::{End, TopicLog};
 use crate::postgres::{Session, SourceTable, connect, count_unsent};
@@ -29,6 +30,14 @@ pub struct Unsent {
     pub lowest_key: Option<String>,
     /// How long the row with the lowest key has been as it is; known only where the server tracks commit timestamps.
     pub seconds: Option<i64>,
+}
+
+impl Unsent {
+    /// `1 row`, `1,000,000 rows or more`
+    #[must_use]
+    pub fn counted(&self) -> String {
+        format!("{}{}", counted(self.rows.unsigned_abs(), "row"), if self.or_more { " or more" } else { "" })
+    }
 }
 
 /// One partition's records that are not copied yet.
@@ -82,14 +91,12 @@ impl Backlog {
     /// For a person.
     #[must_use]
     pub fn summary(&self) -> String {
-        let rows = self.unsent.as_ref().map_or_else(
-            || "an unknown number of rows".into(),
-            |unsent| format!("{}{} unsent rows", unsent.rows, if unsent.or_more { " or more" } else { "" }),
+        let rows = self.unsent.as_ref().map_or_else(|| "an unknown number of rows".into(), Unsent::counted);
+        let records = self.behind().map_or_else(
+            || "an unknown number of records".into(),
+            |records| format!("at most {}", counted(records.unsigned_abs(), "record")),
         );
-        let records = self
-            .behind()
-            .map_or_else(|| "an unknown number of records".into(), |records| format!("at most {records} records"));
-        format!("{rows} into Kafka, then {records} that wait there into ClickHouse")
+        format!("{rows} to Kafka, and {records} from the topic to ClickHouse")
     }
 
     /// Offsets between the group's and the ends, in all partitions.
@@ -198,6 +205,6 @@ fn ask(config: &Config, source: &str) -> Option<Backlog> {
     config.timeouts.connect = config.timeouts.connect.min(LIMIT / 3);
     config.timeouts.kafka = config.timeouts.kafka.min(LIMIT / 3);
     config.timeouts.clickhouse = config.timeouts.clickhouse.min(LIMIT / 3);
-    let late = || Some(Error::unavailable("cannot ask what is left", "no answer in time", "see pg2ch status"));
+    let late = || Some(Error::unavailable("cannot count what remains", "no reply in time", "run `pg2ch status`"));
     beside("backlog", LIMIT, late, move || Ok(Backlog::ask(&config, &table, &Watchdog::default()).0)).ok()
 }

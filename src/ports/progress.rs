@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::source::Estimate;
 use crate::config::TableConfig;
+use crate::numbers::{counted, grouped};
 
 /// One table's way through one run. Clones share one state.
 #[derive(Clone, Debug, Default)]
@@ -73,61 +74,78 @@ impl Progress {
         let State { sent, flagged, copied, .. } = *self.state();
         let seconds = elapsed.as_secs_f64();
         format!(
-            "{source}, {seconds:.1} s into the run: {sent} records sent, {flagged} rows flagged, {copied} records copied"
+            "{source}, {seconds:.1} s into the run: {} sent, {} flagged, {} copied",
+            counted(sent, "record"),
+            counted(flagged, "row"),
+            counted(copied, "record")
         )
     }
 
-    /// A line for a person who watches: how much of the present leg is done, how fast, and how long the rest takes. `None`
-    /// before the first leg has something to move.
+    /// A line for a person who watches: how much of the present leg is done, how fast, and how long the rest takes; the
+    /// longest that has fewer than `width` columns. `None` before the first leg has something to move.
     #[must_use]
-    pub fn bar(&self, table: &TableConfig, max_rows: Option<u64>) -> Option<String> {
+    pub fn bar(&self, table: &TableConfig, max_rows: Option<u64>, width: usize) -> Option<String> {
         let state = self.state();
         let leg = state.leg?;
-        let (way, noun, done, goal) = match leg.records {
-            None => (format!("{} → {}", table.source, table.topic), "rows", state.flagged, state.unsent),
+        let target = table.target.to_string();
+        let (from, to, noun, done, goal) = match leg.records {
+            None => (&table.source, &table.topic, "row", state.flagged, state.unsent),
             Some(records) => {
                 let goal = Estimate { number: leg.before + records, exact: true };
-                (format!("{} → {}", table.topic, table.target), "records", state.copied, Some(goal))
+                (&table.topic, &target, "record", state.copied, Some(goal))
             }
         };
-        let goal =
-            goal.map(|goal| Estimate { number: max_rows.map_or(goal.number, |most| goal.number.min(most)), ..goal });
-        Some(format!("{way}: {}", of_goal(noun, done, done - leg.before, goal, leg.begun.elapsed())))
+        let most = max_rows.unwrap_or(u64::MAX);
+        let goal = goal.map(|goal| Estimate { number: goal.number.min(most), ..goal });
+        let told = Told::of(noun, done, done - leg.before, goal, leg.begun.elapsed());
+        let forms = [
+            format!("{from} → {to}: {}", told.whole),
+            format!("{from} → {to}: {}", told.share_and_rest),
+            format!("→ {to}: {}", told.share_and_rest),
+            told.share_and_rest,
+            told.share,
+        ];
+        let fits = |form: &String| form.chars().count() < width;
+        let shortest = forms.last().map(|form| form.chars().take(width.saturating_sub(1)).collect());
+        forms.into_iter().find(fits).or(shortest)
     }
 }
 
-/// `120,000 of 500,000 rows (24 %), 85,000/s, 5 s left`
-fn of_goal(noun: &str, done: u64, since: u64, goal: Option<Estimate>, elapsed: Duration) -> String {
-    // What was expected too low says nothing any more.
-    let goal = goal.filter(|goal| goal.number > 0 && done <= goal.number);
-    let mut text = match goal {
-        Some(Estimate { number, exact }) => {
-            let about = if exact { "" } else { "about " };
-            format!("{} of {about}{} {noun} ({} %)", grouped(done), grouped(number), 100 * done / number)
-        }
-        None => format!("{} {noun}", grouped(done)),
-    };
-    let rate = since as f64 / elapsed.as_secs_f64().max(0.001);
-    if since > 0 {
-        text.push_str(&format!(", {}/s", grouped(rate as u64)));
-        if let Some(goal) = goal {
-            text.push_str(&format!(", {} left", in_words((goal.number - done) as f64 / rate)));
-        }
-    }
-    text
+/// What is done, in forms of different length.
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    /// `120,000 of 500,000 rows (24 %), 85,000/s, 5 s left`
+    whole: String,
+    /// `24 %, 5 s left`
+    share_and_rest: String,
+    /// `24 %`
+    share: String,
 }
 
-/// `1,234,567`
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
+impl Told {
+    fn of(noun: &str, done: u64, since: u64, goal: Option<Estimate>, elapsed: Duration) -> Self {
+        // What was expected too low says nothing any more.
+        let goal = goal.filter(|goal| goal.number > 0 && done <= goal.number);
+        let rate = since as f64 / elapsed.as_secs_f64().max(0.001);
+        let speed = if since > 0 { format!(", {}/s", grouped(rate as u64)) } else { String::new() };
+        let Some(Estimate { number, exact }) = goal else {
+            let counted = counted(done, noun);
+            return Self {
+                whole: format!("{counted}{speed}"),
+                share_and_rest: format!("{counted}{speed}"),
+                share: counted,
+            };
+        };
+        let about = if exact { "" } else { "about " };
+        let share = format!("{} %", 100 * done / number);
+        let rest =
+            if since > 0 { format!(", {} left", in_words((number - done) as f64 / rate)) } else { String::new() };
+        Self {
+            whole: format!("{} of {about}{} ({share}){speed}{rest}", grouped(done), counted(number, noun)),
+            share_and_rest: format!("{share}{rest}"),
+            share,
         }
-        text.push(digit);
     }
-    text
 }
 
 /// `5 s`, `3 min 20 s`, `2 h 5 min`
@@ -147,7 +165,7 @@ mod tests {
 
     fn told(done: u64, since: u64, goal: Option<(u64, bool)>, seconds: u64) -> String {
         let goal = goal.map(|(number, exact)| Estimate { number, exact });
-        of_goal("rows", done, since, goal, Duration::from_secs(seconds))
+        Told::of("row", done, since, goal, Duration::from_secs(seconds)).whole
     }
 
     #[test]
@@ -160,6 +178,24 @@ mod tests {
         assert_eq!(told(1_234_567, 1_234_567, None, 1), "1,234,567 rows, 1,234,567/s");
         // What an attempt before this one did counts for the share and not for the rate.
         assert_eq!(told(900, 100, Some((1_000, true)), 10), "900 of 1,000 rows (90 %), 10/s, 10 s left");
+    }
+
+    #[test]
+    fn a_narrow_terminal_loses_names_and_numbers_before_the_share_and_the_time_left() {
+        let config =
+            crate::config::load(&crate::config::Flags { config: Some("/dev/null".into()), ..Default::default() })
+                .unwrap();
+        let (table, progress) = (&config.tables[0], Progress::default());
+        progress.expect_rows(Estimate { number: 1_000_000_000, exact: true });
+        progress.begin_rows();
+        progress.flagged(250_000_000);
+        for width in 1..120 {
+            let line = progress.bar(table, None, width).unwrap();
+            assert!(line.chars().count() < width, "{width}: {line}");
+            assert!(width < 17 || line.contains("25 %") && line.ends_with(" s left"), "{width}: {line}");
+        }
+        assert!(progress.bar(table, None, 40).unwrap().starts_with("→ user_logins: 25 %, "));
+        assert_eq!(progress.bar(table, None, 6).unwrap(), "25 %");
     }
 
     #[test]
@@ -182,16 +218,16 @@ mod tests {
                 .unwrap();
         let (table, progress) = (&config.tables[0], Progress::default());
         progress.expect_rows(Estimate { number: 10, exact: true });
-        assert_eq!(progress.bar(table, None), None);
+        assert_eq!(progress.bar(table, None, 200), None);
         progress.begin_rows();
         progress.flagged(5);
-        let line = progress.bar(table, None).unwrap();
+        let line = progress.bar(table, None, 200).unwrap();
         assert!(line.starts_with("public.user_logins → user_logins: 5 of 10 rows (50 %), "), "{line}");
-        let line = progress.bar(table, Some(8)).unwrap();
+        let line = progress.bar(table, Some(8), 200).unwrap();
         assert!(line.contains("5 of 8 rows"), "{line}");
         progress.begin_records(20);
         progress.copied(15);
-        let line = progress.bar(table, None).unwrap();
+        let line = progress.bar(table, None, 200).unwrap();
         assert!(line.starts_with("user_logins → analytics.user_logins: 15 of 20 records (75 %), "), "{line}");
     }
 }

@@ -17,6 +17,6 @@ pub use connect::connect;
 pub use flag::require_flaggable;
 pub use ledger::PgLedger;
 pub use session::Session;
-pub use source_table::{SourceTable, quote};
+pub use source_table::{SourceTable, add_flag, quote};
 pub use unsent::{COUNTED, PgUnsentRows, count_unsent, estimate_unsent};
 pub use unsent_index::UnsentIndex;

@@ -29,12 +29,41 @@ pub struct SourceTable {
     condition: Option<String>,
 }
 
+/// What adds a flag to a table that has rows. A constant default rewrites nothing from PostgreSQL 11 on, and in one statement no
+/// row that comes meanwhile is taken for sent.
+#[must_use]
+pub fn add_flag(table: &str, flag: &str) -> String {
+    let flag = quote(flag);
+    format!(
+        "-- Existing rows get TRUE: they count as sent. Rows inserted later get FALSE. The table is not rewritten.\n\
+         ALTER TABLE {table} ADD COLUMN {flag} boolean NOT NULL DEFAULT TRUE, ALTER COLUMN {flag} SET DEFAULT FALSE;\n\
+         -- To send the existing rows as well, use this statement instead:\n\
+         -- ALTER TABLE {table} ADD COLUMN {flag} boolean NOT NULL DEFAULT FALSE;"
+    )
+}
+
 impl SourceTable {
     /// Looks the table up.
     ///
     /// # Errors
     /// 78 if the table, or a column, is missing or unfit; PostgreSQL's.
     pub fn find(session: &mut Session, config: &TableConfig) -> Result<Self> {
+        let (table, has_flag) = Self::find_without_flag(session, config)?;
+        if has_flag {
+            return Ok(table);
+        }
+        Err(Error::config(
+            format!("cannot use table {} as the source", config.source),
+            format!("{} has no column {}", table.name, config.flag),
+            "correct `flag` in [[table]], or add the column: `pg2ch init --print` shows the statement",
+        ))
+    }
+
+    /// Looks the table up, whether it has a flag or not; and whether it has.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find), but for a missing flag.
+    pub fn find_without_flag(session: &mut Session, config: &TableConfig) -> Result<(Self, bool)> {
         let what = format!("cannot use table {} as the source", config.source);
         let unfit = |why: String, hint: &str| Error::config(&what, why, hint);
         let relation = Relation::look_up(session, &config.source)?.ok_or_else(|| {
@@ -52,10 +81,8 @@ impl SourceTable {
         let Relation { oid, name, database, is_partitioned, .. } = relation;
         let mut columns = session.in_catalog(&what, |session| read_columns(session, oid, &name))?;
         let column = |wanted: &str| columns.iter().find(|column| column.name == wanted).cloned();
-        let flag = column(&config.flag).ok_or_else(|| {
-            unfit(format!("{name} has no column {}", config.flag), "check `flag` in [[table]], or add the column")
-        })?;
-        if flag.type_name != "boolean" {
+        let flag = column(&config.flag);
+        if let Some(flag) = flag.as_ref().filter(|flag| flag.type_name != "boolean") {
             return Err(unfit(
                 format!("the flag column {} is of type {}", flag.name, flag.type_name),
                 "make it boolean, or name another column as `flag` in [[table]]",
@@ -92,7 +119,7 @@ impl SourceTable {
         };
         table.require_unique_key(session, &what)?;
         table.require_condition(session)?;
-        Ok(table)
+        Ok((table, flag.is_some()))
     }
 
     /// That the condition is one expression, of boolean type, which this table understands. It stands between brackets and

@@ -17,7 +17,9 @@ pub mod servers;
 mod topic;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -126,6 +128,22 @@ impl World {
 
     pub fn ch_number(&self, sql: &str) -> i64 {
         self.ch(sql).parse().unwrap()
+    }
+
+    /// Has a program take `text` on standard input, as somebody who pastes it; Kafka's commands are there.
+    pub fn type_into(&self, command: &[&str], text: &str) {
+        let bin = std::env::var("SERVERS_BIN").expect("SERVERS_BIN is not set: run scripts/test");
+        let mut child = Command::new(command[0])
+            .args(&command[1..])
+            .env_clear()
+            .env("PATH", format!("{bin}:{}", std::env::var("PATH").unwrap()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        Ended::of(&child.wait_with_output().unwrap()).expect(0);
     }
 
     /// No merge may hide a row that is there twice.

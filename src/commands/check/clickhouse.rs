@@ -6,13 +6,35 @@ use serde::de::DeserializeOwned;
 use super::finding::{Finding, Findings, Server, Severity};
 use super::{Source, clock};
 use crate::clickhouse::{Answer, ClickHouseTarget, Http, quote, text};
-use crate::commands::init::{create_target, target_names};
+use crate::commands::init::create_target;
+use crate::commands::migration;
 use crate::config::{Config, TableConfig, TargetName};
 use crate::error::Result;
-use crate::fit::{Difference, Effect, columns, differences, storage};
+use crate::fit::{Difference, Effect, MAKE_ANEW, TargetColumn, columns, differences, storage};
 use crate::ports::engine::Engine;
 use crate::ports::layout::Layout;
 use crate::ports::target::Target;
+
+/// The findings that only another table settles.
+const REMADE: [&str; 3] = ["engine", "engine-version", "sorting-key"];
+
+/// Where nobody but its owner can make a table anew.
+const MEANT: &str = "-- nothing, if that is meant; `pg2ch init --print` shows a table that has it, for another name";
+
+/// The findings on a table that are gone once it is made anew.
+const SETTLED: &[&str] = &[
+    "position-column",
+    "position-type",
+    "position-index",
+    "type-lossy",
+    "type-impossible",
+    "type-unknown",
+    "column-missing",
+    "column-computed",
+    "column-extra",
+    "deduplication-window",
+    "fsync",
+];
 
 /// The oldest version that knows `insert_deduplication_token`.
 const OLDEST: (u32, u32) = (22, 2);
@@ -136,6 +158,7 @@ impl Check<'_> {
             }
             self.index()?;
         }
+        self.migrate(&target);
         Ok(())
     }
 
@@ -146,9 +169,8 @@ impl Check<'_> {
         let names: Vec<&str> =
             self.source.iter().flat_map(|source| &source.columns).map(|column| column.name.as_str()).collect();
         let mut found = storage::misfits(&table, &names, &description);
-        if let Some(source) = self.source {
-            let remade = ["engine", "engine-version", "sorting-key"];
-            found.iter_mut().filter(|each| remade.contains(&each.id)).for_each(|each| each.fix = self.remake(source));
+        if *name != self.table.target {
+            found.iter_mut().filter(|each| REMADE.contains(&each.id)).for_each(|each| MEANT.clone_into(&mut each.fix));
         }
         self.tell(found);
         self.fsync(&description.engine)
@@ -200,22 +222,15 @@ impl Check<'_> {
         }
     }
 
-    /// Engine and order cannot be altered: a new table takes the rows over.
-    fn remake(&self, source: &Source) -> String {
-        if self.stored != self.table.target {
-            return "-- nothing, if that is meant; `pg2ch init --print` shows a table that has it, for another name"
-                .into();
+    /// What cannot be altered in place: one migration makes the whole table anew, and with it whatever else does not fit.
+    fn migrate(&mut self, target: &[TargetColumn]) {
+        let Some(source) = self.source.filter(|_| self.stored == self.table.target) else { return };
+        let remade = self.findings.position(|finding| REMADE.contains(&finding.id));
+        let place = remade.or_else(|| self.findings.position(|finding| finding.fix.starts_with(MAKE_ANEW)));
+        if let Some(place) = place {
+            let statements = migration::statements(self.table, &source.table, source.comment.as_deref(), target);
+            self.findings.settle_with(place, &statements, SETTLED);
         }
-        let old =
-            format!("{}.{}", quote(&self.table.target.database), quote(&format!("{}_old", self.table.target.table)));
-        let mut columns: Vec<String> =
-            target_names(self.table, &source.columns).iter().map(|name| quote(name)).collect();
-        columns.extend(["_partition", "_offset", "_timestamp"].map(quote));
-        let (name, columns) = (self.name(), columns.join(", "));
-        format!(
-            "RENAME TABLE {name} TO {old};\n{};\nINSERT INTO {name} ({columns}) SELECT {columns} FROM {old};",
-            create_target(self.table, &source.table, source.comment.as_deref())
-        )
     }
 
     /// Whether an INSERT is on disk when it is confirmed. A replicated table has its data elsewhere, too.

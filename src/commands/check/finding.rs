@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::error::{Error, ExitCode};
+use crate::numbers::counted;
 use crate::outcome::backlog::Backlog;
 
 /// How much a finding weighs.
@@ -74,6 +75,23 @@ impl Findings {
         self.list.push(Finding { severity, server: self.server, id, what, why, fix });
     }
 
+    /// Where the first one is that `fits`.
+    #[must_use]
+    pub fn position(&self, fits: impl Fn(&Finding) -> bool) -> Option<usize> {
+        self.list.iter().position(fits)
+    }
+
+    /// Gives the finding at `place` this fix, which also settles all of some kinds: they refer to it.
+    pub fn settle_with(&mut self, place: usize, fix: &str, kinds: &[&str]) {
+        let Some(carrier) = self.list.get_mut(place) else { return };
+        fix.clone_into(&mut carrier.fix);
+        let refers = format!("-- the migration under [{}]", carrier.id);
+        let settled = self.list.iter_mut().enumerate();
+        for (_, finding) in settled.filter(|(at, finding)| *at != place && kinds.contains(&finding.id)) {
+            finding.fix.clone_from(&refers);
+        }
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -133,7 +151,8 @@ pub fn as_text(tables: &[TableFindings]) -> String {
 
 fn tell_table(text: &mut String, table: &TableFindings) -> std::fmt::Result {
     let versions: Vec<String> = table.versions.iter().map(|(server, version)| format!("{server} {version}")).collect();
-    writeln!(text, "{} → {} → {}  ({})", table.source, table.topic, table.target, versions.join(", "))?;
+    let versions = if versions.is_empty() { "no server version known".to_owned() } else { versions.join(", ") };
+    writeln!(text, "{} → {} → {}  ({versions})", table.source, table.topic, table.target)?;
     for failure in &table.failures {
         writeln!(text, "\n  not checked: {}: {}\n    hint: {}", failure.what(), failure.why(), failure.hint())?;
     }
@@ -147,14 +166,10 @@ fn tell_table(text: &mut String, table: &TableFindings) -> std::fmt::Result {
         writeln!(text, "    why: {}", finding.why)?;
         writeln!(text, "    fix: {}", finding.fix.replace('\n', "\n         "))?;
     }
-    let (errors, warnings, notes) =
-        (table.count(Severity::Error), table.count(Severity::Warning), table.count(Severity::Note));
-    writeln!(text, "\n  {}, {}, {}", plural(errors, "error"), plural(warnings, "warning"), plural(notes, "note"))?;
+    let number = |severity, noun| counted(table.count(severity) as u64, noun);
+    let (errors, warnings) = (number(Severity::Error, "error"), number(Severity::Warning, "warning"));
+    writeln!(text, "\n  {errors}, {warnings}, {}", number(Severity::Note, "note"))?;
     writeln!(text, "  a run would move now: {}\n", table.backlog.summary())
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// For a machine.

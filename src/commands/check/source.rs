@@ -6,8 +6,8 @@ use crate::config::TableConfig;
 use crate::error::{ExitCode, Result};
 use crate::ports::source::SourceColumn;
 use crate::postgres::{
-    COUNTED, Relation, Session, SourceTable, UnsentIndex, has_unique_index, quote, read_columns, require_flaggable,
-    table_comment,
+    COUNTED, Relation, Session, SourceTable, UnsentIndex, add_flag, has_unique_index, quote, read_columns,
+    require_flaggable, table_comment,
 };
 
 /// A table that exists, fit or not.
@@ -96,7 +96,7 @@ fn flag(
             "flag-missing",
             format!("{name} has no column {}", table.flag),
             "it says whether a row was sent",
-            format!("ALTER TABLE {name} ADD COLUMN {flag} boolean NOT NULL DEFAULT FALSE;"),
+            add_flag(name, &table.flag),
         );
         return Ok(());
     };

@@ -9,6 +9,7 @@ use crate::config::TableConfig;
 use crate::data::RecordId;
 use crate::error::ExitCode;
 use crate::kafka::Letter;
+use crate::numbers::{counted, grouped};
 
 /// How many letters are shown of one table; all are counted.
 const MOST_SHOWN: usize = 10_000;
@@ -138,17 +139,18 @@ pub(super) fn as_text(tables: &[TableLetters]) -> String {
 
 /// `user_logins.dead: 3 pending, 1 replayed`
 fn summary(table: &TableLetters) -> String {
-    let mut parts = vec![format!("{} pending", table.pending), format!("{} replayed", table.replayed)];
-    let mut note = |number: u64, what: &str| {
+    let mut parts =
+        vec![format!("{} pending", grouped(table.pending)), format!("{} replayed", grouped(table.replayed))];
+    let mut note = |number: u64, what: String| {
         if number > 0 {
-            parts.push(format!("{number} {what}"));
+            parts.push(what);
         }
     };
-    note(table.settled, "settled by newer versions");
-    note(table.inserted, "of them inserted now");
-    note(table.foreign, "records that are no letters of this table");
-    note(table.omitted, "not shown");
-    let left = if table.complete { "" } else { "; more is left" };
+    note(table.settled, format!("{} settled by newer versions", grouped(table.settled)));
+    note(table.inserted, format!("{} of them inserted now", grouped(table.inserted)));
+    note(table.foreign, format!("{} not from this table", counted(table.foreign, "record")));
+    note(table.omitted, format!("{} not shown", grouped(table.omitted)));
+    let left = if table.complete { "" } else { "; more remains" };
     format!("{}: {}{left}", table.dead_letter_topic, parts.join(", "))
 }
 

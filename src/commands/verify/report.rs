@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::config::TableConfig;
 use crate::error::ExitCode;
+use crate::numbers::{counted, grouped};
 
 /// How many keys of each kind are named; all are counted.
 pub const MOST_SHOWN: usize = 20;
@@ -145,12 +146,14 @@ impl TableReport {
         };
         let _ = writeln!(
             text,
-            "{verdict} ({} rows, {} keys in the target, {:.1} s)",
-            self.rows, self.keys_in_target, self.seconds
+            "{verdict} ({}, {} in the target, {:.1} s)",
+            counted(self.rows, "row"),
+            counted(self.keys_in_target, "key"),
+            self.seconds
         );
         let mut line = |count: u64, name: &str, meaning: &str, keys: &[String]| {
             if count > 0 {
-                let _ = writeln!(text, "  {name:<15} {count:>10}  {meaning}{}", some(keys, count));
+                let _ = writeln!(text, "  {name:<15} {:>10}  {meaning}{}", grouped(count), some(keys, count));
             }
         };
         line(self.unsent, "unsent", "the next run sends them", &[]);
@@ -183,7 +186,7 @@ impl TableReport {
             let _ = writeln!(text, "  doubled rows were not looked for: the target keeps no positions");
         }
         if self.deep {
-            let _ = writeln!(text, "  contents compared of {} rows", self.rows_compared);
+            let _ = writeln!(text, "  contents compared of {}", counted(self.rows_compared, "row"));
         }
         if !self.columns_not_compared.is_empty() {
             let _ = writeln!(text, "  columns not compared: {}", self.columns_not_compared.join(", "));
@@ -198,15 +201,17 @@ impl TableReport {
 impl Repaired {
     fn text(&self) -> String {
         if !self.confirmed {
-            return format!("repair would set the flag to FALSE in {} rows; add --confirm to do it", self.wanted);
+            let rows = counted(self.wanted, "row");
+            return format!("repair would set the flag of {rows} to FALSE; add --confirm to do it");
         }
         let locked = self.wanted - self.unflagged;
         let left = if locked > 0 {
-            format!("; {locked} are locked or changed by an application: repair again")
+            let (rows, are) = (counted(locked, "row"), if locked == 1 { "is" } else { "are" });
+            format!("; {rows} {are} locked or changed by an application: repair again")
         } else {
             String::new()
         };
-        format!("repair has set the flag to FALSE in {} rows: the next run sends them{left}", self.unflagged)
+        format!("repair has set the flag of {} to FALSE: the next run sends them{left}", counted(self.unflagged, "row"))
     }
 }
 

@@ -15,6 +15,19 @@ fn the_properties_that_the_promise_rests_on_are_refused_with_the_reason() {
 }
 
 #[test]
+fn a_property_that_librdkafka_does_not_take_is_refused_with_its_line_and_without_its_value() {
+    let error = refused("[kafka.properties]\nlinger.ms = 5\nsecurity.protocl = \"hunter2\"\n");
+    assert_eq!(error.exit_code(), ExitCode::Config);
+    assert!(error.what().contains("kafka.properties.security.protocl") && error.what().contains(":3"), "{error}");
+    assert!(error.why().contains("no such property"), "{error}");
+    // A name of Java's clients.
+    assert!(refused("[kafka.properties]\nssl.truststore.location = \"/t\"\n").hint().contains("Java"));
+    let error = refused("[kafka.properties]\ncompression.type = \"hunter2\"\n");
+    assert!(error.what().contains(":2") && error.why().contains("does not accept it"), "{error}");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+#[test]
 fn an_unknown_key_is_named_with_file_line_and_the_key_that_was_meant() {
     let error = refused("# one\n[batch]\nrwos = 5\n");
     assert!(error.what().contains("`rwos`") && error.what().contains("pg2ch.toml:3"), "{error}");

@@ -95,7 +95,7 @@ fn the_tables_of_pg2ch_are_made_by_the_statements_told() {
         world.pg.batch_execute(found["fix"].as_str().unwrap()).unwrap();
         assert_gone(&world, id);
     }
-    assert_eq!(world.run(&["init"]).expect(0).stdout.trim(), "");
+    assert!(world.run(&["init"]).expect(0).stdout.starts_with("nothing to do: "));
     world.insert_rows(2);
     world.once().expect(0);
     world.assert_exactly_once();

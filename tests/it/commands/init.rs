@@ -24,7 +24,9 @@ fn exists(world: &World, target: &str) -> bool {
 fn a_second_init_finds_nothing_to_do() {
     let world = World::new("twice");
     let again = world.run(&["init"]).expect(0);
-    assert_eq!((again.stdout.trim(), again.stderr.as_str()), ("", ""));
+    assert_eq!(again.stdout, "nothing to do: everything that a run needs exists\n");
+    assert_eq!(again.stderr, "");
+    assert_eq!(world.run(&["init", "--quiet"]).expect(0).stdout, "");
 }
 
 #[test]
@@ -55,14 +57,77 @@ fn print_shows_what_init_would_do_and_does_nothing() {
     let shown = world.run(&["init", "--print"]).expect(0).stdout;
 
     assert!(shown.contains(&format!("`analytics`.`{other}`")) && shown.contains("ReplacingMergeTree"), "{shown}");
-    assert!(
-        shown.contains(&format!("--topic {other};")) && shown.contains(&format!("--topic {other}.dead;")),
-        "{shown}"
-    );
+    let kafka = ["", ".dead"].map(|end| {
+        format!(
+            "kafka-topics.sh --bootstrap-server {} --create --if-not-exists --topic {other}{end}\n",
+            world.servers.brokers
+        )
+    });
+    assert!(shown.contains(&kafka.concat()), "{shown}");
     assert!(!exists(&world, &other));
     // A real init still has all of it to do.
     assert_eq!(world.run(&["init"]).expect(0).stdout, shown);
     assert!(exists(&world, &other));
+}
+
+#[test]
+fn each_piece_of_what_print_shows_runs_where_its_heading_says() {
+    let mut world = World::unmade(Servers::in_new_database("init_pieces"), "pieces", USER_LOGINS, 1);
+    world.settings.insert("[table]", format!("topic = \"{0}_other\"\ntarget = \"analytics.{0}\"", world.name));
+    world.sql("INSERT INTO {t} (user_id, event_type, event_time) VALUES (1, 'login', now())");
+
+    let shown = world.run(&["init", "--print"]).expect(0).stdout;
+
+    // A blank line and a comment begin a piece.
+    let mut places = Vec::new();
+    for piece in format!("\n{shown}").split("\n-- PostgreSQL").flat_map(|piece| piece.split("\n# Kafka")) {
+        for piece in piece.split("\n-- ClickHouse").filter(|piece| !piece.trim().is_empty()) {
+            let (heading, lines) = piece.split_once('\n').unwrap();
+            places.push(heading.rsplit('(').next().unwrap().trim_end_matches(')').to_owned());
+            match places.last().unwrap().as_str() {
+                "psql" => {
+                    world.type_into(&["psql", "-qX", "-v", "ON_ERROR_STOP=1", &world.servers.postgres_url], lines);
+                }
+                "shell" => {
+                    world.type_into(&["bash", "-e"], lines);
+                }
+                "clickhouse-client" => {
+                    lines
+                        .split_inclusive(";\n")
+                        .filter(|sql| !sql.trim().is_empty())
+                        .for_each(|sql| drop(world.ch(sql)));
+                }
+                other => panic!("{other}: {shown}"),
+            }
+        }
+    }
+    assert_eq!(places, ["psql", "shell", "clickhouse-client"], "{shown}");
+    assert!(world.run(&["init"]).expect(0).stdout.starts_with("nothing to do"));
+    world.once().expect(0);
+    assert_eq!(world.ch_number("SELECT count() FROM {t}"), 1);
+}
+
+#[test]
+fn a_table_without_a_flag_is_shown_the_statement_that_adds_one_without_a_rewrite() {
+    let columns = USER_LOGINS.replace(", sent_to_kafka boolean NOT NULL DEFAULT FALSE", "");
+    let mut world = World::unmade(Servers::shared(), "flagless", &columns, 1);
+    let insert = "INSERT INTO {t} (user_id, event_type, event_time) VALUES (1, 'login', now())";
+    world.sql(insert);
+    let file = "SELECT relfilenode::bigint FROM pg_class WHERE oid = '{t}'::regclass";
+    let before = world.sql_number(file);
+    let refused = world.run(&["init"]).expect(78);
+    assert!(refused.stderr.contains("pg2ch init --print"), "{}", refused.stderr);
+
+    let shown = world.run(&["init", "--print"]).expect(0).stdout;
+    let statement = shown.lines().find(|line| line.starts_with("ALTER TABLE ")).unwrap();
+    world.sql(statement);
+    world.sql(insert);
+    world.run(&["init"]).expect(0);
+    let ended = world.once().expect(0);
+
+    assert_eq!(world.sql_number(file), before, "PostgreSQL has rewritten the table");
+    assert_eq!(ended.number("produce", "records_sent"), 1, "the row that was there does not go out again");
+    assert_eq!(world.ch("SELECT id FROM {t}"), "2");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn after_a_run_the_two_are_equal_and_an_empty_table_equals_an_empty_target() {
     world.once().expect(0);
     assert_equal(&world);
     let text = world.run(&["verify"]).expect(0).stdout;
-    assert!(text.contains(": equal (1000 rows, 1000 keys in the target"), "{text}");
+    assert!(text.contains(": equal (1,000 rows, 1,000 keys in the target"), "{text}");
 }
 
 #[test]

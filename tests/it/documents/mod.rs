@@ -2,6 +2,7 @@
 
 mod commands;
 mod errors;
+mod from_scripts;
 mod house;
 mod json;
 mod pages;

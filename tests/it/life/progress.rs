@@ -15,11 +15,16 @@ fn slow_world(name: &str) -> World {
 
 /// Everything that the program writes to its terminal.
 fn on_a_terminal(world: &World, term: &str, args: &[&str]) -> String {
+    on_a_terminal_after(world, "", term, args)
+}
+
+/// The same, with something of the shell's in front.
+fn on_a_terminal_after(world: &World, before: &str, term: &str, args: &[&str]) -> String {
     let command = world.command(args);
     let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
     let line: Vec<String> = [command.get_program()].into_iter().chain(command.get_args()).map(quoted).collect();
     let output = Command::new("script")
-        .args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"])
+        .args(["--quiet", "--return", "--command", &format!("{before}{}", line.join(" ")), "/dev/null"])
         .env_clear()
         .envs([("TERM", term), ("SHELL", "/bin/sh"), ("PATH", "/usr/bin:/bin")])
         .output()
@@ -91,7 +96,7 @@ fn on_a_terminal_a_run_tells_how_far_each_leg_is_and_leaves_only_its_summary() {
     assert!(told.contains(" records ("), "{told:?}");
     let screen = screen(&told);
     assert_eq!(screen.len(), 1, "{screen:?}");
-    assert!(screen[0].contains(": 6000 rows sent, 6000 flagged, 6000 records copied in "), "{screen:?}");
+    assert!(screen[0].contains(": 6,000 rows sent, 6,000 flagged, 6,000 records copied in "), "{screen:?}");
     world.assert_exactly_once();
 }
 
@@ -104,7 +109,7 @@ fn log_lines_and_progress_do_not_tear_each_other() {
     assert!(!shares(&told, "rows").is_empty(), "{told:?}");
     let screen = screen(&told);
     let (summary, lines) = screen.split_last().unwrap();
-    assert!(summary.contains(": 6000 rows sent, "), "{summary}");
+    assert!(summary.contains(": 6,000 rows sent, "), "{summary}");
     assert!(lines.len() > 10, "{lines:?}");
     // The time stands where a line begins, and progress in none.
     let time = &lines[0][..11];
@@ -125,4 +130,35 @@ fn nothing_is_drawn_for_a_machine_for_quiet_or_where_a_terminal_cannot_do_it() {
     // Without a terminal a run says nothing at all: cron sends no mail.
     let ended = world.run(&["--once"]).expect(0);
     assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("", ""));
+}
+
+/// What is drawn between two changes of the progress line, without log lines.
+fn drawn(told: &str) -> Vec<&str> {
+    told.split("\x1b[?7l").skip(1).map(|rest| rest.split("\x1b[?7h").next().unwrap()).collect()
+}
+
+#[test]
+fn on_a_narrow_terminal_the_line_is_shorter_and_follows_a_resize() {
+    let world = slow_world("progress_narrow");
+    let resized = "stty cols 40; (sleep 0.7; stty cols 20 < /dev/tty) & ";
+
+    let told = on_a_terminal_after(&world, resized, "xterm", &["--once"]);
+
+    let lines = drawn(&told);
+    let narrow = lines.iter().position(|line| line.chars().count() < 20 && line.contains(" %"));
+    let first = lines.first().unwrap();
+    assert!(lines.iter().all(|line| line.chars().count() < 40), "{lines:?}");
+    assert!(first.contains(" %") && lines.iter().any(|line| line.ends_with(" s left")), "{lines:?}");
+    assert!(narrow.is_some(), "the terminal became narrower: {lines:?}");
+}
+
+#[test]
+fn the_first_signal_is_answered_on_a_terminal_and_the_run_ends_in_order() {
+    let mut world = slow_world("progress_signal");
+
+    let told = on_a_terminal_after(&world, "timeout --foreground --preserve-status -s INT 1 ", "xterm", &["--once"]);
+
+    assert!(told.contains("finishing the batches in progress; again to stop at once"), "{told:?}");
+    assert!(told.contains("; remaining: "), "{told:?}");
+    assert!(world.unsent() > 0, "it was ended before the end");
 }

@@ -54,15 +54,20 @@ fn offered_by_bash(words: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn bash_offers_every_command_and_behind_each_its_options_and_the_common_ones() {
+fn bash_offers_after_each_command_what_it_takes_and_nothing_else() {
     let common: Vec<&str> = cli::definitions().flags.iter().map(|flag| flag.long).collect();
     assert!(common.contains(&"--max-rows"));
     for (words, command) in commands() {
         let line: Vec<&str> = ["pg2ch"].into_iter().chain(words.iter().copied()).chain([""]).collect();
         let offered = offered_by_bash(&line);
-        let own = command.flags.iter().map(|flag| flag.long).chain(command.commands.iter().map(|sub| sub.name));
-        for expected in own.chain(common.iter().copied()) {
-            assert!(offered.contains(expected), "{line:?}: {expected} is not among {offered:?}");
+        let own: Vec<&str> =
+            command.flags.iter().map(|flag| flag.long).chain(command.commands.iter().map(|sub| sub.name)).collect();
+        for expected in &own {
+            assert!(offered.contains(*expected), "{line:?}: {expected} is not among {offered:?}");
+        }
+        for option in common.iter().filter(|option| !own.contains(option)) {
+            let is_taken = cli::accepts(&words.join(" "), option);
+            assert_eq!(offered.contains(*option), is_taken, "{line:?}: {option}");
         }
     }
 }
@@ -75,7 +80,7 @@ fn bash_completes_what_was_begun_and_offers_file_names_only_where_one_belongs() 
         offered_by_bash(&["pg2ch", "check", "--config", "/etc/hostn"]),
         BTreeSet::from(["/etc/hostname".to_owned()])
     );
-    assert_eq!(offered_by_bash(&["pg2ch", "check", "--max-rows", ""]), BTreeSet::new());
+    assert_eq!(offered_by_bash(&["pg2ch", "produce", "--max-rows", ""]), BTreeSet::new());
     assert_eq!(offered_by_bash(&["pg2ch", "completions", "z"]), BTreeSet::from(["zsh".to_owned()]));
     // The value of an option is no command.
     let behind_a_table = offered_by_bash(&["pg2ch", "--table", "verify", "--de"]);
@@ -105,7 +110,7 @@ fn fish_completes_what_was_begun() {
     for (begun, expected) in [
         ("pg2ch dead-letters re", "replay"),
         ("pg2ch verify --de", "--deep"),
-        ("pg2ch --table check verify --max-r", "--max-rows"),
+        ("pg2ch --table check verify --max-s", "--max-seconds"),
     ] {
         let script = format!("{}\ncomplete --do-complete '{begun}'", printed(&["completions", "fish"]));
         let Some((offered, complaints)) = fed("fish", &["-N"], &script) else { return };

@@ -62,7 +62,7 @@ fn a_column_that_was_added_goes_in_beside_records_that_lack_it() {
         &world,
         "1\told 1\t1\t\\N\n2\told 2\t2\t\\N\n3\told 3\t3\t\\N\n4\tnew\t1\tnote 1\n5\tnew\t2\tnote 2\n6\tnew\t3\tnote 3",
     );
-    assert_eq!(world.run(&["init"]).expect(0).stdout.trim(), "", "there is nothing left to do");
+    assert!(world.run(&["init"]).expect(0).stdout.starts_with("nothing to do: "));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_column_that_was_dropped_stays_in_the_target_for_a_person_to_decide() {
     assert_eq!(errors(&world), ["column-extra"]);
     let told = world.run(&["init"]).expect(0).stdout;
     let statement = "ALTER TABLE `analytics`.`{t}` MODIFY COLUMN `name` Nullable(String)".replace("{t}", &world.name);
-    assert!(told.starts_with("-- left to you: ") && told.contains(&format!("--     {statement};")), "{told}");
+    assert!(told.contains("\n-- do by hand: ") && told.contains(&format!("--     {statement};")), "{told}");
     assert_eq!(errors(&world), ["column-extra"], "init takes nothing away, and changes no type");
     // Nothing is made up: until then the new records are put aside, and say so.
     let ended = world.once().expect(65);

@@ -126,7 +126,7 @@ fn the_index_of_unsent_rows_has_the_condition_where_an_index_can() {
         let mut world = choosing(name, condition);
         let made: String = world.pg.query_one(definition, &[&world.name]).unwrap().get(0);
         assert_eq!(made.contains("event_type"), has_it, "{made}");
-        assert_eq!(world.run(&["init"]).expect(0).stdout.trim(), "", "a second init finds nothing to do");
+        assert!(world.run(&["init"]).expect(0).stdout.starts_with("nothing to do: "), "a second init");
 
         world.insert_rows(4);
         let report = first_table(&world, &["check", "--json"], 0);

@@ -130,7 +130,7 @@ fn names_may_hold_anything() {
     assert_eq!(world.topic()[0].value.matches(&longest).count(), 1);
     world.run(&["verify", "--deep"]).expect(0);
     world.run(&["check"]).expect(0);
-    assert_eq!(world.run(&["init"]).expect(0).stdout.trim(), "");
+    assert!(world.run(&["init"]).expect(0).stdout.starts_with("nothing to do: "));
     world.pg.batch_execute(&format!("DROP SCHEMA {} CASCADE", quoted(&schema))).unwrap();
 }
 

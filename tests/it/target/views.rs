@@ -111,7 +111,7 @@ fn init_gives_the_views_tables_a_window() {
     world.ch("CREATE MATERIALIZED VIEW {t}_view ENGINE = SummingMergeTree ORDER BY n AS SELECT user_id AS n, 1 AS c FROM {t}");
     let told = world.run(&["init"]).expect(0);
     assert!(told.stdout.contains("MODIFY SETTING non_replicated_deduplication_window"), "{}", told.stdout);
-    assert_eq!(world.run(&["init"]).expect(0).stdout.trim(), "", "it is done");
+    assert!(world.run(&["init"]).expect(0).stdout.starts_with("nothing to do"), "it is done");
     let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[Act::CutAfter]);
     world.settings.insert("clickhouse", proxy.setting());
     world.insert_rows(100);

@@ -1,14 +1,10 @@
 //! The statements that a newcomer types after `docker compose up -d`, as they stand, and what they print.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
-
-mod common;
-
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use common::Ended;
-use common::servers::OwnServers;
+use crate::common::Ended;
+use crate::common::servers::OwnServers;
 
 /// Servers with what `sql/` loads, as docker-compose.yml starts them.
 struct Compose(OwnServers);

@@ -1,0 +1,81 @@
+//! What `pg2ch init` prints: the pieces of each server under a heading of their own, so that each can be pasted where it
+//! belongs.
+
+use std::fmt::Write as _;
+
+/// Where a piece is to be typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// psql.
+    Postgres,
+    /// A shell that has Kafka's commands.
+    Kafka,
+    /// clickhouse-client.
+    ClickHouse,
+    /// Nowhere: pg2ch does it itself.
+    Own,
+}
+
+impl Place {
+    fn heading(self, table: &str) -> String {
+        match self {
+            Self::Postgres => format!("-- PostgreSQL, for {table} (psql)"),
+            Self::Kafka => format!("# Kafka, for {table} (shell)"),
+            Self::ClickHouse => format!("-- ClickHouse, for {table} (clickhouse-client)"),
+            Self::Own => format!("# pg2ch itself, for {table}"),
+        }
+    }
+}
+
+/// The pieces so far.
+#[derive(Debug, Default)]
+pub struct Script {
+    text: String,
+    last: Option<(Place, String)>,
+}
+
+impl Script {
+    /// Adds whole lines, under the heading of their place and table.
+    pub fn add(&mut self, place: Place, table: &str, lines: &str) {
+        if self.last.as_ref().is_none_or(|(last, of)| *last != place || of != table) {
+            let blank = if self.text.is_empty() { "" } else { "\n" };
+            // A string takes everything.
+            let _ = writeln!(self.text, "{blank}{}", place.heading(table));
+            self.last = Some((place, table.to_owned()));
+        }
+        let _ = writeln!(self.text, "{lines}");
+    }
+
+    /// Adds what a person has to decide: as comments, each line of it.
+    pub fn add_by_hand(&mut self, place: Place, table: &str, why: &str, statements: &str) {
+        let statements: Vec<String> =
+            statements.lines().map(|line| format!("\n--     {}", line.trim_start_matches("-- "))).collect();
+        self.add(place, table, &format!("-- do by hand: {why}{}", statements.concat()));
+    }
+
+    /// The whole.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        if self.text.is_empty() { "nothing to do: everything that a run needs exists\n".to_owned() } else { self.text }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_place_has_its_heading_once_and_what_is_done_by_hand_is_a_comment() {
+        let mut script = Script::default();
+        script.add(Place::Postgres, "public.t", "CREATE 1;");
+        script.add(Place::Postgres, "public.t", "CREATE 2;");
+        script.add(Place::Kafka, "public.t", "kafka-topics.sh");
+        script.add_by_hand(Place::ClickHouse, "public.t", "a: b", "ALTER 1;\n-- ALTER 2;");
+        assert_eq!(
+            script.into_text(),
+            "-- PostgreSQL, for public.t (psql)\nCREATE 1;\nCREATE 2;\n\n# Kafka, for public.t (shell)\nkafka-topics.sh\n\n\
+             -- ClickHouse, for public.t (clickhouse-client)\n-- do by hand: a: b\n--     ALTER 1;\n--     ALTER 2;\n"
+        );
+        assert_eq!(Script::default().into_text(), "nothing to do: everything that a run needs exists\n");
+    }
+}

@@ -1,0 +1,77 @@
+//! A target that another pipeline has filled: what does not fit about it as a whole, and the statements that make it anew with
+//! its rows in it. `check` and `init` show them; a person runs them.
+
+use crate::clickhouse::{ClickHouseTarget, quote};
+use crate::commands::init::{create_target, target_names};
+use crate::config::{Config, TableConfig};
+use crate::error::Result;
+use crate::fit::{POSITION, TargetColumn};
+use crate::outcome::backlog;
+use crate::ports::target::Target as _;
+use crate::postgres::SourceTable;
+
+/// Why the target's rows cannot be told from those that the topic still holds: something else than pg2ch has stored them,
+/// without their records' positions. `None` if that is not so.
+///
+/// # Errors
+/// ClickHouse's.
+pub fn foreign(config: &Config, table: &TableConfig, target: &[TargetColumn]) -> Result<Option<String>> {
+    let has = |wanted: &str| target.iter().any(|column| column.column.name == wanted);
+    if POSITION.iter().all(|(name, _)| has(name)) {
+        return Ok(None);
+    }
+    let is_ours = backlog::partitions(config, table)
+        .is_ok_and(|(partitions, _)| partitions.iter().any(|partition| partition.trusted));
+    let mut stored = ClickHouseTarget::new(config, table)?;
+    let sql = format!("SELECT count() FROM (SELECT 1 FROM {} LIMIT 1) FORMAT TabSeparated", stored.sql_name());
+    let what = format!("cannot look for rows in the target {}", table.target);
+    if is_ours || stored.ask(&what, &sql)?.trim_ascii() == b"0" {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "{} has the engine {}, and its rows have no position: they cannot be told from those that the topic still holds",
+        table.target,
+        stored.describe()?.engine.name
+    )))
+}
+
+/// Makes the target anew and takes the rows of the old one over: in this order, each statement as it stands.
+///
+/// Rows without a position are not recognised as records of the topic. So they come last, after a run has copied what the topic
+/// holds, and only those whose key did not come that way: under a partition that no topic has, older than any record.
+#[must_use]
+pub fn statements(
+    table: &TableConfig,
+    source: &SourceTable,
+    comment: Option<&str>,
+    old_columns: &[TargetColumn],
+) -> String {
+    let name = format!("{}.{}", quote(&table.target.database), quote(&table.target.table));
+    let old = format!("{}.{}", quote(&table.target.database), quote(&format!("{}_old", table.target.table)));
+    let create = create_target(table, source, comment);
+    let made = format!("RENAME TABLE {name} TO {old};\n{create};");
+    let has = |wanted: &str| old_columns.iter().any(|column| column.column.name == wanted);
+    let columns: Vec<String> =
+        target_names(table, &source.columns).into_iter().filter(|name| has(name)).map(quote).collect();
+    let mut columns = columns.join(", ");
+    if has("_ingested_at") {
+        columns += ", `_ingested_at`";
+    }
+    let positions = POSITION.map(|(name, _)| quote(name)).join(", ");
+    let key = target_names(table, &source.key);
+    if POSITION.iter().all(|(name, _)| has(name)) {
+        return format!(
+            "{made}\nINSERT INTO {name} ({columns}, {positions}) SELECT {columns}, {positions} FROM {old};"
+        );
+    }
+    if !key.iter().all(|name| has(name)) {
+        return format!("{made}\n-- the rows of {old} lack the key, so they cannot be taken over");
+    }
+    let key = key.into_iter().map(quote).collect::<Vec<_>>().join(", ");
+    let newest = if has("_ingested_at") { " ORDER BY `_ingested_at` DESC" } else { "" };
+    format!(
+        "{made}\n-- Now `pg2ch --once`: it copies what the topic still holds. Then the rows that only the old table has:\n\
+         INSERT INTO {name} ({columns}, {positions}) SELECT {columns}, -1, toInt64(bitShiftRight(cityHash64({key}), 1)), \
+         toDateTime64(0, 3, 'UTC') FROM {old} WHERE ({key}) NOT IN (SELECT {key} FROM {name}){newest} LIMIT 1 BY {key};"
+    )
+}
