@@ -17,6 +17,7 @@ use pg2ch::ports::limits::{Budget, Limits};
 use pg2ch::ports::target::{Inserted, Target};
 use pg2ch::ports::topic::{End, TopicLog};
 use pg2ch::shutdown::Shutdown;
+use pg2ch::threads::watchdog::Watchdog;
 use postgres::{Client, NoTls};
 
 fn main() {
@@ -33,7 +34,8 @@ fn main() {
 fn client(config: &Config) -> Client {
     let postgres = &config.postgres;
     let mut wire = postgres::Config::new();
-    wire.host(&postgres.host).port(postgres.port).user(&postgres.user).dbname(&postgres.dbname);
+    let (host, port) = &postgres.hosts[0];
+    wire.host(host).port(*port).user(&postgres.user).dbname(&postgres.dbname);
     if let Some(password) = &postgres.password {
         wire.password(password.reveal());
     }
@@ -86,7 +88,7 @@ fn insert(config: &Config, table: &TableConfig) -> f64 {
     let mut target = ClickHouseTarget::new(config, table).unwrap();
     let format = RowFormat::of(&target.describe().unwrap().columns, &table.column_rules, target.calendar()).unwrap();
     let mut preparer = Preparer::new(format);
-    let mut log = KafkaLog::new(config, &table.topic, &table.group).unwrap();
+    let mut log = KafkaLog::new(config, &table.topic, &table.group, &Watchdog::of_nobody()).unwrap();
     log.partitions().unwrap();
     let (starts, ends) = (log.starts().unwrap(), log.ends(End::Stable).unwrap());
     let size = BatchSize { records: config.batch.insert_rows, bytes: config.batch.insert_bytes };

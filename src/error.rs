@@ -1,6 +1,7 @@
 //! What went wrong, told to the person who is woken by it: what failed and on what, why, and what to do next.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
@@ -17,6 +18,8 @@ pub struct Error {
     what: String,
     why: String,
     hint: String,
+    is_final: bool,
+    pause: Option<Duration>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -30,7 +33,7 @@ impl Error {
             ![&what, &why, &hint].iter().any(|part| part.trim().is_empty()),
             "{what}: {why}: an error lacks a part"
         );
-        Self { exit, what, why, hint, source: None }
+        Self { exit, what, why, hint, is_final: false, pause: None, source: None }
     }
 
     /// The configuration, or what it names, does not fit (78).
@@ -87,10 +90,30 @@ impl Error {
         &self.hint
     }
 
+    /// Marks a failure that was waited out already: nobody waits for it once more in this run.
+    #[must_use]
+    pub fn waited_out(mut self) -> Self {
+        self.is_final = true;
+        self
+    }
+
+    /// Marks a server that has too much to do: it is left alone for so long before the next attempt, and then for longer.
+    #[must_use]
+    pub fn with_pause(mut self, pause: Duration) -> Self {
+        self.pause = Some(pause);
+        self
+    }
+
+    /// How long the server is to be left alone, if it has too much to do.
+    #[must_use]
+    pub const fn pause(&self) -> Option<Duration> {
+        self.pause
+    }
+
     /// Whether the same attempt may succeed a moment later: the servers were out of reach, nothing was wrong.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        self.exit == ExitCode::Unavailable
+        self.exit == ExitCode::Unavailable && !self.is_final
     }
 }
 

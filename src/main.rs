@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pg2ch::cli;
 use pg2ch::cli::{Command, Invocation, Parsed};
-use pg2ch::commands::{self, check, completions, dead_letters, init, manual, status, verify};
+use pg2ch::commands::{self, Frame, check, completions, dead_letters, init, manual, status, verify};
 use pg2ch::config::{self, Config};
 use pg2ch::error::{Error, ExitCode, Result};
 use pg2ch::logging;
@@ -57,44 +57,35 @@ fn start(arguments: &[OsString]) -> Result<ExitCode> {
 fn execute(invocation: &Invocation) -> Result<ExitCode> {
     let Invocation { command, flags, limits, json, .. } = invocation;
     let load = || config::load(flags);
-    match command {
+    let (text, code) = match command {
         Command::Run { legs, every: None } => {
             let config = load()?;
             let mut report = run::run(&config, *legs, limits, &listen()?);
-            Ok(finish(&config, &mut report, invocation))
+            return Ok(finish(&config, &mut report, invocation));
         }
-        Command::Run { legs, every: Some(pause) } => repeat(&load()?, *legs, *pause, invocation),
-        Command::Init { print, start } => {
-            let text = init::run(&load()?, *print, *start)?;
-            let document = || serde_json::json!({ "output": text, "exit_code": 0 }).to_string();
-            Ok(conclude((if *json { document() } else { text.clone() }, ExitCode::Done), invocation))
-        }
-        Command::Check => Ok(conclude(check::run(&load()?, *json)?, invocation)),
-        Command::Status => Ok(conclude(status::run(&load()?, *json)?, invocation)),
-        Command::Verify(options) => {
-            Ok(conclude(verify::run(&load()?, *options, *json, limits, &listen()?)?, invocation))
-        }
-        Command::DeadLetters => Ok(conclude(dead_letters::list(&load()?, *json, limits, &listen()?)?, invocation)),
-        Command::ReplayDeadLetters => {
-            Ok(conclude(dead_letters::replay(&load()?, *json, limits, &listen()?)?, invocation))
-        }
-        Command::ShowConfig => {
-            print(&commands::config::show(&config::explain(flags)?, *json));
-            Ok(ExitCode::Done)
-        }
-        Command::GenerateConfig => {
-            print(config::EXAMPLE);
-            Ok(ExitCode::Done)
-        }
+        Command::Run { legs, every: Some(pause) } => return repeat(&load()?, *legs, *pause, invocation),
+        Command::ShowConfig => return Ok(show(&commands::config::show(&config::explain(flags)?, *json))),
+        Command::GenerateConfig => return Ok(show(config::EXAMPLE)),
         Command::Completions(shell) => {
-            print(&completions::script(*shell, &cli::definitions(), cli::common_options));
-            Ok(ExitCode::Done)
+            return Ok(show(&completions::script(*shell, &cli::definitions(), cli::common_options)));
         }
-        Command::Man => {
-            print(&manual::page(&cli::definitions(), cli::common_options));
-            Ok(ExitCode::Done)
+        Command::Man => return Ok(show(&manual::page(&cli::definitions(), cli::common_options))),
+        // These may be ended at any time; those that write finish what they have begun.
+        Command::Check => Frame::new(&load()?, limits, Shutdown::default(), *json).run(&check::Check)?,
+        Command::Status => Frame::new(&load()?, limits, Shutdown::default(), *json).run(&status::Status)?,
+        &Command::Init { print, start } => {
+            Frame::new(&load()?, limits, Shutdown::default(), *json).run(&init::CreateMissing { print, start })?
         }
-    }
+        Command::Verify(options) => Frame::new(&load()?, limits, listen()?, *json).run(&verify::Verify(*options))?,
+        Command::DeadLetters => Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::List)?,
+        Command::ReplayDeadLetters => Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::ReplayAll)?,
+    };
+    Ok(conclude((text, code), invocation))
+}
+
+fn show(text: &str) -> ExitCode {
+    print(text);
+    ExitCode::Done
 }
 
 fn listen() -> Result<Shutdown> {

@@ -6,7 +6,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::clickhouse::ClickHouseTarget;
-use crate::config::Config;
 use crate::data::{DeadLetter, RecordId};
 use crate::error::{Error, Result};
 use crate::kafka::admin::Admin;
@@ -37,8 +36,8 @@ impl<'a> RealServers<'a> {
     pub fn new(leg: &'a LegContext<'a>, legs: Legs) -> Self {
         let (mut log, mut target) = (None, None);
         if legs != Legs::Produce {
-            let (config, table) = (leg.config.clone(), leg.table.clone());
-            log = Ahead::begin("kafka", move || KafkaLog::connected(&config, &table.topic, &table.group));
+            let (config, table, watchdog) = (leg.config.clone(), leg.table.clone(), leg.watchdog.clone());
+            log = Ahead::begin("kafka", move || KafkaLog::connected(&config, &table.topic, &table.group, &watchdog));
             let (config, table) = (leg.config.clone(), leg.table.clone());
             target = Ahead::begin("clickhouse", move || ClickHouseTarget::described(&config, &table));
         }
@@ -97,8 +96,8 @@ impl Servers for RealServers<'_> {
     }
 
     fn more_logs(&self) -> Box<dyn Fn() -> Result<KafkaLog> + Send> {
-        let (config, table) = (self.leg.config.clone(), self.leg.table.clone());
-        Box::new(move || KafkaLog::new(&config, &table.topic, &table.group))
+        let (config, table, watchdog) = (self.leg.config.clone(), self.leg.table.clone(), self.leg.watchdog.clone());
+        Box::new(move || KafkaLog::new(&config, &table.topic, &table.group, &watchdog))
     }
 
     fn letters(&self) -> Result<HashSet<RecordId>> {
@@ -128,6 +127,7 @@ impl Servers for RealServers<'_> {
 /// 75 if another run holds the lock; PostgreSQL's.
 pub fn open_ledger(leg: &LegContext<'_>) -> Result<Option<PgLedger>> {
     let mut session = connect(leg.config, "ledger", leg.watchdog)?;
+    session.require_writable()?;
     let table = SourceTable::find(&mut session, leg.table)?;
     let row_lock = leg.config.timeouts.row_lock;
     let mut ledger = PgLedger::new(session, table, &leg.table.topic, row_lock, leg.shutdown.clone())?;
@@ -141,13 +141,14 @@ pub fn open_ledger(leg: &LegContext<'_>) -> Result<Option<PgLedger>> {
 pub fn open_writer(leg: &LegContext<'_>, ledger: &PgLedger) -> Result<KafkaWriter> {
     let (config, table, topic) = (leg.config, ledger.table(), &leg.table.topic);
     let id = format!("{}-rows:{}/{}", config.kafka.transactional_prefix, table.database, table.name);
-    KafkaWriter::new(config, &id, topic, record_limit(config, topic), None)
+    KafkaWriter::new(config, &id, topic, record_limit(leg), None, leg.watchdog)
 }
 
 /// The topic's own limit on a batch of records; where it may not be asked, librdkafka's default applies, and what is too
 /// large is found by trying.
-fn record_limit(config: &Config, topic: &str) -> Option<usize> {
-    let setting = Admin::new(config).and_then(|admin| admin.topic_setting(topic, "max.message.bytes"));
+fn record_limit(leg: &LegContext<'_>) -> Option<usize> {
+    let admin = Admin::new(leg.config, leg.watchdog);
+    let setting = admin.and_then(|admin| admin.topic_setting(&leg.table.topic, "max.message.bytes"));
     match setting {
         Ok(value) => value.and_then(|value| value.parse().ok()),
         Err(error) => {
@@ -170,13 +171,13 @@ pub fn open_fence(leg: &LegContext<'_>, log: &KafkaLog) -> Result<KafkaWriter> {
     })?;
     let offsets = OffsetsOf { name: table.group.clone(), group, topic: table.topic.clone() };
     // A letter is as large as its record, however large that is: the topic of the letters decides.
-    KafkaWriter::new(config, &id, &table.dead_letter_topic(), Some(usize::MAX), Some(offsets))
+    KafkaWriter::new(config, &id, &table.dead_letter_topic(), Some(usize::MAX), Some(offsets), leg.watchdog)
 }
 
 /// The records of this topic that are dead letters; none if there is no topic of letters.
 fn letters(leg: &LegContext<'_>) -> Result<HashSet<RecordId>> {
     let (config, table) = (leg.config, leg.table);
-    let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group)?;
+    let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group, leg.watchdog)?;
     let ends = match log.ends(End::Stable) {
         Err(error) if !error.is_transient() => return Ok(HashSet::new()),
         ends => ends?,

@@ -20,7 +20,7 @@ use crate::report::{ConsumeReport, Left, Legs, ProduceReport, RunReport, TableRe
 use crate::shutdown::Shutdown;
 use crate::sync;
 use crate::terminal;
-use crate::threads::watchdog::{LOOK, Overdue, Watchdog};
+use crate::threads::watchdog::{LOOK, Watchdog, Watcher};
 use crate::threads::{Foreman, Job, at_a_time};
 
 /// Moves every table, `config.jobs` of them at a time, begun in the configuration's order, and writes down what was done.
@@ -72,7 +72,7 @@ struct Mover<'a> {
     place: usize,
     table: &'a TableConfig,
     begun: Instant,
-    watchdog: Watchdog,
+    watcher: Watcher,
     progress: Progress,
 }
 
@@ -85,14 +85,13 @@ impl<'a> Foreman for Tables<'a> {
             return None;
         }
         let (place, table) = self.waiting.next()?;
-        let (watchdog, progress) = (Watchdog::default(), Progress::default());
+        let ((watchdog, watcher), progress) = (Watchdog::pair(), Progress::default());
         if terminal::is_watched() && self.legs != Legs::Consume {
             count_beside(self.config, table, &progress);
         }
         let (config, moved, limits, legs) = (self.config.clone(), table.clone(), self.limits, self.legs);
         let (shutdown, started) = (self.shutdown.clone(), self.started);
-        let kept =
-            Mover { place, table, begun: Instant::now(), watchdog: watchdog.clone(), progress: progress.clone() };
+        let kept = Mover { place, table, begun: Instant::now(), watcher, progress: progress.clone() };
         let work = Box::new(move || {
             let leg = LegContext {
                 config: &config,
@@ -116,7 +115,7 @@ impl<'a> Foreman for Tables<'a> {
 
     fn look(&mut self, mover: &Mover<'a>) -> Option<Error> {
         mover.show_progress(self.is_asked, self.limits.max_rows);
-        mover.watchdog.overdue().map(|overdue| given_up(&overdue))
+        mover.watcher.overdue()
     }
 
     fn ended(&mut self, mover: Mover<'a>, end: Result<Self::Made>) {
@@ -139,7 +138,11 @@ impl Mover<'_> {
         if is_asked {
             logging::print_line(&self.progress.line(&self.table.source, self.begun.elapsed()));
         }
-        terminal::show(&self.table.source, self.progress.bar(self.table, max_rows, terminal::width()));
+        let waits = || self.watcher.waits_for().map(|what| format!("{}: {what}", self.table.source));
+        terminal::show(
+            &self.table.source,
+            waits().or_else(|| self.progress.bar(self.table, max_rows, terminal::width())),
+        );
     }
 }
 
@@ -147,7 +150,7 @@ impl Mover<'_> {
 fn count_beside(config: &Config, table: &TableConfig, progress: &Progress) {
     let (config, table, progress) = (config.clone(), table.clone(), progress.clone());
     let count = move || {
-        let counted = connect(&config, "progress", &Watchdog::default()).and_then(|mut session| {
+        let counted = connect(&config, "progress", &Watchdog::of_nobody()).and_then(|mut session| {
             let source = SourceTable::find(&mut session, &table)?;
             estimate_unsent(&mut session, &source)
         });
@@ -160,15 +163,6 @@ fn count_beside(config: &Config, table: &TableConfig, progress: &Progress) {
     if let Err(error) = sync::spawn("progress", count) {
         log::debug!("cannot count beside the run: {error}");
     }
-}
-
-fn given_up(overdue: &Overdue) -> Error {
-    Error::unavailable(
-        overdue.what.clone(),
-        format!("no answer within {:?}", overdue.limit),
-        "the server accepts connections but does not answer: look at its process, its disk and its locks; the next run \
-         goes on from here",
-    )
 }
 
 fn failed(table: &TableConfig, error: Error) -> TableReport {
@@ -258,7 +252,8 @@ fn with_retries(leg: &LegContext<'_>, mut attempt: impl FnMut() -> Result<()>) -
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        let pause = if error.is_transient() { backoff.next() } else { None };
+        leg.progress.moved_at().into_iter().for_each(|at| backoff.moved(at));
+        let pause = if error.is_transient() { backoff.after(&error) } else { None };
         let Some(pause) = pause else { return Err(error) };
         log::info!("{error}\ntrying again in {pause:?}");
         if leg.shutdown.wait(pause) {

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use ureq::Agent;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
+use super::page;
 use crate::config::Config;
 use crate::error::{Error, ExitCode, Result};
 
@@ -70,6 +72,8 @@ pub(super) struct Reply {
     pub query_id: Option<Vec<u8>>,
     /// Whether a header is there that only ClickHouse writes.
     pub is_clickhouse: bool,
+    /// How long the answer asks to be left alone.
+    pub retry_after: Option<Duration>,
     /// The body, read to its end.
     pub body: Vec<u8>,
 }
@@ -81,7 +85,8 @@ impl Reply {
         let message = message.trim();
         let code = self.code.or_else(|| code_in(message)).unwrap_or(0);
         let message = if message.is_empty() { "an empty answer" } else { message };
-        Exception { code, status: self.status, message: cut(message) }
+        let message = page::title(&self.body).unwrap_or_else(|| cut(message));
+        Exception { code, status: self.status, message, retry_after: self.retry_after }
     }
 }
 
@@ -92,8 +97,10 @@ pub struct Exception {
     pub code: i32,
     /// HTTP status.
     pub status: u16,
-    /// The server's own words.
+    /// The server's own words; of a page only its title.
     pub message: String,
+    /// How long the answer asks to be left alone (`Retry-After`).
+    pub retry_after: Option<Duration>,
 }
 
 impl Exception {
@@ -162,7 +169,7 @@ impl Http {
     /// The transport's.
     pub fn send(&self, sql: &str, settings: &[(&str, &str)], data: &[u8]) -> Result<Answer, ureq::Error> {
         let reply = self.exchange(sql, settings, data)?;
-        if reply.status == 200 && reply.code.is_none() {
+        if reply.status == 200 && reply.code.is_none() && page::title(&reply.body).is_none() {
             return Ok(Answer::Ok(reply.body));
         }
         Ok(Answer::Exception(reply.exception()))
@@ -192,8 +199,11 @@ impl Http {
         let query_id = header("X-ClickHouse-Query-Id");
         let is_clickhouse =
             header("X-ClickHouse-Server-Display-Name").is_some() || header("X-ClickHouse-Summary").is_some();
+        let retry_after =
+            header("Retry-After").and_then(|seconds| String::from_utf8_lossy(&seconds).trim().parse().ok());
+        let retry_after = retry_after.map(Duration::from_secs);
         let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?;
-        Ok(Reply { status, code, query_id, is_clickhouse, body })
+        Ok(Reply { status, code, query_id, is_clickhouse, retry_after, body })
     }
 
     /// Asks a question that changes nothing; `what` says, for a message, what cannot be done.
@@ -229,7 +239,11 @@ impl Http {
     #[must_use]
     pub fn explain(&self, what: &str, exception: &Exception) -> Error {
         let (exit, hint) = sort(exception);
-        Error::new(exit, format!("{what} in ClickHouse at {}", self.url), exception, hint)
+        let error = Error::new(exit, format!("{what} in ClickHouse at {}", self.url), exception, hint);
+        match overloaded(exception) {
+            Some(pause) => error.with_pause(exception.retry_after.unwrap_or(pause)),
+            None => error,
+        }
     }
 
     /// Tells a request that got no answer.
@@ -310,11 +324,30 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
         0 if matches!(exception.status, 401 | 403) => {
             (ExitCode::Permission, "check user and password, and any proxy in front of ClickHouse")
         }
-        0 if matches!(exception.status, 300..=399 | 404) => (
+        // TOO_MANY_BYTES, TOO_MANY_ROWS, TOO_MANY_ROWS_OR_BYTES, SET_SIZE_LIMIT_EXCEEDED: limits of the user's profile.
+        307 | 158 | 396 | 191 => {
+            (ExitCode::Config, "raise the limit that the message names in the profile of pg2ch's user, or set it to 0")
+        }
+        // QUOTA_EXCEEDED.
+        201 => (ExitCode::Unavailable, "raise the quota of pg2ch's user, or wait until its interval ends: SHOW QUOTA"),
+        _ if overloaded(exception).is_some() => (
+            ExitCode::Unavailable,
+            "let ClickHouse catch up (system.parts, system.merges, system.processes); the next run resumes here",
+        ),
+        0 if matches!(exception.status, 200 | 300..=399 | 404) => (
             ExitCode::Config,
             "[clickhouse] url does not lead to ClickHouse's HTTP interface (port 8123, or 8443 for https)",
         ),
         _ => (ExitCode::Unavailable, "the server cannot serve this now; the next run goes on from here"),
+    }
+}
+
+/// How long a server that has too much to do is left alone at first: 503 or 429 from a proxy, TIMEOUT_EXCEEDED,
+/// TOO_MANY_SIMULTANEOUS_QUERIES, MEMORY_LIMIT_EXCEEDED, TOO_MANY_PARTS, CANNOT_SCHEDULE_TASK.
+const fn overloaded(exception: &Exception) -> Option<Duration> {
+    match (exception.code, exception.status) {
+        (159 | 202 | 241 | 252 | 439, _) | (0, 429 | 503) => Some(Duration::from_secs(2)),
+        _ => None,
     }
 }
 

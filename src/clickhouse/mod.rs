@@ -5,6 +5,7 @@ pub mod encode;
 mod http;
 mod insert;
 mod lookup;
+mod page;
 mod probe;
 mod settings;
 mod target_table;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use self::script::{Place, Script};
-use super::migration;
+use super::{Command, Frame, migration};
 use crate::clickhouse::{ClickHouseTarget, Http, quote, text};
 use crate::config::{Config, TableConfig};
 use crate::data::Offsets;
@@ -26,8 +26,6 @@ use crate::ports::source::{Checkpoint, Ledger, SourceColumn};
 use crate::ports::target::Target;
 use crate::ports::topic::{End, Fence, TopicLog, wait_until_stable};
 use crate::postgres::{Session, SourceTable, UnsentIndex, add_flag, connect, table_comment};
-use crate::shutdown::Shutdown;
-use crate::threads::watchdog::Watchdog;
 
 /// What `sql/postgres_init.sql` loads is what is created here: the statements stand there only.
 const POSTGRES_SQL: &str = include_str!("../../sql/postgres_init.sql");
@@ -59,30 +57,44 @@ pub enum StartAt {
     End,
 }
 
-/// Creates what is missing for every table, and sets where copying begins, if `start` says so; with `print`, tells what would be
-/// done instead.
-///
-/// # Errors
-/// The servers', sorted by exit code.
-pub fn run(config: &Config, print: bool, start: Option<StartAt>) -> Result<String> {
-    let mut script = Script::default();
-    for table in &config.tables {
-        Init { config, table, print, script: &mut script, watchdog: Watchdog::default() }.run(start)?;
+/// The command: creates what is missing for every table, and sets where copying begins.
+pub struct CreateMissing {
+    /// Tell what would be done instead.
+    pub print: bool,
+    /// Where copying is to begin, if that is to be set.
+    pub start: Option<StartAt>,
+}
+
+impl Command for CreateMissing {
+    type Told = Script;
+
+    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<Script> {
+        let Self { print, start } = *self;
+        frame.on(table, move |leg| {
+            let mut script = Script::default();
+            Init { leg, config: leg.config, table: leg.table, print, script: &mut script }.run(start)?;
+            Ok(script)
+        })
     }
-    Ok(script.into_text())
+
+    fn tell(&self, told: &[Script], json: bool) -> (String, ExitCode) {
+        let (text, code) = (Script::text_of(told), ExitCode::Done);
+        let document = || serde_json::json!({ "output": text, "exit_code": code.code() }).to_string();
+        (if json { document() } else { text }, code)
+    }
 }
 
 struct Init<'a> {
+    leg: &'a LegContext<'a>,
     config: &'a Config,
     table: &'a TableConfig,
     print: bool,
     script: &'a mut Script,
-    watchdog: Watchdog,
 }
 
 impl Init<'_> {
     fn run(&mut self, start: Option<StartAt>) -> Result<()> {
-        let mut session = connect(self.config, "init", &self.watchdog)?;
+        let mut session = connect(self.config, "init", self.leg.watchdog)?;
         let source = self.source(&mut session)?;
         alone(&mut session, self.config, "pg2ch init", |session| {
             self.own_table(session, CHECKPOINT)?;
@@ -145,9 +157,10 @@ impl Init<'_> {
     }
 
     fn topics(&mut self) -> Result<()> {
-        let admin = Admin::new(self.config)?;
+        let admin = Admin::new(self.config, self.leg.watchdog)?;
         for topic in [self.table.topic.clone(), self.table.dead_letter_topic()] {
-            let exists = match KafkaLog::new(self.config, &topic, &self.table.group)?.partitions() {
+            let mut log = KafkaLog::new(self.config, &topic, &self.table.group, self.leg.watchdog)?;
+            let exists = match log.partitions() {
                 Ok(_) => true,
                 Err(error) if error.is_transient() => return Err(error),
                 Err(_) => false,
@@ -195,7 +208,7 @@ impl Init<'_> {
     fn alter_target(&mut self, http: &Http, source: &SourceTable, comment: Option<&str>) -> Result<()> {
         let what = format!("cannot alter the target {}", self.table.target);
         let target = columns::read(http, &what, &self.table.target)?;
-        if let Some(why) = migration::foreign(self.config, self.table, &target)? {
+        if let Some(why) = migration::foreign(self.leg, &target)? {
             let statements = migration::statements(self.table, source, comment, &target);
             self.script.add_by_hand(Place::ClickHouse, &self.table.source, &why, &statements);
             return Ok(());
@@ -233,16 +246,15 @@ impl Init<'_> {
         if !self.step(Place::Own, &step) {
             return Ok(());
         }
-        let shutdown = Shutdown::default();
-        let leg = LegContext::of_command(config, table, &shutdown, &self.watchdog);
-        let Some(mut ledger) = open_ledger(&leg)? else { return Ok(()) };
-        let mut log = KafkaLog::new(config, &table.topic, &table.group)?;
+        let leg = self.leg;
+        let Some(mut ledger) = open_ledger(leg)? else { return Ok(()) };
+        let mut log = KafkaLog::new(config, &table.topic, &table.group, leg.watchdog)?;
         ledger.take_epoch()?;
-        open_writer(&leg, &ledger)?.fence()?;
-        let mut fence = open_fence(&leg, &log)?;
+        open_writer(leg, &ledger)?.fence()?;
+        let mut fence = open_fence(leg, &log)?;
         fence.fence()?;
         let written = log.ends(End::Written)?;
-        let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, &shutdown)?;
+        let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, leg.shutdown)?;
         let offsets = match at {
             StartAt::Beginning => log.starts()?,
             StartAt::End => {

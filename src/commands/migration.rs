@@ -3,10 +3,11 @@
 
 use crate::clickhouse::{ClickHouseTarget, quote};
 use crate::commands::init::{create_target, target_names};
-use crate::config::{Config, TableConfig};
+use crate::config::TableConfig;
 use crate::error::Result;
 use crate::fit::{POSITION, TargetColumn};
 use crate::outcome::backlog;
+use crate::ports::LegContext;
 use crate::ports::target::Target as _;
 use crate::postgres::SourceTable;
 
@@ -15,12 +16,13 @@ use crate::postgres::SourceTable;
 ///
 /// # Errors
 /// ClickHouse's.
-pub fn foreign(config: &Config, table: &TableConfig, target: &[TargetColumn]) -> Result<Option<String>> {
+pub fn foreign(leg: &LegContext<'_>, target: &[TargetColumn]) -> Result<Option<String>> {
+    let (config, table) = (leg.config, leg.table);
     let has = |wanted: &str| target.iter().any(|column| column.column.name == wanted);
     if POSITION.iter().all(|(name, _)| has(name)) {
         return Ok(None);
     }
-    let is_ours = backlog::partitions(config, table)
+    let is_ours = backlog::partitions(config, table, leg.watchdog)
         .is_ok_and(|(partitions, _)| partitions.iter().any(|partition| partition.trusted));
     let mut stored = ClickHouseTarget::new(config, table)?;
     let sql = format!("SELECT count() FROM (SELECT 1 FROM {} LIMIT 1) FORMAT TabSeparated", stored.sql_name());

@@ -1,4 +1,4 @@
-//! The commands beside the run itself.
+//! The commands beside the run itself, and the one frame in which each of them works.
 
 pub mod check;
 pub mod completions;
@@ -10,24 +10,77 @@ mod migration;
 pub mod status;
 pub mod verify;
 
-use crate::error::{Error, Result};
-use crate::threads::beside;
-use crate::threads::watchdog::{LOOK, Watchdog};
+use std::time::Instant;
 
-/// Does `work` on a thread that is left behind if a call in it exceeds its limit.
-///
-/// # Errors
-/// 69 then; 70 if it panics; what `work` returns.
-pub fn watched<T: Send + 'static>(work: impl FnOnce(&Watchdog) -> Result<T> + Send + 'static) -> Result<T> {
-    let watchdog = Watchdog::default();
-    let watched = watchdog.clone();
-    let look = || {
-        let overdue = watchdog.overdue()?;
-        Some(Error::unavailable(
-            overdue.what,
-            format!("no answer within {:?}", overdue.limit),
-            "the server accepts connections but does not answer: look at its process, its disk and its locks",
-        ))
-    };
-    beside("command", LOOK, look, move || work(&watched))
+use crate::config::{Config, TableConfig};
+use crate::error::{ExitCode, Result};
+use crate::ports::LegContext;
+use crate::ports::limits::Limits;
+use crate::ports::progress::Progress;
+use crate::shutdown::Shutdown;
+use crate::threads::watchdog::watched;
+
+/// A command that asks servers: what it does for one table, and how it tells what came of it.
+pub trait Command {
+    /// What it learns about one table.
+    type Told;
+
+    /// Asks about one table. Servers can be asked only through [`Frame::on`].
+    ///
+    /// # Errors
+    /// What ends the command; what it can do without belongs in [`Told`](Self::Told).
+    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<Self::Told>;
+
+    /// The text to print, JSON or for a person, and the exit code.
+    fn tell(&self, told: &[Self::Told], json: bool) -> (String, ExitCode);
+}
+
+/// What every command is given.
+pub struct Frame<'a> {
+    config: &'a Config,
+    limits: &'a Limits,
+    shutdown: Shutdown,
+    started: Instant,
+    json: bool,
+}
+
+impl<'a> Frame<'a> {
+    /// A command that begins now; `json` says how it tells its result.
+    #[must_use]
+    pub fn new(config: &'a Config, limits: &'a Limits, shutdown: Shutdown, json: bool) -> Self {
+        Self { config, limits, shutdown, started: Instant::now(), json }
+    }
+
+    /// Asks about every table, one after the other; the text to print, and the exit code.
+    ///
+    /// # Errors
+    /// The first of a table.
+    pub fn run(&self, command: &impl Command) -> Result<(String, ExitCode)> {
+        let told: Result<Vec<_>> = self.config.tables.iter().map(|table| command.ask(self, table)).collect();
+        Ok(command.tell(&told?, self.json))
+    }
+
+    /// Does `work` for `table` on a thread that is left behind if a call in it exceeds its limit.
+    ///
+    /// # Errors
+    /// 69 then; 70 if it panics; what `work` returns.
+    pub fn on<T: Send + 'static>(
+        &self,
+        table: &TableConfig,
+        work: impl FnOnce(&LegContext<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (config, table, shutdown) = (self.config.clone(), table.clone(), self.shutdown.clone());
+        let (limits, started) = (*self.limits, self.started);
+        watched("command", move |watchdog| {
+            work(&LegContext {
+                config: &config,
+                table: &table,
+                limits,
+                started,
+                shutdown: &shutdown,
+                watchdog,
+                progress: Progress::default(),
+            })
+        })
+    }
 }

@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{dead_letters, watched};
-use crate::config::{Config, TableConfig};
+use super::{Command, Frame, dead_letters};
+use crate::config::TableConfig;
 use crate::error::{Error, ExitCode, Result};
 use crate::numbers::{counted, grouped};
-use crate::outcome::backlog::Backlog;
+use crate::outcome::backlog::{self, Backlog};
 use crate::ports::LegContext;
-use crate::postgres::{Session, connect};
-use crate::shutdown::Shutdown;
-use crate::threads::watchdog::Watchdog;
+use crate::postgres::{Holder, Session, connect, name_sql, run_in_progress};
 
 /// How many of the last runs are told.
 const RUNS: i64 = 10;
@@ -37,7 +35,7 @@ struct Run {
 }
 
 /// What is known about one table.
-struct TableStatus {
+pub struct TableStatus {
     source: String,
     topic: String,
     target: String,
@@ -48,69 +46,74 @@ struct TableStatus {
     failures: Vec<Error>,
 }
 
-/// What the last runs did.
-#[derive(Default)]
+/// What the last runs did, as they have written it down.
+#[derive(Debug, Default)]
 struct History {
+    in_progress: Option<Holder>,
     last_seen: Vec<Run>,
     runs: Vec<Run>,
     /// No row that is unsent now has been there for longer: a run that began so long ago has sent all that there were.
     unsent_seconds_at_most: Option<i64>,
 }
 
-/// Asks for every table; the text to print, and the exit code: 0, or that of the first server that could not be asked.
-///
-/// # Errors
-/// 69 if a server accepts connections but does not answer.
-pub fn run(config: &Config, json: bool) -> Result<(String, ExitCode)> {
-    let mut tables = Vec::new();
-    for table in &config.tables {
-        let (config, table) = (config.clone(), table.clone());
-        tables.push(watched(move |watchdog| Ok(ask(&config, &table, watchdog)))?);
-    }
-    let failures = tables.iter().flat_map(|table| &table.failures);
-    let code = failures.map(Error::exit_code).fold(ExitCode::Done, ExitCode::graver);
-    Ok((if json { as_json(&tables, code) } else { as_text(&tables) }, code))
-}
+/// The command. It ends with 0, or with the code of the most severe failure to ask a server.
+pub struct Status;
 
-fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> TableStatus {
-    let (backlog, mut failures) = Backlog::ask(config, table, watchdog);
-    let shutdown = Shutdown::default();
-    let leg = LegContext::of_command(config, table, &shutdown, watchdog);
-    let pending = if failures.is_empty() { dead_letters::pending(&leg) } else { Ok(0) };
-    let mut status = TableStatus {
-        source: table.source.clone(),
-        topic: table.topic.clone(),
-        target: table.target.to_string(),
-        dead_letters: None,
-        history: None,
-        backlog,
-        failures: Vec::new(),
-    };
-    match pending {
-        Ok(pending) => status.dead_letters = failures.is_empty().then_some(pending),
-        Err(error) => failures.push(error),
+impl Command for Status {
+    type Told = TableStatus;
+
+    /// One server that cannot be asked, or hangs, does not hide what the others have to say.
+    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableStatus> {
+        let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
+        let answers = unsent.as_ref().err().is_none_or(|error| error.exit_code() != ExitCode::Unavailable);
+        let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
+        let (backlog, failures) = Backlog::of(unsent, partitions);
+        let mut status = TableStatus {
+            source: table.source.clone(),
+            topic: table.topic.clone(),
+            target: table.target.to_string(),
+            dead_letters: None,
+            history: None,
+            backlog,
+            failures,
+        };
+        if status.failures.is_empty() {
+            match frame.on(table, dead_letters::pending) {
+                Ok(pending) => status.dead_letters = Some(pending),
+                Err(error) => status.failures.push(error),
+            }
+        }
+        if answers {
+            let history = |leg: &LegContext<'_>| history(&mut connect(leg.config, "status", leg.watchdog)?, leg.table);
+            match frame.on(table, history) {
+                Ok(history) => status.history = Some(history),
+                // Without a history there is nothing to tell, and nothing wrong.
+                Err(error) => log::debug!("{error}"),
+            }
+        }
+        Ok(status)
     }
-    // A run does without a history, so its lack is no failure.
-    match connect(config, "status", watchdog).and_then(|mut session| history(&mut session, table)) {
-        Ok(history) => status.history = Some(history),
-        Err(error) => log::debug!("{error}"),
+
+    fn tell(&self, tables: &[TableStatus], json: bool) -> (String, ExitCode) {
+        let failures = tables.iter().flat_map(|table| &table.failures);
+        let code = failures.map(Error::exit_code).fold(ExitCode::Done, ExitCode::graver);
+        (if json { as_json(tables, code) } else { as_text(tables) }, code)
     }
-    status.failures = failures;
-    status
 }
 
 fn history(session: &mut Session, table: &TableConfig) -> Result<History> {
+    let mut history = History { in_progress: run_in_progress(session, &table.source)?, ..History::default() };
+    let source = format!("coalesce({}, $1)", name_sql("$1"));
     const WHAT: &str = "cannot read what the last runs did";
     if session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_runs') IS NOT NULL", &[])?.is_none() {
-        return Ok(History::default());
+        return Ok(history);
     }
-    let mut history = History::default();
     for (last_seen, runs) in [(true, &mut history.last_seen), (false, &mut history.runs)] {
         let rows = session.query(
             WHAT,
-            "SELECT to_char(started_at, 'YYYY-MM-DD HH24:MI:SS\"Z\"'), extract(epoch FROM now() - started_at)::bigint, seconds,
+            &format!("SELECT to_char(started_at, 'YYYY-MM-DD HH24:MI:SS\"Z\"'), extract(epoch FROM now() - started_at)::bigint, seconds,
                 legs, exit_code, complete, records_sent, rows_flagged, records_copied, inserts, dead_letters, run_by, error
-             FROM pg2ch_runs WHERE source = $1 AND topic = $2 AND last_seen = $3 ORDER BY started_at DESC, id DESC LIMIT $4",
+             FROM pg2ch_runs WHERE source = {source} AND topic = $2 AND last_seen = $3 ORDER BY started_at DESC, id DESC LIMIT $4"),
             &[&table.source, &table.topic, &last_seen, &RUNS],
         )?;
         *runs = rows
@@ -134,7 +137,10 @@ fn history(session: &mut Session, table: &TableConfig) -> Result<History> {
     }
     let row = session.query_opt(
         WHAT,
-        "SELECT extract(epoch FROM now() - max(started_at))::bigint FROM pg2ch_runs WHERE source = $1 AND topic = $2 AND all_sent",
+        &format!(
+            "SELECT extract(epoch FROM now() - max(started_at))::bigint FROM pg2ch_runs
+             WHERE source = {source} AND topic = $2 AND all_sent"
+        ),
         &[&table.source, &table.topic],
     )?;
     history.unsent_seconds_at_most = row.and_then(|row| row.get(0));
@@ -156,6 +162,7 @@ fn as_json(tables: &[TableStatus], code: ExitCode) -> String {
                 "partitions": table.backlog.partitions,
                 "records_behind_at_most": table.backlog.behind(),
                 "dead_letters_pending": table.dead_letters,
+                "run_in_progress": history.in_progress,
                 "last_seen": history.last_seen,
                 "runs": history.runs,
                 "errors": table.failures,
@@ -197,6 +204,9 @@ fn tell(text: &mut String, table: &TableStatus) -> std::fmt::Result {
     let dead = table.dead_letters.map(|count| format!("{} pending", grouped(count)));
     writeln!(text, "  dead letters      {}", dead.unwrap_or_else(not_known))?;
     let Some(history) = &table.history else { return writeln!(text, "  last runs         not known\n") };
+    if let Some(holder) = &history.in_progress {
+        writeln!(text, "  run in progress   {holder}")?;
+    }
     for run in &history.last_seen {
         let end = if run.exit_code == 0 { "succeeded".into() } else { format!("ended with {}", run.exit_code) };
         let (legs, ago) = (legs_in_words(&run.legs), duration(run.seconds_ago));

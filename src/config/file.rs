@@ -24,7 +24,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("kafka", &["brokers", "sasl_password_file", "transactional", "transactional_prefix", "properties"]),
     ("clickhouse", &["url", "password_file", "ca_cert"]),
     ("batch", &["rows", "bytes", "insert_rows", "insert_bytes"]),
-    ("timeouts", &["connect", "postgres", "row_lock", "kafka", "stable", "clickhouse"]),
+    ("timeouts", &["connect", "postgres", "row_lock", "kafka", "stable", "clickhouse", "give_up"]),
     ("retry", &["attempts", "pause", "max_pause"]),
     ("metrics", &["textfile"]),
     ("run", &["jobs"]),

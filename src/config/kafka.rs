@@ -114,6 +114,11 @@ fn brokers(reader: &mut Reader) -> Result<String> {
 }
 
 fn check_broker(broker: &str) -> Result<(), &'static str> {
+    if broker.contains("://") {
+        return Err(
+            "a protocol stands in front of the host: write host:port, and `security.protocol` in [kafka.properties]",
+        );
+    }
     let (host, port) = match broker.strip_prefix('[') {
         Some(rest) => {
             let (host, after) = rest.split_once(']').ok_or("a `[` is not closed")?;

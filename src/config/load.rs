@@ -95,7 +95,7 @@ fn timeouts(reader: &mut Reader, from_url: Option<Given<Duration>>) -> Result<Ti
         row_lock: limit("row_lock", Duration::from_millis(500))?.value,
         kafka: limit("kafka", Duration::from_secs(30))?.value,
         stable: limit("stable", Duration::from_secs(30))?.value,
-        clickhouse: limit("clickhouse", Duration::from_secs(120))?.value,
+        clickhouse: limit("clickhouse", Duration::from_secs(60))?.value,
     };
     // The URL's connect_timeout counts where `connect` is not set.
     match from_url {
@@ -130,6 +130,7 @@ fn retry(reader: &mut Reader) -> Result<RetryConfig> {
         attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
         pause: pause.value,
         max_pause: max_pause.value,
+        give_up: reader.duration("timeouts", "give_up", Duration::from_millis(1), Duration::from_secs(60))?.value,
     })
 }
 

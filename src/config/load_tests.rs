@@ -72,7 +72,7 @@ fn the_defaults_fit_the_compose_file() {
     assert_eq!(config.clickhouse.password.reveal(), "app");
     assert_eq!((config.batch.rows, config.batch.bytes), (10_000, 4 << 20));
     assert_eq!((config.batch.insert_rows, config.batch.insert_bytes), (65_536, 8 << 20));
-    assert_eq!(config.timeouts.clickhouse, Duration::from_secs(120));
+    assert_eq!(config.timeouts.clickhouse, Duration::from_secs(60));
     let [table] = config.tables.as_slice() else { panic!("one table") };
     assert_eq!((table.source.as_str(), table.topic.as_str()), ("public.user_logins", "user_logins"));
     assert_eq!(table.target.to_string(), "analytics.user_logins");

@@ -96,13 +96,34 @@ pub enum SslMode {
     VerifyFull,
 }
 
+/// What libpq's parameters of these names say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// `target_session_attrs` is `read-write`: hosts whose sessions may not write are passed over.
+    pub read_write: bool,
+    /// `channel_binding`, where it is not `prefer`: whether it is required.
+    pub channel_binding: Option<bool>,
+    /// `options`.
+    pub options: Option<String>,
+    /// `application_name`, the beginning of the session's.
+    pub application_name: Option<String>,
+    /// `keepalives`: off if it is 0.
+    pub no_keepalives: bool,
+    /// `keepalives_idle` and `keepalives_interval`, in seconds.
+    pub keepalives_idle: Option<u32>,
+    /// The latter.
+    pub keepalives_interval: Option<u32>,
+    /// `keepalives_count`.
+    pub keepalives_count: Option<u32>,
+}
+
 /// The connection to PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct PostgresConfig {
-    /// Host name, address, or the directory of a Unix socket.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
+    /// Host names, addresses, or directories of Unix sockets, each with its TCP port: tried in this order. Never empty.
+    pub hosts: Vec<(String, u16)>,
+    /// What else the URL says about a session.
+    pub session: SessionOptions,
     /// Role.
     pub user: String,
     /// Password, if one is needed.
@@ -121,7 +142,8 @@ impl PostgresConfig {
     /// `host:port/dbname`, for messages.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("{}:{}/{}", self.host, self.port, self.dbname)
+        let hosts: Vec<_> = self.hosts.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+        format!("{}/{}", hosts.join(","), self.dbname)
     }
 }
 
@@ -193,6 +215,8 @@ pub struct RetryConfig {
     pub pause: Duration,
     /// The longest pause. At least `pause`, at most 1 hour.
     pub max_pause: Duration,
+    /// How long all attempts together may take, counted from when something was last moved. From 1 millisecond to 1 hour.
+    pub give_up: Duration,
 }
 
 /// Where the metrics go.

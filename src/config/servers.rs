@@ -39,13 +39,17 @@ pub fn postgres(reader: &mut Reader) -> Result<(PostgresConfig, Option<Given<Dur
     reader.note("postgres.url", url.masked(), &given.origin);
     let password = match choose_password(reader, "postgres", PGPASSWORD, url.password.take(), &given.origin)? {
         Some(password) => Some(password),
-        None => password::from_pgpass(&reader.environment, &url.host, url.port, &url.dbname, &url.user)?,
+        None => {
+            // As in libpq a password may be listed by host; one is asked for, the first.
+            let (host, port) = &url.hosts[0];
+            password::from_pgpass(&reader.environment, host, *port, &url.dbname, &url.user)?
+        }
     };
     note_password(reader, "postgres.password", password.as_ref());
     let timeout = url.connect_timeout.map(|value| Given { value, origin: given.origin });
     let config = PostgresConfig {
-        host: url.host,
-        port: url.port,
+        hosts: url.hosts,
+        session: url.session,
         user: url.user,
         password: password.map(|p| p.value),
         dbname: url.dbname,

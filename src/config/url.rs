@@ -5,13 +5,14 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Secret, SslMode};
+use super::{Secret, SessionOptions, SslMode};
 
 /// What a PostgreSQL URL says.
 #[derive(Debug)]
 pub struct PostgresUrl {
-    pub host: String,
-    pub port: u16,
+    /// In the order in which they are tried. Never empty.
+    pub hosts: Vec<(String, u16)>,
+    pub session: SessionOptions,
     pub user: String,
     pub password: Option<Secret>,
     pub dbname: String,
@@ -41,11 +42,10 @@ impl PostgresUrl {
         let rest = strip_scheme(text, &["postgres", "postgresql"])
             .ok_or("it does not begin with postgres:// or postgresql://")?
             .1;
-        let parts = Parts::split(rest)?;
+        let parts = Parts::split(rest, true)?;
         let dbname = decode(parts.path.strip_prefix('/').unwrap_or(parts.path), "the database")?;
         let mut fields = Fields {
-            host: Some(parts.host),
-            port: parts.port,
+            hosts: parts.hosts,
             user: parts.user,
             password: parts.password,
             dbname: Some(dbname),
@@ -58,10 +58,11 @@ impl PostgresUrl {
     /// The URL without its password, as it takes effect.
     #[must_use]
     pub fn masked(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { encode(&self.host) };
+        let shown = |host: &str| if host.contains(':') { format!("[{host}]") } else { encode(host) };
+        let hosts: Vec<_> = self.hosts.iter().map(|(host, port)| format!("{}:{port}", shown(host))).collect();
         let mode = self.ssl_mode.name();
         let (user, dbname) = (encode(&self.user), encode(&self.dbname));
-        let mut url = format!("postgres://{user}@{host}:{}/{dbname}?sslmode={mode}", self.port);
+        let mut url = format!("postgres://{user}@{}/{dbname}?sslmode={mode}", hosts.join(","));
         let client = self.ssl_client.as_ref();
         for (name, path) in [
             ("sslrootcert", self.ssl_root_cert.as_ref()),
@@ -72,6 +73,9 @@ impl PostgresUrl {
                 url.push_str(&format!("&{name}={}", encode(&path.to_string_lossy())));
             }
         }
+        for (name, value) in self.session.parameters() {
+            url.push_str(&format!("&{name}={}", encode(&value)));
+        }
         url
     }
 }
@@ -79,8 +83,10 @@ impl PostgresUrl {
 /// The pieces of a PostgreSQL URL while its parameters are read.
 #[derive(Default)]
 struct Fields {
-    host: Option<String>,
-    port: Option<u16>,
+    hosts: Vec<(String, Option<u16>)>,
+    /// Those of the parameter, one for all hosts or one for each.
+    ports: Vec<u16>,
+    session: SessionOptions,
     user: Option<String>,
     password: Option<String>,
     dbname: Option<String>,
@@ -102,8 +108,8 @@ impl Fields {
             }
             seen.push(name);
             match name {
-                "host" => self.host = Some(value),
-                "port" => self.port = Some(port(&value)?),
+                "host" => self.hosts = value.split(',').map(|host| (host.to_owned(), None)).collect(),
+                "port" => self.ports = value.split(',').map(port).collect::<Result<_, _>>()?,
                 "user" => self.user = Some(value),
                 "password" => self.password = Some(value),
                 "dbname" => self.dbname = Some(value),
@@ -112,10 +118,12 @@ impl Fields {
                 "sslcert" => self.ssl_cert = Some(value).filter(|v| !v.is_empty()),
                 "sslkey" => self.ssl_key = Some(value).filter(|v| !v.is_empty()),
                 "connect_timeout" => self.connect_timeout = Some(connect_timeout(&value)?),
+                other if self.session.read(other, &value)? => {}
                 other => {
                     return Err(format!(
                         "pg2ch does not know the parameter `{}`; it knows sslmode, sslrootcert, sslcert, sslkey, \
-                         connect_timeout, host, port, user, password and dbname",
+                         connect_timeout, host, port, user, password, dbname, target_session_attrs, channel_binding, options, \
+                         application_name, keepalives, keepalives_idle, keepalives_interval and keepalives_count",
                         presentable(other)
                     ));
                 }
@@ -126,9 +134,18 @@ impl Fields {
 
     fn finish(self) -> Result<PostgresUrl, String> {
         let user = self.user.filter(|u| !u.is_empty()).ok_or("it names no user")?;
-        let host = self.host.filter(|h| !h.is_empty()).unwrap_or_else(|| "localhost".to_owned());
-        check_host(&host, true)?;
-        let is_socket = host.starts_with('/');
+        if self.ports.len() > 1 && self.ports.len() != self.hosts.len() {
+            return Err("there are not as many ports as hosts".to_owned());
+        }
+        let mut hosts = Vec::new();
+        for (at, (host, port)) in self.hosts.into_iter().enumerate() {
+            let host = if host.is_empty() { "localhost".to_owned() } else { host };
+            hosts.push((host, self.ports.get(at).or(self.ports.first()).copied().or(port).unwrap_or(5432)));
+        }
+        for (host, _) in &hosts {
+            check_host(host, true)?;
+        }
+        let is_socket = hosts.iter().all(|(host, _)| host.starts_with('/'));
         let mode = match self.ssl_mode.as_deref().filter(|m| !m.is_empty()) {
             Some(mode) => Some(ssl_mode(mode)?),
             None => None,
@@ -142,20 +159,65 @@ impl Fields {
         if from_system && mode.is_some_and(|m| m != SslMode::VerifyFull) {
             return Err("sslrootcert=system asks for sslmode=verify-full: any authority would do otherwise".to_owned());
         }
-        let by_default =
-            if is_socket || is_loopback(&host) && !from_system { SslMode::Disable } else { SslMode::VerifyFull };
+        let is_here = hosts.iter().all(|(host, _)| host.starts_with('/') || is_loopback(host));
+        let by_default = if is_here && !from_system { SslMode::Disable } else { SslMode::VerifyFull };
         Ok(PostgresUrl {
             // As in libpq: no TLS on a Unix socket, whatever sslmode says.
             ssl_mode: if is_socket { SslMode::Disable } else { mode.unwrap_or(by_default) },
-            port: self.port.unwrap_or(5432),
+            session: self.session,
             password: self.password.filter(|p| !p.is_empty()).map(Secret::new),
             dbname: self.dbname.filter(|d| !d.is_empty()).unwrap_or_else(|| user.clone()),
             ssl_root_cert: self.ssl_root_cert.filter(|_| !from_system).map(PathBuf::from),
             ssl_client,
             connect_timeout: self.connect_timeout,
-            host,
+            hosts,
             user,
         })
+    }
+}
+
+impl SessionOptions {
+    /// Takes a parameter; `false` if it is none of these.
+    fn read(&mut self, name: &str, value: &str) -> Result<bool, String> {
+        let number = || value.parse::<u32>().map_err(|_| format!("{name} is not a whole number"));
+        match (name, value) {
+            ("target_session_attrs", "any") => self.read_write = false,
+            ("target_session_attrs", "read-write" | "primary") => self.read_write = true,
+            ("target_session_attrs", _) => {
+                return Err("target_session_attrs is not any, read-write or primary: a run has to write".to_owned());
+            }
+            ("channel_binding", "prefer") => self.channel_binding = None,
+            ("channel_binding", "require") => self.channel_binding = Some(true),
+            ("channel_binding", "disable") => self.channel_binding = Some(false),
+            ("channel_binding", _) => return Err("channel_binding is one of prefer, require and disable".to_owned()),
+            ("options", _) => self.options = Some(value.to_owned()),
+            ("application_name", _) => self.application_name = Some(value.to_owned()),
+            ("keepalives", _) => self.no_keepalives = number()? == 0,
+            ("keepalives_idle", _) => self.keepalives_idle = Some(number()?),
+            ("keepalives_interval", _) => self.keepalives_interval = Some(number()?),
+            ("keepalives_count", _) => self.keepalives_count = Some(number()?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The parameters that say the same.
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let text = |name, value: Option<String>| value.map(|value| (name, value));
+        let binding = |required| if required { "require" } else { "disable" };
+        [
+            text("target_session_attrs", self.read_write.then(|| "read-write".into())),
+            text("channel_binding", self.channel_binding.map(|required| binding(required).into())),
+            text("options", self.options.clone()),
+            text("application_name", self.application_name.clone()),
+            text("keepalives", self.no_keepalives.then(|| "0".into())),
+            text("keepalives_idle", self.keepalives_idle.map(|seconds| seconds.to_string())),
+            text("keepalives_interval", self.keepalives_interval.map(|seconds| seconds.to_string())),
+            text("keepalives_count", self.keepalives_count.map(|count| count.to_string())),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }
 
@@ -196,7 +258,8 @@ impl ClickHouseUrl {
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) =
             strip_scheme(text, &["http", "https"]).ok_or("it does not begin with http:// or https://")?;
-        let parts = Parts::split(rest)?;
+        let parts = Parts::split(rest, false)?;
+        let (name, port) = parts.hosts.into_iter().next().unwrap_or_default();
         if let Some(query) = parts.query {
             return Err(if query.split('&').any(|p| p.starts_with("database=")) {
                 "it names a database, which belongs in the table's `target = \"database.table\"`".to_owned()
@@ -204,10 +267,10 @@ impl ClickHouseUrl {
                 "it has parameters after a `?`, and pg2ch sets every one itself".to_owned()
             });
         }
-        if parts.host.is_empty() {
+        if name.is_empty() {
             return Err("it names no host".to_owned());
         }
-        check_host(&parts.host, false)?;
+        check_host(&name, false)?;
         if parts.path.chars().any(|c| !c.is_ascii_graphic()) {
             return Err("its path holds a character that needs percent-encoding".to_owned());
         }
@@ -215,8 +278,8 @@ impl ClickHouseUrl {
         if controls(&parts.user) || controls(&parts.password) {
             return Err("the user or the password holds a control character".to_owned());
         }
-        let host = if parts.host.contains(':') { format!("[{}]", parts.host) } else { parts.host };
-        let port = parts.port.map(|p| format!(":{p}")).unwrap_or_default();
+        let host = if name.contains(':') { format!("[{name}]") } else { name };
+        let port = port.map(|p| format!(":{p}")).unwrap_or_default();
         Ok(Self {
             url: format!("{scheme}://{host}{port}{}", parts.path.trim_end_matches('/')),
             user: parts.user.filter(|u| !u.is_empty()).unwrap_or_else(|| "default".to_owned()),
@@ -235,14 +298,14 @@ impl ClickHouseUrl {
 struct Parts<'a> {
     user: Option<String>,
     password: Option<String>,
-    host: String,
-    port: Option<u16>,
+    hosts: Vec<(String, Option<u16>)>,
     path: &'a str,
     query: Option<&'a str>,
 }
 
 impl<'a> Parts<'a> {
-    fn split(rest: &'a str) -> Result<Self, String> {
+    /// `may_be_several` hosts, separated by commas.
+    fn split(rest: &'a str, may_be_several: bool) -> Result<Self, String> {
         let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         // An @ further on means that a password with a / or ? in it has been cut in two: nothing below could be trusted.
         if tail.contains('@') || authority.matches('@').count() > 1 {
@@ -266,12 +329,16 @@ impl<'a> Parts<'a> {
             Some((user, password)) => (Some(decode(user, "the user")?), Some(decode(password, "the password")?)),
             None => (None, None),
         };
-        let (host, port) = host_and_port(address)?;
-        Ok(Self { user, password: password.filter(|p| !p.is_empty()), host, port, path, query })
+        let addresses: Vec<&str> = if may_be_several { address.split(',').collect() } else { vec![address] };
+        let hosts = addresses.into_iter().map(host_and_port).collect::<Result<_, _>>()?;
+        Ok(Self { user, password: password.filter(|p| !p.is_empty()), hosts, path, query })
     }
 }
 
 fn host_and_port(address: &str) -> Result<(String, Option<u16>), String> {
+    if address.contains(',') {
+        return Err("it names several hosts, where one is expected".to_owned());
+    }
     let (host, port_text) = if let Some(rest) = address.strip_prefix('[') {
         let (host, after) = rest.split_once(']').ok_or("a `[` is not closed")?;
         host.parse::<Ipv6Addr>().map_err(|_| "there is no IPv6 address between the brackets")?;
@@ -301,9 +368,6 @@ fn port(text: &str) -> Result<u16, String> {
 fn check_host(host: &str, may_be_socket: bool) -> Result<(), String> {
     if may_be_socket && host.starts_with('/') {
         return Ok(());
-    }
-    if host.contains(',') {
-        return Err("it names several hosts; pg2ch needs the one that takes writes".to_owned());
     }
     let is_name = host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
     if is_name || host.parse::<Ipv6Addr>().is_ok() {

@@ -6,8 +6,8 @@ use super::*;
 fn the_default_needs_no_tls_because_it_stays_on_this_machine() {
     let url = PostgresUrl::parse("postgres://app:app@localhost:5432/app").unwrap();
     assert_eq!(
-        (url.host.as_str(), url.port, url.user.as_str(), url.dbname.as_str()),
-        ("localhost", 5432, "app", "app")
+        (url.hosts, url.user.as_str(), url.dbname.as_str()),
+        (vec![("localhost".to_owned(), 5432)], "app", "app")
     );
     assert_eq!(url.password.unwrap().reveal(), "app");
     assert_eq!(url.ssl_mode, SslMode::Disable);
@@ -46,7 +46,7 @@ fn sockets_and_ipv6_are_hosts_too() {
         ("postgres://u@/d", "localhost", 5432),
     ] {
         let parsed = PostgresUrl::parse(url).unwrap();
-        assert_eq!((parsed.host.as_str(), parsed.port), (host, port), "{url}");
+        assert_eq!(parsed.hosts, [(host.to_owned(), port)], "{url}");
     }
 }
 
@@ -58,10 +58,7 @@ fn the_masked_form_means_the_same() {
     assert!(!url.masked().contains("hunter2"));
     let again = PostgresUrl::parse(&url.masked()).unwrap();
     assert_eq!(again.masked(), url.masked());
-    assert_eq!(
-        (again.host, again.port, again.dbname, again.ssl_client),
-        (url.host, url.port, url.dbname, url.ssl_client)
-    );
+    assert_eq!((again.hosts, again.dbname, again.ssl_client), (url.hosts, url.dbname, url.ssl_client));
 }
 
 #[test]
@@ -134,5 +131,25 @@ fn no_refusal_repeats_a_password() {
         for why in [PostgresUrl::parse(url).err(), ClickHouseUrl::parse(url).err()].into_iter().flatten() {
             assert!(!why.contains(secret), "{url}: {why}");
         }
+    }
+}
+
+#[test]
+fn several_hosts_are_tried_in_order_and_libpq_s_other_parameters_are_taken() {
+    let text = "postgres://u@a:1,[::1]:2,c/d?target_session_attrs=read-write&channel_binding=require&options=-c%20geqo%3Doff\
+                &application_name=nightly&keepalives=1&keepalives_idle=30&keepalives_interval=5&keepalives_count=4";
+    let url = PostgresUrl::parse(text).unwrap();
+    let host = |name: &str, port| (name.to_owned(), port);
+    assert_eq!(url.hosts, [host("a", 1), host("::1", 2), host("c", 5432)]);
+    assert_eq!(url.ssl_mode, SslMode::VerifyFull, "one of them is another machine");
+    assert!(url.session.read_write && url.session.channel_binding == Some(true) && !url.session.no_keepalives);
+    assert_eq!(url.session.options.as_deref(), Some("-c geqo=off"));
+    assert_eq!(PostgresUrl::parse(&url.masked()).unwrap().session, url.session);
+    let url = PostgresUrl::parse("postgres:///d?user=u&host=a,b&port=1,2").unwrap();
+    assert_eq!(url.hosts, [host("a", 1), host("b", 2)]);
+    let url = PostgresUrl::parse("postgres:///d?user=u&host=a,b&port=7").unwrap();
+    assert_eq!(url.hosts, [host("a", 7), host("b", 7)]);
+    for wrong in ["postgres://u@a,b,c/d?port=1,2", "postgres://u@a/d?target_session_attrs=standby"] {
+        PostgresUrl::parse(wrong).unwrap_err();
     }
 }

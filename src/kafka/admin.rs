@@ -8,9 +8,10 @@ use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, Resour
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::acl::Uses;
-use super::client::{Context, Detached, base, make};
+use super::client::{Context, Detached, GRACE, base, make};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::threads::watchdog::Watchdog;
 
 /// What is done with a topic, and the operation that must be allowed for it.
 type Call = (&'static str, &'static [&'static str]);
@@ -20,6 +21,7 @@ pub struct Admin {
     client: Detached<AdminClient<Context>>,
     options: AdminOptions,
     config: Config,
+    watchdog: Watchdog,
 }
 
 impl Admin {
@@ -27,17 +29,25 @@ impl Admin {
     ///
     /// # Errors
     /// 78 if librdkafka refuses a property.
-    pub fn new(config: &Config) -> Result<Self> {
+    pub fn new(config: &Config, watchdog: &Watchdog) -> Result<Self> {
         let client = Detached::new(make(&mut base(config), config, Context::default())?);
         let limit = Some(config.timeouts.kafka);
         let options = AdminOptions::new().request_timeout(limit).operation_timeout(limit);
-        Ok(Self { client, options, config: config.clone() })
+        Ok(Self { client, options, config: config.clone(), watchdog: watchdog.clone() })
     }
 
-    fn explain(&self, (verb, operation): Call, topic: &str, error: &KafkaError) -> Error {
-        let what = format!("cannot {verb} topic {topic} at {}", self.config.kafka.brokers);
-        let uses = Uses::topics(&self.config, &[topic]).only(operation);
-        self.client.inner().context().explain(&what, error, &uses)
+    fn what(&self, (verb, _): Call, topic: &str) -> String {
+        format!("cannot {verb} topic {topic} at {}", self.config.kafka.brokers)
+    }
+
+    /// Waits for `call` under the watchdog.
+    fn call<T>(&self, to: Call, topic: &str, call: impl FnOnce() -> T) -> T {
+        self.watchdog.watch(&self.what(to, topic), self.config.timeouts.kafka + GRACE, call)
+    }
+
+    fn explain(&self, call: Call, topic: &str, error: &KafkaError) -> Error {
+        let uses = Uses::topics(&self.config, &[topic]).only(call.1);
+        self.client.inner().context().explain(&self.what(call, topic), error, &uses)
     }
 
     /// A setting of a topic, as the cluster has it; `None` if it has no such setting.
@@ -55,7 +65,8 @@ impl Admin {
     pub fn topic_settings(&self, topic: &str) -> Result<BTreeMap<String, String>> {
         const CALL: Call = ("read the settings of", &["DescribeConfigs"]);
         let wanted = [ResourceSpecifier::Topic(topic)];
-        let answer = pollster::block_on(self.client.describe_configs(&wanted, &self.options));
+        let describe = || pollster::block_on(self.client.describe_configs(&wanted, &self.options));
+        let answer = self.call(CALL, topic, describe);
         let resources = answer.map_err(|error| self.explain(CALL, topic, &error))?;
         let found: Result<Vec<ConfigResource>, Code> = resources.into_iter().collect();
         let found = found.map_err(|code| self.explain(CALL, topic, &KafkaError::AdminOp(code)))?;
@@ -74,7 +85,8 @@ impl Admin {
     /// Kafka's.
     pub fn replication(&self, topic: &str) -> Result<i64> {
         const CALL: Call = ("look up", &["Describe"]);
-        let answer = self.client.inner().fetch_metadata(Some(topic), self.config.timeouts.kafka);
+        let ask = || self.client.inner().fetch_metadata(Some(topic), self.config.timeouts.kafka);
+        let answer = self.call(CALL, topic, ask);
         let metadata = answer.map_err(|error| self.explain(CALL, topic, &error))?;
         let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
         Ok(partitions.map(|partition| partition.replicas().len()).min().unwrap_or(0) as i64)
@@ -90,7 +102,8 @@ impl Admin {
         for (name, value) in settings {
             new = new.set(name, value);
         }
-        let answer = pollster::block_on(self.client.create_topics([&new], &self.options));
+        let create = || pollster::block_on(self.client.create_topics([&new], &self.options));
+        let answer = self.call(CALL, topic, create);
         let results = answer.map_err(|error| self.explain(CALL, topic, &error))?;
         match results.into_iter().next() {
             Some(Err((_, Code::TopicAlreadyExists))) => Ok(false),

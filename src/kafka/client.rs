@@ -1,6 +1,8 @@
 //! What every librdkafka client of pg2ch has in common: addresses, limits, and the reasons that its threads report.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use log::{Level, log};
 use rdkafka::client::ClientContext;
@@ -9,10 +11,19 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::acl::Uses;
-use super::explain::explain;
+use super::explain::{explain, is_refused, is_vague};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::sync;
+
+/// How long librdkafka may take beyond the limit that a call was given, before the watchdog takes it for stuck.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+/// How long a client's next report is waited for. With no time at all the first log line among them would end the hearing.
+pub const HEARING: Duration = Duration::from_millis(20);
+
+/// How long the first answer is waited for, before the client's reports are heard.
+const FIRST_TURN: Duration = Duration::from_millis(500);
 
 /// The settings that every client shares.
 #[must_use]
@@ -46,6 +57,7 @@ pub fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(
     for (name, value) in &config.kafka.properties {
         client.set(name, value.reveal());
     }
+    require_token_source(client, config)?;
     client.create_with_context(context).map_err(|error| {
         let why = match error {
             // The property's value may be a secret: only its name is told.
@@ -55,6 +67,23 @@ pub fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(
         let what = format!("cannot make a Kafka client for {}", config.kafka.brokers);
         Error::config(what, why, "correct [kafka] and [kafka.properties]")
     })
+}
+
+/// Without a source of tokens librdkafka waits for one for ever.
+fn require_token_source(client: &ClientConfig, config: &Config) -> Result<()> {
+    let value = |name: &str| client.get(name).unwrap_or_default();
+    let wants_token = ["sasl.mechanism", "sasl.mechanisms"].iter().any(|name| value(name) == "OAUTHBEARER");
+    let has_source =
+        value("sasl.oauthbearer.method") == "oidc" || value("enable.sasl.oauthbearer.unsecure.jwt") == "true";
+    if !wants_token || has_source {
+        return Ok(());
+    }
+    Err(Error::config(
+        format!("cannot make a Kafka client for {}", config.kafka.brokers),
+        "sasl.mechanism is OAUTHBEARER, and nothing gives it a token",
+        "set sasl.oauthbearer.method = \"oidc\" in [kafka.properties], and sasl.oauthbearer.client.id, .client.secret and \
+         .token.endpoint.url; or use another mechanism",
+    ))
 }
 
 /// A client that is closed beside what follows: librdkafka takes up to a tenth of a second for it, and nothing that matters
@@ -89,6 +118,7 @@ impl<T: Send + 'static> Drop for Detached<T> {
 #[derive(Debug, Default)]
 pub struct Context {
     heard: Mutex<Option<(Code, String)>>,
+    is_nobody_there: AtomicBool,
 }
 
 impl Context {
@@ -101,6 +131,7 @@ impl Context {
     /// Forgets what was reported: a call has succeeded since.
     pub fn forget(&self) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.is_nobody_there.store(false, Ordering::Relaxed);
     }
 
     /// What was reported last.
@@ -108,7 +139,46 @@ impl Context {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(code, _)| *code)
     }
 
+    /// Asks in turns that grow, listening with `hear` in between. A refused password, certificate, group or connection, or an
+    /// unknown host, ends the waiting early; a slow broker has half of `limit` for its answer.
+    pub fn in_turns<T>(
+        &self,
+        limit: Duration,
+        ask: impl Fn(Duration) -> Result<T, KafkaError>,
+        hear: impl Fn(),
+    ) -> Result<T, KafkaError> {
+        let until = Instant::now() + limit;
+        let (mut turn, mut is_suspect) = (FIRST_TURN, false);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let answer = ask(turn.min(left));
+            let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+            if !code.is_some_and(is_vague) || left <= turn {
+                return answer;
+            }
+            hear();
+            match self.last_heard() {
+                Some(Code::Authentication) => return answer,
+                Some(code) if is_refused(code) => return answer,
+                // A single failed handshake or refused connection may be a broker that has just ended; librdkafka tells it
+                // once, however often it fails again.
+                Some(Code::SSL) if is_suspect => return answer,
+                _ if is_suspect && self.is_nobody_there() => return answer,
+                heard => is_suspect = heard == Some(Code::SSL) || self.is_nobody_there(),
+            }
+            turn *= 2;
+        }
+    }
+
+    /// Whether every broker refuses connections, or cannot be found, since something was answered last.
+    fn is_nobody_there(&self) -> bool {
+        self.is_nobody_there.load(Ordering::Relaxed)
+    }
+
     fn hear(&self, code: Code, reason: &str) {
+        if code == Code::AllBrokersDown {
+            self.is_nobody_there.store(true, Ordering::Relaxed);
+        }
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         // A refused password or certificate is the reason for everything that follows it.
         let decided = matches!(*heard, Some((Code::Authentication | Code::SSL, _)));

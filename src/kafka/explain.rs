@@ -123,9 +123,18 @@ fn sort(code: Code) -> (ExitCode, &'static str) {
         Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::InvalidTopic => {
             (ExitCode::Config, "run `pg2ch init` to create the topic, or correct `topic` in [[table]]")
         }
-        Code::InvalidTimestamp => (
+        Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => (
+            ExitCode::Unavailable,
+            "start the brokers that are missing, or set the topic's min.insync.replicas to at most its number of replicas",
+        ),
+        // Brokers say the former of a refused timestamp, and of nothing else that pg2ch sends: each record has a key.
+        Code::InvalidRecord | Code::InvalidTimestamp => (
             ExitCode::Config,
-            "PostgreSQL's clock and the broker's differ too much for the topic's message.timestamp.after.max.ms: set the clocks right",
+            "set the clocks of PostgreSQL and the brokers right, or raise the topic's message.timestamp.after.max.ms: they differ by more",
+        ),
+        Code::InvalidTransactionTimeout => (
+            ExitCode::Config,
+            "set [timeouts] kafka to at most half of the brokers' transaction.max.timeout.ms, or raise that",
         ),
         Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress | Code::FencedInstanceId => (
             ExitCode::Config,

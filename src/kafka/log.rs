@@ -11,24 +11,19 @@ use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::acl::Uses;
-use super::client::{Context, Detached, base, make};
-use super::explain::{explain, is_refused, is_vague};
+use super::client::{Context, Detached, GRACE, HEARING, base, make};
+use super::explain::explain;
 use crate::config::Config;
 use crate::data::{Offsets, Record};
 use crate::error::Result;
 use crate::ports::topic::{Committed, End, Polled, TopicLog};
+use crate::threads::watchdog::Watchdog;
 
 /// How many bytes of records librdkafka may hold ready, in KiB. Its own default, 64 MiB, is pg2ch's whole budget.
 const READ_AHEAD_KIB: &str = "3072";
 
-/// How long the first answer is waited for, before the client's reports are heard.
-const FIRST_TURN: Duration = Duration::from_millis(500);
-
 /// How many reports are heard after a failure.
 const REPORTS: usize = 100;
-
-/// How long the next one is waited for. With no time at all the first log line among them would end the hearing.
-const HEARING: Duration = Duration::from_millis(20);
 
 /// One topic of a real cluster.
 pub struct KafkaLog {
@@ -47,6 +42,7 @@ pub struct KafkaLog {
     caught_up: BTreeSet<i32>,
     config: Config,
     limit: Duration,
+    watchdog: Watchdog,
 }
 
 impl KafkaLog {
@@ -54,7 +50,7 @@ impl KafkaLog {
     ///
     /// # Errors
     /// 78 if librdkafka refuses a property.
-    pub fn new(config: &Config, topic: &str, group: &str) -> Result<Self> {
+    pub fn new(config: &Config, topic: &str, group: &str, watchdog: &Watchdog) -> Result<Self> {
         Ok(Self {
             topic: topic.to_owned(),
             brokers: config.kafka.brokers.clone(),
@@ -68,6 +64,7 @@ impl KafkaLog {
             caught_up: BTreeSet::new(),
             config: config.clone(),
             limit: config.timeouts.kafka,
+            watchdog: watchdog.clone(),
         })
     }
 
@@ -75,11 +72,11 @@ impl KafkaLog {
     ///
     /// # Errors
     /// As [`new`](Self::new) and [`partitions`](TopicLog::partitions).
-    pub fn connected(config: &Config, topic: &str, group: &str) -> Result<Self> {
-        let mut log = Self::new(config, topic, group)?;
+    pub fn connected(config: &Config, topic: &str, group: &str, watchdog: &Watchdog) -> Result<Self> {
+        let mut log = Self::new(config, topic, group, watchdog)?;
         let written_reader = consumer(config, group, "read_uncommitted")?;
         log.partitions()?;
-        log.told("find", written_reader.fetch_metadata(Some(topic), log.limit))?;
+        log.told("find", log.call("find", || written_reader.fetch_metadata(Some(topic), log.limit)))?;
         log.written_reader = Some(written_reader);
         Ok(log)
     }
@@ -110,36 +107,24 @@ impl KafkaLog {
 
     /// What the client's threads report (a refused password) is only heard by who polls.
     fn hear(&self) {
+        // Where nobody listens there is a new report every few milliseconds.
+        let until = Instant::now() + HEARING * 5;
         for _ in 0..REPORTS {
-            if self.committed_reader.poll(HEARING).is_none() {
+            if self.committed_reader.poll(HEARING).is_none() || Instant::now() > until {
                 break;
             }
         }
     }
 
-    /// Asks in turns that grow, so that a refused password, certificate or group ends the waiting early, and a slow broker has
-    /// half of the time for its answer.
-    fn in_turns<T>(&self, ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, KafkaError> {
-        let until = Instant::now() + self.limit;
-        let (mut turn, mut is_suspect) = (FIRST_TURN, false);
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let answer = ask(turn.min(left));
-            let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
-            if !code.is_some_and(is_vague) || left <= turn {
-                return answer;
-            }
-            self.hear();
-            match self.committed_reader.context().last_heard() {
-                Some(Code::Authentication) => return answer,
-                Some(code) if is_refused(code) => return answer,
-                // A single failed handshake may be a broker that has just ended; librdkafka tells it once, however often it
-                // fails again.
-                Some(Code::SSL) if is_suspect => return answer,
-                heard => is_suspect = heard == Some(Code::SSL),
-            }
-            turn *= 2;
-        }
+    /// Waits for `call` under the watchdog, which ends the run around it if librdkafka exceeds its limit.
+    fn call<T>(&self, verb: &str, call: impl FnOnce() -> T) -> T {
+        self.watchdog.watch(&self.what(verb), self.limit + GRACE, call)
+    }
+
+    /// Asks until the limit, or until it is known that nobody will answer.
+    fn in_turns<T>(&self, verb: &str, ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T> {
+        let context = self.committed_reader.context();
+        self.told(verb, self.call(verb, || context.in_turns(self.limit, ask, || self.hear())))
     }
 
     /// Asks `consumer` for one offset of every partition at once: [`Offset::Beginning`] or [`Offset::End`], which go where
@@ -147,7 +132,7 @@ impl KafkaLog {
     fn offsets_at(&self, consumer: &BaseConsumer<Context>, at: Offset) -> Result<Offsets> {
         const VERB: &str = "ask for the offsets of";
         let wanted = self.list(|_| Some(at))?;
-        let found = self.told(VERB, consumer.offsets_for_times(wanted, self.limit))?;
+        let found = self.told(VERB, self.call(VERB, || consumer.offsets_for_times(wanted, self.limit)))?;
         let mut offsets = Offsets::new();
         for element in found.elements() {
             self.told(VERB, element.error())?;
@@ -172,7 +157,7 @@ impl KafkaLog {
     /// Where reading stands in each partition that is read.
     fn stands(&self) -> Result<Offsets> {
         let mut stands = self.from.clone();
-        let positions = self.told("read", self.committed_reader.position())?;
+        let positions = self.told("read", self.call("read", || self.committed_reader.position()))?;
         for element in positions.elements() {
             if let (Some(at), Offset::Offset(next)) = (stands.get_mut(&element.partition()), element.offset()) {
                 *at = next.max(*at);
@@ -183,7 +168,7 @@ impl KafkaLog {
 
     fn assign(&self, from: &Offsets) -> Result<()> {
         let list = self.list(|partition| from.get(&partition).copied().map(Offset::Offset))?;
-        self.told("read", self.committed_reader.assign(&list))
+        self.told("read", self.call("read", || self.committed_reader.assign(&list)))
     }
 
     /// Whether nothing lies below the end up to which a partition is read, though its last record or marker lies lower.
@@ -201,7 +186,7 @@ impl KafkaLog {
         self.assign(&end.map(|end| (partition, end)).into_iter().collect())?;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.committed_reader.poll(left) {
+            match self.call("read", || self.committed_reader.poll(left)) {
                 None => break,
                 Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {
                     self.caught_up.insert(partition);
@@ -222,7 +207,12 @@ impl KafkaLog {
         let mut left = Duration::ZERO;
         loop {
             // Mostly one is there already; looking at the clock would cost more than taking it.
-            let ended = match self.committed_reader.poll(left) {
+            let polled = if left.is_zero() {
+                self.committed_reader.poll(left)
+            } else {
+                self.watchdog.watch(&self.what("read"), left + GRACE, || self.committed_reader.poll(left))
+            };
+            let ended = match polled {
                 Some(Ok(message)) => {
                     sink(&message);
                     return Ok(Polled::Record);
@@ -262,7 +252,7 @@ impl KafkaLog {
     fn offsets_of_group(&self, reader: &BaseConsumer<Context>) -> Result<BTreeMap<i32, Committed>> {
         let list = self.list(|_| Some(Offset::Invalid))?;
         let verb = format!("read the offsets of group {} in", self.group);
-        let found = self.told(&verb, self.in_turns(|turn| reader.committed_offsets(list.clone(), turn)))?;
+        let found = self.in_turns(&verb, |turn| reader.committed_offsets(list.clone(), turn))?;
         let mut committed = BTreeMap::new();
         for element in found.elements() {
             self.told(&verb, element.error())?;
@@ -309,8 +299,7 @@ pub(super) fn consumer(config: &Config, group: &str, isolation: &str) -> Result<
 
 impl TopicLog for KafkaLog {
     fn partitions(&mut self) -> Result<Vec<i32>> {
-        let metadata =
-            self.told("find", self.in_turns(|turn| self.committed_reader.fetch_metadata(Some(&self.topic), turn)))?;
+        let metadata = self.in_turns("find", |turn| self.committed_reader.fetch_metadata(Some(&self.topic), turn))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
         let error = topic.and_then(rdkafka::metadata::MetadataTopic::error).map(Code::from);
         let mut partitions: Vec<i32> = topic

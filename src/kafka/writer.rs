@@ -18,7 +18,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::acl::Uses;
-use super::client::{Context, Detached, base, make};
+use super::client::{Context, Detached, GRACE, HEARING, base, make};
 use super::letter::headers;
 use super::log::consumer;
 use crate::config::Config;
@@ -26,6 +26,7 @@ use crate::crash;
 use crate::data::{DeadLetter, RecordPosition, RowBatch};
 use crate::error::{Error, Result};
 use crate::ports::topic::{Fence, OffsetCommit, Sent};
+use crate::threads::watchdog::Watchdog;
 
 /// How long the sender sleeps before it looks again. It never lets the library's poll wait: that takes all the time that it is
 /// given, and the last millisecond of it, which is no whole one, in a loop that keeps a processor busy.
@@ -53,6 +54,7 @@ pub struct KafkaWriter {
     transactional_id: String,
     uses: Uses,
     limit: Duration,
+    watchdog: Watchdog,
 }
 
 impl KafkaWriter {
@@ -67,6 +69,7 @@ impl KafkaWriter {
         topic: &str,
         max_bytes: Option<usize>,
         offsets: Option<OffsetsOf>,
+        watchdog: &Watchdog,
     ) -> Result<Self> {
         let limit = config.timeouts.kafka;
         let mut client = base(config);
@@ -102,7 +105,8 @@ impl KafkaWriter {
             None => Uses::topics(config, &[topic]),
         };
         let (topic, transactional_id) = (topic.to_owned(), transactional_id.to_owned());
-        Ok(Self { producer, topic, offsets, plain_committer, transactional, transactional_id, uses, limit })
+        let watchdog = watchdog.clone();
+        Ok(Self { producer, topic, offsets, plain_committer, transactional, transactional_id, uses, limit, watchdog })
     }
 
     fn what(&self, verb: &str) -> String {
@@ -113,12 +117,18 @@ impl KafkaWriter {
         self.producer.context().base.explain(&self.what(verb), error, &self.uses)
     }
 
+    /// Waits for `call` under the watchdog: a commit of offsets exceeds its limit for ever while the coordinator of both group
+    /// and transactions leaves and comes back (librdkafka's issues 5456 and 5511).
+    fn call<T>(&self, verb: &str, call: impl FnOnce() -> T) -> T {
+        self.watchdog.watch(&self.what(verb), self.limit + GRACE, call)
+    }
+
     /// Repeats a transactional call that says it may be repeated, until the limit.
     fn retried(&self, verb: &str, call: impl Fn(Duration) -> KafkaResult<()>) -> Result<()> {
         let until = Instant::now() + self.limit;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match call(left.max(Duration::from_millis(1))) {
+            match self.call(verb, || call(left.max(Duration::from_millis(1)))) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error)) if error.is_retriable() && !left.is_zero() => {
                     log::debug!("{} {}: {}", verb, self.topic, error.string());
@@ -132,7 +142,7 @@ impl KafkaWriter {
     fn begin(&self, verb: &str) -> Result<()> {
         self.producer.context().reset();
         if self.transactional {
-            self.producer.begin_transaction().map_err(|error| self.explain(verb, &error))?;
+            self.call(verb, || self.producer.begin_transaction()).map_err(|error| self.explain(verb, &error))?;
         }
         crash::point("kafka.begin.after");
         Ok(())
@@ -248,8 +258,11 @@ impl Fence for KafkaWriter {
         crash::point("fence.before");
         // A client that is not connected looks for its coordinator again only after half a second. The first question
         // connects it; the second waits until the answer to the first, which renames the connection, is worked in.
+        let (context, client) = (&self.producer.context().base, self.producer.client());
         for _ in 0..2 {
-            let connected = self.producer.client().fetch_metadata(Some(&self.topic), self.limit);
+            let ask = |turn| client.fetch_metadata(Some(&self.topic), turn);
+            let hear = || self.producer.poll(HEARING);
+            let connected = self.call("fence", || context.in_turns(self.limit, ask, hear));
             connected.map_err(|error| self.explain("fence", &error))?;
         }
         let begun = Instant::now();
@@ -341,7 +354,10 @@ impl Fence for KafkaWriter {
         }
         let list = self.list(&offsets.topic, commits)?;
         match &self.plain_committer {
-            Some(consumer) => consumer.commit(&list, CommitMode::Sync).map_err(|error| self.explain(VERB, &error))?,
+            Some(consumer) => {
+                let committed = self.call(VERB, || consumer.commit(&list, CommitMode::Sync));
+                committed.map_err(|error| self.explain(VERB, &error))?;
+            }
             None => {
                 let send = |limit| self.producer.send_offsets_to_transaction(&list, &offsets.group, limit);
                 self.retried(VERB, send)?;

@@ -69,16 +69,18 @@ impl Backlog {
     /// Asks the servers; what one of them refuses to tell stays unknown, and the reason is among the errors.
     #[must_use]
     pub fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> (Self, Vec<Error>) {
-        let unsent = connect(config, "status", watchdog).and_then(|mut session| {
-            let source = SourceTable::find(&mut session, table)?;
-            unsent(&mut session, &source)
-        });
+        Self::of(unsent(config, table, watchdog), partitions(config, table, watchdog))
+    }
+
+    /// What the servers have answered.
+    #[must_use]
+    pub fn of(unsent: Result<Unsent>, partitions: Result<(Vec<PartitionLag>, Option<Error>)>) -> (Self, Vec<Error>) {
         let (mut backlog, mut errors) = (Self::default(), Vec::new());
         match unsent {
             Ok(unsent) => backlog.unsent = Some(unsent),
             Err(error) => errors.push(error),
         }
-        match partitions(config, table) {
+        match partitions {
             Ok((partitions, doubt)) => {
                 backlog.partitions = Some(partitions);
                 errors.extend(doubt);
@@ -116,7 +118,13 @@ impl Backlog {
 ///
 /// # Errors
 /// PostgreSQL's.
-pub fn unsent(session: &mut Session, table: &SourceTable) -> Result<Unsent> {
+pub fn unsent(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Result<Unsent> {
+    let mut session = connect(config, "status", watchdog)?;
+    let source = SourceTable::find(&mut session, table)?;
+    unsent_in(&mut session, &source)
+}
+
+fn unsent_in(session: &mut Session, table: &SourceTable) -> Result<Unsent> {
     let what = format!("cannot count the unsent rows of {}", table.name);
     let (rows, all) = count_unsent(session, table)?;
     let tracked = session.query_opt(&what, "SELECT current_setting('track_commit_timestamp') = 'on'", &[])?;
@@ -147,8 +155,12 @@ pub fn unsent(session: &mut Session, table: &SourceTable) -> Result<Unsent> {
 ///
 /// # Errors
 /// Kafka's.
-pub fn partitions(config: &Config, table: &TableConfig) -> Result<(Vec<PartitionLag>, Option<Error>)> {
-    let mut log = KafkaLog::new(config, &table.topic, &table.group)?;
+pub fn partitions(
+    config: &Config,
+    table: &TableConfig,
+    watchdog: &Watchdog,
+) -> Result<(Vec<PartitionLag>, Option<Error>)> {
+    let mut log = KafkaLog::new(config, &table.topic, &table.group, watchdog)?;
     let (ends, starts) = (log.ends(End::Stable)?, log.starts()?);
     let committed = log.committed_before()?;
     // Without the target's identity no offset can be trusted.
@@ -206,5 +218,5 @@ fn ask(config: &Config, source: &str) -> Option<Backlog> {
     config.timeouts.kafka = config.timeouts.kafka.min(LIMIT / 3);
     config.timeouts.clickhouse = config.timeouts.clickhouse.min(LIMIT / 3);
     let late = || Some(Error::unavailable("cannot count what remains", "no reply in time", "run `pg2ch status`"));
-    beside("backlog", LIMIT, late, move || Ok(Backlog::ask(&config, &table, &Watchdog::default()).0)).ok()
+    beside("backlog", LIMIT, late, move || Ok(Backlog::ask(&config, &table, &Watchdog::of_nobody()).0)).ok()
 }

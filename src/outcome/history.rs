@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::error::{Error, ExitCode, Result};
-use crate::postgres::{Session, connect};
+use crate::postgres::{Session, connect, name_sql};
 use crate::report::{Legs, RunReport, TableReport};
 use crate::threads::beside;
 use crate::threads::watchdog::Watchdog;
@@ -79,7 +79,7 @@ pub fn record(config: &Config, legs: Legs, report: &RunReport, session: Option<S
     let late =
         || Some(Error::unavailable("cannot write down what the run did", "no answer in time", "see pg2ch check"));
     let written = beside("history", LIMIT, late, move || {
-        let session = session.map_or_else(|| connect(&config, "history", &Watchdog::default()), Ok)?;
+        let session = session.map_or_else(|| connect(&config, "history", &Watchdog::of_nobody()), Ok)?;
         write(session, &entries)
     });
     if let Err(error) = written {
@@ -110,14 +110,14 @@ fn insert(session: &mut Session, entry: &Entry, last_seen: bool) -> Result<()> {
     let [sent, flagged, copied, inserts, dead] = &entry.counts;
     session.call("cannot write down what the run did", |client| {
         client.execute(
-            "INSERT INTO pg2ch_runs (source, topic, legs, last_seen, started_at, seconds, exit_code, complete, all_sent,
+            &format!("INSERT INTO pg2ch_runs (source, topic, legs, last_seen, started_at, seconds, exit_code, complete, all_sent,
                 records_sent, rows_flagged, records_copied, inserts, dead_letters, run_by, error)
-             VALUES ($1, $2, $3, $4, clock_timestamp() - make_interval(secs => $5), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+             VALUES (coalesce({}, $1), $2, $3, $4, clock_timestamp() - make_interval(secs => $5), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
              ON CONFLICT (source, topic, legs) WHERE last_seen DO UPDATE SET
                 started_at = excluded.started_at, seconds = excluded.seconds, exit_code = excluded.exit_code,
                 complete = excluded.complete, all_sent = excluded.all_sent, records_sent = excluded.records_sent,
                 rows_flagged = excluded.rows_flagged, records_copied = excluded.records_copied, inserts = excluded.inserts,
-                dead_letters = excluded.dead_letters, run_by = excluded.run_by, error = excluded.error",
+                dead_letters = excluded.dead_letters, run_by = excluded.run_by, error = excluded.error", name_sql("$1")),
             &[
                 &entry.source, &entry.topic, &entry.legs, &last_seen, &entry.seconds, &entry.exit_code, &entry.complete,
                 &entry.all_sent, sent, flagged, copied, inserts, dead, &run_by, &entry.error,
@@ -128,10 +128,12 @@ fn insert(session: &mut Session, entry: &Entry, last_seen: bool) -> Result<()> {
 }
 
 fn prune(session: &mut Session, entry: &Entry) -> Result<()> {
+    let source = format!("coalesce({}, $1)", name_sql("$1"));
     session.call("cannot prune the history", |client| {
         client.execute(
-            "DELETE FROM pg2ch_runs WHERE source = $1 AND topic = $2 AND NOT last_seen AND id <=
-                (SELECT id FROM pg2ch_runs WHERE source = $1 AND topic = $2 AND NOT last_seen ORDER BY id DESC OFFSET $3 LIMIT 1)",
+            &format!(
+            "DELETE FROM pg2ch_runs WHERE source = {source} AND topic = $2 AND NOT last_seen AND id <=
+                (SELECT id FROM pg2ch_runs WHERE source = {source} AND topic = $2 AND NOT last_seen ORDER BY id DESC OFFSET $3 LIMIT 1)"),
             &[&entry.source, &entry.topic, &KEPT],
         )
     })?;

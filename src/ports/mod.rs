@@ -123,22 +123,8 @@ pub struct LegContext<'a> {
     pub started: Instant,
     /// Whether to go on.
     pub shutdown: &'a Shutdown,
-    /// The time limits of PostgreSQL's calls.
+    /// The time limits of calls that cannot be trusted to keep one.
     pub watchdog: &'a Watchdog,
     /// What those who watch are told.
     pub progress: Progress,
-}
-
-impl<'a> LegContext<'a> {
-    /// Those of a command that nobody watches, which begins now and has no limits.
-    #[must_use]
-    pub fn of_command(
-        config: &'a Config,
-        table: &'a TableConfig,
-        shutdown: &'a Shutdown,
-        watchdog: &'a Watchdog,
-    ) -> Self {
-        let (limits, progress) = (Limits::default(), Progress::default());
-        Self { config, table, limits, started: Instant::now(), shutdown, watchdog, progress }
-    }
 }

@@ -19,6 +19,7 @@ struct State {
     copied: u64,
     unsent: Option<Estimate>,
     leg: Option<Leg>,
+    moved_at: Option<Instant>,
 }
 
 /// A leg under way.
@@ -55,17 +56,29 @@ impl Progress {
 
     /// Counts records that were committed to the topic.
     pub fn sent(&self, records: usize) {
-        self.state().sent += records as u64;
+        let mut state = self.state();
+        state.sent += records as u64;
+        state.moved_at = Some(Instant::now());
     }
 
     /// Counts rows that were flagged.
     pub fn flagged(&self, rows: u64) {
-        self.state().flagged += rows;
+        let mut state = self.state();
+        state.flagged += rows;
+        state.moved_at = Some(Instant::now());
     }
 
     /// Counts records that are dealt with.
     pub fn copied(&self, records: u64) {
-        self.state().copied += records;
+        let mut state = self.state();
+        state.copied += records;
+        state.moved_at = Some(Instant::now());
+    }
+
+    /// When something was last moved, if anything was.
+    #[must_use]
+    pub fn moved_at(&self) -> Option<Instant> {
+        self.state().moved_at
     }
 
     /// A line for a person who asks: what was done, `elapsed` into the run.

@@ -160,7 +160,8 @@ pub fn wait_until_stable(
                 format!("a transaction of another producer has been open at offset {at} for {limit:?}"),
                 "find it with `kafka-transactions.sh find-hanging` or `describe-producers`, and end or abort it: it hides \
                  every later record from committed readers; [timeouts] stable sets how long to wait",
-            ));
+            )
+            .waited_out());
         }
         if shutdown.wait(pause) {
             return Ok(stable);

@@ -4,6 +4,16 @@ use super::session::Session;
 use crate::error::Result;
 use crate::ports::source::{AsKey, SourceColumn};
 
+/// The name under which PostgreSQL knows the table that a parameter names, as an expression: the one that checkpoint, lock and
+/// history go by. NULL where there is no such table.
+#[must_use]
+pub fn name_sql(parameter: &str) -> String {
+    format!(
+        "(SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass({parameter}))"
+    )
+}
+
 /// Something of the name that the configuration gives, fit or not.
 #[derive(Clone, Debug)]
 pub struct Relation {

@@ -4,10 +4,11 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
-use postgres::config::SslMode as WireMode;
+use postgres::config::{ChannelBinding, SslMode as WireMode, TargetSessionAttrs};
 use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
+use super::nature::{self, Nature};
 use super::session::{Session, chain, explain};
 use crate::config::{Config, PostgresConfig, SslMode};
 use crate::error::{Error, ExitCode, Result};
@@ -31,20 +32,29 @@ const PINNED: &str = "
 ///
 /// # Errors
 /// 69 if the server cannot be reached in time, 77 if it refuses the user or the password, 78 if the database does not
-/// exist, a certificate file cannot be read, or the certificate of either side is refused.
+/// exist, a certificate file cannot be read, the certificate of either side is refused, or a pooler shares sessions.
 pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Session> {
     let postgres = &config.postgres;
     let what = format!("cannot connect to PostgreSQL at {}", postgres.address());
-    // The name resolution and the handshake together get twice the limit of one connection attempt.
-    let limit = config.timeouts.connect * 2;
+    // The name resolution and the handshake together get the limit of one connection attempt more.
+    let limit = config.timeouts.connect * (1 + u32::try_from(postgres.hosts.len()).unwrap_or(u32::MAX));
     let mut client = watchdog.watch(&what, limit, || open(postgres, config.timeouts.connect, role))?;
+    // Asked before anything is set or locked: it would be left behind in the sessions of others.
+    let nature = watchdog.watch(&what, limit, || Nature::of(&mut client)).map_err(|error| explain(&what, error))?;
+    if !nature::is_known_unpooled(postgres) {
+        let second = format!("cannot open a second session in PostgreSQL at {}", postgres.address());
+        watchdog.watch(&format!("{second}, as no pool of one connection can"), limit, || {
+            let mut other = open(postgres, config.timeouts.connect, role)?;
+            nature::require_unpooled(&mut client, &mut other, postgres, &nature)
+        })?;
+    }
     let pinned = format!(
         "{PINNED} SET statement_timeout = {}; SET lock_timeout = {};",
         config.timeouts.postgres.as_millis(),
         config.timeouts.postgres.as_millis(),
     );
     watchdog.watch(&what, limit, || client.batch_execute(&pinned)).map_err(|error| explain(&what, error))?;
-    Ok(Session::new(client, postgres.address(), config.timeouts.postgres, watchdog.clone()))
+    Ok(Session::new(client, postgres.address(), config.timeouts.postgres, watchdog.clone(), nature))
 }
 
 /// How many pairs of descriptors must be free: the client library panics where it finds none for its event loop.
@@ -58,17 +68,30 @@ fn open(config: &PostgresConfig, timeout: Duration, role: &str) -> Result<Client
             "raise the limit on open files (ulimit -n; LimitNOFILE= of a systemd unit), or lower `jobs` in [run]";
         Error::unavailable(what(), error, hint)
     })?;
+    let session = &config.session;
+    let seconds = |given: Option<u32>, usual| Duration::from_secs(given.map_or(usual, u64::from));
     let mut wire = postgres::Config::new();
     wire.user(&config.user)
-        .host(&config.host)
-        .port(config.port)
         .dbname(&config.dbname)
-        .application_name(&application_name(role))
+        .application_name(&application_name(session.application_name.as_deref().unwrap_or("pg2ch"), role))
         .connect_timeout(timeout)
         .tcp_user_timeout(timeout.max(Duration::from_secs(30)))
-        .keepalives_idle(Duration::from_secs(20))
-        .keepalives_interval(Duration::from_secs(10))
-        .keepalives_retries(3);
+        .keepalives(!session.no_keepalives)
+        .keepalives_idle(seconds(session.keepalives_idle, 20))
+        .keepalives_interval(seconds(session.keepalives_interval, 10))
+        .keepalives_retries(session.keepalives_count.unwrap_or(3));
+    for (host, port) in &config.hosts {
+        wire.host(host).port(*port);
+    }
+    if session.read_write {
+        wire.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    }
+    if let Some(required) = session.channel_binding {
+        wire.channel_binding(if required { ChannelBinding::Require } else { ChannelBinding::Disable });
+    }
+    if let Some(options) = &session.options {
+        wire.options(options);
+    }
     if let Some(password) = &config.password {
         wire.password(password.reveal());
     }
@@ -88,8 +111,8 @@ fn refused(config: &PostgresConfig, what: &str, error: postgres::Error) -> Error
     if causes(&error).any(is_tls_refusal) {
         let hint = format!(
             "check sslmode and sslrootcert in [postgres] url: the authority that signed the server's certificate, which must \
-             name {} where sslmode is verify-full",
-            config.host
+             name the host of {} where sslmode is verify-full",
+            config.address()
         );
         Error::config(what, chain(&error), hint).with_source(error)
     } else if error.code().is_some() || is_io || error.is_closed() {
@@ -120,9 +143,9 @@ fn is_tls_refusal(cause: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// Tells whoever finds the lock taken which process holds it. PostgreSQL cuts the name at 63 bytes.
-fn application_name(role: &str) -> String {
+fn application_name(front: &str, role: &str) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("pg2ch {role} {}:{}", host.trim(), std::process::id())
+    format!("{front} {role} {}:{}", host.trim(), std::process::id())
 }
 
 fn tls(config: &PostgresConfig) -> Result<MakeTlsConnector> {

@@ -1,9 +1,12 @@
 //! The source's advisory lock: one run at a time, held by the session that flags, so that lock and flags end together.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::catalogue::name_sql;
 use super::session::Session;
 use super::source_table::SourceTable;
 use crate::crash;
@@ -25,7 +28,7 @@ const DEAD_SESSION: Duration = Duration::from_secs(1);
 /// 75 after `wait`, or a second if that is longer, naming the holder.
 pub fn take(session: &mut Session, table: &SourceTable, wait: Duration, shutdown: &Shutdown) -> Result<bool> {
     let what = format!("cannot take the lock of {}", table.name);
-    let key = lock_key(table);
+    let key = lock_key(&table.database, &table.name);
     let begun = Instant::now();
     loop {
         let row = session.query_opt(&what, "SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key])?;
@@ -33,14 +36,17 @@ pub fn take(session: &mut Session, table: &SourceTable, wait: Duration, shutdown
             crash::point("lock.after");
             return Ok(true);
         }
-        let (holder, is_ours) = holder(session, &what, key)?;
+        let holder = holder(session, &what, key)?;
+        let is_ours = holder.as_ref().is_some_and(|holder| holder.is_ours);
         let wait = wait.max(if is_ours { OWN_SESSION } else { DEAD_SESSION });
         if begun.elapsed() >= wait {
+            let holder = holder.map_or_else(|| "it has just ended".into(), |holder| holder.to_string());
             return Err(Error::new(
                 ExitCode::Locked,
                 format!("{what} in database {}", table.database),
                 format!("another run holds it: {holder}"),
-                "wait for it, or use --wait-lock 5m; if its host died, the lock is freed within about a minute",
+                "wait for it, or use --wait-lock 5m; if its host died, the lock is freed within about a minute; `pg2ch status` \
+                 shows whether it moves",
             ));
         }
         if shutdown.wait(RETRY) {
@@ -55,25 +61,67 @@ pub fn take(session: &mut Session, table: &SourceTable, wait: Duration, shutdown
 /// PostgreSQL's.
 pub fn give_back(session: &mut Session, table: &SourceTable) -> Result<()> {
     let what = format!("cannot give the lock of {} back", table.name);
-    session.query(&what, "SELECT pg_catalog.pg_advisory_unlock($1)", &[&lock_key(table)]).map(drop)
+    session
+        .query(&what, "SELECT pg_catalog.pg_advisory_unlock($1)", &[&lock_key(&table.database, &table.name)])
+        .map(drop)
 }
 
 /// A number for database and table: advisory locks have no names.
-fn lock_key(table: &SourceTable) -> i64 {
-    let digest = Sha256::digest(format!("pg2ch lock\0{}\0{}", table.database, table.name));
+fn lock_key(database: &str, table: &str) -> i64 {
+    let digest = Sha256::digest(format!("pg2ch lock\0{database}\0{table}"));
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
     i64::from_be_bytes(first)
 }
 
-/// Who holds the lock, and whether that is a session of this very process.
-fn holder(session: &mut Session, what: &str, key: i64) -> Result<(String, bool)> {
+/// The run that holds a table's lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Holder {
+    /// Its session: name, user, host, process.
+    pub session: String,
+    /// How long the session has been there.
+    pub seconds: i64,
+    /// How long ago its last statement ended; 0 while one is in progress. A run that copies records makes none.
+    pub idle_seconds: i64,
+    /// How long its present statement has taken; `None` between two.
+    pub statement_seconds: Option<i64>,
+    #[serde(skip)]
+    is_ours: bool,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = |seconds: i64| humantime::format_duration(Duration::from_secs(seconds.max(0).unsigned_abs()));
+        write!(f, "{}, for {}", self.session, time(self.seconds))?;
+        match self.statement_seconds {
+            Some(seconds) => write!(f, "; its present statement has taken {}", time(seconds)),
+            None => write!(f, "; its last statement ended {} ago", time(self.idle_seconds)),
+        }
+    }
+}
+
+/// The run in progress of the table `name`, as PostgreSQL quotes it, in this session's database.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn run_in_progress(session: &mut Session, name: &str) -> Result<Option<Holder>> {
+    let what = format!("cannot look up the lock of {name}");
+    let sql = format!("SELECT current_database()::text, coalesce({}, $1)", name_sql("$1"));
+    let Some(row) = session.query_opt(&what, &sql, &[&name])? else { return Ok(None) };
+    holder(session, &what, lock_key(row.get(0), row.get(1)))
+}
+
+/// Who holds the lock; `None` if nobody does any more.
+fn holder(session: &mut Session, what: &str, key: i64) -> Result<Option<Holder>> {
     // A lock on one bigint shows its halves as classid and objid, with objsubid 1 (pg_locks in PostgreSQL's manual).
     let row = session.query_opt(
         what,
-        "SELECT format('%s, user %s, from %s, process %s, since %s',
+        "SELECT format('%s, user %s, from %s, process %s',
                        coalesce(nullif(a.application_name, ''), 'unnamed'), a.usename,
-                       coalesce(a.client_addr::text, 'this machine'), a.pid, a.backend_start::timestamp(0)),
+                       coalesce(a.client_addr::text, 'this machine'), a.pid),
+                extract(epoch FROM clock_timestamp() - a.backend_start)::bigint,
+                extract(epoch FROM clock_timestamp() - a.state_change)::bigint,
+                a.state = 'active',
                 a.application_name = current_setting('application_name')
          FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
@@ -81,5 +129,16 @@ fn holder(session: &mut Session, what: &str, key: i64) -> Result<(String, bool)>
            AND (l.classid::bigint << 32) | l.objid::bigint = $1",
         &[&key],
     )?;
-    Ok(row.map_or_else(|| ("it has just ended".into(), false), |row| (row.get(0), row.get(1))))
+    Ok(row.map(|row| {
+        // A role that may not see the session's activity is told its name only.
+        let since_change = row.get::<_, Option<i64>>(2).unwrap_or_default();
+        let is_active = row.get::<_, Option<bool>>(3).unwrap_or_default();
+        Holder {
+            session: row.get(0),
+            seconds: row.get::<_, Option<i64>>(1).unwrap_or_default(),
+            idle_seconds: if is_active { 0 } else { since_change },
+            statement_seconds: is_active.then_some(since_change),
+            is_ours: row.get::<_, Option<bool>>(4).unwrap_or_default(),
+        }
+    }))
 }

@@ -6,6 +6,7 @@ use postgres::error::SqlState;
 use postgres::types::ToSql;
 use postgres::{Client, Row, Statement, ToStatement, Transaction};
 
+use super::nature::Nature;
 use crate::error::{Error, ExitCode, Result};
 use crate::threads::watchdog::Watchdog;
 
@@ -15,16 +16,31 @@ pub struct Session {
     address: String,
     limit: Duration,
     watchdog: Watchdog,
+    nature: Nature,
 }
 
 /// The parameters of a statement.
 pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Session {
-    pub(super) fn new(client: Client, address: String, statement_limit: Duration, watchdog: Watchdog) -> Self {
+    pub(super) fn new(
+        client: Client,
+        address: String,
+        statement_limit: Duration,
+        watchdog: Watchdog,
+        nature: Nature,
+    ) -> Self {
         // The server ends a statement itself, with a reason; the watchdog is for a server that no longer can.
         let limit = statement_limit + Duration::from_secs(5);
-        Self { client, address, limit, watchdog }
+        Self { client, address, limit, watchdog, nature }
+    }
+
+    /// That rows can be flagged through this session, as far as the server as a whole decides it.
+    ///
+    /// # Errors
+    /// 69 for a standby, 78 for a server that is too old, or whose sessions may not write.
+    pub fn require_writable(&self) -> Result<()> {
+        self.nature.require_writable(&self.address)
     }
 
     /// Runs `call` on the client, under the time limit; `what` says, for a message, what cannot be done.

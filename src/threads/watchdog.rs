@@ -1,18 +1,27 @@
 //! A time limit for calls that have none of their own.
 //!
-//! The synchronous PostgreSQL client waits for ever for a server that has stopped answering but whose kernel still
-//! acknowledges packets (a stopped process, a stalled disk). Such a call cannot be interrupted from outside without
-//! `unsafe`, so the run is ended around it: the leg's thread is left behind, the process exits with 69, and the next run
-//! recovers, as it does after a kill.
+//! The synchronous PostgreSQL client waits forever for a server that no longer replies but whose kernel still acknowledges
+//! packets (a stopped process, a stalled disk). librdkafka's calls have limits, and not all of them are kept (its issues 5456
+//! and 5511). Such a call cannot be interrupted from outside without `unsafe`, so the command is ended around it: its thread
+//! is left behind, the process exits with 69, and the next run recovers, as it does after a kill.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often whoever waits for a thread looks at the calls that are under way in it.
+use crate::error::{Error, Result};
+
+use super::beside;
+
+/// How often whoever waits for a thread looks at the calls that are in progress in it.
 pub const LOOK: Duration = Duration::from_millis(250);
 
-/// Knows which calls are under way, and until when they may take. Clones share one state.
-#[derive(Clone, Debug, Default)]
+/// How long a call may take before a person who watches is told of it.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Knows which calls are in progress, and until when they may take. Clones share one state.
+///
+/// There is none without somebody who looks at it: [`watched`], [`Watchdog::pair`].
+#[derive(Clone, Debug)]
 pub struct Watchdog {
     calls: Arc<Mutex<Calls>>,
 }
@@ -28,19 +37,36 @@ struct Call {
     id: u64,
     what: String,
     limit: Duration,
-    until: Instant,
+    begun: Instant,
 }
 
-/// A call that has exceeded its limit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Overdue {
-    /// What the call was for, and on which server.
-    pub what: String,
-    /// Its limit.
-    pub limit: Duration,
+/// Does `work` on a thread named `name`, which is left behind if a call in it exceeds its limit.
+///
+/// # Errors
+/// 69 then; 70 if it panics; what `work` returns.
+pub fn watched<T: Send + 'static>(name: &str, work: impl FnOnce(&Watchdog) -> Result<T> + Send + 'static) -> Result<T> {
+    let (watchdog, watcher) = Watchdog::pair();
+    beside(name, LOOK, || watcher.overdue(), move || work(&watchdog))
 }
+
+/// The other end of a [`Watchdog`]: it looks at the calls.
+#[derive(Debug)]
+#[must_use = "a watchdog that nobody looks at ends nothing"]
+pub struct Watcher(Watchdog);
 
 impl Watchdog {
+    /// One for the thread that makes the calls, and its watcher, for the one that waits for that thread.
+    pub fn pair() -> (Self, Watcher) {
+        let watchdog = Self { calls: Arc::default() };
+        (watchdog.clone(), Watcher(watchdog))
+    }
+
+    /// One for work on a thread that nobody waits for, or only for a set time.
+    #[must_use]
+    pub fn of_nobody() -> Self {
+        Self { calls: Arc::default() }
+    }
+
     /// Watches `call`, described by `what`, until it returns.
     pub fn watch<T>(&self, what: &str, limit: Duration, call: impl FnOnce() -> T) -> T {
         let _guard = self.open(what, limit);
@@ -51,20 +77,34 @@ impl Watchdog {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         calls.next_id += 1;
         let id = calls.next_id;
-        calls.open.push(Call { id, what: what.to_owned(), limit, until: Instant::now() + limit });
+        calls.open.push(Call { id, what: what.to_owned(), limit, begun: Instant::now() });
         OpenCall { watchdog: self, id }
     }
+}
 
-    /// A call that should have returned by now, if there is one.
+impl Watcher {
+    /// Why the command has to end: a call should have returned by now.
     #[must_use]
-    pub fn overdue(&self) -> Option<Overdue> {
-        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        calls
-            .open
-            .iter()
-            .find(|call| call.until <= now)
-            .map(|call| Overdue { what: call.what.clone(), limit: call.limit })
+    pub fn overdue(&self) -> Option<Error> {
+        let calls = self.0.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let call = calls.open.iter().find(|call| call.begun.elapsed() >= call.limit)?;
+        Some(Error::unavailable(
+            call.what.clone(),
+            format!("no reply within {:?}", call.limit),
+            "check that server's process, disk and locks: it accepts connections but does not reply; another run is safe",
+        ))
+    }
+
+    /// What is waited for, for a person who watches: the call that is in progress for longest, once that is worth a word.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<String> {
+        let calls = self.0.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let call = calls.open.iter().min_by_key(|call| call.begun)?;
+        let elapsed = call.begun.elapsed();
+        // Calls are named after their failure.
+        let what = call.what.strip_prefix("cannot ").unwrap_or(&call.what);
+        let (seconds, limit) = (elapsed.as_secs(), call.limit.as_secs());
+        (elapsed >= QUIET).then(|| format!("waiting {seconds} s, {limit} s at most, to {what}"))
     }
 }
 
@@ -86,9 +126,10 @@ mod tests {
 
     #[test]
     fn a_call_is_overdue_only_while_it_runs_beyond_its_limit() {
-        let watchdog = Watchdog::default();
-        watchdog.watch("quick", Duration::from_secs(60), || assert_eq!(watchdog.overdue(), None));
-        watchdog.watch("slow", Duration::ZERO, || assert_eq!(watchdog.overdue().map(|o| o.what), Some("slow".into())));
-        assert_eq!(watchdog.overdue(), None);
+        let (watchdog, watcher) = Watchdog::pair();
+        let overdue = || watcher.overdue().map(|error| error.what().to_owned());
+        watchdog.watch("quick", Duration::from_secs(60), || assert_eq!(overdue(), None));
+        watchdog.watch("slow", Duration::ZERO, || assert_eq!(overdue(), Some("slow".into())));
+        assert_eq!(overdue(), None);
     }
 }

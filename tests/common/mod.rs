@@ -9,6 +9,7 @@ pub mod foreign;
 mod group;
 pub mod http_proxy;
 pub mod page;
+pub mod pooler;
 mod promise;
 pub mod proxy;
 mod roles;

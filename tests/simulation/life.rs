@@ -157,7 +157,7 @@ fn run(shared: &Arc<Shared>, config: &Config, side: Side) -> TableReport {
             limits.max_rows = Some(world.rng.u64(1..7));
         }
     }
-    let watchdog = Watchdog::default();
+    let watchdog = Watchdog::of_nobody();
     let leg = LegContext {
         config,
         table: &config.tables[0],

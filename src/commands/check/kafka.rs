@@ -11,6 +11,7 @@ use crate::kafka::admin::Admin;
 use crate::kafka::explain::{is_unknown_topic, refusal};
 use crate::kafka::{KafkaLog, KafkaWriter};
 use crate::ports::topic::{End, Fence, Polled, TopicLog};
+use crate::threads::watchdog::Watchdog;
 
 /// A job that stands still over the holidays must find its records again.
 const WEEK_MS: i64 = 7 * 24 * 3600 * 1000;
@@ -25,8 +26,9 @@ const USUAL_BYTES: i64 = 1_048_588;
 ///
 /// # Errors
 /// Kafka's.
-pub fn check(config: &Config, table: &TableConfig) -> Result<Vec<Finding>> {
-    let mut check = Check { config, table, admin: Admin::new(config)?, findings: Findings::new(Server::Kafka) };
+pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Result<Vec<Finding>> {
+    let (admin, findings) = (Admin::new(config, watchdog)?, Findings::new(Server::Kafka));
+    let mut check = Check { config, table, admin, findings, watchdog };
     let (topic, dead) = (table.topic.as_str(), table.dead_letter_topic());
     let limit = check.topic(topic)?;
     let dead_limit = check.dead_letters(&dead)?;
@@ -59,6 +61,7 @@ struct Check<'a> {
     table: &'a TableConfig,
     admin: Admin,
     findings: Findings,
+    watchdog: &'a Watchdog,
 }
 
 impl Check<'_> {
@@ -71,7 +74,7 @@ impl Check<'_> {
 
     /// Whether there is such a topic.
     fn exists(&mut self, topic: &str, severity: Severity, id: &'static str, why: &str) -> Result<bool> {
-        let mut log = KafkaLog::new(self.config, topic, &self.table.group)?;
+        let mut log = KafkaLog::new(self.config, topic, &self.table.group, self.watchdog)?;
         match log.partitions() {
             Ok(partitions) => {
                 let read = read(&mut log, &partitions, self.config.timeouts.kafka);
@@ -140,7 +143,7 @@ impl Check<'_> {
     /// Whether the group's offsets may be asked for, and transactions be made. Whether records may be written, and offsets be
     /// committed, is told to those only who do it.
     fn group_and_transactions(&mut self, topic: &str) -> Result<()> {
-        let mut log = KafkaLog::new(self.config, topic, &self.table.group)?;
+        let mut log = KafkaLog::new(self.config, topic, &self.table.group, self.watchdog)?;
         let partitions = log.partitions()?;
         if let Some(committed) = self.allowed(log.committed_before(), "copying goes on from the group's offsets")? {
             let added: Vec<_> = partitions.iter().filter(|partition| !committed.contains_key(partition)).collect();
@@ -158,7 +161,7 @@ impl Check<'_> {
         if self.config.kafka.transactional {
             // Under a name that no run has: nobody is shut out.
             let id = format!("{}-check", self.config.kafka.transactional_prefix);
-            let fenced = KafkaWriter::new(self.config, &id, topic, None, None)?.fence();
+            let fenced = KafkaWriter::new(self.config, &id, topic, None, None, self.watchdog)?.fence();
             self.allowed(
                 fenced,
                 "a run shuts out its predecessors with it, and sends rows and offsets as transactions",
@@ -235,10 +238,10 @@ impl Check<'_> {
         let Some(in_sync) = in_sync else { return Ok(()) };
         if in_sync > copies {
             self.findings.add(
-                Severity::Error,
+                Severity::Warning,
                 "min-insync",
                 format!("topic {topic} wants {in_sync} copies in sync, but has {copies}"),
-                "the brokers refuse every record",
+                "brokers before Kafka 4.3 refuse every record",
                 self.alter(topic, &format!("min.insync.replicas={copies}")),
             );
         } else if copies == 1 {

@@ -12,12 +12,11 @@ mod storage;
 
 pub use finding::{Finding, Server, Severity, TableFindings};
 
-use super::watched;
-use crate::config::{Config, TableConfig};
+use super::{Command, Frame};
+use crate::config::TableConfig;
 use crate::error::{ExitCode, Result};
-use crate::outcome::backlog::Backlog;
+use crate::outcome::backlog;
 use crate::ports::source::SourceColumn;
-use crate::threads::watchdog::Watchdog;
 
 /// What the source has, as far as the target has to fit it.
 #[derive(Clone, Debug)]
@@ -30,51 +29,53 @@ pub struct Source {
     pub comment: Option<String>,
 }
 
-/// Checks every table; the text to print, and the exit code.
-///
-/// # Errors
-/// 69 if a server accepts connections but does not answer.
-pub fn run(config: &Config, json: bool) -> Result<(String, ExitCode)> {
-    let mut tables = Vec::new();
-    for table in &config.tables {
-        let (config, table) = (config.clone(), table.clone());
-        tables.push(watched(move |watchdog| Ok(check(&config, &table, watchdog)))?);
-    }
-    let code = tables.iter().map(TableFindings::exit_code).fold(ExitCode::Done, ExitCode::graver);
-    let text = if json { finding::as_json(&tables, code) } else { finding::as_text(&tables) };
-    Ok((text, code))
-}
+/// The command. It ends with 0 where a run would find nothing in its way.
+pub struct Check;
 
-/// One server that cannot be asked does not hide what the others have to say.
-fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> TableFindings {
-    let mut found = TableFindings {
-        source: table.source.clone(),
-        topic: table.topic.clone(),
-        target: table.target.to_string(),
-        ..TableFindings::default()
-    };
-    let mut source = None;
-    match postgres::check(config, table, watchdog) {
-        Ok(checked) => {
-            found.versions.push(("PostgreSQL", checked.version));
-            found.findings.extend(checked.findings);
-            source = checked.source;
+impl Command for Check {
+    type Told = TableFindings;
+
+    /// One server that cannot be asked, or hangs, does not hide what the others have to say.
+    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableFindings> {
+        let mut found = TableFindings {
+            source: table.source.clone(),
+            topic: table.topic.clone(),
+            target: table.target.to_string(),
+            ..TableFindings::default()
+        };
+        let mut source = None;
+        match frame.on(table, |leg| postgres::check(leg.config, leg.table, leg.watchdog)) {
+            Ok(checked) => {
+                found.versions.push(("PostgreSQL", checked.version));
+                found.findings.extend(checked.findings);
+                source = checked.source;
+                let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
+                // What it cannot tell is among the findings already.
+                found.backlog.unsent = unsent.ok();
+            }
+            Err(error) => found.failures.push(error),
         }
-        Err(error) => found.failures.push(error),
-    }
-    match kafka::check(config, table) {
-        Ok(findings) => found.findings.extend(findings),
-        Err(error) => found.failures.push(error),
-    }
-    match clickhouse::check(config, table, source.as_ref()) {
-        Ok((version, findings)) => {
-            found.versions.push(("ClickHouse", version));
-            found.findings.extend(findings);
+        match frame.on(table, |leg| kafka::check(leg.config, leg.table, leg.watchdog)) {
+            Ok(findings) => {
+                found.findings.extend(findings);
+                let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
+                found.backlog.partitions = partitions.ok().map(|(partitions, _)| partitions);
+            }
+            Err(error) => found.failures.push(error),
         }
-        Err(error) => found.failures.push(error),
+        match frame.on(table, move |leg| clickhouse::check(leg.config, leg.table, source.as_ref())) {
+            Ok((version, findings)) => {
+                found.versions.push(("ClickHouse", version));
+                found.findings.extend(findings);
+            }
+            Err(error) => found.failures.push(error),
+        }
+        found.findings.sort_by_key(|finding| finding.severity);
+        Ok(found)
     }
-    found.findings.sort_by_key(|finding| finding.severity);
-    // What it cannot tell is among the findings already.
-    found.backlog = Backlog::ask(config, table, watchdog).0;
-    found
+
+    fn tell(&self, tables: &[TableFindings], json: bool) -> (String, ExitCode) {
+        let code = tables.iter().map(TableFindings::exit_code).fold(ExitCode::Done, ExitCode::graver);
+        (if json { finding::as_json(tables, code) } else { finding::as_text(tables) }, code)
+    }
 }

@@ -4,12 +4,9 @@ use super::finding::{Finding, Findings, Server, Severity};
 use super::{Source, clock, grants, source, storage};
 use crate::commands::init::{CHECKPOINT, own_table_statements};
 use crate::config::{Config, TableConfig};
-use crate::error::Result;
-use crate::postgres::{Session, connect};
+use crate::error::{Error, Result};
+use crate::postgres::{OLDEST, POOLED, Session, connect, name_sql};
 use crate::threads::watchdog::Watchdog;
-
-/// The oldest version whose catalogue and statements are known to serve.
-const OLDEST: i32 = 120_000;
 
 /// What PostgreSQL's part of the check found.
 pub struct Checked {
@@ -26,10 +23,15 @@ pub struct Checked {
 /// # Errors
 /// PostgreSQL's.
 pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Result<Checked> {
-    let mut session = connect(config, "check", watchdog)?;
     let mut findings = Findings::new(Server::PostgreSQL);
+    let mut session = match connect(config, "check", watchdog) {
+        Err(error) if error.why() == POOLED => {
+            pooling(&error, &mut findings);
+            return Ok(Checked { version: "behind a pooler".into(), findings: findings.into_list(), source: None });
+        }
+        session => session?,
+    };
     let version = server(&mut session, &mut findings)?;
-    pooling(&mut session, config, watchdog, &mut findings)?;
     checkpoint(&mut session, table, &mut findings)?;
     grants::history(&mut session, &mut findings)?;
     let mut source = None;
@@ -122,34 +124,15 @@ fn read_only(session: &mut Session, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// Two sessions that are served by one server process at the same time share it between transactions.
-fn pooling(session: &mut Session, config: &Config, watchdog: &Watchdog, findings: &mut Findings) -> Result<()> {
-    let mut other = connect(config, "check", watchdog)?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..3 {
-        ours.push(backend(session)?);
-        theirs.push(backend(&mut other)?);
-    }
-    if is_pooled(&ours, &theirs) {
-        findings.add(
-            Severity::Error,
-            "transaction-pooling",
-            "a pooler gives one server process to several sessions in turn (transaction pooling)",
-            "the lock that keeps two runs apart, and the settings of a session, do not outlive a transaction there",
-            "connect to PostgreSQL itself in [postgres] url, or to a pool with pool_mode = session",
-        );
-    }
-    Ok(())
-}
-
-fn backend(session: &mut Session) -> Result<i32> {
-    let row = session.query_opt("cannot ask for the server process", "SELECT pg_catalog.pg_backend_pid()", &[])?;
-    Ok(row.map_or(0, |row| row.get(0)))
-}
-
-/// A session of its own keeps one process, which no other session has.
-fn is_pooled(ours: &[i32], theirs: &[i32]) -> bool {
-    ours.iter().any(|pid| theirs.contains(pid)) || ours.windows(2).any(|pids| pids[0] != pids[1])
+/// Nothing else is asked: what a session sets would be left behind in those of others.
+fn pooling(error: &Error, findings: &mut Findings) {
+    findings.add(
+        Severity::Error,
+        "transaction-pooling",
+        POOLED,
+        "the lock that keeps two runs apart, and the settings of a session, do not outlive a transaction there",
+        error.hint(),
+    );
 }
 
 fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<()> {
@@ -171,8 +154,11 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
     }
     let other = session.query_opt(
         WHAT,
-        "SELECT source, format('DELETE FROM pg2ch_checkpoint WHERE topic = %L AND source = %L;', topic, source)
-         FROM pg2ch_checkpoint WHERE topic = $1 AND source <> $2 LIMIT 1",
+        &format!(
+            "SELECT source, format('DELETE FROM pg2ch_checkpoint WHERE topic = %L AND source = %L;', topic, source)
+             FROM pg2ch_checkpoint WHERE topic = $1 AND source <> {} LIMIT 1",
+            name_sql("$2")
+        ),
         &[&table.topic, &table.source],
     )?;
     if let Some(row) = other {
@@ -186,16 +172,4 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
         );
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sessions_that_share_a_server_process_are_pooled() {
-        assert!(is_pooled(&[7, 7, 7], &[7, 7, 7]), "one process for both");
-        assert!(is_pooled(&[7, 8, 7], &[9, 9, 9]), "a process that changes");
-        assert!(!is_pooled(&[7, 7, 7], &[8, 8, 8]));
-    }
 }

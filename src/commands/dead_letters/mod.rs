@@ -9,27 +9,34 @@ mod replay;
 pub(super) mod report;
 mod settled;
 
-use std::time::Instant;
-
 use self::read::Letters;
 use self::replay::Replay;
 use self::report::{State, TableLetters, as_json, as_text, id_of};
+use super::{Command, Frame};
 use crate::clickhouse::ClickHouseTarget;
-use crate::config::Config;
+use crate::config::TableConfig;
 use crate::error::{ExitCode, Result};
 use crate::kafka::{KafkaLog, Letter};
 use crate::ports::LegContext;
-use crate::ports::limits::Limits;
 use crate::ports::topic::{End, TopicLog};
-use crate::shutdown::Shutdown;
-use crate::threads::watchdog::Watchdog;
 
-/// Lists the letters of every table, each with whether the target holds its record by now.
-///
-/// # Errors
-/// The servers', sorted by exit code.
-pub fn list(config: &Config, json: bool, limits: &Limits, shutdown: &Shutdown) -> Result<(String, ExitCode)> {
-    each_table(config, json, limits, shutdown, look_through)
+/// The command that lists the letters of every table, each with whether the target holds its record by now.
+pub struct List;
+
+impl Command for List {
+    type Told = TableLetters;
+
+    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
+        frame.on(table, |leg| {
+            let mut report = TableLetters::of(leg.table);
+            look_through(leg, &mut report)?;
+            Ok(report)
+        })
+    }
+
+    fn tell(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
+        tell(tables, json)
+    }
 }
 
 /// How many letters of a table the target does not hold.
@@ -44,7 +51,7 @@ pub fn pending(leg: &LegContext<'_>) -> Result<u64> {
 
 fn look_through(leg: &LegContext<'_>, report: &mut TableLetters) -> Result<()> {
     let table = leg.table;
-    let mut log = KafkaLog::new(leg.config, &table.dead_letter_topic(), &table.group)?;
+    let mut log = KafkaLog::new(leg.config, &table.dead_letter_topic(), &table.group, leg.watchdog)?;
     let mut target = ClickHouseTarget::new(leg.config, table)?;
     let ends = log.ends(End::Stable)?;
     let mut letters = Letters::new(log, ends, &table.topic, leg)?;
@@ -66,34 +73,30 @@ fn look_through(leg: &LegContext<'_>, report: &mut TableLetters) -> Result<()> {
     Ok(())
 }
 
-/// Inserts the records of all pending letters into the target, with the positions and timestamps that they had, so that
-/// they never win over a newer version.
-///
-/// # Errors
-/// 75 if a run holds a table's lock; the servers', sorted by exit code. What was inserted is recognised by the next replay.
-pub fn replay(config: &Config, json: bool, limits: &Limits, shutdown: &Shutdown) -> Result<(String, ExitCode)> {
-    each_table(config, json, limits, shutdown, |leg, report| match Replay::begin(leg)? {
-        Some(replay) => replay.run(report),
-        None => Ok(()),
-    })
+/// The command that inserts the records of all pending letters into the target, with the positions and timestamps that they
+/// had, so that they never win over a newer version. What was inserted is recognised by the next replay.
+pub struct ReplayAll;
+
+impl Command for ReplayAll {
+    type Told = TableLetters;
+
+    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
+        frame.on(table, |leg| {
+            let mut report = TableLetters::of(leg.table);
+            if let Some(replay) = Replay::begin(leg)? {
+                replay.run(&mut report)?;
+            }
+            Ok(report)
+        })
+    }
+
+    fn tell(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
+        tell(tables, json)
+    }
 }
 
-fn each_table(
-    config: &Config,
-    json: bool,
-    limits: &Limits,
-    shutdown: &Shutdown,
-    mut look: impl FnMut(&LegContext<'_>, &mut TableLetters) -> Result<()>,
-) -> Result<(String, ExitCode)> {
-    let (watchdog, started) = (Watchdog::default(), Instant::now());
-    let mut tables = Vec::new();
-    for table in &config.tables {
-        let mut report = TableLetters::of(table);
-        let leg = LegContext { limits: *limits, started, ..LegContext::of_command(config, table, shutdown, &watchdog) };
-        look(&leg, &mut report)?;
-        tables.push(report);
-    }
+fn tell(tables: &[TableLetters], json: bool) -> (String, ExitCode) {
     let is_pending = tables.iter().any(|table| table.pending > 0);
     let code = if is_pending { ExitCode::Data } else { ExitCode::Done };
-    Ok((if json { as_json(&tables, code) } else { as_text(&tables) }, code))
+    (if json { as_json(tables, code) } else { as_text(tables) }, code)
 }

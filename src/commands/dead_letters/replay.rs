@@ -52,10 +52,10 @@ impl<'a> Replay<'a> {
         let mut target = ClickHouseTarget::new(config, table)?;
         let description = target.describe()?;
         require_fit(table, &[], &description)?;
-        let mut fence = open_fence(leg, &KafkaLog::new(config, &table.topic, &table.group)?)?;
+        let mut fence = open_fence(leg, &KafkaLog::new(config, &table.topic, &table.group, leg.watchdog)?)?;
         fence.fence()?;
         // What the fence has completed of a dead run counts, so the end is taken only now.
-        let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group)?;
+        let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group, leg.watchdog)?;
         let written = log.ends(End::Written)?;
         let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, leg.shutdown)?;
         let format = RowFormat::of(&description.columns, &table.column_rules, target.calendar())?;
@@ -158,7 +158,7 @@ impl<'a> Replay<'a> {
                     error
                 }
             };
-            let Some(pause) = backoff.next().filter(|_| error.is_transient()) else { return Err(error) };
+            let Some(pause) = backoff.after(&error).filter(|_| error.is_transient()) else { return Err(error) };
             log::warn!("{error}\nthe same row is sent again under the same token in {pause:?}");
             if self.leg.shutdown.wait(pause) {
                 return Err(error);

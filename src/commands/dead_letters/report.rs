@@ -17,7 +17,7 @@ const MOST_SHOWN: usize = 10_000;
 /// What was found out about a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum State {
+pub enum State {
     /// The target does not hold its record.
     Pending,
     /// The target holds it.
@@ -28,7 +28,7 @@ pub(super) enum State {
 
 /// A letter, as it is shown.
 #[derive(Debug, Serialize)]
-pub(super) struct Shown {
+pub struct Shown {
     partition: i32,
     offset: i64,
     time: String,
@@ -39,7 +39,7 @@ pub(super) struct Shown {
 
 /// The dead letters of one table.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct TableLetters {
+pub struct TableLetters {
     pub source: String,
     pub topic: String,
     pub dead_letter_topic: String,

@@ -53,10 +53,14 @@ impl Script {
         self.add(place, table, &format!("-- do by hand: {why}{}", statements.concat()));
     }
 
-    /// The whole.
+    /// The scripts of several tables as one.
     #[must_use]
-    pub fn into_text(self) -> String {
-        if self.text.is_empty() { "nothing to do: everything that a run needs exists\n".to_owned() } else { self.text }
+    pub fn text_of(scripts: &[Self]) -> String {
+        let texts: Vec<&str> = scripts.iter().map(|script| &*script.text).filter(|text| !text.is_empty()).collect();
+        if texts.is_empty() {
+            return "nothing to do: everything that a run needs exists\n".to_owned();
+        }
+        texts.join("\n")
     }
 }
 
@@ -72,10 +76,10 @@ mod tests {
         script.add(Place::Kafka, "public.t", "kafka-topics.sh");
         script.add_by_hand(Place::ClickHouse, "public.t", "a: b", "ALTER 1;\n-- ALTER 2;");
         assert_eq!(
-            script.into_text(),
+            Script::text_of(&[script]),
             "-- PostgreSQL, for public.t (psql)\nCREATE 1;\nCREATE 2;\n\n# Kafka, for public.t (shell)\nkafka-topics.sh\n\n\
              -- ClickHouse, for public.t (clickhouse-client)\n-- do by hand: a: b\n--     ALTER 1;\n--     ALTER 2;\n"
         );
-        assert_eq!(Script::default().into_text(), "nothing to do: everything that a run needs exists\n");
+        assert_eq!(Script::text_of(&[Script::default()]), "nothing to do: everything that a run needs exists\n");
     }
 }

@@ -26,16 +26,14 @@ use self::report::{Repaired, TableReport};
 use self::source::{PATIENCE, Source};
 use self::target::TargetKeys;
 use self::waiting::Waiting;
-use super::watched;
+use super::{Command, Frame};
 use crate::clickhouse::ClickHouseTarget;
-use crate::config::Config;
+use crate::config::{Config, TableConfig};
 use crate::error::{ExitCode, Result};
 use crate::fit::require_fit;
 use crate::ports::LegContext;
-use crate::ports::limits::Limits;
 use crate::ports::target::Target;
 use crate::postgres::{SourceTable, connect};
-use crate::shutdown::Shutdown;
 
 /// What the command line asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,28 +46,20 @@ pub struct Options {
     pub confirm: bool,
 }
 
-/// Compares every table. The code is 65 if something is missing, doubled, different, or a dead letter.
-///
-/// # Errors
-/// The servers', sorted by exit code; 75 if a run holds the lock that `--repair --confirm` takes; 78 for a key that cannot
-/// be compared.
-pub fn run(
-    config: &Config,
-    options: Options,
-    json: bool,
-    limits: &Limits,
-    shutdown: &Shutdown,
-) -> Result<(String, ExitCode)> {
-    let (config, limits, shutdown) = (config.clone(), *limits, shutdown.clone());
-    watched(move |watchdog| {
-        let started = Instant::now();
-        let mut tables = Vec::new();
-        for table in &config.tables {
-            let leg = LegContext { limits, started, ..LegContext::of_command(&config, table, &shutdown, watchdog) };
-            tables.push(verify(&leg, options)?);
-        }
-        Ok(report::printed(&tables, json))
-    })
+/// The command. It ends with 65 if something is missing, doubled, different, or a dead letter.
+pub struct Verify(pub Options);
+
+impl Command for Verify {
+    type Told = TableReport;
+
+    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableReport> {
+        let options = self.0;
+        frame.on(table, move |leg| verify(leg, options))
+    }
+
+    fn tell(&self, tables: &[TableReport], json: bool) -> (String, ExitCode) {
+        report::printed(tables, json)
+    }
 }
 
 /// One table's verification under way.

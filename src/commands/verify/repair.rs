@@ -28,7 +28,7 @@ impl Held {
         let Some(mut ledger) = open_ledger(leg)? else { return Ok(None) };
         ledger.checkpoint()?;
         let table = leg.table;
-        let mut log = KafkaLog::new(leg.config, &table.topic, &table.group)?;
+        let mut log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;
         log.partitions()?;
         let mut writer = open_writer(leg, &ledger)?;
         let checkpoint = shut_out_others(&mut ledger, &mut writer)?;

@@ -69,7 +69,7 @@ impl<'a> Waiting<'a> {
     /// 78 if librdkafka refuses a property.
     pub fn new(leg: &'a LegContext<'a>) -> Result<Self> {
         let table = leg.table;
-        let log = KafkaLog::new(leg.config, &table.topic, &table.group)?;
+        let log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;
         Ok(Self { leg, log, next: None, in_topic: KeySet::default(), dead: None })
     }
 
@@ -170,7 +170,7 @@ impl<'a> Waiting<'a> {
 
     fn read_dead_letters(&self) -> Result<KeySet> {
         let (config, table) = (self.leg.config, self.leg.table);
-        let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group)?;
+        let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group, self.leg.watchdog)?;
         // Without the topic there are no letters.
         if let Err(error) = log.partitions()
             && error.exit_code() == ExitCode::Config

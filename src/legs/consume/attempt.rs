@@ -96,7 +96,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                 }
             };
             block.is_repeated = true;
-            let Some(pause) = backoff.next() else {
+            let Some(pause) = backoff.after(&error) else {
                 return if is_memory && rows.len() > 1 { self.too_large(&block, error) } else { Err(error) };
             };
             log::warn!("{error}\nthe same rows are sent again under the same token in {pause:?}");

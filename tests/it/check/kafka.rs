@@ -13,7 +13,7 @@ fn what_the_topics_lack_is_mended_by_the_commands_told() {
         ("cleanup.policy", "compact", "compaction", 78),
         ("cleanup.policy", "compact,delete", "compaction", 78),
         ("max.message.bytes", "100000", "message-size", 0),
-        ("min.insync.replicas", "2", "min-insync", 78),
+        ("min.insync.replicas", "2", "min-insync", 0),
         ("message.timestamp.type", "LogAppendTime", "log-append-time", 0),
     ] {
         world.alter_topic(name, value);

@@ -2,83 +2,21 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use crate::common::findings::{assert_cured, assert_found, assert_gone};
+use crate::common::pooler::{Pooler, port_of};
 use crate::common::servers::{OwnServers, Servers};
 use crate::common::{USER_LOGINS, World};
-
-/// A PgBouncer in front of the shared PostgreSQL, ended with its value.
-struct Pooler {
-    process: Child,
-    port: u16,
-    dir: PathBuf,
-}
-
-impl Pooler {
-    fn start(world: &World, mode: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("pg2ch-pooler-{mode}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let port = free_port();
-        let server = port_of(&world.servers.postgres_url);
-        let file = dir.join("pgbouncer.ini");
-        let text = format!(
-            "[databases]\napp = host=127.0.0.1 port={server} user=app password=app\n\
-             [pgbouncer]\nlisten_addr = localhost\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n\
-             server_reset_query_always = 0\n"
-        );
-        std::fs::write(&file, text).unwrap();
-        let mut command = Command::new(program("PGBOUNCER", "/usr/sbin/pgbouncer"));
-        if std::fs::metadata(&dir).unwrap().uid() == 0 {
-            // It refuses to run as root.
-            command.args(["-u", "nobody"]);
-        }
-        let process =
-            command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let until = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(("localhost", port)).is_err() {
-            assert!(Instant::now() < until, "PgBouncer does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Self { process, port, dir }
-    }
-
-    fn url(&self) -> String {
-        format!("url = \"postgres://app:app@localhost:{}/app\"", self.port)
-    }
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
-/// A program that `scripts/test` gets from Debian.
-fn program(variable: &str, usual: &str) -> String {
-    let found = std::env::var(variable).unwrap_or_else(|_| usual.to_owned());
-    assert!(Path::new(&found).exists(), "{found} is not there: run scripts/test, which gets it from Debian");
-    found
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("localhost:0").unwrap().local_addr().unwrap().port()
-}
 
 #[test]
 fn a_pooler_that_shares_a_server_process_is_an_error_and_one_that_keeps_it_is_not() {
     let mut world = World::new("check_pooler");
-    let transactions = Pooler::start(&world, "transaction");
+    let transactions = Pooler::start(&world, "transaction", 20);
     world.settings.insert("postgres", transactions.url());
     let found = assert_found(&world, "transaction-pooling", 78);
     assert!(found["fix"].as_str().unwrap().contains("pool_mode = session"), "{found}");
 
-    let sessions = Pooler::start(&world, "session");
+    let sessions = Pooler::start(&world, "session", 20);
     world.settings.insert("postgres", sessions.url());
     assert_gone(&world, "transaction-pooling");
     world.insert_rows(10);
@@ -114,10 +52,6 @@ fn changing(url: &str, change: fn(&mut [u8])) -> String {
         }
     });
     url.replace(&upstream.to_string(), &port.to_string())
-}
-
-fn port_of(url: &str) -> u16 {
-    url.rsplit_once(':').unwrap().1.split('/').next().unwrap().parse().unwrap()
 }
 
 /// Where in an answer of PostgreSQL a number of eight bytes stands that `is_meant`.

@@ -59,6 +59,10 @@ fn every_key_of_every_document_is_described_and_there() {
     let letters = [document(&world, &["dead-letters"]), document(&world, &["dead-letters", "replay"])];
     let (told, checked) = (document(&world, &["status"]), document(&world, &["check"]));
     let (shown, made) = (document(&world, &["config", "show"]), document(&world, &["init"]));
+    let mut run = world.start_command_stopped_at(&["--once"], "lock.after");
+    let told_of_a_run = document(&world, &["status"]);
+    run.go_on();
+    run.end();
     world.settings.insert("clickhouse", "url = \"http://app:app@localhost:1\"".into());
     world.settings.insert("retry", "attempts = 1".into());
     let failed = document(&world, &["--once"]);
@@ -71,7 +75,7 @@ fn every_key_of_every_document_is_described_and_there() {
     );
     assert_described("## verify\n", &[verified], &[]);
     assert_described("## dead-letters\n", &letters, &[]);
-    assert_described("## status\n", &[told, told_less], &[]);
+    assert_described("## status\n", &[told, told_of_a_run, told_less], &[]);
     assert_described("## check\n", &[checked, checked_less], &[]);
     assert_described("## config show\n", &[shown], &[]);
     assert_described("## init\n", &[made], &[]);

@@ -6,6 +6,7 @@ use crate::common::World;
 use pg2ch::config::{self, Flags};
 use pg2ch::kafka::KafkaLog;
 use pg2ch::ports::topic::{End, Polled, TopicLog};
+use pg2ch::threads::watchdog::Watchdog;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -72,7 +73,7 @@ fn read_on(log: &mut KafkaLog, wait: Duration) -> (usize, Polled) {
 }
 
 fn log_of(world: &World) -> KafkaLog {
-    KafkaLog::new(&config::load(&Flags::default()).unwrap(), &world.name, &world.name).unwrap()
+    KafkaLog::new(&config::load(&Flags::default()).unwrap(), &world.name, &world.name, &Watchdog::of_nobody()).unwrap()
 }
 
 /// A broker that has just become the leader tells a lower end than the one before it, until it knows what is committed. A

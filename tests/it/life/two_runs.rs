@@ -35,7 +35,13 @@ fn a_second_run_ends_with_75_and_names_the_first() {
 
     let holder = format!("{}:{}", hostname(), first.id());
     assert!(second.stderr.contains(&holder), "{holder}: {}", second.stderr);
-    assert!(second.stderr.contains("since 20") && second.stderr.contains("--wait-lock"), "{}", second.stderr);
+    for told in [", for ", "; its last statement ended ", "--wait-lock"] {
+        assert!(second.stderr.contains(told), "{told}: {}", second.stderr);
+    }
+    let status = world.run(&["status"]).expect(0).stdout;
+    let in_progress =
+        status.lines().find(|line| line.contains("run in progress")).unwrap_or_else(|| panic!("{status}"));
+    assert!(in_progress.contains(&holder), "{in_progress}");
     assert_eq!(world.unsent(), unsent);
 
     signal("CONT", &first);

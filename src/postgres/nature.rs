@@ -1,0 +1,150 @@
+//! What stands behind a session: PostgreSQL itself or a pooler that shares its sessions, a primary or a standby, and how old.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use postgres::{Client, SimpleQueryMessage};
+
+use super::session::explain;
+use crate::config::PostgresConfig;
+use crate::error::{Error, Result};
+
+/// The oldest version whose catalogue and statements are known to serve.
+pub const OLDEST: i32 = 120_000;
+
+/// Why a pool of transactions is refused.
+pub const POOLED: &str = "a pooler shares server processes between sessions (transaction pooling)";
+
+/// How long it is taken for granted that a server is no transaction pool.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
+
+/// How often both sessions are asked. One that has the pool to itself is told in the first round.
+const ROUNDS: usize = 2;
+
+/// The server that was last found to give each session a process of its own, and when.
+static UNPOOLED: Mutex<Option<(String, Instant)>> = Mutex::new(None);
+
+/// The server, as a new session finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nature {
+    process: String,
+    version: i32,
+    version_name: String,
+    is_standby: bool,
+    is_read_only: bool,
+}
+
+impl Nature {
+    /// Asks the server, without a prepared statement: some poolers know none.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn of(client: &mut Client) -> Result<Self, postgres::Error> {
+        let messages = client.simple_query(
+            "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num'),
+                    pg_catalog.current_setting('server_version'), pg_catalog.pg_is_in_recovery(),
+                    pg_catalog.current_setting('default_transaction_read_only')",
+        )?;
+        let row = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let column = |at| row.and_then(|row| row.get(at)).unwrap_or_default().to_owned();
+        Ok(Self {
+            process: column(0),
+            version: column(1).parse().unwrap_or_default(),
+            version_name: column(2),
+            is_standby: column(3) == "t",
+            is_read_only: column(4) == "on",
+        })
+    }
+
+    /// That a run can flag rows here; `address` is the server's.
+    ///
+    /// # Errors
+    /// 69 for a standby, 78 for a server that is too old, or whose sessions may not write.
+    pub fn require_writable(&self, address: &str) -> Result<()> {
+        let what = format!("cannot flag rows in PostgreSQL at {address}");
+        if self.version < OLDEST {
+            return Err(Error::config(
+                what,
+                format!("the server is PostgreSQL {}", self.version_name),
+                "upgrade the server: pg2ch needs PostgreSQL 12 or later",
+            ));
+        }
+        if self.is_standby {
+            return Err(Error::unavailable(
+                what,
+                "the server is a standby",
+                "name the primary in [postgres] url; after a failover the next run resumes here once the server is promoted",
+            ));
+        }
+        if self.is_read_only {
+            return Err(Error::config(
+                what,
+                "default_transaction_read_only is on for this role, database or server",
+                "run `pg2ch check`: it prints the ALTER ROLE or ALTER DATABASE that resets it",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether this server was found to be no transaction pool a moment ago.
+pub fn is_known_unpooled(config: &PostgresConfig) -> bool {
+    let known = UNPOOLED.lock().unwrap_or_else(PoisonError::into_inner);
+    known.as_ref().is_some_and(|(address, at)| *address == config.address() && at.elapsed() < KNOWN_FOR)
+}
+
+/// That each of two sessions has a server process of its own. Where a pooler gives it away after each transaction, the
+/// process changes, or serves both.
+///
+/// # Errors
+/// 78 if it does not; PostgreSQL's.
+pub fn require_unpooled(
+    client: &mut Client,
+    other: &mut Client,
+    config: &PostgresConfig,
+    first: &Nature,
+) -> Result<()> {
+    let what = format!("cannot use PostgreSQL at {}", config.address());
+    let process = |client: &mut Client| Nature::of(client).map(|nature| nature.process);
+    for _ in 0..ROUNDS {
+        let theirs = process(other).map_err(|error| explain(&what, error))?;
+        let ours = process(client).map_err(|error| explain(&what, error))?;
+        if ours != first.process || theirs == first.process {
+            return Err(Error::config(
+                what,
+                POOLED,
+                "name PostgreSQL itself, or a pool with pool_mode = session, in [postgres] url: locks and settings of a \
+                 session do not outlive a transaction there",
+            ));
+        }
+    }
+    let proven = (config.address(), Instant::now());
+    *UNPOOLED.lock().unwrap_or_else(PoisonError::into_inner) = Some(proven);
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_cannot_be_written_to_is_told_as_what_it_is() {
+        let fit = Nature {
+            process: "1".into(),
+            version: OLDEST,
+            version_name: "12.0".into(),
+            is_standby: false,
+            is_read_only: false,
+        };
+        fit.require_writable("h:1").unwrap();
+        let told = |nature: Nature| nature.require_writable("h:1").unwrap_err().to_string();
+        let old = Nature { version: 110_022, version_name: "11.22".into(), ..fit.clone() };
+        assert!(told(old).contains("PostgreSQL 11.22\nhint: upgrade the server: pg2ch needs PostgreSQL 12"));
+        assert!(told(Nature { is_standby: true, ..fit.clone() }).contains("standby"));
+        assert!(told(Nature { is_read_only: true, ..fit }).contains("default_transaction_read_only"));
+    }
+}

@@ -1,0 +1,82 @@
+//! A pooler in front of PostgreSQL.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::World;
+
+/// A PgBouncer in front of the shared PostgreSQL, ended with its value.
+pub struct Pooler {
+    process: Child,
+    port: u16,
+    dir: PathBuf,
+}
+
+impl Pooler {
+    /// In `mode`, with at most `size` server connections.
+    pub fn start(world: &World, mode: &str, size: u32) -> Self {
+        let dir = std::env::temp_dir().join(format!("pg2ch-pooler-{mode}-{size}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let port = free_port();
+        let server = port_of(&world.servers.postgres_url);
+        let file = dir.join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\napp = host=127.0.0.1 port={server} user=app password=app\n\
+             [pgbouncer]\nlisten_addr = localhost\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n\
+             default_pool_size = {size}\nserver_reset_query_always = 0\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(program("PGBOUNCER", "/usr/sbin/pgbouncer"));
+        if std::fs::metadata(&dir).unwrap().uid() == 0 {
+            // It refuses to run as root.
+            command.args(["-u", "nobody"]);
+        }
+        let process =
+            command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(("localhost", port)).is_err() {
+            assert!(Instant::now() < until, "PgBouncer does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { process, port, dir }
+    }
+
+    /// A session of an application.
+    pub fn session(&self) -> postgres::Client {
+        let url = format!("postgres://app:app@localhost:{}/app", self.port);
+        postgres::Client::connect(&url, postgres::NoTls).unwrap()
+    }
+
+    /// The configuration's line for it.
+    pub fn url(&self) -> String {
+        format!("url = \"postgres://app:app@localhost:{}/app\"", self.port)
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A program that `scripts/test` gets from Debian.
+pub fn program(variable: &str, usual: &str) -> String {
+    let found = std::env::var(variable).unwrap_or_else(|_| usual.to_owned());
+    assert!(Path::new(&found).exists(), "{found} is not there: run scripts/test, which gets it from Debian");
+    found
+}
+
+/// Where nobody listens, for now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("localhost:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The port of an address.
+pub fn port_of(url: &str) -> u16 {
+    url.rsplit_once(':').unwrap().1.split('/').next().unwrap().parse().unwrap()
+}
