@@ -15,21 +15,39 @@ WITH (fillfactor = 50);
 -- The unsent rows in key order. It holds those rows only, so it stays small however large the table grows.
 CREATE INDEX IF NOT EXISTS user_logins_unsent ON user_logins (id) WHERE NOT sent_to_kafka;
 
--- Up to which offset of the topic the records of a source are flagged. It moves in the transaction that flags the rows,
--- so after a crash a run knows which records to compare with the table: those from next_offset on.
+-- Up to which offset of the topic the records of a source are flagged, or their rows held (pg2ch_held). It moves in the
+-- transaction that flags the rows, so after a crash a run knows which records to compare with the table: those from
+-- next_offset on.
 CREATE TABLE IF NOT EXISTS pg2ch_checkpoint (
     source          text        NOT NULL,                -- the table, as schema.table
     topic           text        NOT NULL,
     partition       integer     NOT NULL,                -- -1: the row of the source itself, see epoch and timestamp_floor
-    next_offset     bigint      NOT NULL,                -- the first offset that is not known to be flagged
+    next_offset     bigint      NOT NULL,                -- the first offset that is not known to be flagged or held
     epoch           bigint      NOT NULL,                -- in row -1 the number of the latest run; older runs may not flag any more
     timestamp_floor bigint      NOT NULL DEFAULT 0,      -- in row -1 the newest record timestamp used so far, in milliseconds:
                                                          -- no later one may be lower, even if the clock was set back
     updated_at      timestamptz NOT NULL DEFAULT now(),
+    protocol        integer     NOT NULL,                -- 2; without a default, so that a version of pg2ch that does not know
+                                                         -- pg2ch_held, and would send its rows again, fails before it sends
     PRIMARY KEY (source, topic, partition)
 );
+-- For a table made by a version of pg2ch that did not have this column.
+ALTER TABLE pg2ch_checkpoint ADD COLUMN IF NOT EXISTS protocol integer NOT NULL DEFAULT 2;
+ALTER TABLE pg2ch_checkpoint ALTER COLUMN protocol DROP DEFAULT;
 
 COMMENT ON TABLE pg2ch_checkpoint IS 'pg2ch: up to which Kafka offset the rows of a source are flagged; partition -1 is the source itself';
+
+-- Rows that were sent and could not be flagged: locked by an application, or their flag taken back by a trigger. A run flags
+-- each as soon as it can, if the row still makes the record that was sent; until then it does not read it.
+CREATE TABLE IF NOT EXISTS pg2ch_held (
+    source  text        NOT NULL,
+    topic   text        NOT NULL,
+    id      bigint      GENERATED ALWAYS AS IDENTITY,
+    key     text        NOT NULL,                        -- the row's
+    digest  bytea       NOT NULL,                        -- SHA-256 of its record
+    held_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (source, topic, id)
+);
 
 -- What the last runs did, for `pg2ch status`: those that moved something or failed, a hundred for each source at most, and for each
 -- kind of run (both legs, produce, consume) one row with last_seen that every run overwrites. A run does without this table.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use sha2::{Digest, Sha256};
+
 /// A position in a partition: always the *next* offset to read, one above the last one dealt with.
 pub type NextOffset = i64;
 
@@ -192,6 +194,20 @@ impl DeadLetter {
             reason,
         }
     }
+}
+
+/// The SHA-256 of a record: each part with its length in front, a missing one with the length -1.
+///
+/// `SourceTable::digest_sql` makes the same of a row, so two of them are equal only if the row makes this very record.
+#[must_use]
+pub fn record_digest(topic: &str, key: Option<&[u8]>, value: Option<&[u8]>) -> Vec<u8> {
+    let mut digest = Sha256::new();
+    for part in [Some(topic.as_bytes()), key, value] {
+        let length = part.map_or(-1, |part| i32::try_from(part.len()).unwrap_or(i32::MAX));
+        digest.update(length.to_be_bytes());
+        digest.update(part.unwrap_or_default());
+    }
+    digest.finalize().to_vec()
 }
 
 /// A record's identity in the target: partition, offset and timestamp. The timestamp tells a topic that was deleted and

@@ -2,7 +2,7 @@
 
 mod summary;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
@@ -87,6 +87,13 @@ impl ProduceReport {
 
     fn moved_something(&self) -> bool {
         self.records_sent + self.rows_flagged + self.rows_recovered + self.rows_locked > 0 || self.lost_data()
+    }
+
+    /// Adds rows that the topic does not take; an earlier attempt of the same run may have met them already.
+    pub fn add_too_large(&mut self, rows: Vec<TooLargeRow>) {
+        let met: HashSet<&str> = rows.iter().map(|row| row.key.as_str()).collect();
+        self.too_large.retain(|row| !met.contains(row.key.as_str()));
+        self.too_large.extend(rows);
     }
 
     fn lost_data(&self) -> bool {

@@ -33,6 +33,9 @@ const POSTGRES_SQL: &str = include_str!("../../sql/postgres_init.sql");
 /// The table that tells up to where records are flagged.
 pub const CHECKPOINT: &str = "pg2ch_checkpoint";
 
+/// The table of rows that were delivered and are not flagged.
+pub const HELD: &str = "pg2ch_held";
+
 /// The table that tells what the last runs did. A run does without it.
 pub const RUNS: &str = "pg2ch_runs";
 
@@ -43,6 +46,22 @@ pub fn own_table_statements(name: &str) -> &'static str {
     let rest = &POSTGRES_SQL[begins..];
     // The next part begins with a comment of its own.
     rest.find(";\n\n-- ").map_or(rest, |ends| &rest[..ends])
+}
+
+/// Whether a table of pg2ch's own is there, as this version needs it.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn is_present(session: &mut Session, name: &str) -> Result<bool> {
+    let what = format!("cannot look up the table {name}");
+    // An older version's checkpoint table lacks a column.
+    let found = session.query_opt(
+        &what,
+        "SELECT 1 FROM pg_catalog.pg_attribute
+         WHERE attrelid = pg_catalog.to_regclass($1) AND attname = CASE $1 WHEN $2 THEN 'protocol' ELSE 'source' END",
+        &[&name, &CHECKPOINT],
+    )?;
+    Ok(found.is_some())
 }
 
 /// How often a lock that is taken is tried again.
@@ -98,6 +117,7 @@ impl Init<'_> {
         let source = self.source(&mut session)?;
         alone(&mut session, self.config, "pg2ch init", |session| {
             self.own_table(session, CHECKPOINT)?;
+            self.own_table(session, HELD)?;
             self.own_table(session, RUNS)
         })?;
         alone(&mut session, self.config, &format!("pg2ch init {}", source.name), |session| {
@@ -136,8 +156,7 @@ impl Init<'_> {
     fn own_table(&mut self, session: &mut Session, name: &str) -> Result<()> {
         let what = format!("cannot create the table {name}");
         let statement = own_table_statements(name);
-        let found = session.query_opt(&what, "SELECT 1 WHERE to_regclass($1) IS NOT NULL", &[&name])?;
-        if found.is_none() && self.statement(Place::Postgres, statement) {
+        if !is_present(session, name)? && self.statement(Place::Postgres, statement) {
             session.execute_batch(&what, statement)?;
         }
         Ok(())

@@ -50,6 +50,13 @@ impl Budget {
         }
     }
 
+    /// Gives rows back that were taken, and then not moved.
+    pub fn give_back(&mut self, rows: usize) {
+        if let Some(left) = &mut self.rows_left {
+            *left = left.saturating_add(rows as u64);
+        }
+    }
+
     /// The run's shutdown, for waits.
     #[must_use]
     pub fn shutdown(&self) -> &Shutdown {

@@ -16,10 +16,10 @@ pub trait UnsentRows {
     fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch>;
 }
 
-/// Up to which offsets the records of a source are flagged.
+/// Up to which offsets the records of a source are flagged, or their rows held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Everything below is flagged. A partition that is missing stands at 0.
+    /// Everything below is flagged or held. A partition that is missing stands at 0.
     pub offsets: Offsets,
     /// No record of an earlier run has a timestamp above this, in milliseconds.
     pub timestamp_floor: i64,
@@ -32,9 +32,9 @@ pub struct Flagged {
     pub flagged: usize,
     /// Rows that an application changed or deleted meanwhile: they keep their flag and go out again.
     pub changed: usize,
-    /// Indices (into the batch) of rows that were locked, and so are still to be flagged.
+    /// Indices (into the batch) of rows that were locked: they are held now.
     pub locked: Vec<usize>,
-    /// Indices of rows whose flag a trigger took back.
+    /// Indices of rows whose flag a trigger took back: they are held now.
     pub taken_back: Vec<usize>,
 }
 
@@ -44,9 +44,6 @@ impl Flagged {
         self.locked.iter().chain(&self.taken_back).copied()
     }
 }
-
-/// Says, once it is known what became of a batch's rows, where its checkpoint lies; `None` leaves it where it is.
-pub type CheckpointAfter<'a> = &'a dyn Fn(&Flagged) -> Option<Checkpoint>;
 
 /// A record found in the recovery window.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,25 +60,22 @@ pub struct WindowRecord {
     pub value: Option<Vec<u8>>,
 }
 
-/// What recovery found out about the window.
+/// A page of held rows, after another attempt to flag them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovered {
-    /// Rows flagged: they had been delivered before the last run died.
+pub struct Settled {
+    /// Rows flagged.
     pub flagged: u64,
-    /// Keys of rows that were delivered as they stand but cannot be flagged now (locked, or a trigger takes the flag
-    /// back): they must not be sent again in this run.
+    /// Rows that stay held.
     pub held: Vec<Held>,
+    /// Behind which entry the next page begins; `None` after the last page.
+    pub next: Option<i64>,
 }
 
 /// A row that was delivered and cannot be flagged now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// The record's key.
+    /// The row's key.
     pub key: Vec<u8>,
-    /// Where its record lies: the checkpoint must stay below.
-    pub partition: i32,
-    /// Its record's offset.
-    pub offset: i64,
     /// Whether a trigger took the flag back; otherwise the row was locked.
     pub taken_back: bool,
 }
@@ -123,12 +117,15 @@ pub trait Ledger {
     /// PostgreSQL's.
     fn take_epoch(&mut self) -> Result<()>;
 
-    /// Flags the rows at `indices` of `batch` that are still the version that was read, and moves the checkpoint, in one
-    /// transaction.
+    /// Whether rows are held, as far as the last look at the [`checkpoint`](Self::checkpoint) has shown.
+    fn has_held(&self) -> bool;
+
+    /// Flags the rows at `indices` of `batch` that are still the version that was read, holds those that are locked or whose
+    /// flag a trigger takes back, and moves the checkpoint, in one transaction.
     ///
     /// # Errors
     /// PostgreSQL's; 75 if another run has taken an epoch since.
-    fn flag(&mut self, batch: &RowBatch, indices: &[usize], checkpoint: CheckpointAfter<'_>) -> Result<Flagged>;
+    fn flag(&mut self, batch: &RowBatch, indices: &[usize], checkpoint: &Checkpoint) -> Result<Flagged>;
 
     /// Adds records of the recovery window, in log order. Only the last record of each key counts.
     ///
@@ -136,12 +133,19 @@ pub trait Ledger {
     /// PostgreSQL's.
     fn add_to_window(&mut self, records: &[WindowRecord]) -> Result<()>;
 
-    /// Flags every row whose last record in the window equals its present content, then moves the checkpoint to `end`,
-    /// or below the records of rows that could not be flagged.
+    /// Holds every unflagged row whose last record in the window is the one that it makes now, then moves the checkpoint to
+    /// `end`, durably. Nothing is flagged before: a record below the checkpoint speaks for no row any more.
     ///
     /// # Errors
     /// PostgreSQL's; 75 if another run has taken an epoch since.
-    fn settle_window(&mut self, end: &Checkpoint) -> Result<Recovered>;
+    fn hold_window(&mut self, end: &Checkpoint) -> Result<()>;
+
+    /// Flags held rows, at most `max_rows` of those behind entry `after`, and deletes their entries in the same transaction,
+    /// together with entries whose row has changed, is flagged or is gone.
+    ///
+    /// # Errors
+    /// PostgreSQL's; 75 if another run has taken an epoch since.
+    fn settle_held(&mut self, after: i64, max_rows: usize) -> Result<Settled>;
 
     /// Moves the checkpoint alone, as a re-created topic or a finished run asks for. It may go back.
     ///

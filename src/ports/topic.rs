@@ -163,6 +163,10 @@ pub fn wait_until_stable(
             )
             .waited_out());
         }
+        if !stable.contains_key(partition) {
+            // Added since the topic was looked at.
+            log.partitions()?;
+        }
         if shutdown.wait(pause) {
             return Ok(stable);
         }

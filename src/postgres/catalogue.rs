@@ -76,7 +76,8 @@ impl Relation {
     }
 }
 
-/// Whether a unique index covers exactly these columns.
+/// Whether a unique index covers exactly these columns, and takes for equal what the columns themselves do: one with another
+/// collation or operator class may let in two keys that a comparison of the column takes for one.
 ///
 /// # Errors
 /// PostgreSQL's.
@@ -88,6 +89,18 @@ pub fn has_unique_index(session: &mut Session, oid: u32, name: &str, columns: &[
            AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
              = (SELECT array_agg(k ORDER BY k COLLATE \"C\") FROM unnest($2::text[]) AS k)
+           AND NOT EXISTS (
+               SELECT FROM unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[]) WITH ORDINALITY AS k (attnum, class, coll, n)
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+               LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+               WHERE k.n <= i.indnkeyatts AND (k.coll <> a.attcollation AND NOT l.collisdeterministic OR EXISTS (
+                   SELECT FROM pg_catalog.pg_opclass c
+                   JOIN pg_catalog.pg_opclass d ON d.opcmethod = c.opcmethod AND d.opcdefault AND d.opcintype = a.atttypid
+                   JOIN pg_catalog.pg_amop used ON used.amopfamily = c.opcfamily AND used.amopstrategy = 3
+                       AND used.amoplefttype = c.opcintype AND used.amoprighttype = c.opcintype
+                   JOIN pg_catalog.pg_amop usual ON usual.amopfamily = d.opcfamily AND usual.amopstrategy = 3
+                       AND usual.amoplefttype = d.opcintype AND usual.amoprighttype = d.opcintype
+                   WHERE c.oid = k.class AND used.amopopr <> usual.amopopr)))
          LIMIT 1",
         &[&oid, &columns],
     )?;

@@ -1,10 +1,12 @@
-//! Flags rows that are still the version that was read, together with the checkpoint, in one transaction.
+//! Flags rows that are still the version that was sent, in one transaction with what the caller adds.
 //!
-//! The ordinary way is one UPDATE that names each version by table, place, writer **and** key. Whatever it misses is
-//! looked at row by row: moved by a rewrite of the table (flagged by content), changed by an application (left alone),
-//! locked (left for later), or taken back by a trigger (undone, so that the row stays equal to its record).
+//! Rows are locked first, and those that somebody else has locked are skipped: so this transaction never waits for a row
+//! while it holds another, and no application is the victim of a deadlock with it. One statement locks and flags each
+//! version by table, place, writer **and** key. What it misses was moved by a rewrite of the table (flagged by content),
+//! changed by an application (left alone), or is locked. A row that is ours and still not flagged had its flag taken back by a
+//! trigger, whatever the trigger did: the transaction is undone, so that the row stays equal to its record.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use postgres::error::SqlState;
 use postgres::{Statement, Transaction};
@@ -13,7 +15,7 @@ use super::session::{Attempt, Session};
 use super::source_table::SourceTable;
 use super::wire::{Tid, Xid};
 use crate::crash;
-use crate::data::{RowBatch, Version};
+use crate::data::Version;
 use crate::error::{Error, Result};
 use crate::ports::source::Flagged;
 
@@ -24,9 +26,9 @@ const ATTEMPTS: usize = 8;
 #[derive(Clone)]
 pub struct FlagStatements {
     what: String,
-    update: Statement,
-    lockable: Statement,
-    missed: Statement,
+    flag: Statement,
+    equal: Statement,
+    unflagged: Statement,
     /// Whether triggers fire behind the UPDATE, which may change again what it returned.
     has_after_triggers: bool,
 }
@@ -34,105 +36,99 @@ pub struct FlagStatements {
 /// Runs inside the flagging transaction, before it commits.
 pub type BeforeCommit<'a> = &'a mut dyn FnMut(&mut Transaction<'_>, &Flagged) -> Attempt<()>;
 
-/// Versions and keys of some rows of a batch, as the statements' parameters.
+/// Rows that are to be flagged; everything names them by their place here.
+pub struct Wanted<'a> {
+    /// The version and the key of each.
+    pub rows: Vec<(Version, &'a str)>,
+    /// The digest of the record that each has to make.
+    pub digest: &'a dyn Fn(usize) -> Vec<u8>,
+}
+
+/// The same rows, or some of them, as a statement's parameters.
 #[derive(Default)]
-struct Named {
-    indices: Vec<usize>,
+struct Named<'a> {
+    places: Vec<usize>,
     tables: Vec<u32>,
     ctids: Vec<Tid>,
     xmins: Vec<Xid>,
-    keys: Vec<String>,
-    values: Vec<String>,
+    keys: Vec<&'a str>,
 }
 
-impl Named {
-    fn push(&mut self, batch: &RowBatch, index: usize, version: Version, with_value: bool) {
-        let row = batch.row(index);
-        self.indices.push(index);
+impl<'a> Named<'a> {
+    fn push(&mut self, wanted: &Wanted<'a>, place: usize, version: Version) {
+        self.places.push(place);
         self.tables.push(version.table);
         self.ctids.push(Tid(version.ctid.0, version.ctid.1));
         self.xmins.push(Xid(version.xmin));
-        self.keys.push(String::from_utf8_lossy(row.key).into_owned());
-        if with_value {
-            self.values.push(String::from_utf8_lossy(row.value).into_owned());
-        }
+        self.keys.push(wanted.rows[place].1);
     }
 
-    fn of(batch: &RowBatch, indices: impl Iterator<Item = usize>, with_value: bool) -> Self {
+    fn of(wanted: &Wanted<'a>, places: impl Iterator<Item = usize>) -> Self {
         let mut named = Self::default();
-        for index in indices {
-            named.push(batch, index, batch.row(index).version, with_value);
-        }
+        places.for_each(|place| named.push(wanted, place, wanted.rows[place].0));
         named
     }
-}
 
-/// A row that the ordinary UPDATE did not flag, as it stands inside the transaction.
-struct Missed {
-    index: usize,
-    version: Version,
-    equal: bool,
-    /// The UPDATE did write it, but it is not flagged: a trigger took the flag back.
-    written: bool,
+    /// The place behind an ordinality, which counts from 1.
+    fn place(&self, ordinality: i64) -> Option<usize> {
+        self.places.get(usize::try_from(ordinality).ok()?.checked_sub(1)?).copied()
+    }
 }
 
 impl FlagStatements {
-    /// Prepares the statements for `table`.
+    /// Prepares the statements for rows of `table` that go to `topic`.
     ///
     /// # Errors
     /// PostgreSQL's.
-    pub fn prepare(session: &mut Session, table: &SourceTable) -> Result<Self> {
+    pub fn prepare(session: &mut Session, table: &SourceTable, topic: &str) -> Result<Self> {
         let what = format!("cannot flag rows of {}", table.name);
         let (name, flag) = (&table.name, table.flag_sql());
         let by_key = table.key_equals_sql("t", "b.key");
-        let same_table = if table.is_partitioned { "AND t.tableoid = b.tableoid" } else { "" };
-        let update = format!(
-            "WITH u AS (UPDATE {name} AS t SET {flag} = TRUE
-                 FROM unnest($1::oid[], $2::tid[], $3::xid[], $4::text[]) AS b (tableoid, ctid, xmin, key)
-                 WHERE t.ctid = b.ctid AND t.xmin = b.xmin {same_table} AND {by_key} AND NOT t.{flag} RETURNING t.{flag} AS flag)
-             SELECT count(*) FILTER (WHERE flag) FROM u"
+        let same_table = |other| if table.is_partitioned { format!("AND t.tableoid = {other}") } else { String::new() };
+        let flag_sql = format!(
+            "WITH l AS MATERIALIZED (
+                 SELECT b.n, t.tableoid AS tableoid, t.ctid AS ctid
+                 FROM unnest($1::oid[], $2::tid[], $3::xid[], $4::text[]) WITH ORDINALITY AS b (tableoid, ctid, xmin, key, n)
+                      JOIN {name} AS t ON t.ctid = b.ctid AND t.xmin = b.xmin {read} AND {by_key}
+                 WHERE NOT t.{flag} FOR {strength} OF t SKIP LOCKED),
+             u AS (UPDATE {name} AS t SET {flag} = TRUE FROM l WHERE t.ctid = l.ctid {locked} RETURNING t.{flag} AS flag)
+             SELECT (SELECT count(*) FILTER (WHERE flag) FROM u), (SELECT array_agg(n) FROM l)",
+            read = same_table("b.tableoid"),
+            locked = same_table("l.tableoid"),
+            strength = lock_strength(session, &what, table)?,
         );
-        let lockable = format!(
-            "SELECT b.n FROM unnest($1::text[]) WITH ORDINALITY AS b (key, n) JOIN {name} AS t ON {by_key}
-             WHERE NOT t.{flag} FOR NO KEY UPDATE OF t SKIP LOCKED"
+        let equal = format!(
+            "SELECT b.n, t.tableoid, t.ctid, t.xmin
+             FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS b (key, digest, n) JOIN {name} AS t ON {by_key},
+                  {digest}
+             WHERE NOT t.{flag} AND pg2ch_digest.digest = b.digest",
+            digest = table.digest_sql("t", topic),
         );
-        let missed = format!(
-            "SELECT b.n, t.tableoid, t.ctid, t.xmin, row_to_json(pg2ch_record)::text = b.value,
-                    t.xmin::text::bigint = (pg_catalog.txid_current() & 4294967295)
-             FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS b (key, value, n) JOIN {name} AS t ON {by_key},
-                  {record}
-             WHERE NOT t.{flag}",
-            record = table.record_sql("t"),
+        let unflagged = format!(
+            "SELECT b.n FROM unnest($1::text[]) WITH ORDINALITY AS b (key, n) JOIN {name} AS t ON {by_key} WHERE NOT t.{flag}"
         );
         require_flaggable(session, table)?;
         Ok(Self {
-            update: session.prepare(&what, &update)?,
-            lockable: session.prepare(&what, &lockable)?,
-            missed: session.prepare(&what, &missed)?,
+            flag: session.prepare(&what, &flag_sql)?,
+            equal: session.prepare(&what, &equal)?,
+            unflagged: session.prepare(&what, &unflagged)?,
             has_after_triggers: has_after_triggers(session, &what, table)?,
             what,
         })
     }
 
-    /// Flags the rows at `indices`, and commits together with what `before_commit` does.
+    /// Flags the wanted rows, and commits together with what `before_commit` does.
     ///
     /// # Errors
-    /// PostgreSQL's, or `before_commit`'s.
-    pub fn run(
-        &self,
-        session: &mut Session,
-        batch: &RowBatch,
-        indices: &[usize],
-        before_commit: BeforeCommit<'_>,
-    ) -> Result<Flagged> {
-        let mut taken_back = HashSet::new();
-        let mut skip_locked = false;
+    /// PostgreSQL's; what `before_commit` returned; 69 if locks or triggers are in the way again and again.
+    pub fn run(&self, session: &mut Session, wanted: &Wanted<'_>, before_commit: BeforeCommit<'_>) -> Result<Flagged> {
+        let mut taken_back = BTreeSet::new();
         for _ in 0..ATTEMPTS {
             let known = taken_back.len();
             let mut retry = false;
             let attempt = session.transaction(&self.what, |transaction| {
                 crash::point("flag.begin.after");
-                let flagged = self.flag_in(transaction, batch, indices, &mut taken_back, skip_locked)?;
+                let flagged = self.flag_in(transaction, wanted, &mut taken_back)?;
                 crash::point("flag.update.after");
                 if taken_back.len() > known {
                     // Undo what the trigger made of those rows: an early return rolls the transaction back.
@@ -149,9 +145,13 @@ impl FlagStatements {
                     return Ok(flagged);
                 }
                 Err(_) if retry => {}
+                // Only the table as a whole, and what triggers touch, is waited for.
                 Err(failure) => match failure.code() {
-                    Some(&SqlState::LOCK_NOT_AVAILABLE) => skip_locked = true,
-                    Some(&SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE) => skip_locked = true,
+                    Some(
+                        &SqlState::LOCK_NOT_AVAILABLE
+                        | &SqlState::T_R_DEADLOCK_DETECTED
+                        | &SqlState::T_R_SERIALIZATION_FAILURE,
+                    ) => {}
                     _ => return Err(session.explain(&self.what, failure)),
                 },
             }
@@ -166,108 +166,71 @@ impl FlagStatements {
     fn flag_in(
         &self,
         transaction: &mut Transaction<'_>,
-        batch: &RowBatch,
-        indices: &[usize],
-        taken_back: &mut HashSet<usize>,
-        skip_locked: bool,
+        wanted: &Wanted<'_>,
+        taken_back: &mut BTreeSet<usize>,
     ) -> Attempt<Flagged> {
         let mut flagged = Flagged { taken_back: taken_back.iter().copied().collect(), ..Flagged::default() };
-        flagged.taken_back.sort_unstable();
-        let wanted = indices.iter().copied().filter(|index| !taken_back.contains(index));
-        let mut named = Named::of(batch, wanted, false);
-        if skip_locked {
-            let (free, locked) = self.lock_free(transaction, batch, &named)?;
-            flagged.locked = locked;
-            named = free;
+        let named = Named::of(wanted, (0..wanted.rows.len()).filter(|place| !taken_back.contains(place)));
+        let (mut ours, mut number) = self.flag(transaction, &named)?;
+        if ours.len() < named.places.len() {
+            let known: BTreeSet<usize> = ours.iter().copied().collect();
+            let missed = named.places.iter().copied().filter(|place| !known.contains(place));
+            let equal = self.equal(transaction, wanted, missed.collect())?;
+            let (moved, more) = self.flag(transaction, &equal)?;
+            flagged.locked = equal.places.into_iter().filter(|place| !moved.contains(place)).collect();
+            ours.extend(moved);
+            number += more;
         }
-        flagged.flagged = self.update(transaction, &named)?;
-        if flagged.flagged == named.indices.len() {
-            self.look_behind_triggers(transaction, batch, &named, taken_back)?;
-            return Ok(flagged);
+        if self.has_after_triggers {
+            transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE")?;
         }
-        let missed = self.missed(transaction, batch, &named.indices)?;
-        let mut moved = Named::default();
-        for row in &missed {
-            if row.written {
-                taken_back.insert(row.index);
-            } else if row.equal {
-                moved.push(batch, row.index, row.version, false);
-            }
+        if self.has_after_triggers || number < ours.len() {
+            taken_back.extend(self.unflagged(transaction, &Named::of(wanted, ours.into_iter()))?);
         }
-        if !moved.indices.is_empty() {
-            flagged.flagged += self.update(transaction, &moved)?;
-            // Equal to its record, free, named by its very version, and still not flagged: something suppresses the update.
-            let stubborn = self.missed(transaction, batch, &moved.indices)?;
-            taken_back.extend(stubborn.iter().filter(|row| row.equal || row.written).map(|row| row.index));
-        }
-        flagged.changed = named.indices.len() - flagged.flagged;
-        self.look_behind_triggers(transaction, batch, &named, taken_back)?;
+        flagged.flagged = number;
+        flagged.changed = named.places.len() - number - flagged.locked.len();
         Ok(flagged)
     }
 
-    /// Adds the rows whose flag a trigger took back after the UPDATE had returned it, deferred triggers included.
-    fn look_behind_triggers(
+    /// Locks what can be locked at once, and flags it; returns what it has locked, and how many were flagged.
+    fn flag(&self, transaction: &mut Transaction<'_>, rows: &Named<'_>) -> Attempt<(Vec<usize>, usize)> {
+        if rows.places.is_empty() {
+            return Ok((Vec::new(), 0));
+        }
+        let row = transaction.query_one(&self.flag, &[&rows.tables, &rows.ctids, &rows.xmins, &rows.keys])?;
+        let locked: Option<Vec<i64>> = row.get(1);
+        let ours = locked.unwrap_or_default().into_iter().filter_map(|n| rows.place(n)).collect();
+        Ok((ours, usize::try_from(row.get::<_, i64>(0)).unwrap_or_default()))
+    }
+
+    /// The rows at `places` that are not flagged and still make their record, in the version that they have now.
+    fn equal<'a>(
         &self,
         transaction: &mut Transaction<'_>,
-        batch: &RowBatch,
-        named: &Named,
-        taken_back: &mut HashSet<usize>,
-    ) -> Attempt<()> {
-        if self.has_after_triggers {
-            transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE")?;
-            let missed = self.missed(transaction, batch, &named.indices)?;
-            taken_back.extend(missed.iter().filter(|row| row.equal || row.written).map(|row| row.index));
-        }
-        Ok(())
-    }
-
-    fn update(&self, transaction: &mut Transaction<'_>, rows: &Named) -> Attempt<usize> {
-        let row = transaction.query_one(&self.update, &[&rows.tables, &rows.ctids, &rows.xmins, &rows.keys])?;
-        Ok(usize::try_from(row.get::<_, i64>(0)).unwrap_or_default())
-    }
-
-    /// Locks what can be locked at once; returns it, and the indices of what is locked by others.
-    fn lock_free(
-        &self,
-        transaction: &mut Transaction<'_>,
-        batch: &RowBatch,
-        named: &Named,
-    ) -> Attempt<(Named, Vec<usize>)> {
-        let ours: HashSet<usize> = transaction
-            .query(&self.lockable, &[&named.keys])?
-            .iter()
-            .filter_map(|row| position(named, row.get(0)))
-            .collect();
-        let rest: Vec<usize> = named.indices.iter().copied().filter(|index| !ours.contains(index)).collect();
-        // Unflagged and not to be had: locked. Flagged, deleted or of another key: changed, which the caller counts.
-        let locked: Vec<usize> = self.missed(transaction, batch, &rest)?.iter().map(|row| row.index).collect();
-        let taken: HashSet<usize> = locked.iter().copied().collect();
-        let free = named.indices.iter().copied().filter(|index| !taken.contains(index));
-        Ok((Named::of(batch, free, false), locked))
-    }
-
-    /// The rows of `indices` that exist and are not flagged.
-    fn missed(&self, transaction: &mut Transaction<'_>, batch: &RowBatch, indices: &[usize]) -> Attempt<Vec<Missed>> {
-        if indices.is_empty() {
-            return Ok(Vec::new());
-        }
-        let named = Named::of(batch, indices.iter().copied(), true);
+        wanted: &Wanted<'a>,
+        places: Vec<usize>,
+    ) -> Attempt<Named<'a>> {
+        let named = Named::of(wanted, places.into_iter());
+        let digests: Vec<_> = named.places.iter().map(|&place| (wanted.digest)(place)).collect();
         // Text is compared, so the search path is the reader's; triggers, which fire on UPDATE only, keep the role's.
         transaction.batch_execute("SET LOCAL search_path = pg_catalog")?;
-        let rows = transaction.query(&self.missed, &[&named.keys, &named.values])?;
+        let rows = transaction.query(&self.equal, &[&named.keys, &digests])?;
         transaction.batch_execute("SET LOCAL search_path TO DEFAULT")?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| {
+        let mut equal = Named::default();
+        for row in rows {
+            if let Some(place) = named.place(row.get(0)) {
                 let (ctid, xmin): (Tid, Xid) = (row.get(2), row.get(3));
-                Some(Missed {
-                    index: position(&named, row.get(0))?,
-                    version: Version { table: row.get(1), ctid: (ctid.0, ctid.1), xmin: xmin.0 },
-                    equal: row.get::<_, Option<bool>>(4).unwrap_or(false),
-                    written: row.get(5),
-                })
-            })
-            .collect())
+                let version = Version { table: row.get(1), ctid: (ctid.0, ctid.1), xmin: xmin.0 };
+                equal.push(wanted, place, version);
+            }
+        }
+        Ok(equal)
+    }
+
+    /// Which of these rows are not flagged.
+    fn unflagged(&self, transaction: &mut Transaction<'_>, rows: &Named<'_>) -> Attempt<Vec<usize>> {
+        let found = transaction.query(&self.unflagged, &[&rows.keys])?;
+        Ok(found.iter().filter_map(|row| rows.place(row.get(0))).collect())
     }
 }
 
@@ -286,6 +249,20 @@ pub fn require_flaggable(session: &mut Session, table: &SourceTable) -> Result<(
     session.query(&what, &sql, &[]).map(drop)
 }
 
+/// The lock that the UPDATE itself takes: the weaker one lets inserts refer to the row, unless the flag is part of a unique
+/// index that they could refer to.
+fn lock_strength(session: &mut Session, what: &str, table: &SourceTable) -> Result<&'static str> {
+    let found = session.query_opt(
+        what,
+        "SELECT 1 FROM pg_catalog.pg_index i
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND a.attname = $2
+         WHERE i.indrelid IN (SELECT $1::oid UNION SELECT relid::oid FROM pg_catalog.pg_partition_tree($1::oid::regclass))
+           AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL LIMIT 1",
+        &[&table.oid, &table.flag],
+    )?;
+    Ok(if found.is_some() { "UPDATE" } else { "NO KEY UPDATE" })
+}
+
 /// Whether a trigger of the table, or of one of its partitions, fires after an UPDATE. `tgtype` is a set of bits: 2 is
 /// BEFORE, 16 is UPDATE, 64 is INSTEAD OF (pg_trigger in PostgreSQL's sources).
 fn has_after_triggers(session: &mut Session, what: &str, table: &SourceTable) -> Result<bool> {
@@ -298,9 +275,4 @@ fn has_after_triggers(session: &mut Session, what: &str, table: &SourceTable) ->
         &[&table.oid],
     )?;
     Ok(found.is_some())
-}
-
-/// The batch index behind an ordinality, which counts from 1.
-fn position(named: &Named, ordinality: i64) -> Option<usize> {
-    named.indices.get(usize::try_from(ordinality).ok()?.checked_sub(1)?).copied()
 }

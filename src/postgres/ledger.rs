@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use postgres::{Statement, Transaction};
 
-use super::flag::FlagStatements;
+use super::flag::{FlagStatements, Wanted};
+use super::held::HeldStatements;
 use super::lock;
 use super::session::{Attempt, Session};
 use super::source_table::SourceTable;
 use super::unsent::highest_unsent_key;
 use crate::crash;
-use crate::data::RowBatch;
+use crate::data::{RowBatch, record_digest};
 use crate::error::{Error, ExitCode, Result};
-use crate::ports::source::{Checkpoint, CheckpointAfter, Flagged, Ledger, Recovered, SourceColumn, WindowRecord};
+use crate::ports::source::{Checkpoint, Flagged, Ledger, Settled, SourceColumn, WindowRecord};
 use crate::shutdown::Shutdown;
 
 /// The partition number of the source's own row in the checkpoint table: its epoch and its timestamp floor.
@@ -25,15 +26,22 @@ const SOURCE_ROW: i32 = -1;
 pub struct PgLedger {
     pub(super) session: Session,
     pub(super) table: SourceTable,
-    topic: String,
+    pub(super) topic: String,
+    /// The table of held rows, with its schema.
+    pub(super) held: String,
+    pub(super) has_held: bool,
+    /// How many records the window has been given.
+    pub(super) window: i64,
     shutdown: Shutdown,
     epoch: Option<i64>,
     statements: Option<Statements>,
 }
 
-struct Statements {
-    checkpoint: CheckpointStatements,
-    flag: FlagStatements,
+#[derive(Clone)]
+pub(super) struct Statements {
+    pub checkpoint: CheckpointStatements,
+    pub flag: FlagStatements,
+    pub held: HeldStatements,
 }
 
 /// What moves the checkpoint inside a transaction.
@@ -47,10 +55,10 @@ pub(super) struct CheckpointStatements {
 }
 
 impl PgLedger {
-    /// Makes the ledger of `table`'s way into `topic` on `session`; rows that are locked are waited for `row_lock` long.
+    /// Makes the ledger of `table`'s way into `topic` on `session`; a lock of the whole table is waited for `row_lock` long.
     ///
     /// # Errors
-    /// 78 if there is no checkpoint table; PostgreSQL's.
+    /// 78 if there are no tables of pg2ch's own, or only an older version's; PostgreSQL's.
     pub fn new(
         mut session: Session,
         table: SourceTable,
@@ -63,15 +71,9 @@ impl PgLedger {
             &what,
             &format!("SET synchronous_commit = off; SET lock_timeout = {}", row_lock.as_millis().max(1)),
         )?;
-        let found = session.query_opt(&what, "SELECT 1 WHERE to_regclass('pg2ch_checkpoint') IS NOT NULL", &[])?;
-        if found.is_none() {
-            return Err(Error::config(
-                what,
-                "there is no table pg2ch_checkpoint in the role's search path",
-                "run `pg2ch init`, or load sql/postgres_init.sql",
-            ));
-        }
-        Ok(Self { session, table, topic: topic.to_owned(), shutdown, epoch: None, statements: None })
+        let held = own_tables(&mut session, &what)?;
+        let topic = topic.to_owned();
+        Ok(Self { session, table, topic, held, has_held: false, window: 0, shutdown, epoch: None, statements: None })
     }
 
     /// The table.
@@ -96,58 +98,76 @@ impl PgLedger {
         format!("cannot {verb} {}", self.table.name)
     }
 
-    fn statements(&mut self) -> Result<(CheckpointStatements, FlagStatements)> {
-        if self.statements.is_none() {
-            let what = self.what("prepare to flag rows of");
-            let Some(epoch) = self.epoch else {
-                return Err(Error::bug(what, "no epoch was taken before the first flag"));
-            };
-            let checkpoint = CheckpointStatements {
-                source: self.table.name.clone(),
-                topic: self.topic.clone(),
-                epoch,
-                claim: self.session.prepare(&what, CLAIM)?,
-                partitions: self.session.prepare(&what, MOVE)?,
-            };
-            let flag = FlagStatements::prepare(&mut self.session, &self.table)?;
-            self.statements = Some(Statements { checkpoint, flag });
+    pub(super) fn statements(&mut self) -> Result<Statements> {
+        if let Some(statements) = &self.statements {
+            return Ok(statements.clone());
         }
-        match &self.statements {
-            Some(statements) => Ok((statements.checkpoint.clone(), statements.flag.clone())),
-            None => Err(Error::bug(self.what("flag rows of"), "its statements vanished")),
-        }
+        let what = self.what("prepare to flag rows of");
+        let Some(epoch) = self.epoch else {
+            return Err(Error::bug(what, "no epoch was taken before the first flag"));
+        };
+        let checkpoint = CheckpointStatements {
+            source: self.table.name.clone(),
+            topic: self.topic.clone(),
+            epoch,
+            claim: self.session.prepare(&what, CLAIM)?,
+            partitions: self.session.prepare(&what, MOVE)?,
+        };
+        let flag = FlagStatements::prepare(&mut self.session, &self.table, &self.topic)?;
+        let held = HeldStatements::prepare(&mut self.session, &self.held, &self.table, &self.topic)?;
+        Ok(self.statements.insert(Statements { checkpoint, flag, held }).clone())
     }
+}
 
-    pub(super) fn flag_rows(
-        &mut self,
-        batch: &RowBatch,
-        indices: &[usize],
-        after: CheckpointAfter<'_>,
-    ) -> Result<Flagged> {
-        let (checkpoint, flag) = self.statements()?;
-        flag.run(&mut self.session, batch, indices, &mut |transaction, flagged| {
-            // Where the checkpoint stays, the epoch is checked all the same.
-            checkpoint.apply(transaction, &after(flagged).unwrap_or_default())
-        })
-    }
+/// The name of the table of held rows, with its schema.
+///
+/// # Errors
+/// 78 if it, or the checkpoint table, is not there or not as this version needs it.
+fn own_tables(session: &mut Session, what: &str) -> Result<String> {
+    let found = session.query_opt(
+        what,
+        "SELECT pg_catalog.to_regclass('pg2ch_checkpoint') IS NOT NULL,
+                EXISTS (SELECT FROM pg_catalog.pg_attribute
+                        WHERE attrelid = pg_catalog.to_regclass('pg2ch_checkpoint') AND attname = 'protocol'),
+                (SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 WHERE c.oid = pg_catalog.to_regclass('pg2ch_held'))",
+        &[],
+    )?;
+    let (exists, is_present, held) = found.map_or((false, false, None), |row| (row.get(0), row.get(1), row.get(2)));
+    let why = match (exists, is_present, held) {
+        (true, true, Some(held)) => return Ok(held),
+        (true, false, _) => "the table pg2ch_checkpoint is of an older version of pg2ch",
+        (true, true, None) => "there is no table pg2ch_held in the role's search path",
+        (false, ..) => "there is no table pg2ch_checkpoint in the role's search path",
+    };
+    Err(Error::config(what, why, "run `pg2ch init`, or load sql/postgres_init.sql"))
 }
 
 /// Holds the epoch's row until the transaction ends, so that no later epoch can be taken in between.
 const CLAIM: &str = "UPDATE pg2ch_checkpoint SET timestamp_floor = greatest(timestamp_floor, $4), updated_at = now()
     WHERE source = $1 AND topic = $2 AND partition = -1 AND epoch = $3";
 
-const MOVE: &str = "INSERT INTO pg2ch_checkpoint AS c (source, topic, partition, next_offset, epoch)
-    SELECT $1, $2, p, o, $3 FROM unnest($4::int[], $5::bigint[]) AS moved (p, o)
+const MOVE: &str = "INSERT INTO pg2ch_checkpoint AS c (source, topic, partition, next_offset, epoch, protocol)
+    SELECT $1, $2, p, o, $3, 2 FROM unnest($4::int[], $5::bigint[]) AS moved (p, o)
     ON CONFLICT (source, topic, partition)
     DO UPDATE SET next_offset = excluded.next_offset, epoch = excluded.epoch, updated_at = now()";
 
 impl CheckpointStatements {
+    /// Checks the epoch, inside the caller's transaction, and keeps others from taking the next one.
+    pub fn claim(&self, transaction: &mut Transaction<'_>) -> Attempt<()> {
+        self.apply(transaction, &Checkpoint::default())
+    }
+
     /// Checks the epoch and moves the checkpoint, inside the caller's transaction.
     fn apply(&self, transaction: &mut Transaction<'_>, to: &Checkpoint) -> Attempt<()> {
         let claimed =
             transaction.execute(&self.claim, &[&self.source, &self.topic, &self.epoch, &to.timestamp_floor])?;
         if claimed != 1 {
             return Err(shut_out(&self.source).into());
+        }
+        if to.offsets.is_empty() {
+            return Ok(());
         }
         let (partitions, offsets): (Vec<i32>, Vec<i64>) = to.offsets.iter().map(|(&p, &o)| (p, o)).unzip();
         transaction.execute(&self.partitions, &[&self.source, &self.topic, &self.epoch, &partitions, &offsets])?;
@@ -177,9 +197,15 @@ impl Ledger for PgLedger {
         let what = self.what("read the checkpoint of");
         let rows = self.session.query(
             &what,
-            "SELECT source, partition, next_offset, timestamp_floor, epoch FROM pg2ch_checkpoint WHERE topic = $1",
-            &[&self.topic],
+            &format!(
+                "SELECT source, partition, next_offset, timestamp_floor, epoch,
+                        EXISTS (SELECT FROM {} AS h WHERE h.source = $2 AND h.topic = $1)
+                 FROM pg2ch_checkpoint WHERE topic = $1",
+                self.held
+            ),
+            &[&self.topic, &self.table.name],
         )?;
+        self.has_held = rows.first().is_some_and(|row| row.get(5));
         let (mut checkpoint, mut epoch) = (Checkpoint::default(), None);
         for row in rows {
             let source: String = row.get(0);
@@ -215,7 +241,8 @@ impl Ledger for PgLedger {
             // Durable before the first send: recovery has to find it after a crash of this run and of PostgreSQL.
             transaction.batch_execute("SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = 0")?;
             let row = transaction.query_one(
-                "INSERT INTO pg2ch_checkpoint AS c (source, topic, partition, next_offset, epoch) VALUES ($1, $2, -1, 0, 1)
+                "INSERT INTO pg2ch_checkpoint AS c (source, topic, partition, next_offset, epoch, protocol)
+                 VALUES ($1, $2, -1, 0, 1, 2)
                  ON CONFLICT (source, topic, partition) DO UPDATE SET epoch = c.epoch + 1, updated_at = now()
                  RETURNING epoch",
                 &[&source, &topic],
@@ -229,21 +256,53 @@ impl Ledger for PgLedger {
         self.statements().map(drop)
     }
 
-    fn flag(&mut self, batch: &RowBatch, indices: &[usize], after: CheckpointAfter<'_>) -> Result<Flagged> {
-        self.flag_rows(batch, indices, after)
+    fn has_held(&self) -> bool {
+        self.has_held
+    }
+
+    fn flag(&mut self, batch: &RowBatch, indices: &[usize], to: &Checkpoint) -> Result<Flagged> {
+        let Statements { checkpoint, flag, held } = self.statements()?;
+        let mut rows = Vec::with_capacity(indices.len());
+        for &index in indices {
+            let row = batch.row(index);
+            let key = std::str::from_utf8(row.key)
+                .map_err(|error| Error::bug("cannot flag a row", format!("its key is no text: {error}")))?;
+            rows.push((row.version, key));
+        }
+        let digest = |place: usize| {
+            let row = batch.row(indices[place]);
+            record_digest(&self.topic, Some(row.key), Some(row.value))
+        };
+        let wanted = Wanted { rows, digest: &digest };
+        let mut flagged = flag.run(&mut self.session, &wanted, &mut |transaction, flagged| {
+            let keys: Vec<&str> = flagged.unflagged().map(|place| wanted.rows[place].1).collect();
+            let digests: Vec<_> = flagged.unflagged().map(digest).collect();
+            held.hold(transaction, &keys, &digests)?;
+            checkpoint.apply(transaction, to)
+        })?;
+        for place in flagged.locked.iter_mut().chain(&mut flagged.taken_back) {
+            *place = indices[*place];
+        }
+        Ok(flagged)
     }
 
     fn add_to_window(&mut self, records: &[WindowRecord]) -> Result<()> {
         self.window_add(records)
     }
 
-    fn settle_window(&mut self, end: &Checkpoint) -> Result<Recovered> {
-        self.window_settle(end)
+    fn hold_window(&mut self, end: &Checkpoint) -> Result<()> {
+        self.window_hold()?;
+        crash::point("window.move.before");
+        self.move_checkpoint(end)
+    }
+
+    fn settle_held(&mut self, after: i64, max_rows: usize) -> Result<Settled> {
+        self.held_settle(after, max_rows)
     }
 
     fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<()> {
         let what = self.what("move the checkpoint of");
-        let (checkpoint, _) = self.statements()?;
+        let checkpoint = self.statements()?.checkpoint;
         crash::point("checkpoint.before");
         let moved = self.session.transaction(&what, |transaction| {
             // Durable, because it may go back: a crash of PostgreSQL that undid it would leave the checkpoint of a topic that

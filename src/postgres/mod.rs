@@ -3,6 +3,7 @@
 mod catalogue;
 mod connect;
 mod flag;
+mod held;
 mod ledger;
 mod lock;
 mod nature;

@@ -132,6 +132,17 @@ impl Session {
     }
 }
 
+/// From here to the end of the transaction names are looked up in pg_catalog only, and rows of the source by their key's index,
+/// whatever the statistics say. Not for statements that fire others' triggers.
+pub(super) fn pin(transaction: &mut Transaction<'_>) -> Attempt<()> {
+    // JIT would compile for the price that a plan is charged for what is off.
+    transaction.batch_execute(
+        "SET LOCAL search_path = pg_catalog; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
+         SET LOCAL enable_seqscan = off; SET LOCAL enable_nestloop = on; SET LOCAL enable_indexscan = on; SET LOCAL jit = off",
+    )?;
+    Ok(())
+}
+
 /// Why a piece of work in a transaction failed.
 #[derive(Debug)]
 pub enum Failure {

@@ -180,7 +180,7 @@ impl SourceTable {
             (false, _) => Err(Error::config(
                 what,
                 format!("no unique index covers exactly its key ({})", names.join(", ")),
-                "name the primary key's columns as `key` in [[table]], or create a unique index over them",
+                "name the primary key's columns as `key` in [[table]], or create a unique index over them, with their own collations",
             )),
             (true, Some(column)) => Err(Error::config(
                 what,
@@ -269,6 +269,28 @@ impl SourceTable {
         let columns: Vec<_> = self.columns.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect();
         format!("LATERAL (SELECT {}) AS pg2ch_record", columns.join(", "))
     }
+
+    /// A lateral item that makes, as `pg2ch_digest.digest`, the digest of the record of `row` in `topic`: what
+    /// [`record_digest`](crate::data::record_digest) makes of the record.
+    #[must_use]
+    pub fn digest_sql(&self, row: &str, topic: &str) -> String {
+        let part = |bytes: &str| format!("pg_catalog.int4send(pg_catalog.octet_length({bytes})) || {bytes}");
+        // OFFSET keeps the planner from making the record twice.
+        format!(
+            "{record}, LATERAL (SELECT pg_catalog.convert_to({key}, 'UTF8') AS key,
+                 pg_catalog.convert_to(pg_catalog.row_to_json(pg2ch_record)::text, 'UTF8') AS value OFFSET 0) AS pg2ch_parts,
+             LATERAL (SELECT pg_catalog.sha256({topic} || {key_part} || {value_part}) AS digest) AS pg2ch_digest",
+            record = self.record_sql(row),
+            key = self.key_text_sql(row),
+            topic = part(&format!("pg_catalog.decode('{}', 'hex')", hex(topic.as_bytes()))),
+            key_part = part("pg2ch_parts.key"),
+            value_part = part("pg2ch_parts.value"),
+        )
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A column of `row` compared by the operators that its index sorts by, whatever the search path.

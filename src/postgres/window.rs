@@ -1,30 +1,35 @@
 //! The recovery window: which unflagged rows were delivered, as they stand, before the last run died.
 //!
-//! The window is normally empty, but a lost checkpoint makes it the whole topic; so it lives in a temporary table, and
-//! keeps only records of keys that are unsent. Until the last step nothing is written that a crash could leave behind.
+//! The window is normally empty, but a lost checkpoint makes it the whole topic; so it lives in a temporary table, keeps only
+//! records of keys that are unsent, and of those the digest. Every step is linear in it.
 
 use std::collections::HashMap;
 
-use postgres::error::SqlState;
-
 use super::ledger::PgLedger;
-use super::wire::{Tid, Xid};
+use super::session::{Attempt, pin};
 use crate::crash;
-use crate::data::{RowBatch, Version};
+use crate::data::record_digest;
 use crate::error::Result;
-use crate::ports::source::{Checkpoint, Held, Ledger, Recovered, WindowRecord};
+use crate::ports::source::WindowRecord;
 
-/// How many rows are compared and flagged at once.
+/// How many rows are compared at once: few enough for a slow disk to find them within the statement's time limit.
 const CHUNK: i64 = 5_000;
 
 impl PgLedger {
     pub(super) fn window_add(&mut self, records: &[WindowRecord]) -> Result<()> {
         let what = format!("cannot recover what was sent of {}", self.table.name);
-        self.session.execute_batch(
-            &what,
-            "CREATE TEMPORARY TABLE IF NOT EXISTS pg2ch_window
-                 (key text, digest bytea PRIMARY KEY, partition int, record_offset bigint, timestamp_ms bigint, value text)",
-        )?;
+        if self.window == 0 {
+            // Keys come in no order: what holds their index decides how long it takes. It cannot be set once it is used.
+            let sized = self.session.execute_batch(&what, "SET temp_buffers = '64MB'");
+            sized.unwrap_or_else(|error| log::debug!("{error}"));
+            self.session.execute_batch(
+                &what,
+                "DROP TABLE IF EXISTS pg_temp.pg2ch_window;
+                 CREATE TEMPORARY TABLE pg2ch_window
+                     (n bigint, key text, key_digest bytea PRIMARY KEY, partition int, timestamp_ms bigint, digest bytea);
+                 CREATE INDEX pg2ch_window_n ON pg_temp.pg2ch_window (n)",
+            )?;
+        }
         let last: Vec<&WindowRecord> = last_of_each_key(records);
         crash::point("window.before");
         self.window_insert(&what, &last)?;
@@ -39,40 +44,46 @@ impl PgLedger {
             return Ok(());
         }
         // The key as the table prints it, so that another spelling by another producer counts as the same key; by its digest,
-        // because a text may be longer than an index takes, though the table's own key is not.
+        // because a text may be longer than an index takes, though the table's own key is not. A row that is gone by now still
+        // has its earlier record replaced: it may come back as that one shows it.
         let sql = format!(
             "INSERT INTO pg_temp.pg2ch_window AS w
-             SELECT DISTINCT ON (k.digest) k.key, k.digest, r.partition, r.record_offset, r.timestamp_ms, r.value
-             FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::text[])
-                      WITH ORDINALITY AS r (key, partition, record_offset, timestamp_ms, value, n)
-                  JOIN {name} AS t ON {by_key}, LATERAL (SELECT {key} AS key, pg_catalog.sha256(convert_to({key}, 'UTF8')) AS digest) AS k
-             WHERE NOT t.{flag} OR EXISTS (SELECT 1 FROM pg_temp.pg2ch_window AS o WHERE o.digest = k.digest)
+             SELECT DISTINCT ON (k.digest) $1 + r.n, k.key, k.digest, r.partition, r.timestamp_ms, r.digest
+             FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bytea[])
+                      WITH ORDINALITY AS r (key, partition, timestamp_ms, digest, n)
+                  LEFT JOIN {name} AS t ON {by_key},
+                  LATERAL (SELECT CASE WHEN t.tableoid IS NULL THEN r.key ELSE {key} END AS key OFFSET 0) AS s,
+                  LATERAL (SELECT s.key, pg_catalog.sha256(pg_catalog.convert_to(s.key, 'UTF8')) AS digest OFFSET 0) AS k
+             WHERE NOT t.{flag} OR EXISTS (SELECT 1 FROM pg_temp.pg2ch_window AS o WHERE o.key_digest = k.digest)
              ORDER BY k.digest, r.n DESC
-             ON CONFLICT (digest) DO UPDATE SET partition = excluded.partition, record_offset = excluded.record_offset,
-                 timestamp_ms = excluded.timestamp_ms, value = excluded.value
+             ON CONFLICT (key_digest) DO UPDATE
+             SET partition = excluded.partition, timestamp_ms = excluded.timestamp_ms, digest = excluded.digest
              WHERE excluded.partition = w.partition OR excluded.timestamp_ms >= w.timestamp_ms",
             name = self.table.name,
             by_key = self.table.key_equals_sql("t", "r.key"),
             key = self.table.key_text_sql("t"),
             flag = self.table.flag_sql(),
         );
-        // What PostgreSQL's text cannot hold equals no row; it is the last record of its key all the same.
-        let text = |bytes: &Option<Vec<u8>>| {
-            let text = bytes.as_deref().and_then(|b| std::str::from_utf8(b).ok());
-            text.filter(|text| !text.contains('\0')).map(str::to_owned)
-        };
+        // A key that PostgreSQL's text cannot hold is none of ours.
+        let text =
+            |key: &Option<Vec<u8>>| key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned);
         let keys: Vec<_> = records.iter().map(|record| text(&record.key)).collect();
         let partitions: Vec<_> = records.iter().map(|record| record.partition).collect();
-        let offsets: Vec<_> = records.iter().map(|record| record.offset).collect();
         let timestamps: Vec<_> = records.iter().map(|record| record.timestamp_ms).collect();
-        let values: Vec<_> = records.iter().map(|record| text(&record.value)).collect();
-        let inserted = self
-            .session
-            .raw(what, |client| client.execute(sql.as_str(), &[&keys, &partitions, &offsets, &timestamps, &values]));
+        let digest =
+            |record: &&WindowRecord| record_digest(&self.topic, record.key.as_deref(), record.value.as_deref());
+        let digests: Vec<_> = records.iter().map(digest).collect();
+        let before = self.window;
+        let inserted = self.session.transaction(what, |transaction| {
+            pin(transaction)?;
+            Ok(transaction.execute(&sql, &[&before, &keys, &partitions, &timestamps, &digests])?)
+        });
         match inserted {
-            Ok(_) => Ok(()),
-            // Class 22: a value that does not fit its type; class 23: the check of a domain.
-            Err(error) if error.code().is_some_and(is_data_exception) => {
+            Ok(_) => {
+                self.window += i64::try_from(records.len()).unwrap_or_default();
+                Ok(())
+            }
+            Err(failure) if failure.is_data_exception() => {
                 if records.len() > 1 {
                     let (left, right) = records.split_at(records.len() / 2);
                     self.window_insert(what, left)?;
@@ -80,81 +91,48 @@ impl PgLedger {
                 }
                 Ok(())
             }
-            Err(error) => Err(self.session.explain(what, error)),
+            Err(failure) => Err(self.session.explain(what, failure)),
         }
     }
 
-    pub(super) fn window_settle(&mut self, end: &Checkpoint) -> Result<Recovered> {
-        let mut recovered = Recovered::default();
-        let mut after = None;
-        loop {
-            let (batch, places) = self.window_matches(after.as_deref())?;
-            if batch.is_empty() {
-                break;
-            }
-            let indices: Vec<usize> = (0..batch.len()).collect();
-            crash::point("settle.flag.before");
-            let flagged = self.flag_rows(&batch, &indices, &|_| None)?;
-            crash::point("settle.flag.after");
-            recovered.flagged += flagged.flagged as u64;
-            let held = |taken_back| move |index: &usize| (*index, taken_back);
-            let stuck = flagged.locked.iter().map(held(false)).chain(flagged.taken_back.iter().map(held(true)));
-            recovered.held.extend(stuck.map(|(index, taken_back)| Held {
-                key: batch.row(index).key.to_vec(),
-                partition: places[index].0,
-                offset: places[index].1,
-                taken_back,
-            }));
-            after = Some(String::from_utf8_lossy(batch.row(batch.len() - 1).key).into_owned());
+    /// Holds every unflagged row that makes the last record of its key, chunk by chunk in the log's order. None is flagged
+    /// before the checkpoint has passed the window: so what dies in between is simply done again.
+    pub(super) fn window_hold(&mut self) -> Result<()> {
+        if self.window == 0 {
+            return Ok(());
         }
-        let what = format!("cannot recover what was sent of {}", self.table.name);
-        self.session.execute_batch(&what, "DROP TABLE IF EXISTS pg_temp.pg2ch_window")?;
-        let mut to = end.clone();
-        for held in &recovered.held {
-            to.offsets.entry(held.partition).and_modify(|next| *next = (*next).min(held.offset)).or_insert(held.offset);
-        }
-        crash::point("settle.move.before");
-        Ledger::move_checkpoint(self, &to)?;
-        Ok(recovered)
-    }
-
-    /// Unflagged rows that equal their last record, in the keys' text order, with the records' places.
-    fn window_matches(&mut self, after: Option<&str>) -> Result<(RowBatch, Vec<(i32, i64)>)> {
         let what = format!("cannot compare the rows of {} with what was sent", self.table.name);
-        if self
-            .session
-            .query_opt(&what, "SELECT 1 WHERE to_regclass('pg_temp.pg2ch_window') IS NOT NULL", &[])?
-            .is_none()
-        {
-            return Ok((RowBatch::default(), Vec::new()));
-        }
+        self.session.execute_batch(&what, "ANALYZE pg_temp.pg2ch_window")?;
         let sql = format!(
-            "SELECT t.tableoid, t.ctid, t.xmin, w.key, w.value, w.partition, w.record_offset
-             FROM (SELECT * FROM pg_temp.pg2ch_window AS w WHERE $1::text IS NULL OR w.key COLLATE \"C\" > $1
-                   ORDER BY w.key COLLATE \"C\") AS w
-             JOIN {name} AS t ON {by_key}, {record}
-             WHERE NOT t.{flag} AND row_to_json(pg2ch_record)::text = w.value
-             ORDER BY w.key COLLATE \"C\" LIMIT $2",
+            "INSERT INTO {held} (source, topic, key, digest)
+             SELECT $1, $2, w.key, w.digest
+             FROM pg_temp.pg2ch_window AS w JOIN {name} AS t ON {by_key}, {digest}
+             WHERE w.n > $3 AND w.n <= $4 AND NOT t.{flag} AND pg2ch_digest.digest = w.digest
+             ORDER BY w.n",
+            held = self.held,
             name = self.table.name,
             by_key = self.table.key_equals_sql("t", "w.key"),
-            record = self.table.record_sql("t"),
+            digest = self.table.digest_sql("t", &self.topic),
             flag = self.table.flag_sql(),
         );
-        let rows = self.session.in_catalog(&what, |session| session.query(&what, sql.as_str(), &[&after, &CHUNK]))?;
-        let mut batch = RowBatch::default();
-        let mut places = Vec::new();
-        for row in rows {
-            let (ctid, xmin): (Tid, Xid) = (row.get(1), row.get(2));
-            let version = Version { table: row.get(0), ctid: (ctid.0, ctid.1), xmin: xmin.0 };
-            batch.push(version, row.get::<_, &str>(3).as_bytes(), row.get::<_, &str>(4).as_bytes());
-            places.push((row.get(5), row.get(6)));
+        let (source, topic) = (self.table.name.clone(), self.topic.clone());
+        let checkpoint = self.statements()?.checkpoint;
+        let mut from = 0;
+        while from < self.window {
+            let to = from + CHUNK;
+            crash::point("window.hold.before");
+            let held: Attempt<u64> = self.session.transaction(&what, |transaction| {
+                checkpoint.claim(transaction)?;
+                pin(transaction)?;
+                Ok(transaction.execute(&sql, &[&source, &topic, &from, &to])?)
+            });
+            self.has_held |= held.map_err(|failure| self.session.explain(&what, failure))? > 0;
+            crash::point("window.hold.after");
+            from = to;
         }
-        Ok((batch, places))
+        self.window = 0;
+        self.session.execute_batch(&what, "DROP TABLE pg_temp.pg2ch_window")
     }
-}
-
-fn is_data_exception(code: &SqlState) -> bool {
-    matches!(code.code().get(..2), Some("22" | "23"))
 }
 
 /// The records that count, in log order: in a partition a later one replaces an earlier one; across partitions (their

@@ -32,6 +32,8 @@ pub struct ClickHouse {
     pub made: u64,
     /// Whether the column `number` takes NULL, too: an ALTER changes how its bytes are read.
     pub is_altered: bool,
+    /// Whether somebody has looked at the columns since they were altered.
+    pub is_described: bool,
     /// A materialized view behind the table.
     pub view: Option<View>,
     /// Answers come through a proxy that strips what proves them.
@@ -149,7 +151,10 @@ impl ClickHouse {
 
 impl Target for SimTarget {
     fn describe(&mut self) -> Result<TargetDescription> {
-        self.run.read("clickhouse: describe", |world| Ok(world.clickhouse.description()))
+        self.run.read("clickhouse: describe", |world| {
+            world.clickhouse.is_described = true;
+            Ok(world.clickhouse.description())
+        })
     }
 
     fn calendar(&mut self) -> CalendarRange {

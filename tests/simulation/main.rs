@@ -131,14 +131,20 @@ fn random_faults_in_random_lives_are_survived() {
 }
 
 /// Faults planted in the protocol (those that `grep mutant::is` finds), each of which breaks the promise.
-const MUTANTS: [&str; 24] = [
+const MUTANTS: [&str; 30] = [
     "flag before the acknowledgement",
     "flag any version of the row",
     "the first record of a key counts",
     "no fence",
     "what dead runs delivered is not looked for",
     "the high watermark is taken for the last stable offset",
-    "the checkpoint passes a locked row",
+    "a locked row is not held",
+    "the checkpoint waits for locked rows",
+    "held rows are read",
+    "a held row is flagged whatever it holds",
+    "an entry is deleted before its row is flagged",
+    "an entry outlives its row's flag",
+    "what a window shows is flagged before the checkpoint has passed it",
     "the checkpoint moves before the flags",
     "a checkpoint moved alone is not durable",
     "the clock's floor is ignored",

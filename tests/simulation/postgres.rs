@@ -35,6 +35,8 @@ pub struct Row {
     pub flag: bool,
     /// By an application.
     pub locked: bool,
+    /// How many records there were when its flag was set back on purpose: it is to go out once more.
+    pub set_back: Option<usize>,
 }
 
 /// What a transaction can change.
@@ -43,6 +45,9 @@ pub struct Tables {
     pub rows: BTreeMap<i64, Row>,
     pub checkpoint: Checkpoint,
     pub epoch: i64,
+    /// Rows that were delivered and are not flagged: their entries' key and record.
+    pub held: BTreeMap<i64, (i64, String)>,
+    next_entry: i64,
 }
 
 pub struct Postgres {
@@ -91,7 +96,25 @@ impl Postgres {
     /// An application inserts or changes a row, and waits for its commit.
     pub fn write(&mut self, id: i64, content: Content) {
         let version = self.next_version();
-        self.tables.rows.insert(id, Row { version, content, flag: false, locked: false });
+        self.tables.rows.insert(id, Row { version, content, flag: false, locked: false, set_back: None });
+        self.unsynced.clear();
+    }
+
+    /// Somebody sets a row's flag back, to have it sent again, and waits for the commit.
+    pub fn set_back(&mut self, id: i64, records: usize) {
+        let version = self.next_version();
+        // While the checkpoint is lost, the whole topic is the window.
+        let is_known = !self.tables.checkpoint.offsets.is_empty();
+        if let Some(row) = self.tables.rows.get_mut(&id).filter(|row| row.flag) {
+            (row.flag, row.version, row.set_back) = (false, version, is_known.then_some(records));
+            self.unsynced.clear();
+        }
+    }
+
+    /// Somebody deletes the checkpoint: the whole topic is the window, and a flag that was set back is not known any more.
+    pub fn lose_checkpoint(&mut self) {
+        self.tables.checkpoint.offsets.clear();
+        self.tables.rows.values_mut().for_each(|row| row.set_back = None);
         self.unsynced.clear();
     }
 
@@ -157,6 +180,14 @@ struct Wanted {
     version: Version,
 }
 
+/// What a transaction does beside moving the checkpoint.
+#[derive(Clone, Default)]
+struct Change {
+    flags: Vec<(i64, Version)>,
+    hold: Vec<(i64, String)>,
+    unhold: Vec<i64>,
+}
+
 impl World {
     /// What a flagging statement finds.
     fn judge(&self, wanted: &[Wanted]) -> (Flagged, Vec<(i64, Version)>) {
@@ -184,14 +215,14 @@ impl World {
         (flagged, named)
     }
 
-    /// One transaction: the epoch, the flags, the checkpoint.
-    fn flag_transaction(&mut self, epoch: i64, rows: &[(i64, Version)], to: Option<&Checkpoint>) -> Result<()> {
+    /// One transaction: the epoch, the flags, the rows that are held and those no longer, the checkpoint.
+    fn flag_transaction(&mut self, epoch: i64, change: &Change, to: Option<&Checkpoint>) -> Result<()> {
         if self.postgres.tables.epoch != epoch && !mutant::is("the epoch of a flag transaction is unchecked") {
             return Err(shut_out("cannot flag"));
         }
         let before = self.postgres.tables.clone();
         self.postgres.unsynced.push(before);
-        for (id, version) in rows {
+        for (id, version) in &change.flags {
             let any = mutant::is("flag any version of the row");
             let next = self.postgres.next_version();
             let Some(row) = self.postgres.tables.rows.get_mut(id) else { continue };
@@ -201,12 +232,24 @@ impl World {
             }
             (row.flag, row.version) = (true, next);
             let value = row.content.json(*id);
+            let set_back = row.set_back.take();
             self.postgres.flags += 1;
+            if let Some(records) = set_back
+                && !self.kafka.history[records..].iter().any(|found| found.data.key == id.to_string())
+            {
+                self.broke(|| format!("row {id} was flagged though nothing was sent since its flag was set back"));
+            }
             let last = self.kafka.last_of(*id).map(str::to_owned);
             if last.as_deref() != Some(&value) {
                 self.broke(|| format!("row {id} was flagged as {value}, but its last record is {last:?}"));
             }
         }
+        let tables = &mut self.postgres.tables;
+        for entry in &change.hold {
+            tables.next_entry += 1;
+            tables.held.insert(tables.next_entry, entry.clone());
+        }
+        tables.held.retain(|entry, _| !change.unhold.contains(entry));
         if let Some(to) = to {
             for (&partition, &next) in &to.offsets {
                 self.postgres.tables.checkpoint.offsets.insert(partition, next);

@@ -84,13 +84,18 @@ pub fn table(session: &mut Session, found: &Found, findings: &mut Findings) -> R
 fn checkpoint(session: &mut Session, role: &str, findings: &mut Findings) -> Result<()> {
     let rows = session.query(
         WHAT,
-        "SELECT c.oid::regclass::text, p FROM pg_catalog.pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS p
-         WHERE c.oid = pg_catalog.to_regclass('pg2ch_checkpoint') AND NOT pg_catalog.has_table_privilege(c.oid, p)",
+        "SELECT c.oid::regclass::text, privilege, t.why
+         FROM (VALUES ('pg2ch_checkpoint', ARRAY['SELECT', 'INSERT', 'UPDATE'], 'keeping the checkpoint'),
+                      ('pg2ch_held', ARRAY['SELECT', 'INSERT', 'DELETE'], 'keeping which rows cannot be flagged yet'))
+                  AS t (name, privileges, why),
+              unnest(t.privileges) AS privilege, pg_catalog.pg_class c
+         WHERE c.oid = pg_catalog.to_regclass(t.name) AND NOT pg_catalog.has_table_privilege(c.oid, privilege)
+         ORDER BY t.name, pg_catalog.array_position(t.privileges, privilege)",
         &[],
     )?;
     for row in rows {
-        let (name, privilege): (String, String) = (row.get(0), row.get(1));
-        missing(findings, &privilege, &name, "keeping the checkpoint", &name, role);
+        let (name, privilege, why): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        missing(findings, &privilege, &name, &why, &name, role);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, Findings, Server, Severity};
 use super::{Source, clock, grants, source, storage};
-use crate::commands::init::{CHECKPOINT, own_table_statements};
+use crate::commands::init::{CHECKPOINT, HELD, is_present, own_table_statements};
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
 use crate::postgres::{OLDEST, POOLED, Session, connect, name_sql};
@@ -137,6 +137,15 @@ fn pooling(error: &Error, findings: &mut Findings) {
 
 fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<()> {
     const WHAT: &str = "cannot look up the checkpoint table";
+    if !is_present(session, HELD)? {
+        findings.add(
+            Severity::Error,
+            "held-missing",
+            "there is no table pg2ch_held in the role's search path",
+            "it keeps which rows were sent and could not be flagged: no run starts without it",
+            format!("{};", own_table_statements(HELD)),
+        );
+    }
     let found = session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_checkpoint') IS NOT NULL", &[])?;
     if found.is_none() {
         findings.add(
@@ -147,6 +156,15 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
             format!("{};", own_table_statements(CHECKPOINT)),
         );
         return Ok(());
+    }
+    if !is_present(session, CHECKPOINT)? {
+        findings.add(
+            Severity::Error,
+            "checkpoint-outdated",
+            "the table pg2ch_checkpoint is of an older version of pg2ch",
+            "no run starts until it has the column that keeps older versions from running beside this one",
+            format!("{};", own_table_statements(CHECKPOINT)),
+        );
     }
     let readable = session.query_opt(WHAT, "SELECT 1 WHERE has_table_privilege('pg2ch_checkpoint', 'SELECT')", &[])?;
     if readable.is_none() {

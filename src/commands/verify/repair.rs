@@ -33,8 +33,7 @@ impl Held {
         let mut writer = open_writer(leg, &ledger)?;
         let checkpoint = shut_out_others(&mut ledger, &mut writer)?;
         let mut report = ProduceReport::default();
-        let timeouts = leg.config.timeouts;
-        let recovery = recover(&mut log, &mut ledger, checkpoint, timeouts, leg.shutdown, &mut report)?;
+        let recovery = recover(&mut log, &mut ledger, checkpoint, leg.config, leg.shutdown, &mut report)?;
         repaired.recovered = report.rows_recovered;
         Ok(recovery.map(|_| Self { _ledger: ledger }))
     }

@@ -7,6 +7,8 @@
 //! Fence first, so that nothing of a dead run can still land; then recover what it had delivered; only then send.
 
 mod flag;
+mod held;
+mod pace;
 mod read;
 mod recover;
 mod send;
@@ -18,6 +20,7 @@ pub use send::Sender;
 
 use std::sync::Arc;
 
+use self::pace::Pace;
 use crate::crash;
 use crate::error::Result;
 use crate::mutant;
@@ -43,16 +46,17 @@ pub fn run<S: Servers>(
     report.complete = true;
     // Refuses a topic that another source feeds.
     ledger.checkpoint()?;
-    let Some(highest) = ledger.highest_unsent_key()? else {
+    let highest = ledger.highest_unsent_key()?;
+    if highest.is_none() && !ledger.has_held() {
         return Ok(());
-    };
+    }
     let config = leg.config;
     let mut log = servers.log()?;
     log.partitions()?;
     let mut writer = servers.writer(ledger)?;
     let checkpoint = shut_out_others(ledger, &mut writer)?;
     let recovered_before = report.rows_recovered;
-    let recovery = recover(&mut log, ledger, checkpoint, config.timeouts, leg.shutdown, report)?;
+    let recovery = recover(&mut log, ledger, checkpoint, config, leg.shutdown, report)?;
     if mutant::is(FENCES_LATE) {
         writer.fence()?;
     }
@@ -61,42 +65,52 @@ pub fn run<S: Servers>(
         return Ok(());
     };
 
+    let progress = &leg.progress;
+    progress.flagged(report.rows_recovered - recovered_before);
+    // What was held may be all that there was.
+    let Some(highest) = highest else { return Ok(()) };
     let floor = recovery.checkpoint.timestamp_floor;
     let rows = servers.rows(ledger, highest, floor)?;
     let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
-    let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held);
+    let mut flagger = Flagger::new(ledger, &recovery.held, floor, Pace::new(config.batch.rows));
+    let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held.keys);
     let mut sender = Sender::new(writer);
-    let mut flagger = Flagger::new(ledger, recovery.caps, floor);
-    let progress = &leg.progress;
-    progress.flagged(report.rows_recovered - recovered_before);
     progress.begin_rows();
-    let moved = servers.side_by_side(
-        ["reader", "sender", "flagger"],
-        || reader.step(),
-        |batch| {
-            let sent = sender.step(&Arc::new(batch))?;
-            progress.sent(sent.iter().map(|batch| batch.sent.len()).sum());
-            Ok(sent)
-        },
-        |sent| {
-            let before = flagger.flagged();
-            flagger.step(&sent)?;
-            progress.flagged(flagger.flagged() - before);
-            Ok(())
-        },
-    );
+    let mut move_rows = || loop {
+        let refused = sender.too_large();
+        servers.side_by_side(
+            ["reader", "sender", "flagger"],
+            || reader.step(),
+            |batch| {
+                let sent = sender.step(&Arc::new(batch))?;
+                progress.sent(sent.iter().map(|batch| batch.sent.len()).sum());
+                Ok(sent)
+            },
+            |sent| {
+                let before = flagger.flagged();
+                flagger.step(&sent)?;
+                progress.flagged(flagger.flagged() - before);
+                Ok(())
+            },
+        )?;
+        // Rows that the topic does not take use up no limit: otherwise no run would ever get past them.
+        if !reader.may_read_more(sender.too_large() - refused) {
+            return Ok(());
+        }
+    };
+    let moved = move_rows();
     let ended = moved.and_then(|()| {
         crash::point("finish.before");
-        flagger.finish()
+        flagger.finish(config.timeouts.row_lock, leg.shutdown)
     });
     crash::point("finish.after");
     report.rows_read += reader.rows_read();
     report.complete &= reader.is_complete();
     report.records_sent += sender.records_sent();
-    report.too_large.append(&mut sender.take_too_large());
+    report.add_too_large(sender.take_too_large());
     flagger.tell(report);
     ended?;
-    if let Some(checkpoint) = flagger.settled() {
+    if let Some(checkpoint) = flagger.checkpoint() {
         let checkpoint = behind_markers(&mut log, leg, checkpoint)?;
         ledger.move_checkpoint(&checkpoint)?;
     }

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use crate::crash;
 use crate::data::RowBatch;
 use crate::error::Result;
+use crate::mutant;
 use crate::ports::limits::Budget;
 use crate::ports::source::UnsentRows;
 
@@ -54,7 +55,10 @@ impl<U: UnsentRows> Reader<U> {
     }
 
     fn without_held(&self, batch: RowBatch) -> RowBatch {
-        if self.held.is_empty() || batch.iter().all(|row| !self.held.contains(row.key)) {
+        if self.held.is_empty()
+            || mutant::is("held rows are read")
+            || batch.iter().all(|row| !self.held.contains(row.key))
+        {
             return batch;
         }
         let mut rest = RowBatch::default();
@@ -63,6 +67,15 @@ impl<U: UnsentRows> Reader<U> {
             rest.push(row.version, row.key, row.value);
         }
         rest
+    }
+
+    /// Gives rows back that were read and are not sent; whether there is more to read now, because of them.
+    pub fn may_read_more(&mut self, not_sent: usize) -> bool {
+        if not_sent == 0 || self.at_end || self.budget.allows(1) > 0 {
+            return false;
+        }
+        self.budget.give_back(not_sent);
+        self.budget.allows(1) > 0
     }
 
     /// How many rows it has passed on.

@@ -1,13 +1,16 @@
 //! Finds out what the last run had delivered before it died, and flags it.
 //!
 //! Before: the lock is held, a new epoch is taken, and dead producers are fenced, so the topic holds all that will ever
-//! come of earlier runs. After: every unsent row is one whose present content is not the last record of its key, but for
-//! those held. If the process dies in between, the next run does the same again.
+//! come of earlier runs. First the rows that the window speaks for are held, and the checkpoint passes it; then held rows are
+//! flagged. After: every unsent row is one whose present content is not the last record of its key, but for those held
+//! still. If the process dies in between, the next run does the same again.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::config::Timeouts;
+use super::held::{HeldRows, settle};
+use super::pace::Pace;
+use crate::config::Config;
 use crate::data::Offsets;
 use crate::error::{Error, Result};
 use crate::mutant;
@@ -23,12 +26,10 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// Where the leg goes on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// Everything below is flagged.
+    /// Everything below is flagged or held.
     pub checkpoint: Checkpoint,
-    /// Where the checkpoint must stay: below the records of rows that could not be flagged.
-    pub caps: Offsets,
-    /// The keys of those rows, which must not be sent again.
-    pub held: HashSet<Vec<u8>>,
+    /// What was delivered and cannot be flagged yet.
+    pub held: HeldRows,
 }
 
 /// Recovers; `None` if the run was asked to finish while it waited.
@@ -39,10 +40,11 @@ pub fn recover(
     log: &mut impl TopicLog,
     ledger: &mut impl Ledger,
     checkpoint: Checkpoint,
-    timeouts: Timeouts,
+    config: &Config,
     shutdown: &Shutdown,
     report: &mut ProduceReport,
 ) -> Result<Option<Recovery>> {
+    let timeouts = config.timeouts;
     let at_once = mutant::is("the stable end is taken at once");
     let written = log.ends(if at_once { End::Stable } else { End::Written })?;
     let stable = wait_until_stable(log, &written, timeouts.stable, shutdown)?;
@@ -53,26 +55,20 @@ pub fn recover(
     let mut end = Checkpoint { offsets: stable, timestamp_floor: checkpoint.timestamp_floor };
     let windows: Offsets =
         from.into_iter().filter(|(partition, next)| end.offsets.get(partition).is_some_and(|end| next < end)).collect();
-    if windows.is_empty() && end.offsets.iter().all(|(partition, next)| checkpoint.offsets.get(partition) == Some(next))
-    {
-        return Ok(Some(Recovery { checkpoint, ..Recovery::default() }));
+    let has_window = !windows.is_empty()
+        || end.offsets.iter().any(|(partition, next)| checkpoint.offsets.get(partition) != Some(next));
+    if has_window {
+        let newest = read_window(log, ledger, &windows, &end.offsets, timeouts.kafka)?;
+        end.timestamp_floor = end.timestamp_floor.max(newest);
+        ledger.hold_window(&end)?;
+    } else {
+        end = checkpoint;
     }
-    let newest = read_window(log, ledger, &windows, &end.offsets, timeouts.kafka)?;
-    end.timestamp_floor = end.timestamp_floor.max(newest);
-    let recovered = ledger.settle_window(&end)?;
-    report.rows_recovered += recovered.flagged;
-    let mut recovery = Recovery { checkpoint: end, ..Recovery::default() };
-    for held in recovered.held {
-        let key = String::from_utf8_lossy(&held.key).into_owned();
-        if held.taken_back {
-            report.taken_back.push(key);
-        } else {
-            report.rows_locked += 1;
-        }
-        recovery.caps.entry(held.partition).and_modify(|cap| *cap = (*cap).min(held.offset)).or_insert(held.offset);
-        recovery.held.insert(held.key);
-    }
-    Ok(Some(recovery))
+    let held = if ledger.has_held() { settle(ledger, Pace::new(config.batch.rows))? } else { HeldRows::default() };
+    report.rows_recovered += held.flagged;
+    report.rows_locked = held.locked() as u64;
+    report.taken_back.clone_from(&held.taken_back);
+    Ok(Some(Recovery { checkpoint: end, held }))
 }
 
 /// Where each partition's window begins, with what cannot be known any more reported.

@@ -85,6 +85,11 @@ impl<F: Fence> Sender<F> {
         self.records_sent
     }
 
+    /// How many rows the topic does not take.
+    pub const fn too_large(&self) -> usize {
+        self.too_large.len()
+    }
+
     /// The rows that the topic does not take.
     pub fn take_too_large(&mut self) -> Vec<TooLargeRow> {
         std::mem::take(&mut self.too_large)

@@ -243,7 +243,7 @@ fn each_grant_of_postgresql_is_missed(world: &mut World) {
             world.once().expect(0);
         }
     }
-    assert_eq!(seen, 11, "{statements:?}");
+    assert_eq!(seen, 14, "{statements:?}");
 }
 
 fn mended(world: &World, id: &str, code: i32) {

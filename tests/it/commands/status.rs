@@ -101,7 +101,7 @@ fn it_works_while_a_run_works() {
 fn a_run_does_without_a_history() {
     let mut world = World::new("status_without");
     let role = world.become_role(
-        "GRANT SELECT, UPDATE ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE ON pg2ch_checkpoint TO {role}",
+        "GRANT SELECT, UPDATE ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_checkpoint, pg2ch_held TO {role}",
     );
     world.insert_rows(2);
     let ended = world.once().expect(0);

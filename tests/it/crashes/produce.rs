@@ -94,9 +94,7 @@ fn killed_while_it_recovers_from_a_kill() {
         world.kill_at("kafka.commit.after:2", &["produce"]);
         world.kill_at(point, &["produce"]);
         change_some(&mut world);
-        // Where the rows were flagged before the kill, there is nothing left to flag.
-        let again = world.crash_at(point, &["produce"]).code;
-        assert!(again == KILLED || (*point == "settle.flag.after" && again == 0), "{point} a second time: {again}");
+        world.kill_at(point, &["produce"]);
         world.run(&["produce", "--json"]).expect(0);
         world.assert_sent_exactly_once();
     }
@@ -112,6 +110,31 @@ fn killed_where_the_first_run_has_sent_and_not_flagged_anything() {
     assert_eq!(ended.number("produce", "rows_recovered"), 30);
     assert_eq!(ended.number("produce", "records_sent"), 0);
     world.assert_sent_exactly_once();
+}
+
+#[test]
+fn killed_around_a_row_that_is_held_and_around_one_that_is_no_longer() {
+    let mut world = World::new("crash_held");
+    world.settings.insert("timeouts", "row_lock = \"100ms\"".into());
+    world.batch_rows(10);
+    let (held, unheld) =
+        (crash::PRODUCE_HELD, crash::PRODUCE_RECOVERY.iter().filter(|point| point.starts_with("unhold")));
+    for (point, is_held_first) in held.iter().map(|point| (point, false)).chain(unheld.map(|point| (point, true))) {
+        world.insert_rows(25);
+        let mut lock = world.another_session();
+        let some = format!("SELECT id FROM {} WHERE NOT sent_to_kafka AND id % 4 = 0 FOR UPDATE", world.name);
+        lock.batch_execute(&format!("BEGIN; {some}")).unwrap();
+        if is_held_first {
+            world.run(&["produce"]).expect(0);
+            lock.batch_execute("ROLLBACK").unwrap();
+        }
+        world.kill_at(point, &["produce"]);
+        drop(lock);
+        change_some(&mut world);
+        world.run(&["produce", "--json"]).expect(0);
+        world.assert_sent_exactly_once();
+        assert_eq!(world.sql_number("SELECT count(*) FROM pg2ch_held WHERE topic = '{t}'"), 0, "{point}");
+    }
 }
 
 #[test]
@@ -222,6 +245,7 @@ fn every_crash_point_of_the_program_is_in_a_list_and_every_listed_one_in_the_pro
     let lists = [
         crash::PRODUCE,
         crash::PRODUCE_RECOVERY,
+        crash::PRODUCE_HELD,
         crash::PRODUCE_TOO_LARGE,
         crash::CONSUME,
         &[crash::CONSUME_DEAD_LETTER],

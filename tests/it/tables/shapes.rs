@@ -301,6 +301,37 @@ fn what_cannot_name_its_rows_is_refused() {
 }
 
 #[test]
+fn a_unique_index_that_tells_apart_what_the_key_takes_for_equal_is_refused() {
+    let superuser = |world: &World, sql: &str| world.superuser().batch_execute(sql).unwrap();
+    let made = World::new("other_equality");
+    superuser(
+        &made,
+        "CREATE EXTENSION IF NOT EXISTS citext SCHEMA public;
+         CREATE COLLATION IF NOT EXISTS public.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+    );
+    for (id, index, fits) in [
+        ("text COLLATE public.any_case", "id COLLATE \"C\"", false),
+        ("text COLLATE public.any_case", "id", true),
+        ("public.citext", "id text_ops", false),
+        ("public.citext", "id", true),
+        ("text", "id COLLATE \"C\"", true),
+        ("text", "id text_pattern_ops", true),
+    ] {
+        let mut world = World::unmade(Servers::shared(), "other_equality", &format!("id {id} NOT NULL, {FLAG}"), 1);
+        let indexed = format!("CREATE UNIQUE INDEX ON {0} ({index}); INSERT INTO {0} (id) VALUES ('a')", world.name);
+        world.pg.batch_execute(&indexed).unwrap();
+        if fits {
+            world.run(&["init"]).expect(0);
+            world.run(&["produce"]).expect(0);
+            assert_eq!(world.records(), 1, "{id} {index}");
+        } else {
+            let ended = world.run(&["init"]).expect(78);
+            assert!(ended.stderr.contains("no unique index covers exactly its key"), "{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
 fn what_is_no_table_of_its_own_rows_is_refused() {
     for (name, made, why) in [
         ("view", "CREATE VIEW {t} AS SELECT * FROM {t}_base", "is a view"),
@@ -367,9 +398,9 @@ fn a_table_whose_rows_cannot_be_updated_is_refused_before_anything_is_sent() {
 
 #[test]
 fn a_role_that_may_not_flag_or_does_not_see_every_row_is_refused_before_anything_is_sent() {
-    let all = "GRANT SELECT, UPDATE ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE ON pg2ch_checkpoint TO {role};";
+    let all = "GRANT SELECT, UPDATE ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_checkpoint, pg2ch_held TO {role};";
     for (name, grants, code, why) in [
-        ("may_not", "GRANT SELECT ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE ON pg2ch_checkpoint TO {role};".into(), 77, "permission denied"),
+        ("may_not", "GRANT SELECT ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_checkpoint, pg2ch_held TO {role};".into(), 77, "permission denied"),
         (
             "hidden",
             format!("{all} ALTER TABLE {{t}} ENABLE ROW LEVEL SECURITY; CREATE POLICY odd ON {{t}} USING (id % 2 = 1)"),
@@ -379,7 +410,7 @@ fn a_role_that_may_not_flag_or_does_not_see_every_row_is_refused_before_anything
         (
             "forced",
             "ALTER TABLE {t} ENABLE ROW LEVEL SECURITY; ALTER TABLE {t} FORCE ROW LEVEL SECURITY; ALTER TABLE {t} OWNER TO {role};
-             GRANT SELECT, INSERT, UPDATE ON pg2ch_checkpoint TO {role}; CREATE POLICY odd ON {t} USING (id % 2 = 1)"
+             GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_checkpoint, pg2ch_held TO {role}; CREATE POLICY odd ON {t} USING (id % 2 = 1)"
                 .into(),
             77,
             "row-level security",
@@ -409,7 +440,7 @@ fn settings_of_a_role_change_nothing_of_what_is_sent_and_under_which_name() {
     let known = world.topic().remove(0).value;
 
     let role = world.become_role(
-        "GRANT SELECT, UPDATE ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE ON pg2ch_checkpoint TO {role};
+        "GRANT SELECT, UPDATE ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_checkpoint, pg2ch_held TO {role};
          GRANT TEMPORARY ON DATABASE app TO {role}; ALTER ROLE {role} SET DateStyle = 'German, DMY';
          ALTER ROLE {role} SET IntervalStyle = 'iso_8601'; ALTER ROLE {role} SET bytea_output = 'escape';
          ALTER ROLE {role} SET extra_float_digits = -10; ALTER ROLE {role} SET TimeZone = 'Asia/Tokyo';

@@ -1,13 +1,13 @@
 //! The first leg's sessions: the one that locks and flags, and the reader's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use pg2ch::data::RowBatch;
 use pg2ch::error::Result;
 use pg2ch::mutant;
-use pg2ch::ports::source::{Checkpoint, CheckpointAfter, Flagged, Held, Ledger, Recovered, UnsentRows, WindowRecord};
+use pg2ch::ports::source::{Checkpoint, Flagged, Held, Ledger, Settled, UnsentRows, WindowRecord};
 
-use super::{Wanted, id_of};
+use super::{Change, Wanted, id_of};
 use crate::world::{Run, World, shut_out, unavailable};
 
 /// The session that locks and flags.
@@ -16,6 +16,7 @@ pub struct SimLedger {
     /// Its number, and the server's generation.
     session: (u64, u64),
     epoch: i64,
+    has_held: bool,
     window: HashMap<i64, WindowRecord>,
 }
 
@@ -25,7 +26,7 @@ impl SimLedger {
             world.postgres.next_session += 1;
             Ok((world.postgres.next_session, world.postgres.generation))
         })?;
-        Ok(Self { run: run.clone(), session, epoch: 0, window: HashMap::new() })
+        Ok(Self { run: run.clone(), session, epoch: 0, has_held: false, window: HashMap::new() })
     }
 
     fn read<T>(&self, what: &'static str, look: impl FnOnce(&mut World) -> Result<T>) -> Result<T> {
@@ -48,17 +49,9 @@ impl SimLedger {
         self.run.write(what, |_| {}, effect)
     }
 
-    fn flag_wanted(&self, what: &'static str, wanted: &[Wanted], after: CheckpointAfter<'_>) -> Result<Flagged> {
-        // One transaction: nobody changes the rows between the look at them and the flags.
-        self.run.prepare();
-        let (flagged, named) = self.run.world().judge(wanted);
-        let (to, epoch) = (after(&flagged), self.epoch);
-        if mutant::is("the checkpoint moves before the flags")
-            && let Some(to) = to.clone()
-        {
-            self.write("postgres: move the checkpoint", move |world| world.flag_transaction(epoch, &[], Some(&to)))?;
-        }
-        self.write(what, move |world| world.flag_transaction(epoch, &named, to.as_ref()).map(|()| flagged))
+    fn change(&self, what: &'static str, change: Change, to: Option<Checkpoint>) -> Result<()> {
+        let epoch = self.epoch;
+        self.write(what, move |world| world.flag_transaction(epoch, &change, to.as_ref()))
     }
 }
 
@@ -86,13 +79,19 @@ impl Ledger for SimLedger {
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         let epoch = self.epoch;
-        self.read("postgres: read the checkpoint", move |world| {
+        let (checkpoint, has_held) = self.read("postgres: read the checkpoint", move |world| {
             let tables = &world.postgres.tables;
             if epoch != 0 && epoch != tables.epoch {
                 return Err(shut_out("the checkpoint"));
             }
-            Ok(tables.checkpoint.clone())
-        })
+            Ok((tables.checkpoint.clone(), !tables.held.is_empty()))
+        })?;
+        self.has_held = has_held;
+        Ok(checkpoint)
+    }
+
+    fn has_held(&self) -> bool {
+        self.has_held
     }
 
     fn highest_unsent_key(&mut self) -> Result<Option<Vec<String>>> {
@@ -111,7 +110,7 @@ impl Ledger for SimLedger {
         Ok(())
     }
 
-    fn flag(&mut self, batch: &RowBatch, indices: &[usize], after: CheckpointAfter<'_>) -> Result<Flagged> {
+    fn flag(&mut self, batch: &RowBatch, indices: &[usize], to: &Checkpoint) -> Result<Flagged> {
         let wanted: Vec<Wanted> = indices
             .iter()
             .map(|&index| {
@@ -119,7 +118,26 @@ impl Ledger for SimLedger {
                 Wanted { index, id: id_of(row.key).unwrap_or(0), value: text(row.value), version: row.version }
             })
             .collect();
-        self.flag_wanted("postgres: flag", &wanted, after)
+        // One transaction: nobody changes the rows between the look at them and the flags.
+        self.run.prepare();
+        let (flagged, flags) = self.run.world().judge(&wanted);
+        let mut hold: Vec<(i64, String)> = flagged
+            .unflagged()
+            .filter_map(|index| wanted.iter().find(|wanted| wanted.index == index))
+            .map(|wanted| (wanted.id, wanted.value.clone()))
+            .collect();
+        let mut to = Some(to.clone());
+        if mutant::is("a locked row is not held") {
+            hold.clear();
+        }
+        if mutant::is("the checkpoint waits for locked rows") && !hold.is_empty() {
+            (hold, to) = (Vec::new(), None);
+        }
+        if mutant::is("the checkpoint moves before the flags") {
+            self.change("postgres: move the checkpoint", Change::default(), to.clone())?;
+        }
+        self.change("postgres: flag", Change { flags, hold, unhold: Vec::new() }, to)?;
+        Ok(flagged)
     }
 
     fn add_to_window(&mut self, records: &[WindowRecord]) -> Result<()> {
@@ -139,41 +157,75 @@ impl Ledger for SimLedger {
         Ok(())
     }
 
-    fn settle_window(&mut self, end: &Checkpoint) -> Result<Recovered> {
-        let mut matches: Vec<(Wanted, WindowRecord)> = self.read("postgres: match the window", |world| {
+    fn hold_window(&mut self, end: &Checkpoint) -> Result<()> {
+        let matches: Vec<Wanted> = self.read("postgres: match the window", |world| {
             let rows = &world.postgres.tables.rows;
             let found = self.window.iter().filter_map(|(id, record)| {
                 let row = rows.get(id).filter(|row| !row.flag)?;
                 let value = row.content.json(*id);
                 let equal = record.value.as_deref() == Some(value.as_bytes());
-                equal.then(|| (Wanted { index: 0, id: *id, value, version: row.version }, record.clone()))
+                equal.then_some(Wanted { index: 0, id: *id, value, version: row.version })
             });
             Ok(found.collect())
         })?;
         self.window.clear();
-        matches.sort_by_key(|(wanted, _)| wanted.id);
-        for (index, (wanted, _)) in matches.iter_mut().enumerate() {
-            wanted.index = index;
-        }
-        let wanted: Vec<Wanted> = matches.iter().map(|(wanted, _)| wanted.clone()).collect();
-        let mut recovered = Recovered::default();
-        if !wanted.is_empty() {
-            let flagged = self.flag_wanted("postgres: flag what was delivered", &wanted, &|_| None)?;
-            recovered.flagged = flagged.flagged as u64;
-            for (stuck, taken_back) in [(flagged.locked, false), (flagged.taken_back, true)] {
-                recovered.held.extend(stuck.into_iter().map(|index| {
-                    let (wanted, record) = &matches[index];
-                    let (partition, offset) = (record.partition, record.offset);
-                    Held { key: wanted.id.to_string().into_bytes(), partition, offset, taken_back }
-                }));
+        if !matches.is_empty() {
+            self.has_held = true;
+            let mut change = Change::default();
+            if mutant::is("what a window shows is flagged before the checkpoint has passed it") {
+                change.flags = matches.iter().map(|wanted| (wanted.id, wanted.version)).collect();
+            } else {
+                change.hold = matches.into_iter().map(|wanted| (wanted.id, wanted.value)).collect();
+                change.hold.sort_unstable();
             }
+            self.change("postgres: hold what was delivered", change, None)?;
         }
-        let mut to = end.clone();
-        for held in &recovered.held {
-            to.offsets.entry(held.partition).and_modify(|next| *next = (*next).min(held.offset)).or_insert(held.offset);
+        self.move_to("postgres: move the checkpoint behind the window", end)
+    }
+
+    fn settle_held(&mut self, after: i64, max_rows: usize) -> Result<Settled> {
+        let page: Vec<(i64, i64, String)> = self.read("postgres: read held rows", |world| {
+            let behind = world.postgres.tables.held.range(after + 1..);
+            Ok(behind.take(max_rows).map(|(entry, (id, value))| (*entry, *id, value.clone())).collect())
+        })?;
+        let Some(next) = page.last().map(|(entry, ..)| *entry) else { return Ok(Settled::default()) };
+        self.run.prepare();
+        let (flagged, flags, wanted) = {
+            let world = self.run.world();
+            let rows = &world.postgres.tables.rows;
+            let any = mutant::is("a held row is flagged whatever it holds");
+            let unflagged = |id: &i64| rows.get(id).filter(|row| !row.flag);
+            // A run that died may have held the same rows; a statement flags a row once.
+            let mut met = HashSet::new();
+            let wanted: Vec<Wanted> = page
+                .iter()
+                .enumerate()
+                .filter_map(|(index, (_, id, value))| {
+                    let row = unflagged(id).filter(|row| any || row.content.json(*id) == *value)?;
+                    if !met.insert(*id) {
+                        return None;
+                    }
+                    Some(Wanted { index, id: *id, value: value.clone(), version: row.version })
+                })
+                .collect();
+            let (flagged, flags) = world.judge(&wanted);
+            (flagged, flags, wanted)
+        };
+        let stays: Vec<usize> = flagged.unflagged().collect();
+        let unhold = (0..page.len()).filter(|index| !stays.contains(index)).map(|index| page[index].0).collect();
+        let held = |index: usize, taken_back| Held { key: page[index].1.to_string().into_bytes(), taken_back };
+        let mut stuck: Vec<Held> = flagged.locked.iter().map(|&index| held(index, false)).collect();
+        stuck.extend(flagged.taken_back.iter().map(|&index| held(index, true)));
+        let mut change = Change { flags, hold: Vec::new(), unhold };
+        if mutant::is("an entry is deleted before its row is flagged") {
+            let unhold = std::mem::take(&mut change.unhold);
+            self.change("postgres: delete entries", Change { unhold, ..Change::default() }, None)?;
         }
-        self.move_to("postgres: move the checkpoint behind the window", &to)?;
-        Ok(recovered)
+        if mutant::is("an entry outlives its row's flag") {
+            change.unhold.retain(|entry| !wanted.iter().any(|wanted| page[wanted.index].0 == *entry));
+        }
+        self.change("postgres: flag held rows", change, None)?;
+        Ok(Settled { flagged: flagged.flagged as u64, held: stuck, next: Some(next) })
     }
 
     fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<()> {
@@ -185,7 +237,7 @@ impl SimLedger {
     fn move_to(&self, what: &'static str, to: &Checkpoint) -> Result<()> {
         let (epoch, to) = (self.epoch, to.clone());
         self.write(what, move |world| {
-            world.flag_transaction(epoch, &[], Some(&to))?;
+            world.flag_transaction(epoch, &Change::default(), Some(&to))?;
             if !mutant::is("a checkpoint moved alone is not durable") {
                 world.postgres.sync();
             }

@@ -6,13 +6,13 @@ use super::recovered_and_sent;
 use crate::common::{Ended, USER_LOGINS, World};
 
 /// An application's session whose transaction locks a row.
-fn lock_row(world: &World, id: i64) -> Client {
+pub fn lock_row(world: &World, id: i64) -> Client {
     let mut session = world.another_session();
     session.batch_execute(&format!("BEGIN; SELECT FROM {} WHERE id = {id} FOR UPDATE", world.name)).unwrap();
     session
 }
 
-fn free(mut lock: Client) {
+pub fn free(mut lock: Client) {
     lock.batch_execute("ROLLBACK").unwrap();
 }
 
@@ -66,7 +66,7 @@ fn a_row_locked_by_a_transaction_that_changes_it_goes_out_in_its_new_version() {
 }
 
 #[test]
-fn a_row_still_locked_from_an_earlier_run_keeps_the_checkpoint_when_a_later_lock_ends() {
+fn a_row_still_locked_from_an_earlier_run_is_not_forgotten_when_a_later_lock_ends() {
     let mut world = World::with("locked_twice", USER_LOGINS, 1);
     world.settings.insert("timeouts", "row_lock = \"100ms\"".into());
     world.insert_rows(1);
@@ -85,32 +85,53 @@ fn a_row_still_locked_from_an_earlier_run_keeps_the_checkpoint_when_a_later_lock
 }
 
 #[test]
-fn a_deadlock_with_an_application_ends_and_loses_nothing() {
-    let mut world = World::new("deadlock");
-    world.settings.insert("timeouts", "row_lock = \"5s\"".into());
+fn no_application_waits_for_a_run_that_waits_for_it() {
+    let mut world = World::new("no_deadlock");
+    world.settings.insert("timeouts", "row_lock = \"100ms\"".into());
     world.insert_rows(10);
     let (mut other, name) = (world.another_session(), world.name.clone());
-    let mut lock = other.transaction().unwrap();
-    lock.execute(&format!("UPDATE {name} SET user_id = 99, sent_to_kafka = FALSE WHERE id = 9"), &[]).unwrap();
+    let change = move |id: i64| format!("UPDATE {name} SET user_id = 99, sent_to_kafka = FALSE WHERE id = {id}");
+    other.batch_execute(&format!("BEGIN; {}", change(9))).unwrap();
+    // The run holds row 1, and the application row 9. It must not wait for that: a deadlock would end either of the two.
+    let mut run = world.start_stopped_at("flag.commit.before");
+    let application = std::thread::spawn(move || {
+        other.batch_execute(&format!("{}; COMMIT", change(1))).unwrap();
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE {t} SET user_id = 99%id = 1; COMMIT'";
+    world.wait_until(|world| world.sql_number(waiting) > 0, "the application to wait for row 1");
+    run.go_on();
+    let ended = run.end().expect(0);
+    application.join().unwrap();
+    assert_eq!(ended.number("produce", "records_sent"), 10);
+    world.run(&["produce"]).expect(0);
+    assert_eq!(world.records(), 12);
+    world.assert_sent_exactly_once();
+}
+
+#[test]
+fn a_trigger_that_makes_flagging_slow_holds_an_application_up_for_a_moment_only() {
+    let mut world = World::new("slow_trigger");
+    world.insert_rows(1_500);
+    let name = world.name.clone();
+    world
+        .pg
+        .batch_execute(&format!(
+            "CREATE FUNCTION {name}_slow() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN IF NEW.sent_to_kafka THEN PERFORM pg_sleep(0.005); END IF; RETURN NEW; END $$;
+             CREATE TRIGGER slow BEFORE UPDATE ON {name} FOR EACH ROW EXECUTE FUNCTION {name}_slow()"
+        ))
+        .unwrap();
     let run = world.start(&["produce", "--json"]);
-    world.wait_until(
-        |world| {
-            let waiting = format!(
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'",
-                world.name
-            );
-            world.sql_number(&waiting) > 0
-        },
-        "the run to wait for row 9",
-    );
-    // The run holds row 1 by now and waits for row 9: one of the two has to give way. If it is the run, it may flag row 1
-    // before this update gets it: a change of a flagged row counts only if it takes the flag back.
-    let application = lock.execute(&format!("UPDATE {name} SET user_id = 99, sent_to_kafka = FALSE WHERE id = 1"), &[]);
-    match application {
-        Ok(_) => lock.commit().unwrap(),
-        Err(_) => lock.rollback().unwrap(),
+    let mut longest = std::time::Duration::ZERO;
+    while world.sql_number("SELECT count(*) FROM {t} WHERE sent_to_kafka") < 1_000 {
+        // Whichever row is under way: the next ones that are unsent.
+        let begun = std::time::Instant::now();
+        world.sql("UPDATE {t} SET payload = payload WHERE id = (SELECT min(id) + 10 FROM {t} WHERE NOT sent_to_kafka)");
+        longest = longest.max(begun.elapsed());
     }
     Ended::after(run).expect(0);
+    // All in one transaction would be 7.5 s, at least.
+    assert!(longest < std::time::Duration::from_secs(4), "{longest:?}");
     world.run(&["produce"]).expect(0);
-    world.assert_sent_exactly_once();
+    assert_eq!(world.unsent(), 0);
 }

@@ -3,6 +3,7 @@
 
 mod changed_rows;
 mod checkpoint;
+mod held;
 mod locks;
 mod other_runs;
 mod topic;

@@ -2,6 +2,7 @@
 
 use super::{last_of, recovered_and_sent};
 use crate::common::foreign::Foreign;
+use crate::common::proxy::{Fault, Proxy, has};
 use crate::common::{USER_LOGINS, World};
 
 #[test]
@@ -119,4 +120,42 @@ fn a_record_too_large_for_the_topic_is_named_and_its_neighbours_go() {
     world.sql("UPDATE {t} SET payload = NULL WHERE NOT sent_to_kafka");
     world.run(&["produce"]).expect(0);
     world.assert_sent_exactly_once();
+}
+
+#[test]
+fn rows_that_are_too_large_use_up_no_limit_and_are_listed_once_though_the_leg_was_tried_again() {
+    let mut world = World::new("too_large_limit");
+    world.settings.insert("retry", "attempts = 2\npause = \"20ms\"".into());
+    let topic = world.name.clone();
+    world.delete_topic(&topic);
+    world.create_topic(&topic, 1, &[("max.message.bytes", "1500")]);
+    world.insert_rows(10);
+    world.sql("UPDATE {t} SET payload = to_jsonb((SELECT string_agg(md5(n::text), '') FROM generate_series(1, 60) n)) WHERE id <= 4");
+    let ended = world.run(&["produce", "--json", "--max-rows", "2"]).expect(65);
+    assert_eq!((ended.number("produce", "records_sent"), world.unsent()), (2, 8));
+    assert_eq!(ended.report()["produce"]["complete"], false);
+    // The first attempt loses its connection when it flags; the second one meets the same rows.
+    let proxy = Proxy::before_postgres(&mut world);
+    let ended =
+        proxy.hit(1, has("AS t SET"), Fault::Cut, || world.run(&["produce", "--json", "--wait-lock", "5s"])).expect(65);
+    assert_eq!(ended.report()["produce"]["too_large"].as_array().unwrap().len(), 4, "{}", ended.stdout);
+    assert_eq!((world.unsent(), world.records()), (4, 6));
+}
+
+#[test]
+fn partitions_that_are_added_during_a_run_are_waited_for_like_the_others() {
+    let mut world = World::with("added_meanwhile", USER_LOGINS, 1);
+    world.settings.insert("kafka", "[kafka.properties]\n\"topic.metadata.refresh.interval.ms\" = \"100\"".into());
+    world.batch_rows(5);
+    world.insert_rows(60);
+    let mut run = world.start_command_stopped_at(&["--once", "--json"], "read.after:3");
+    world.add_partitions(4);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    run.go_on();
+    let begun = std::time::Instant::now();
+    run.end().expect(0);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(world.topic().iter().any(|record| record.partition > 0), "no record went to a new partition");
+    world.run(&["--once"]).expect(0);
+    world.assert_exactly_once();
 }

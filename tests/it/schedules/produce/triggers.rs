@@ -55,6 +55,17 @@ fn a_trigger_that_takes_the_flag_back_at_the_commit_is_reported_and_the_row_sent
 }
 
 #[test]
+fn a_trigger_that_takes_the_flag_back_in_a_transaction_within_is_reported_and_the_row_sent_once() {
+    sent_once_in_spite_of(
+        "back_within",
+        "TRIGGER back AFTER UPDATE ON {t}",
+        "IF NEW.id = 3 AND NEW.sent_to_kafka THEN
+             BEGIN UPDATE {t} SET sent_to_kafka = FALSE WHERE id = 3; EXCEPTION WHEN division_by_zero THEN NULL; END;
+         END IF; RETURN NULL;",
+    );
+}
+
+#[test]
 fn a_trigger_that_suppresses_the_update_is_reported_and_the_row_sent_once() {
     sent_once_in_spite_of(
         "back_suppressed",
