@@ -3,23 +3,11 @@
 
 use super::encode::FORMAT;
 use super::http::{Answer, quote};
-use super::target_table::ClickHouseTarget;
+use super::target_table::{ClickHouseTarget, Twin};
 use crate::ports::target::{Cause, Inserted};
 
 /// What the twin's name begins with.
 const PREFIX: &str = "_pg2ch_probe_";
-
-/// What is known of the twin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Twin {
-    /// Nobody has asked for it.
-    #[default]
-    Unmade,
-    /// It is there.
-    Made,
-    /// The user may not create it.
-    Denied,
-}
 
 impl ClickHouseTarget {
     fn twin_name(&self) -> String {

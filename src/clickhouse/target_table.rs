@@ -8,7 +8,6 @@ use sha2::{Digest, Sha256};
 use super::column_type::{Column, DefaultKind};
 use super::encode::CalendarRange;
 use super::http::{Answer, Http, PLAIN, UNKNOWN_SETTING, quote, text};
-use super::probe::Twin;
 use super::settings::{Settings, TOKEN};
 use crate::config::{Config, TableConfig, TargetName};
 use crate::data::{Ranges, RecordId};
@@ -16,6 +15,18 @@ use crate::error::{Error, Result};
 use crate::ports::engine::{Engine, key_parts};
 use crate::ports::layout::Layout;
 use crate::ports::target::{Inserted, Target, TargetDescription};
+
+/// What is known of the twin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Twin {
+    /// Nobody has asked for it.
+    #[default]
+    Unmade,
+    /// It is there.
+    Made,
+    /// The user may not create it.
+    Denied,
+}
 
 /// A target table on a real server.
 pub struct ClickHouseTarget {

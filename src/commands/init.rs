@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use self::script::{Place, Script};
-use super::{Command, Frame, migration};
+use super::migration::{self, create_target};
+use super::{Command, Frame};
 use crate::clickhouse::{ClickHouseTarget, Http, quote, text};
 use crate::config::{Config, TableConfig};
 use crate::data::Offsets;
 use crate::error::{Error, ExitCode, Result};
-use crate::fit::map::target_type;
 use crate::fit::{Effect, columns, differences, storage};
 use crate::kafka::KafkaLog;
 use crate::kafka::admin::Admin;
@@ -22,7 +22,7 @@ use crate::legs::consume::position::{Context, Position};
 use crate::legs::consume::{Committer, Known};
 use crate::open::{open_fence, open_ledger, open_writer};
 use crate::ports::LegContext;
-use crate::ports::source::{Checkpoint, Ledger, SourceColumn};
+use crate::ports::source::{Checkpoint, Ledger};
 use crate::ports::target::Target;
 use crate::ports::topic::{End, Fence, TopicLog, wait_until_stable};
 use crate::postgres::{Session, SourceTable, UnsentIndex, add_flag, connect, table_comment};
@@ -320,36 +320,4 @@ fn alone(
 fn known_at(ends: &Offsets) -> BTreeMap<i32, Known> {
     let known = |next| Known { next, position: Position { begun: next, ..Position::default() } };
     ends.iter().map(|(&partition, &next)| (partition, known(next))).collect()
-}
-
-/// The names that columns of the source have in the target, without the ignored ones.
-#[must_use]
-pub fn target_names<'a>(table: &'a TableConfig, columns: &'a [SourceColumn]) -> Vec<&'a str> {
-    columns.iter().filter_map(|column| table.column_rules.column_of(&column.name)).collect()
-}
-
-/// The target that takes every value of the source whole.
-#[must_use]
-pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<&str>) -> String {
-    let comment = comment.map_or_else(String::new, |comment| format!("\nCOMMENT {}", text(comment)));
-    let column = |column: &SourceColumn| {
-        let name = table.column_rules.column_of(&column.name)?;
-        let comment = column.comment.as_ref().map_or_else(String::new, |c| format!(" COMMENT {}", text(c)));
-        Some(format!("    {} {}{comment},\n", quote(name), target_type(column)))
-    };
-    let columns: String = source.columns.iter().filter_map(column).collect();
-    let key: Vec<_> = target_names(table, &source.key).into_iter().map(quote).collect();
-    // The elements of an array may be NULL, though the key itself is not.
-    let holds_null = source.key.iter().any(|column| target_type(column).contains("Nullable("));
-    let nullable = if holds_null { ", allow_nullable_key = 1" } else { "" };
-    format!(
-        "CREATE TABLE IF NOT EXISTS {}.{} (\n{columns}    `_partition` Int32,\n    `_offset` Int64,\n    \
-         `_timestamp` DateTime64(3, 'UTC'),\n    `_ingested_at` DateTime64(3, 'UTC') DEFAULT now64(3),\n    \
-         INDEX `_position` (`_partition`, `_offset`) TYPE minmax GRANULARITY 1\n)\n\
-         ENGINE = ReplacingMergeTree(`_timestamp`)\nORDER BY ({})\n\
-         SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1{nullable}{comment}",
-        quote(&table.target.database),
-        quote(&table.target.table),
-        key.join(", "),
-    )
 }

@@ -1,15 +1,48 @@
-//! A target that another pipeline has filled: what does not fit about it as a whole, and the statements that make it anew with
-//! its rows in it. `check` and `init` show them; a person runs them.
+//! The target table: as `init` creates it; and, where another pipeline has filled one that does not fit, the statements that make
+//! it anew with its rows in it. `check` and `init` show those; a person runs them.
 
-use crate::clickhouse::{ClickHouseTarget, quote};
-use crate::commands::init::{create_target, target_names};
+use crate::clickhouse::{ClickHouseTarget, quote, text};
 use crate::config::TableConfig;
 use crate::error::Result;
+use crate::fit::map::target_type;
 use crate::fit::{POSITION, TargetColumn};
 use crate::outcome::backlog;
 use crate::ports::LegContext;
+use crate::ports::source::SourceColumn;
 use crate::ports::target::Target as _;
 use crate::postgres::SourceTable;
+
+/// The names that columns of the source have in the target, without the ignored ones.
+#[must_use]
+fn target_names<'a>(table: &'a TableConfig, columns: &'a [SourceColumn]) -> Vec<&'a str> {
+    columns.iter().filter_map(|column| table.column_rules.column_of(&column.name)).collect()
+}
+
+/// The target that takes every value of the source whole.
+#[must_use]
+pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<&str>) -> String {
+    let comment = comment.map_or_else(String::new, |comment| format!("\nCOMMENT {}", text(comment)));
+    let column = |column: &SourceColumn| {
+        let name = table.column_rules.column_of(&column.name)?;
+        let comment = column.comment.as_ref().map_or_else(String::new, |c| format!(" COMMENT {}", text(c)));
+        Some(format!("    {} {}{comment},\n", quote(name), target_type(column)))
+    };
+    let columns: String = source.columns.iter().filter_map(column).collect();
+    let key: Vec<_> = target_names(table, &source.key).into_iter().map(quote).collect();
+    // The elements of an array may be NULL, though the key itself is not.
+    let holds_null = source.key.iter().any(|column| target_type(column).contains("Nullable("));
+    let nullable = if holds_null { ", allow_nullable_key = 1" } else { "" };
+    format!(
+        "CREATE TABLE IF NOT EXISTS {}.{} (\n{columns}    `_partition` Int32,\n    `_offset` Int64,\n    \
+         `_timestamp` DateTime64(3, 'UTC'),\n    `_ingested_at` DateTime64(3, 'UTC') DEFAULT now64(3),\n    \
+         INDEX `_position` (`_partition`, `_offset`) TYPE minmax GRANULARITY 1\n)\n\
+         ENGINE = ReplacingMergeTree(`_timestamp`)\nORDER BY ({})\n\
+         SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1{nullable}{comment}",
+        quote(&table.target.database),
+        quote(&table.target.table),
+        key.join(", "),
+    )
+}
 
 /// Why the target's rows cannot be told from those that the topic still holds: something else than pg2ch has stored them,
 /// without their records' positions. `None` if that is not so.

@@ -1,6 +1,6 @@
 //! A table's engine, read from `system.tables`: its name, arguments, clauses and settings.
 
-use super::layout::Layout;
+use super::layout::{Layout, Outside, split_arguments};
 
 /// How many INSERTs a table remembers by their tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,32 +146,6 @@ fn skip_name(engine_full: &str) -> &str {
     &engine_full[end..]
 }
 
-/// Follows a text, and knows whether it is inside quotes or brackets.
-#[derive(Default)]
-struct Outside {
-    quote: Option<char>,
-    escaped: bool,
-    depth: u32,
-}
-
-impl Outside {
-    fn pass(&mut self, character: char) {
-        match (self.quote, character) {
-            (Some(_), _) if self.escaped => self.escaped = false,
-            (Some(_), '\\') => self.escaped = true,
-            (Some(open), c) if c == open => self.quote = None,
-            (None, '\'' | '`' | '"') => self.quote = Some(character),
-            (None, '(' | '[') => self.depth += 1,
-            (None, ')' | ']') => self.depth = self.depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-
-    const fn is_outside(&self) -> bool {
-        self.quote.is_none() && self.depth == 0
-    }
-}
-
 /// The place of `wanted` outside quotes and brackets.
 fn find_outside(text: &str, wanted: &str) -> Option<usize> {
     let mut outside = Outside::default();
@@ -180,26 +154,6 @@ fn find_outside(text: &str, wanted: &str) -> Option<usize> {
         outside.pass(character);
         found.then_some(at)
     })
-}
-
-/// The parts up to the closing bracket, or the end, split at commas outside brackets and quotes; and what comes after it.
-pub(super) fn split_arguments(text: &str) -> (Vec<String>, &str) {
-    let (mut found, mut start, mut outside) = (Vec::new(), 0, Outside::default());
-    for (at, character) in text.char_indices() {
-        if outside.is_outside() && matches!(character, ',' | ')') {
-            found.push(text[start..at].trim().to_owned());
-            start = at + 1;
-            if character == ')' {
-                return (found, &text[start..]);
-            }
-            continue;
-        }
-        outside.pass(character);
-    }
-    if !text[start..].trim().is_empty() {
-        found.push(text[start..].trim().to_owned());
-    }
-    (found, "")
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Where a table's data lie, as its engine tells: on the server that is asked, on replicas, or on shards.
 
-use super::engine::split_arguments;
-
 /// Where a table's data lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -63,6 +61,52 @@ impl Distributed {
             ["rand", "generateuuid", "now", "generatesnowflake"].iter().any(|function| key.contains(function))
         })
     }
+}
+
+/// Follows a text, and knows whether it is inside quotes or brackets.
+#[derive(Default)]
+pub(super) struct Outside {
+    quote: Option<char>,
+    escaped: bool,
+    depth: u32,
+}
+
+impl Outside {
+    pub fn pass(&mut self, character: char) {
+        match (self.quote, character) {
+            (Some(_), _) if self.escaped => self.escaped = false,
+            (Some(_), '\\') => self.escaped = true,
+            (Some(open), c) if c == open => self.quote = None,
+            (None, '\'' | '`' | '"') => self.quote = Some(character),
+            (None, '(' | '[') => self.depth += 1,
+            (None, ')' | ']') => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+
+    pub const fn is_outside(&self) -> bool {
+        self.quote.is_none() && self.depth == 0
+    }
+}
+
+/// The parts up to the closing bracket, or the end, split at commas outside brackets and quotes; and what comes after it.
+pub(super) fn split_arguments(text: &str) -> (Vec<String>, &str) {
+    let (mut found, mut start, mut outside) = (Vec::new(), 0, Outside::default());
+    for (at, character) in text.char_indices() {
+        if outside.is_outside() && matches!(character, ',' | ')') {
+            found.push(text[start..at].trim().to_owned());
+            start = at + 1;
+            if character == ')' {
+                return (found, &text[start..]);
+            }
+            continue;
+        }
+        outside.pass(character);
+    }
+    if !text[start..].trim().is_empty() {
+        found.push(text[start..].trim().to_owned());
+    }
+    (found, "")
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use postgres::config::{ChannelBinding, SslMode as WireMode, TargetSessionAttrs};
 use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
+use super::explain::{chain, explain};
 use super::nature::{self, Nature};
-use super::session::{Session, chain, explain};
+use super::session::Session;
 use crate::config::{Config, PostgresConfig, SslMode};
 use crate::error::{Error, ExitCode, Result};
 use crate::threads::watchdog::Watchdog;

@@ -2,12 +2,14 @@
 
 mod catalogue;
 mod connect;
+mod explain;
 mod flag;
 mod held;
 mod ledger;
 mod lock;
 mod nature;
 mod session;
+mod settle;
 mod source_table;
 mod unsent;
 mod unsent_index;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use postgres::{Client, SimpleQueryMessage};
 
-use super::session::explain;
+use super::explain::explain;
 use crate::config::PostgresConfig;
 use crate::error::{Error, Result};
 

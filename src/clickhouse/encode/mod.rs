@@ -4,7 +4,7 @@
 //! nullability, enum member; and the record against the table: unknown, missing and duplicate fields. Nothing
 //! is defaulted, clamped, rounded or cut; what does not fit is refused with column, value and rule.
 //!
-//! The way of a value: `fields` finds its column, `writer` picks by type, `number`, `time`, `text` and
+//! The way of a value: `writer` finds its column and picks by type, `number`, `time`, `text` and
 //! `json_column` read it from the cursor of `json` and append its bytes.
 
 use std::collections::{HashMap, HashSet};
@@ -17,7 +17,6 @@ use crate::config::ColumnRules;
 mod cases;
 mod context;
 mod exact;
-mod fields;
 mod float;
 mod json;
 mod json_column;
@@ -35,13 +34,12 @@ mod writer;
 pub use crate::data::CalendarRange;
 use crate::data::{POSITION_COLUMNS, RecordId, is_own};
 use context::Context;
-use fields::{Absent, Field, Fields};
 use json::Cursor;
 use position::PositionColumn;
 pub use position::holds_position;
 use refusal::{Checked, Fault, character_start, excerpt};
 pub use refusal::{MAX_EXCERPT, Refusal};
-use writer::Writer;
+use writer::{Absent, Field, Fields, Writer};
 
 /// The FORMAT of an INSERT.
 pub const FORMAT: &str = "RowBinaryWithNamesAndTypes";

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::insert::Inserter;
+use super::insert::{Ended, Inserter};
 use super::prepared::{Prepared, cover};
 use crate::data::{Ranges, RecordId};
 use crate::error::{Error, Result};
@@ -19,18 +19,6 @@ use crate::ports::engine::Window;
 use crate::ports::target::{Cause, Inserted, Refused, Target};
 use crate::ports::topic::Fence;
 use crate::report::Lost;
-
-/// How a block's INSERT ended, repetitions included.
-pub(super) enum Ended {
-    /// Stored, and proven by the first answer.
-    Stored,
-    /// The target must be asked what it holds.
-    Ask,
-    /// Refused, with nothing stored, for what may be a row's fault; the reason.
-    Refused(String),
-    /// Too large, with nothing stored that asking does not show.
-    TooLarge(Error),
-}
 
 /// What a refusal means.
 enum Verdict {

@@ -12,7 +12,6 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::attempt::Ended;
 use super::commit::Committer;
 use super::prepared::Prepared;
 use crate::config::{OnBadRow, RetryConfig};
@@ -59,6 +58,18 @@ pub struct Tools {
     pub read_again: ReadAgain,
     /// Records that are dead letters already: another letter would only repeat it.
     pub letters: HashSet<RecordId>,
+}
+
+/// How a block's INSERT ended, repetitions included.
+pub(super) enum Ended {
+    /// Stored, and proven by the first answer.
+    Stored,
+    /// The target must be asked what it holds.
+    Ask,
+    /// Refused, with nothing stored, for what may be a row's fault; the reason.
+    Refused(String),
+    /// Too large, with nothing stored that asking does not show.
+    TooLarge(Error),
 }
 
 /// The last stage of the consume leg.

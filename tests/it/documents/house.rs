@@ -1,8 +1,14 @@
-//! ARCHITECTURE.md's floors, held against `src/`: an import runs down, or stays in its room.
+//! ARCHITECTURE.md's floors and its list of files, held against `src/`: an import runs down, or stays in its room; no two files
+//! import each other, by whatever way round; each file has its line.
+//!
+//!     PG2CH_ARCHITECTURE=write cargo test --test it house     the list of files anew, from the first sentence of each
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use crate::common::page;
 
 /// Floors at most.
 const FLOORS: usize = 10;
@@ -165,4 +171,56 @@ fn an_import_runs_down_or_stays_in_its_room() {
         }
     }
     assert!(wrong.is_empty(), "imports that do not run down:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_files_import_each_other() {
+    let house = House::read();
+    let mut left: BTreeMap<&String, BTreeSet<String>> =
+        house.files.keys().map(|module| (module, house.imports(module))).collect();
+    // What imports nothing that is left is in no circle.
+    loop {
+        let names: BTreeSet<String> = left.keys().map(|name| (*name).clone()).collect();
+        let before = left.len();
+        left.retain(|_, imports| !imports.is_disjoint(&names));
+        if left.len() == before {
+            break;
+        }
+    }
+    assert!(left.is_empty(), "these files, or some of them, import each other: {left:#?}");
+}
+
+/// The first sentence of a file: what it is for.
+fn sentence(module: &str, text: &str) -> String {
+    let lines = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
+    let paragraph = lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    assert!(!paragraph.is_empty(), "{module} does not say what it is for");
+    let end = paragraph.find(". ").map_or(paragraph.len(), |end| end + 1);
+    paragraph[..end].trim_end_matches([':', '.']).replace('|', "\\|")
+}
+
+#[test]
+fn each_file_has_its_line_in_the_architecture() {
+    let house = House::read();
+    let mut table = String::from("\n| file | |\n|---|---|\n");
+    for (module, text) in &house.files {
+        // Tests in a file of their own belong to the file they test.
+        if module.ends_with("tests") || module.contains("tests::") {
+            continue;
+        }
+        let _ = writeln!(table, "| `{}` | {} |", module.replace("::", "/"), sentence(module, text));
+    }
+    let page = fs::read_to_string(document()).unwrap();
+    if std::env::var_os("PG2CH_ARCHITECTURE").is_some() {
+        fs::write(document(), page::with_part(&page, "files", &(table + "\n"))).unwrap();
+        return;
+    }
+    let told = page::part(&page, "files");
+    for line in table.lines() {
+        assert!(
+            told.contains(line),
+            "ARCHITECTURE.md lacks or differs: {line}\n(PG2CH_ARCHITECTURE=write writes it anew)"
+        );
+    }
+    assert_eq!(told.lines().count(), table.lines().count() + 1, "ARCHITECTURE.md lists files that are gone");
 }

@@ -1,0 +1,79 @@
+//! What PostgreSQL's errors mean: the exit code, and what to do.
+
+use postgres::error::SqlState;
+
+use crate::error::{Error, ExitCode};
+
+/// Sorts an error by what the reader has to do about it.
+pub(super) fn explain(what: &str, error: postgres::Error) -> Error {
+    let (exit, hint) = error.code().map_or(
+        (
+            ExitCode::Unavailable,
+            "check that the server runs, and that address, port and TLS mode are right; the next run goes on from here",
+        ),
+        sort,
+    );
+    let why = error.as_db_error().map_or_else(
+        || chain(&error),
+        |db| match db.detail() {
+            Some(detail) => format!("{} ({}, {detail})", db.message(), db.code().code()),
+            None => format!("{} ({})", db.message(), db.code().code()),
+        },
+    );
+    Error::new(exit, what, why, hint).with_source(error)
+}
+
+/// Appendix A of PostgreSQL's documentation lists the codes; their first two characters name the class.
+fn sort(code: &SqlState) -> (ExitCode, &'static str) {
+    match *code {
+        SqlState::INSUFFICIENT_PRIVILEGE => (
+            ExitCode::Permission,
+            "`pg2ch check` prints the GRANT that is missing, docs/grants.md has all of them; a row-level security policy must not \
+             apply to the role (BYPASSRLS)",
+        ),
+        SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME => {
+            (ExitCode::Config, "run `pg2ch init`, and check the table, key and flag in the configuration")
+        }
+        SqlState::CHARACTER_NOT_IN_REPERTOIRE | SqlState::UNTRANSLATABLE_CHARACTER => (
+            ExitCode::Config,
+            "a text value cannot be converted to UTF-8, which JSON requires: fix those rows, or leave the column out with `exclude`",
+        ),
+        SqlState::INVALID_CATALOG_NAME => (ExitCode::Config, "check the database in the PostgreSQL URL"),
+        SqlState::READ_ONLY_SQL_TRANSACTION => (
+            ExitCode::Unavailable,
+            "the server is read-only: a standby, perhaps after a failover; connect to the primary",
+        ),
+        SqlState::QUERY_CANCELED | SqlState::LOCK_NOT_AVAILABLE => (
+            ExitCode::Unavailable,
+            "the statement took longer than [timeouts] postgres allows, or was cancelled; look for locks and a missing partial index",
+        ),
+        _ => match code.code().get(..2) {
+            Some("28") => (
+                ExitCode::Permission,
+                "check user and password (PG2CH_POSTGRES_URL, PGPASSWORD) and the server's pg_hba.conf",
+            ),
+            // Connection exceptions, lack of resources, operator intervention, system errors, serialisation and deadlocks.
+            Some("08" | "53" | "57" | "58" | "40") => {
+                (ExitCode::Unavailable, "the server cannot serve this now; the next run goes on from here")
+            }
+            _ => (
+                ExitCode::Config,
+                "the server refused a statement of this run: a trigger, rule or type of the source table may be in the way",
+            ),
+        },
+    }
+}
+
+/// An error with what lies below it; the library's own text is often only "error connecting to server".
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(cause) = below {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        below = cause.source();
+    }
+    text
+}
