@@ -63,8 +63,16 @@ fn the_masked_form_means_the_same() {
 
 #[test]
 fn an_unknown_parameter_is_named() {
-    let why = PostgresUrl::parse("postgres://u@h/d?target_session_attrs=any").unwrap_err();
-    assert!(why.contains("`target_session_attrs`"), "{why}");
+    let why = PostgresUrl::parse("postgres://u@h/d?replication=database").unwrap_err();
+    assert!(why.contains("`replication`"), "{why}");
+}
+
+#[test]
+fn several_hosts_stand_in_the_order_in_which_they_are_tried() {
+    let url = PostgresUrl::parse("postgres://u@a:5433,b/d?target_session_attrs=read-write").unwrap();
+    assert_eq!(url.hosts, [("a".to_owned(), 5433), ("b".to_owned(), 5432)]);
+    assert!(url.session.read_write);
+    assert!(PostgresUrl::parse("postgres://u@a/d?target_session_attrs=whatever").is_err());
 }
 
 #[test]
@@ -72,7 +80,7 @@ fn what_cannot_be_meant_is_refused() {
     for url in [
         "host=localhost user=app",
         "postgres://localhost/d",
-        "postgres://u@a,b/d",
+        "postgres://u@a,b:0/d",
         "postgres://u@::1/d",
         "postgres://u@[::1/d",
         "postgres://u@h:0/d",

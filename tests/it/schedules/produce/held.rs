@@ -123,7 +123,7 @@ fn the_tables_of_an_older_version_are_refused_until_init_has_brought_them_up_to_
     world.run(&["produce"]).expect(78);
     let told = world.run(&["init"]).expect(0).stdout;
     assert!(told.contains("ADD COLUMN IF NOT EXISTS protocol") && told.contains("pg2ch_held"), "{told}");
-    assert_eq!(world.run(&["init"]).expect(0).stdout.trim(), "");
+    assert!(world.run(&["init"]).expect(0).stdout.starts_with("nothing to do"));
     assert_eq!(recovered_and_sent(&world), (3, 0));
     // What an older version does first, before it sends anything.
     let older = "INSERT INTO pg2ch_checkpoint AS c (source, topic, partition, next_offset, epoch) VALUES ($1, $2, -1, 0, 1)
