@@ -60,7 +60,7 @@ fn the_other_servers_are_told_of_although_one_hangs() {
     postgres_at(&mut world, port);
     let (ended, _) = ends_within(&world, Duration::from_secs(15), &["status"]);
     assert!(
-        ended.stdout.contains("unsent rows       not known") && ended.stdout.contains("at most 0 records"),
+        ended.stdout.contains("unsent            not known") && ended.stdout.contains("uncopied          0 records"),
         "{}",
         ended.stdout
     );

@@ -123,7 +123,7 @@ fn tables_named_by_words_of_sql_are_fed_by_themselves() {
         let report = check(&world, 0);
         assert!(!report.to_string().contains("topic-shared"), "{name}: {report:#}");
         let status = world.run(&["status"]).expect(0).stdout;
-        assert!(status.contains("last run (both   )"), "{name}: {status}");
+        assert!(status.contains("both legs, succeeded"), "{name}: {status}");
     }
 }
 

@@ -178,7 +178,7 @@ fn a_postgresql_that_stops_answering_ends_the_run_with_69_within_its_limits() {
         world.insert_rows(12);
         let begun = Instant::now();
         let ended = proxy.hit(nth, has("COMMIT"), Fault::Stall, || world.run(&["produce"])).expect(69);
-        assert!(ended.stderr.contains("no answer within"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("no reply within"), "{}", ended.stderr);
         assert!(begun.elapsed() < MOST, "{:?}", begun.elapsed());
         run_until_well(&world);
         world.assert_sent_exactly_once();
