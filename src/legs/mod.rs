@@ -1,4 +1,4 @@
-//! The protocol: the two legs of a run, written against [`ports`](crate::ports) alone.
+//! The protocol: the two legs of a run, written against `ports` alone.
 //!
 //! A row goes through [`produce`] (PostgreSQL to Kafka), then, as a record, through [`consume`] (Kafka to ClickHouse).
 

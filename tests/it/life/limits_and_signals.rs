@@ -83,20 +83,19 @@ fn a_sigterm_in_the_middle_finishes_the_batches_in_hand() {
 
 #[test]
 fn a_second_signal_ends_a_run_that_waits_at_once() {
-    // Given a run that waits for a row which an application has locked
+    // Given a run that waits for a table which an application has locked
     let mut world = World::new("second_signal");
-    world.settings.insert("timeouts", "row_lock = \"30s\"".into());
     world.insert_rows(5);
     let mut application = world.another_session();
     let mut lock = application.transaction().unwrap();
-    lock.execute(&format!("SELECT FROM {} WHERE id = 3 FOR UPDATE", world.name), &[]).unwrap();
+    lock.batch_execute(&format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", world.name)).unwrap();
     let mut child = world.start(&["--once", "--json"]);
     let mut watcher = world.another_session();
     let waiting = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE%{}%'",
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'",
         world.name
     );
-    world.wait_for("the run to wait for the row", || watcher.query_one(&waiting, &[]).unwrap().get::<_, i64>(0) == 1);
+    world.wait_for("the run to wait for the table", || watcher.query_one(&waiting, &[]).unwrap().get::<_, i64>(0) == 1);
 
     // When signals come, the first of which only asks
     let started = Instant::now();
@@ -105,7 +104,7 @@ fn a_second_signal_ends_a_run_that_waits_at_once() {
         child.try_wait().unwrap().is_some()
     });
 
-    // Then it has not waited for the row
+    // Then it has not waited for the table
     assert!(started.elapsed() < Duration::from_secs(10));
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
     lock.rollback().unwrap();

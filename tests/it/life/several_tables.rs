@@ -92,12 +92,12 @@ fn tables_are_moved_at_the_same_time_and_progress_names_those_under_way() {
 
     // Then the second comes to its end beside the first, and the third begins
     let mut watcher = worlds[0].another_session();
-    let waiting = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE%overlap\\__\\_{}%'",
-        std::process::id()
+    let [first, third] = [0, 2].map(|at: usize| worlds[at].name.clone());
+    let sent = format!(
+        "SELECT (SELECT count(*) FROM {first} WHERE sent_to_kafka) + (SELECT count(*) FROM {third} WHERE sent_to_kafka)"
     );
-    worlds[0].wait_for("the first and the third table to wait", || {
-        watcher.query_one(&waiting, &[]).unwrap().get::<_, i64>(0) == 2
+    worlds[0].wait_for("all but the locked rows of the first and the third table to be flagged", || {
+        watcher.query_one(&sent, &[]).unwrap().get::<_, i64>(0) == 4
     });
     assert_eq!(worlds[1].unsent(), 0);
     signal("USR1", &child);
