@@ -128,14 +128,26 @@ fn unquoted(text: &str) -> String {
     let Some(inner) = quote.and_then(|quote| text.strip_prefix(quote)?.strip_suffix(quote)) else {
         return text.to_owned();
     };
-    let (mut name, mut escaped) = (String::new(), false);
-    for character in inner.chars() {
-        escaped = character == '\\' && !escaped;
-        if !escaped {
-            name.push(character);
-        }
+    let mut name = String::new();
+    let mut characters = inner.chars();
+    while let Some(character) = characters.next() {
+        let next = if character == '\\' { characters.next() } else { None };
+        name.push(next.map_or(character, escaped));
     }
     name
+}
+
+/// What a letter behind a backslash stands for, as ClickHouse prints it.
+const fn escaped(letter: char) -> char {
+    match letter {
+        'b' => '\u{8}',
+        'f' => '\u{c}',
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        '0' => '\0',
+        other => other,
+    }
 }
 
 fn skip_name(engine_full: &str) -> &str {
@@ -159,6 +171,11 @@ fn find_outside(text: &str, wanted: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_read_as_the_server_prints_it() {
+        assert_eq!(key_parts("`\\n0`, `a\\`b`, `c\\\\d`, `\\t`, e"), ["\n0", "a`b", "c\\d", "\t", "e"]);
+    }
 
     fn engine(engine_full: &str) -> Engine {
         let name = engine_full.split(['(', ' ']).next().unwrap().trim_matches('`');
