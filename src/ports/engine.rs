@@ -132,13 +132,14 @@ fn unquoted(text: &str) -> String {
     let mut characters = inner.chars();
     while let Some(character) = characters.next() {
         let next = if character == '\\' { characters.next() } else { None };
-        name.push(next.map_or(character, escaped));
+        name.push(next.map_or(character, unescaped));
     }
     name
 }
 
-/// What a letter behind a backslash stands for, as ClickHouse prints it.
-const fn escaped(letter: char) -> char {
+/// What a letter behind a backslash stands for, as ClickHouse prints quoted names.
+#[must_use]
+pub const fn unescaped(letter: char) -> char {
     match letter {
         'b' => '\u{8}',
         'f' => '\u{c}',

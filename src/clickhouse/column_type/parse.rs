@@ -1,6 +1,7 @@
 //! The grammar of the server's type names, as far as the encoder knows the types.
 
 use super::{ColumnType, ScalarType, UnsupportedType};
+use crate::ports::engine::unescaped;
 
 impl ColumnType {
     /// Reads a type as `system.columns.type` spells it.
@@ -76,7 +77,7 @@ impl<'a> Parser<'a> {
         while let Some((offset, character)) = characters.next() {
             match character {
                 '\\' => match characters.next() {
-                    Some((_, escaped)) => name.push(unescape(escaped)),
+                    Some((_, escaped)) => name.push(unescaped(escaped)),
                     None => break,
                 },
                 _ if character == quote => {
@@ -211,19 +212,6 @@ impl<'a> Parser<'a> {
             return Ok(None);
         }
         Ok(Some(word.to_owned()))
-    }
-}
-
-/// The server's escapes in quoted names.
-fn unescape(escaped: char) -> char {
-    match escaped {
-        'b' => '\u{8}',
-        'f' => '\u{c}',
-        'n' => '\n',
-        'r' => '\r',
-        't' => '\t',
-        '0' => '\0',
-        other => other,
     }
 }
 
