@@ -219,7 +219,7 @@ fn presentable(message: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// What was meant by the first word that nobody knows, if one comes close.
+/// What was meant by the first unknown word, if one comes close.
 fn hint_for(rest: &[String]) -> String {
     let mut known = vec!["--help", "help"];
     let mut commands = vec![RawArguments::get_args_info()];
@@ -344,7 +344,7 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
         }
         Some(RawCommand::Completions(RawCompletions { shell })) => {
             let known = Shell::ALL.into_iter().find(|known| known.name() == shell);
-            let why = format!("{shell:?} is no shell that pg2ch has completions for");
+            let why = format!("{shell:?} is not a shell that pg2ch has completions for");
             return known.map(Command::Completions).ok_or_else(|| usage(&why, "name bash, zsh or fish"));
         }
         Some(RawCommand::Man(_)) => return Ok(Command::Man),

@@ -210,8 +210,8 @@ pub fn record_digest(topic: &str, key: Option<&[u8]>, value: Option<&[u8]>) -> V
     digest.finalize().to_vec()
 }
 
-/// A record's identity in the target: partition, offset and timestamp. The timestamp tells a topic that was deleted and
-/// made again apart.
+/// A record's identity in the target: partition, offset and timestamp. The timestamp distinguishes a topic that was deleted and
+/// recreated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordId {
     /// Partition.
@@ -256,7 +256,7 @@ pub fn is_own(name: &str) -> bool {
 /// The columns that keep a record's position, in the order of their bytes.
 pub const POSITION_COLUMNS: [&str; 3] = ["_partition", "_offset", "_timestamp"];
 
-/// One column of the target table as `system.columns` tells it.
+/// One column of the target table as `system.columns` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     /// Its name, unquoted.

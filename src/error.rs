@@ -1,4 +1,4 @@
-//! What went wrong, told to the person who is woken by it: what failed and on what, why, and what to do next.
+//! What went wrong, for the person who is woken by it: what failed and on what, why, and what to do next.
 
 use std::fmt;
 use std::time::Duration;
@@ -90,7 +90,7 @@ impl Error {
         &self.hint
     }
 
-    /// Marks a failure that was waited out already: nobody waits for it once more in this run.
+    /// Marks a failure that was waited out already: this run does not wait for it once more.
     #[must_use]
     pub fn waited_out(mut self) -> Self {
         self.is_final = true;
@@ -143,7 +143,7 @@ impl std::error::Error for Error {
 
 /// How a run, or another command, ended.
 ///
-/// The numbers are part of the contract with whoever schedules pg2ch; `docs/exit-codes.md` says what to do on each.
+/// The numbers are part of the contract with the job's scheduler; `docs/exit-codes.md` says what to do on each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ExitCode {
     /// 0: done, or nothing to do.

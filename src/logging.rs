@@ -41,7 +41,7 @@ pub fn start(verbosity: Verbosity) {
             writeln!(out, "{time} {style}{level:<5}{style:#} {}", record.args())
         });
     }
-    // Only a second start can fail, and the first one goes on working.
+    // Only a second start can fail, and the first logger stays in place.
     let _ = builder.try_init();
 }
 

@@ -52,7 +52,7 @@ pub struct ProduceReport {
     pub too_large: Vec<TooLargeRow>,
     /// Parts of the recovery window that retention had deleted.
     pub window_lost: Vec<Lost>,
-    /// Whether the topic was found deleted and made again.
+    /// Whether the topic was found deleted and recreated.
     pub topic_recreated: bool,
     /// The next offset after the last record sent, by partition.
     #[serde(skip)]
@@ -127,7 +127,7 @@ pub struct ConsumeReport {
     /// Offsets whose rows were inserted while a column of the target was dropped, renamed or made another kind: they may lack
     /// its values.
     pub inserted_while_altered: Vec<Lost>,
-    /// Whether the topic was found deleted and made again.
+    /// Whether the topic was found deleted and recreated.
     pub topic_recreated: bool,
 }
 
@@ -183,7 +183,7 @@ impl TableReport {
             && self.consume.as_ref().is_none_or(|leg| leg.complete)
     }
 
-    /// Whether the first leg ran. A run that was given up tells of neither leg; it may have been in either.
+    /// Whether the first leg ran. A run that was given up reports neither leg; it may have been in either.
     #[must_use]
     pub const fn has_produced(&self) -> bool {
         self.produce.is_some() || self.consume.is_none()
@@ -319,7 +319,7 @@ pub enum Legs {
 pub struct Left {
     /// Unsent rows; counted up to 1,000,000.
     pub unsent_rows: Option<i64>,
-    /// Offsets that are not copied: so many records at most.
+    /// Offsets that are not copied: an upper bound on the records.
     pub uncopied_records: Option<i64>,
 }
 

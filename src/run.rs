@@ -63,7 +63,7 @@ struct Tables<'a> {
     reports: Vec<Option<TableReport>>,
     /// One that a table no longer needs.
     session: Option<Session>,
-    /// Whether somebody has asked, since the last look, how far the run is.
+    /// Whether a signal has asked, since the last look, how far the run is.
     is_asked: bool,
 }
 
@@ -133,7 +133,7 @@ impl<'a> Foreman for Tables<'a> {
 }
 
 impl Mover<'_> {
-    /// For whoever watches, and for whoever has asked.
+    /// For the terminal, and in reply to a signal.
     fn show_progress(&self, is_asked: bool, max_rows: Option<u64>) {
         if is_asked {
             logging::print_line(&self.progress.line(&self.table.source, self.begun.elapsed()));
@@ -146,7 +146,7 @@ impl Mover<'_> {
     }
 }
 
-/// Counts the unsent rows for somebody who watches, on a connection of its own: the run does not wait for it.
+/// Counts the unsent rows for the terminal, on a connection of its own: the run does not wait for it.
 fn count_beside(config: &Config, table: &TableConfig, progress: &Progress) {
     let (config, table, progress) = (config.clone(), table.clone(), progress.clone());
     let count = move || {

@@ -1,4 +1,4 @@
-//! The lines at the bottom of a terminal that tell how far a run has come: redrawn in place, taken away at the end, and
+//! The lines at the bottom of a terminal that show how far a run has come: redrawn in place, taken away at the end, and
 //! never in the way of a log line.
 //!
 //! Whatever goes to standard error goes through [`print`], so that it is written where the lines are, and they are drawn
@@ -33,7 +33,7 @@ pub fn watch() {
     screen().watched = can_redraw && std::io::stderr().is_terminal();
 }
 
-/// Whether somebody watches.
+/// Whether a terminal is watched.
 #[must_use]
 pub fn is_watched() -> bool {
     screen().watched
@@ -46,7 +46,7 @@ pub fn width() -> usize {
     size.ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(usize::MAX)
 }
 
-/// Shows a line under this name, or takes it away. Does nothing where nobody watches.
+/// Shows a line under this name, or takes it away. Does nothing without a terminal.
 pub fn show(name: &str, line: Option<String>) {
     let mut screen = screen();
     if screen.watched && screen.set(name, line) {

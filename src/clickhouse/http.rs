@@ -40,7 +40,7 @@ pub(super) const PLAIN: &[(&str, &str)] = &[
 /// What a server answers to a setting that it does not know.
 pub(super) const UNKNOWN_SETTING: i32 = 115;
 
-/// The most of an exception that is told.
+/// The most of an exception that is shown.
 const MAX_TOLD: usize = 2_000;
 
 /// A client of one server.
@@ -79,7 +79,7 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// What it tells, taken as an exception.
+    /// What it says, taken as an exception.
     pub fn exception(&self) -> Exception {
         let message = String::from_utf8_lossy(&self.body);
         let message = message.trim();
@@ -257,7 +257,7 @@ impl Http {
             exit,
             format!("{what} in ClickHouse at {}", self.url),
             &error,
-            "check that the server runs and that [clickhouse] url and its certificates are right; the next run goes on from here",
+            "check that the server runs and that [clickhouse] url and its certificates are right; the next run resumes here",
         )
         .with_source(error)
     }
@@ -319,7 +319,7 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
         // SETTING_CONSTRAINT_VIOLATION, ILLEGAL_COLUMN, DATA_TYPE_CANNOT_BE_USED_IN_KEY, QUERY_CACHE_USED_WITH_SYSTEM_TABLE.
         16 | 47 | 115 | 46 | 62 | 48 | 452 | 44 | 549 | 719 => (
             ExitCode::Config,
-            "the server does not take this statement: run `pg2ch check`; the table may have changed, or the server be too old",
+            "ClickHouse rejects this statement: run `pg2ch check`; the table may have changed, or the server may be too old",
         ),
         0 if matches!(exception.status, 401 | 403) => {
             (ExitCode::Permission, "check user and password, and any proxy in front of ClickHouse")
@@ -338,7 +338,7 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
             ExitCode::Config,
             "[clickhouse] url does not lead to ClickHouse's HTTP interface (port 8123, or 8443 for https)",
         ),
-        _ => (ExitCode::Unavailable, "the server cannot serve this now; the next run goes on from here"),
+        _ => (ExitCode::Unavailable, "ClickHouse cannot do this now; the next run resumes here"),
     }
 }
 

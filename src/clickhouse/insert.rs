@@ -13,7 +13,7 @@ use crate::error::{Error, ExitCode, Result};
 use crate::ports::layout::Layout;
 use crate::ports::target::{Cause, Inserted, Refused};
 
-/// Exceptions that tell of the server's state, and of no row (numbers of ClickHouse's `src/Common/ErrorCodes.cpp`). Whatever is
+/// Exceptions about the server's state, and about no row (numbers of ClickHouse's `src/Common/ErrorCodes.cpp`). Whatever is
 /// in none of the lists may be a row's fault.
 const OF_THE_MOMENT: &[i32] = &[
     74,   // CANNOT_READ_FROM_FILE_DESCRIPTOR
@@ -112,7 +112,7 @@ impl ClickHouseTarget {
             return Inserted::Unknown(Error::unavailable(
                 format!("{what} in ClickHouse at {}", self.http().address()),
                 format!("the answer has status 200 and is not ClickHouse's: {}", exception.message),
-                "look at the proxy in front of ClickHouse; the next run goes on from here",
+                "check the proxy in front of ClickHouse; the next run resumes here",
             ));
         }
         Inserted::Unknown(self.http().explain(what, &Exception { code: 0, ..exception }))

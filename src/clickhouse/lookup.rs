@@ -39,7 +39,7 @@ impl ClickHouseTarget {
 
     /// The highest offset of each partition.
     pub(super) fn highest_offsets(&mut self) -> Result<BTreeMap<i32, i64>> {
-        let what = format!("cannot ask which records {} holds", self.name());
+        let what = format!("cannot query which records {} holds", self.name());
         let sql = format!(
             "SELECT toInt32(_partition), max(toInt64(_offset)), toInt64(0) FROM {} GROUP BY 1 FORMAT RowBinary",
             self.sql_name()
@@ -49,7 +49,7 @@ impl ClickHouseTarget {
     }
 
     fn look_up(&mut self, condition: &str) -> Result<HashSet<RecordId>> {
-        let what = format!("cannot ask which records {} holds", self.name());
+        let what = format!("cannot query which records {} holds", self.name());
         let sql = format!(
             "SELECT toInt32(_partition), toInt64(_offset), toUnixTimestamp64Milli(_timestamp) FROM {} WHERE {} FORMAT RowBinary",
             self.sql_name(),
@@ -57,7 +57,10 @@ impl ClickHouseTarget {
         );
         let answer = self.ask(&what, &sql)?;
         if answer.len() % ROW != 0 {
-            return Err(Error::bug(what, format!("the answer has {} bytes, which is no number of rows", answer.len())));
+            return Err(Error::bug(
+                what,
+                format!("the answer has {} bytes, which is not a number of rows", answer.len()),
+            ));
         }
         Ok(answer.chunks_exact(ROW).filter_map(parse).collect())
     }

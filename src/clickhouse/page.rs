@@ -1,6 +1,6 @@
 //! A page for a browser, where ClickHouse's answer was expected.
 
-/// The most of a title that is told.
+/// The most of a title that is shown.
 const MAX_TITLE: usize = 200;
 
 /// The title of a page, on one line; `None` if `body` is no page.
@@ -15,11 +15,7 @@ pub fn title(body: &[u8]) -> Option<String> {
     let inside = lower.find("<title>").map(|at| &text[at + "<title>".len()..]).and_then(|rest| rest.split('<').next());
     let title: Vec<&str> = inside.unwrap_or_default().split_whitespace().collect();
     let title: String = title.join(" ").chars().take(MAX_TITLE).collect();
-    Some(if title.is_empty() {
-        "a page for a browser".into()
-    } else {
-        format!("a page for a browser, titled {title:?}")
-    })
+    Some(if title.is_empty() { "a web page".into() } else { format!("a web page, titled {title:?}") })
 }
 
 #[cfg(test)]
@@ -29,8 +25,8 @@ mod tests {
     #[test]
     fn a_page_is_told_by_its_title_and_nothing_else_is_a_page() {
         let nginx = b"<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to\n nginx!</title>\n</head></html>";
-        assert_eq!(title(nginx).unwrap(), "a page for a browser, titled \"Welcome to nginx!\"");
-        assert_eq!(title(b"\r\n<html><body>no title</body></html>").unwrap(), "a page for a browser");
+        assert_eq!(title(nginx).unwrap(), "a web page, titled \"Welcome to nginx!\"");
+        assert_eq!(title(b"\r\n<html><body>no title</body></html>").unwrap(), "a web page");
         assert_eq!(title(b"1\t<html>\n"), None);
         assert_eq!(title(b""), None);
     }

@@ -25,7 +25,7 @@ impl ClickHouseTarget {
             && self.does(&format!("CREATE TABLE {twin} AS {} ENGINE = Null", self.sql_name()));
         self.twin = if made { Twin::Made } else { Twin::Denied };
         if !made {
-            log::debug!("no twin of {} can be made: rows are told apart by INSERTs", self.name());
+            log::debug!("cannot create a twin of {}: refused rows are found by INSERTs alone", self.name());
         }
     }
 

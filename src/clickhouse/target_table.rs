@@ -185,14 +185,14 @@ impl ClickHouseTarget {
             Ok(Answer::Exception(exception)) if matches!(exception.code, UNKNOWN_IDENTIFIER | UNKNOWN_SETTING) => {
                 return Err(self.unfit(
                     format!("the server does not know insert_deduplication_token: {exception}"),
-                    "upgrade the server to ClickHouse 22.2 or later: without tokens an INSERT whose reply is lost would be doubled",
+                    "upgrade the server to ClickHouse 22.2 or later: without tokens an INSERT whose reply is lost would be stored twice",
                 ));
             }
             Ok(Answer::Exception(exception)) => return Err(self.http.explain(&what, &exception)),
             Err(error) => return Err(self.http.unreachable(&what, error)),
         };
         if answer.trim_ascii().is_empty() {
-            return Err(self.unfit("there is no such table", "run `pg2ch init`, or load sql/clickhouse_init.sql"));
+            return Err(self.unfit("the table does not exist", "run `pg2ch init`, or load sql/clickhouse_init.sql"));
         }
         let row: TableRow = serde_json::from_slice(&answer)
             .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))?;
@@ -276,12 +276,12 @@ impl Target for ClickHouseTarget {
             text(&self.query_id(token))
         );
         // Many servers keep no such log, or not for this user.
-        let answer = self.http.ask("cannot ask how an INSERT has ended", &sql, &[]);
+        let answer = self.http.ask("cannot query how an INSERT ended", &sql, &[]);
         answer.is_ok_and(|answer| !matches!(answer.trim_ascii(), b"0" | b""))
     }
 
     fn is_inserting(&mut self) -> Result<bool> {
-        let what = format!("cannot ask for inserts into {} that are under way", self.name);
+        let what = format!("cannot query the INSERTs into {} that are still executing", self.name);
         let sql = format!(
             "SELECT count() FROM system.processes WHERE startsWith(query_id, {}) FORMAT TabSeparated",
             text(&self.query_prefix())

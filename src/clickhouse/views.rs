@@ -74,7 +74,7 @@ impl ClickHouseTarget {
              dependencies_table FROM system.tables WHERE (database, name) IN ({})",
             list.join(", ")
         );
-        let what = format!("cannot look up the views behind {}", self.name());
+        let what = format!("cannot look up the views of {}", self.name());
         let rows: Vec<Row> = self.http().rows(&what, &sql, &[])?;
         Ok(rows.into_iter().map(|row| ((row.database.clone(), row.name.clone()), row)).collect())
     }

@@ -30,13 +30,13 @@ use crate::postgres::{Session, SourceTable, UnsentIndex, add_flag, connect, tabl
 /// What `sql/postgres_init.sql` loads is what is created here: the statements stand there only.
 const POSTGRES_SQL: &str = include_str!("../../sql/postgres_init.sql");
 
-/// The table that tells up to where records are flagged.
+/// The table with the offsets below which every record's row is flagged.
 pub const CHECKPOINT: &str = "pg2ch_checkpoint";
 
 /// The table of rows that were delivered and are not flagged.
 pub const HELD: &str = "pg2ch_held";
 
-/// The table that tells what the last runs did. A run does without it.
+/// The history of runs. A run works without it.
 pub const RUNS: &str = "pg2ch_runs";
 
 /// The statements that make a table of pg2ch's own, without the last semicolon.
@@ -291,7 +291,7 @@ impl Init<'_> {
 }
 
 /// Does `work` while no other `pg2ch init` does the same: two CREATE … IF NOT EXISTS at once fail each other, and two indexes
-/// would be made. The lock is tried, not waited for: CREATE INDEX CONCURRENTLY waits for whoever waits.
+/// would be made. The lock is tried, not waited for: CREATE INDEX CONCURRENTLY waits for every waiting session.
 fn alone(
     session: &mut Session,
     config: &Config,
@@ -307,7 +307,7 @@ fn alone(
                 ExitCode::Locked,
                 WHAT,
                 "another `pg2ch init` holds it, perhaps while it builds an index",
-                "let it finish, and call `pg2ch init` again",
+                "wait until it finishes, then run `pg2ch init` again",
             ));
         }
         std::thread::sleep(RETRY);

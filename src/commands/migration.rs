@@ -44,7 +44,7 @@ pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<
     )
 }
 
-/// Why the target's rows cannot be told from those that the topic still holds: something else than pg2ch has stored them,
+/// Why the target's rows cannot be distinguished from those that the topic still holds: something else than pg2ch has stored them,
 /// without their records' positions. `None` if that is not so.
 ///
 /// # Errors
@@ -64,7 +64,7 @@ pub fn foreign(leg: &LegContext<'_>, target: &[TargetColumn]) -> Result<Option<S
         return Ok(None);
     }
     Ok(Some(format!(
-        "{} has the engine {}, and its rows have no position: they cannot be told from those that the topic still holds",
+        "{} has the engine {}, and its rows have no position: they cannot be distinguished from those that the topic still holds",
         table.target,
         stored.describe()?.engine.name
     )))
@@ -100,7 +100,7 @@ pub fn statements(
         );
     }
     if !key.iter().all(|name| has(name)) {
-        return format!("{made}\n-- the rows of {old} lack the key, so they cannot be taken over");
+        return format!("{made}\n-- the rows of {old} lack the key, so they cannot be copied");
     }
     let key = key.into_iter().map(quote).collect::<Vec<_>>().join(", ");
     let newest = if has("_ingested_at") { " ORDER BY `_ingested_at` DESC" } else { "" };

@@ -20,7 +20,7 @@ use crate::ports::progress::Progress;
 use crate::shutdown::Shutdown;
 use crate::threads::watchdog::watched;
 
-/// A command that asks servers: what it does for one table, and how it tells what came of it.
+/// A command that asks servers: what it does for one table, and how it reports the outcome.
 pub trait Command {
     /// What it learns about one table.
     type Told;
@@ -45,7 +45,7 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// A command that begins now; `json` says how it tells its result.
+    /// A command that starts now; `json` says how it reports its result.
     #[must_use]
     pub fn new(config: &'a Config, limits: &'a Limits, shutdown: Shutdown, json: bool) -> Self {
         Self { config, limits, shutdown, started: Instant::now(), json }

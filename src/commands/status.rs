@@ -13,7 +13,7 @@ use crate::outcome::backlog::{self, Backlog};
 use crate::ports::LegContext;
 use crate::postgres::{Holder, Session, connect, name_sql, run_in_progress};
 
-/// How many of the last runs are told.
+/// How many of the last runs are shown.
 const RUNS: i64 = 10;
 
 /// A run, as it was written down.
@@ -87,7 +87,7 @@ impl Command for Status {
             let history = |leg: &LegContext<'_>| history(&mut connect(leg.config, "status", leg.watchdog)?, leg.table);
             match frame.on(table, history) {
                 Ok(history) => status.history = Some(history),
-                // Without a history there is nothing to tell, and nothing wrong.
+                // Without a history there is nothing to show, and nothing wrong.
                 Err(error) => log::debug!("{error}"),
             }
         }
@@ -104,7 +104,7 @@ impl Command for Status {
 fn history(session: &mut Session, table: &TableConfig) -> Result<History> {
     let mut history = History { in_progress: run_in_progress(session, &table.source)?, ..History::default() };
     let source = format!("coalesce({}, $1)", name_sql("$1"));
-    const WHAT: &str = "cannot read what the last runs did";
+    const WHAT: &str = "cannot read the run history";
     if session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_runs') IS NOT NULL", &[])?.is_none() {
         return Ok(history);
     }
@@ -260,7 +260,7 @@ fn legs_in_words(legs: &str) -> &str {
     }
 }
 
-/// There is no timestamp in a row: its age is told as far as it can be known.
+/// There is no timestamp in a row: its age is shown as far as it can be known.
 fn unsent(table: &TableStatus) -> String {
     let Some(unsent) = &table.backlog.unsent else { return not_known() };
     let mut told = unsent.counted();

@@ -102,7 +102,7 @@ const RENAME_HINT: &str = "write `rename = { source_column = \"target_column\" }
 fn rename(rules: &mut ColumnRules, field: String, column: String) -> Result<(), String> {
     value::column(&field)?;
     if column.is_empty() || column.chars().any(char::is_control) {
-        return Err(format!("the new name of `{field}` is no name"));
+        return Err(format!("the new name of `{field}` is not a valid name"));
     }
     if is_own(&column) {
         return Err(format!("`{column}` is pg2ch's own column"));
@@ -116,13 +116,11 @@ fn rename(rules: &mut ColumnRules, field: String, column: String) -> Result<(), 
 
 fn check(rules: &ColumnRules, key: &[String]) -> Result<(), String> {
     if let Some(column) = key.iter().find(|column| rules.ignore.contains(*column)) {
-        return Err(format!("`{column}` belongs to the key, without which rows cannot be told apart"));
+        return Err(format!("`{column}` belongs to the key, which identifies rows"));
     }
     let mut named_twice =
         rules.ignore.iter().filter(|name| rules.rename.contains_key(*name) || rules.allow_lossy.contains(*name));
-    named_twice
-        .next()
-        .map_or(Ok(()), |column| Err(format!("`{column}` is ignored, and yet there is another rule for it")))
+    named_twice.next().map_or(Ok(()), |column| Err(format!("`{column}` is ignored, and another rule names it")))
 }
 
 #[cfg(test)]

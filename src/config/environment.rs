@@ -38,7 +38,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     (KAFKA_SASL_PASSWORD, "The password of SASL."),
     (CLICKHOUSE_URL, "The URL of ClickHouse, instead of `url` in [clickhouse]."),
     (CLICKHOUSE_PASSWORD, "The password of ClickHouse."),
-    (CREDENTIALS_DIRECTORY, "Where a relative path of a password file is meant from; systemd sets it."),
+    (CREDENTIALS_DIRECTORY, "The directory of relative password files; systemd sets it."),
     (HOME, "Where .pgpass is."),
 ];
 

@@ -215,8 +215,9 @@ impl Parser<'_> {
     }
 
     fn tables(&self, line: usize, value: DeValue<'_>) -> Result<Vec<(usize, Section)>> {
-        let wrong =
-            || self.wrong("table", line, "a table to move stands in double brackets", "write its header as [[table]]");
+        let wrong = || {
+            self.wrong("table", line, "a table to move is written in double brackets", "write its header as [[table]]")
+        };
         let DeValue::Array(array) = value else { return Err(wrong()) };
         let mut tables = Vec::new();
         for item in array {

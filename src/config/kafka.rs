@@ -15,7 +15,7 @@ use crate::error::Result;
 
 const PASSWORD: &str = "sasl.password";
 
-const PROMISE: &str = "exactly once rests on it, so pg2ch sets it itself";
+const PROMISE: &str = "the guarantee depends on it, so pg2ch sets it itself";
 const OFFSETS: &str = "offsets are committed only after a confirmed insert, so pg2ch sets it itself";
 const TIMEOUT: &str = "pg2ch derives it from `kafka` in [timeouts]";
 
@@ -43,7 +43,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("enable.partition.eof", "pg2ch sets it itself to see the end of a partition"),
     (
         "client.rack",
-        "the nearest replica knows of a record later than the leader, and its end would be taken for the topic's",
+        "the nearest replica gets a record later than the leader, and its end would be taken for the topic's",
     ),
     ("group.id", "it is `group` in [[table]]"),
     ("group.instance.id", "pg2ch assigns partitions itself and joins no group"),
@@ -104,7 +104,7 @@ fn brokers(reader: &mut Reader) -> Result<String> {
                 [kafka.properties] and `sasl_password_file`";
     let brokers: Vec<&str> = given.value.split(',').map(str::trim).collect();
     for (at, broker) in brokers.iter().enumerate() {
-        // The broker itself is not shown: somebody may have written a password into it.
+        // The broker itself is not shown: a password may be written in it.
         check_broker(broker)
             .map_err(|why| refuse("kafka.brokers", &given.origin, format!("in entry {}, {why}", at + 1), hint))?;
     }
@@ -122,7 +122,7 @@ fn check_broker(broker: &str) -> Result<(), &'static str> {
     let (host, port) = match broker.strip_prefix('[') {
         Some(rest) => {
             let (host, after) = rest.split_once(']').ok_or("a `[` is not closed")?;
-            host.parse::<std::net::Ipv6Addr>().map_err(|_| "there is no IPv6 address between the brackets")?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| "the brackets do not hold an IPv6 address")?;
             ("v6", after.strip_prefix(':').or(if after.is_empty() { None } else { Some("") }))
         }
         None => broker.split_once(':').map_or((broker, None), |(host, port)| (host, Some(port))),
@@ -171,7 +171,7 @@ fn property(name: &str, origin: &Origin, value: Value) -> Result<String> {
     let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
     if !is_name {
         // Not shown: it may be a line that went astray.
-        let why = "librdkafka has no property of such a name";
+        let why = "librdkafka has no property of this name";
         return Err(refuse("kafka.properties", origin, why, "see librdkafka's CONFIGURATION.md for the names"));
     }
     let place = format!("kafka.properties.{name}");

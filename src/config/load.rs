@@ -32,7 +32,7 @@ pub fn load(flags: &Flags) -> Result<Config> {
     explain(flags).map(|explained| explained.config)
 }
 
-/// Loads the effective configuration as [`load`] does, and tells where each of its values came from.
+/// Loads the effective configuration as [`load`] does, with the origin of each value.
 ///
 /// # Errors
 /// As [`load`].

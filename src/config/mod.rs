@@ -229,7 +229,7 @@ pub struct MetricsConfig {
 /// What happens to a record that the target refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnBadRow {
-    /// It goes to the dead-letter topic, with its reason; the run goes on and ends with 65.
+    /// It goes to the dead-letter topic, with its reason; the run continues and ends with 65.
     DeadLetter,
     /// The run stops in front of it, with 65.
     Stop,
@@ -268,7 +268,7 @@ pub struct TableConfig {
     pub group: String,
     /// What happens to a record that the target refuses.
     pub on_bad_row: OnBadRow,
-    /// How many records may be refused in one run before it stops: so many are not bad data but a table that does not fit. 0 to
+    /// How many records may be refused in one run before it stops: more of them suggest a table that does not fit. 0 to
     /// 1,000,000.
     pub max_dead_letters: u64,
     /// Which columns have other names in the target, and which it does not get.

@@ -90,7 +90,7 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
     let flag = fields.checked("flag", Some("sent_to_kafka"), column, "name a boolean column of the source table")?;
     if key.contains(&flag) {
         let origin = file.origin(line);
-        let hint = "the flag is a column of its own, such as `sent_to_kafka boolean NOT NULL DEFAULT false`";
+        let hint = "name a column that is not part of the key, such as `sent_to_kafka boolean NOT NULL DEFAULT false`";
         return Err(refuse(&fields.place("flag"), &origin, "it is a column of the key as well", hint));
     }
     let condition = fields.condition()?;
@@ -231,7 +231,7 @@ impl Fields<'_> {
             (None, Some((columns, origin))) => match columns.iter().find(|column| key.contains(column)) {
                 Some(column) => {
                     let why = format!("{column} is a column of the key, which every record has");
-                    let hint = "leave it out here: without its key a row of the target could not be told from others";
+                    let hint = "leave it out here: the key identifies a row of the target";
                     Err(refuse(&self.place("exclude"), &origin, why, hint))
                 }
                 None => Ok(ColumnChoice::AllBut(columns)),
@@ -266,7 +266,7 @@ impl Fields<'_> {
     }
 
     fn missing(&self, key: &str, hint: &str) -> Error {
-        refuse(&self.place(key), &self.file.origin(self.line), "it is missing, and has no default", hint)
+        refuse(&self.place(key), &self.file.origin(self.line), "it is missing and has no default", hint)
     }
 }
 
@@ -294,19 +294,18 @@ fn check_pair(at: usize, table: &TableConfig, other: &TableConfig, origin: &Orig
     }
     if table.topic == other.topic {
         let why = format!(
-            "{} feeds the topic {} already: recovery could not tell the rows of the two apart",
+            "{} already feeds the topic {}: recovery could not distinguish the rows of the two",
             other.source, other.topic
         );
         return fail("topic", why, "give each table a topic of its own");
     }
     if table.topic == other.dead_letter_topic() || other.topic == table.dead_letter_topic() {
-        let why =
-            format!("the dead letters of one of {} and {} would land in the other's topic", other.source, table.source);
+        let why = format!("the dead letters of {} or {} would go to the other's topic", other.source, table.source);
         return fail("topic", why, "choose a topic that does not end in .dead");
     }
     if table.target == other.target {
         let why = format!(
-            "{} is filled from the topic {} already: partitions and offsets of two topics could not be told apart in it",
+            "{} is filled from the topic {} already: it could not distinguish partitions and offsets of two topics",
             other.target, other.topic
         );
         return fail("target", why, "give each table a target of its own; a view can join them");

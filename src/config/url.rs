@@ -104,7 +104,7 @@ impl Fields {
             let (name, value) = parameter.split_once('=').ok_or("a parameter has no `=` after its name")?;
             let value = decode(value, "a parameter")?;
             if seen.contains(&name) {
-                return Err(format!("the parameter `{}` is there twice", presentable(name)));
+                return Err(format!("the parameter `{}` is set twice", presentable(name)));
             }
             seen.push(name);
             match name {
@@ -121,7 +121,7 @@ impl Fields {
                 other if self.session.read(other, &value)? => {}
                 other => {
                     return Err(format!(
-                        "pg2ch does not know the parameter `{}`; it knows sslmode, sslrootcert, sslcert, sslkey, \
+                        "unknown parameter `{}`; pg2ch takes sslmode, sslrootcert, sslcert, sslkey, \
                          connect_timeout, host, port, user, password, dbname, target_session_attrs, channel_binding, options, \
                          application_name, keepalives, keepalives_idle, keepalives_interval and keepalives_count",
                         presentable(other)
@@ -135,7 +135,7 @@ impl Fields {
     fn finish(self) -> Result<PostgresUrl, String> {
         let user = self.user.filter(|u| !u.is_empty()).ok_or("it names no user")?;
         if self.ports.len() > 1 && self.ports.len() != self.hosts.len() {
-            return Err("there are not as many ports as hosts".to_owned());
+            return Err("the numbers of hosts and ports differ".to_owned());
         }
         let mut hosts = Vec::new();
         for (at, (host, port)) in self.hosts.into_iter().enumerate() {
@@ -153,11 +153,11 @@ impl Fields {
         let ssl_client = match (self.ssl_cert, self.ssl_key) {
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
             (None, None) => None,
-            _ => return Err("sslcert and sslkey go together".to_owned()),
+            _ => return Err("sslcert and sslkey need each other".to_owned()),
         };
         let from_system = self.ssl_root_cert.as_deref() == Some("system");
         if from_system && mode.is_some_and(|m| m != SslMode::VerifyFull) {
-            return Err("sslrootcert=system asks for sslmode=verify-full: any authority would do otherwise".to_owned());
+            return Err("sslrootcert=system requires sslmode=verify-full: any authority would do otherwise".to_owned());
         }
         let is_here = hosts.iter().all(|(host, _)| host.starts_with('/') || is_loopback(host));
         let by_default = if is_here && !from_system { SslMode::Disable } else { SslMode::VerifyFull };
@@ -184,7 +184,7 @@ impl SessionOptions {
             ("target_session_attrs", "any") => self.read_write = false,
             ("target_session_attrs", "read-write" | "primary") => self.read_write = true,
             ("target_session_attrs", _) => {
-                return Err("target_session_attrs is not any, read-write or primary: a run has to write".to_owned());
+                return Err("target_session_attrs must be any, read-write or primary: a run writes".to_owned());
             }
             ("channel_binding", "prefer") => self.channel_binding = None,
             ("channel_binding", "require") => self.channel_binding = Some(true),
@@ -272,11 +272,11 @@ impl ClickHouseUrl {
         }
         check_host(&name, false)?;
         if parts.path.chars().any(|c| !c.is_ascii_graphic()) {
-            return Err("its path holds a character that needs percent-encoding".to_owned());
+            return Err("its path has a character that needs percent-encoding".to_owned());
         }
         let controls = |text: &Option<String>| text.iter().any(|t| t.chars().any(char::is_control));
         if controls(&parts.user) || controls(&parts.password) {
-            return Err("the user or the password holds a control character".to_owned());
+            return Err("the user or the password has a control character".to_owned());
         }
         let host = if name.contains(':') { format!("[{name}]") } else { name };
         let port = port.map(|p| format!(":{p}")).unwrap_or_default();
@@ -310,12 +310,12 @@ impl<'a> Parts<'a> {
         // An @ further on means that a password with a / or ? in it has been cut in two: nothing below could be trusted.
         if tail.contains('@') || authority.matches('@').count() > 1 {
             return Err(
-                "there is an `@` too many: in user and password, `@` is written %40, `/` %2F, `?` %3F and `#` %23"
+                "it has an `@` too many: in user and password, `@` is written %40, `/` %2F, `?` %3F and `#` %23"
                     .to_owned(),
             );
         }
         if tail.contains('#') {
-            return Err("there is a `#`, which is written %23".to_owned());
+            return Err("it has a `#`, which is written %23".to_owned());
         }
         let (path, query) = match tail.split_once('?') {
             Some((path, query)) => (path, Some(query)),
@@ -341,12 +341,12 @@ fn host_and_port(address: &str) -> Result<(String, Option<u16>), String> {
     }
     let (host, port_text) = if let Some(rest) = address.strip_prefix('[') {
         let (host, after) = rest.split_once(']').ok_or("a `[` is not closed")?;
-        host.parse::<Ipv6Addr>().map_err(|_| "there is no IPv6 address between the brackets")?;
+        host.parse::<Ipv6Addr>().map_err(|_| "the brackets do not hold an IPv6 address")?;
         (host.to_owned(), after)
     } else {
         let (host, port) = address.split_at(address.find(':').unwrap_or(address.len()));
         if port.matches(':').count() > 1 {
-            return Err("an IPv6 address stands in brackets".to_owned());
+            return Err("write an IPv6 address in brackets".to_owned());
         }
         (decode(host, "the host")?, port)
     };

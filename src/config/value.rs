@@ -85,7 +85,7 @@ pub fn group(name: &str) -> Result<(), String> {
         return Err(format!("it has at most {KAFKA_NAME} bytes, this one {}", name.len()));
     }
     if name.chars().any(char::is_control) {
-        return Err("it holds a control character".to_owned());
+        return Err("it has a control character".to_owned());
     }
     Ok(())
 }
@@ -114,7 +114,7 @@ pub fn column(name: &str) -> Result<(), String> {
         return Err("a column's name is empty".to_owned());
     }
     if name.contains('\0') {
-        return Err("a column's name holds a NUL".to_owned());
+        return Err("a column's name has a NUL".to_owned());
     }
     if name.len() > POSTGRES_NAME {
         return Err(format!("PostgreSQL keeps {POSTGRES_NAME} bytes of a name, this one has {}", name.len()));
@@ -163,7 +163,7 @@ pub fn target_table(text: &str) -> Result<TargetName, String> {
     };
     for name in [&database, &table] {
         if name.text.chars().any(char::is_control) {
-            return Err("it holds a control character".to_owned());
+            return Err("it has a control character".to_owned());
         }
     }
     Ok(TargetName { database: database.text, table: table.text })

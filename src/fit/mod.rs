@@ -1,6 +1,6 @@
-//! The source's columns against the target's: what differs, what that means for a run, and the statement that mends it.
+//! The source's columns against the target's: what differs, what that means for a run, and the statement that fixes it.
 //!
-//! `check` shows the differences, `init` makes the additive changes and tells the others, and a run will not start where one
+//! `check` shows the differences, `init` makes the additive changes and prints the others, and a run will not start where one
 //! of them would lose values.
 
 pub mod columns;
@@ -24,7 +24,7 @@ pub const POSITION: [(&str, &str); 3] =
     [("_partition", "Int32"), ("_offset", "Int64"), ("_timestamp", "DateTime64(3, 'UTC')")];
 
 /// How a fix begins that no statement on the table can make.
-pub const MAKE_ANEW: &str = "-- a column of ORDER BY cannot be altered: create the table again";
+pub const MAKE_ANEW: &str = "-- a column of ORDER BY cannot be altered: recreate the table";
 
 /// A column of the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub struct Difference {
     pub what: String,
     /// Why it matters.
     pub why: String,
-    /// The statements that mend it.
+    /// The statements that fix it.
     pub fix: String,
     /// Whether the fix only adds: nothing that is stored changes.
     pub is_additive: bool,
@@ -129,9 +129,9 @@ fn hint_of(difference: &Difference) -> String {
 #[must_use]
 pub fn takes_values_elsewhere(before: &[Column], now: &[Column]) -> Option<String> {
     before.iter().find_map(|column| match now.iter().find(|other| other.name == column.name) {
-        None => Some(format!("it has no column {} any more", column.name)),
+        None => Some(format!("it no longer has the column {}", column.name)),
         Some(other) if other.default_kind != column.default_kind => {
-            Some(format!("its column {} is of another kind", column.name))
+            Some(format!("its column {} has changed its kind", column.name))
         }
         Some(_) => None,
     })
@@ -157,8 +157,7 @@ impl Comparison<'_> {
         for (wanted, type_name) in POSITION {
             let Some(found) = self.find(wanted).map(|found| found.column.clone()) else {
                 let what = format!("{} has no column {wanted}", self.name);
-                let why = "rows are recognised by their records' partition, offset and timestamp: without them a crash would \
-                           double rows";
+                let why = "a run recognises rows by their records' partition, offset and timestamp: without them a crash would duplicate rows";
                 let fix = format!("ALTER TABLE {} ADD COLUMN {} {type_name};", self.name, quote(wanted));
                 self.add("position-column", Effect::Stops, what, why, fix);
                 self.mark_additive();
@@ -166,8 +165,7 @@ impl Comparison<'_> {
             };
             if !matches!(found.default_kind, DefaultKind::None | DefaultKind::Default) {
                 let what = format!("the target's column {wanted} takes no values: it is {}", found.default_kind.name());
-                let why =
-                    "it does not keep a record's position: rows would not be recognised, and a crash would double them";
+                let why = "it does not keep a record's position: rows would not be recognised, and a crash would duplicate them";
                 let fix = format!(
                     "ALTER TABLE {0} DROP COLUMN {1};\nALTER TABLE {0} ADD COLUMN {1} {type_name};",
                     self.name,
@@ -176,8 +174,7 @@ impl Comparison<'_> {
                 self.add("position-kind", Effect::Stops, what, why, fix);
             } else if !holds_position(wanted, &found.type_name) {
                 let what = format!("the target's column {wanted} is of type {}", found.type_name);
-                let why = "it does not hold every value: rows would not be recognised by their records' positions, and a \
-                           crash would double them";
+                let why = "it does not hold every value: rows would not be recognised by their records' positions, and a crash would duplicate them";
                 let fix = format!("ALTER TABLE {} MODIFY COLUMN {} {type_name};", self.name, quote(wanted));
                 self.add("position-type", Effect::Stops, what, why, fix);
             }
@@ -194,7 +191,7 @@ impl Comparison<'_> {
         let Some(wanted) = self.rules.column_of(&column.name) else { return };
         if self.rules.field_of(wanted) != Some(&column.name) {
             let what = format!("`rename` gives the target's column {wanted} to another column than {}", column.name);
-            let why = "every record is refused: the field has no place of its own";
+            let why = "every record is refused: the field has no column of its own";
             self.add(
                 "column-taken",
                 Effect::RefusesAll,
@@ -266,7 +263,7 @@ impl Comparison<'_> {
             }
             Fit::Lossy(why) => {
                 let why =
-                    format!("{why}; a run does not begin unless `allow_lossy` in [[table]] names {}", column.name);
+                    format!("{why}; a run does not start unless `allow_lossy` in [[table]] names {}", column.name);
                 (Effect::Stops, "type-lossy", why, modify)
             }
             // Nothing of it was ever stored, and ClickHouse converts no such values.
@@ -275,7 +272,7 @@ impl Comparison<'_> {
                     "ALTER TABLE {name} DROP COLUMN {quoted};\nALTER TABLE {name} ADD COLUMN {quoted} {wanted};",
                     name = self.name
                 );
-                (Effect::Stops, "type-impossible", format!("{why}: a run does not begin"), fix)
+                (Effect::Stops, "type-impossible", format!("{why}: a run does not start"), fix)
             }
         };
         let fix = if other.is_in_sorting_key { format!("{MAKE_ANEW} with {target_name} as {wanted}") } else { fix };
@@ -302,11 +299,14 @@ impl Comparison<'_> {
                 "column-unfilled",
                 Effect::Harmless,
                 why,
-                format!("-- nothing, if that is meant; otherwise:\n-- ALTER TABLE {} DROP COLUMN {quoted};", self.name),
+                format!(
+                    "-- nothing, if that is intended; otherwise:\n-- ALTER TABLE {} DROP COLUMN {quoted};",
+                    self.name
+                ),
             )
         } else {
             let why =
-                "it has no DEFAULT and takes no NULL, and nothing is made up: every record that lacks it is refused";
+                "it has no DEFAULT and takes no NULL, and pg2ch makes up no value: every record without it is refused";
             let fix = format!("ALTER TABLE {} MODIFY COLUMN {quoted} {};", self.name, nullable(type_name));
             ("column-extra", Effect::RefusesAll, why.to_owned(), fix)
         };

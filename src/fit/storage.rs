@@ -59,12 +59,12 @@ impl Check<'_> {
                 Effect::Weaker,
                 what,
                 format!("{why}; `allow_engine` allows it"),
-                "-- nothing, if that is meant",
+                "-- nothing, if that is intended",
             );
         }
         let fix = format!(
             "-- `pg2ch check` prints a table that fits, to take the rows over; `allow_engine = \"{engine}\"` in [[table]] allows this \
-             one, whatever it loses"
+             one, even if it loses rows"
         );
         self.add(id, Effect::Stops, what, format!("{why}: a run does not start"), fix);
     }
@@ -74,8 +74,7 @@ impl Check<'_> {
             return;
         }
         let what = format!("the settings {} do not reach ClickHouse", self.target.dropped_settings.join(", "));
-        let why =
-            "something in between, such as chproxy, drops settings: an INSERT whose reply is lost would be doubled";
+        let why = "a proxy, such as chproxy, drops settings: an INSERT whose reply is lost would be stored twice";
         let fix =
             "-- let the proxy pass all settings of pg2ch's user on, or let [clickhouse] url lead to ClickHouse itself";
         self.add("settings-dropped", Effect::Stops, what, why, fix);
@@ -87,17 +86,17 @@ impl Check<'_> {
         let why = match engine.family() {
             family if KEEPING.contains(&family) => return self.version(),
             "Distributed" => return self.sharding(),
-            "MaterializedView" => "it is a view: rows go to the table behind it, which is the one to name as `target`",
+            "MaterializedView" => "it is a view: name the table that it writes to as `target`",
             "Null" => "it stores nothing",
             "Memory" => "a restart of the server loses every row, after their offsets were committed",
             "Buffer" => "it confirms rows that are in memory only, and remembers no deduplication tokens",
             "SummingMergeTree" | "AggregatingMergeTree" | "CoalescingMergeTree" | "GraphiteMergeTree" => {
-                "merges fold rows with the same ORDER BY into one: row versions are not kept"
+                "merges combine rows with the same ORDER BY into one: row versions are not kept"
             }
             "CollapsingMergeTree" | "VersionedCollapsingMergeTree" => {
-                "merges cancel rows by their sign, which records do not have"
+                "merges cancel rows by their sign, and records have none"
             }
-            _ => "it remembers no deduplication tokens: an INSERT whose reply is lost would be doubled",
+            _ => "it remembers no deduplication tokens: an INSERT whose reply is lost would be stored twice",
         };
         self.engine_misfit("engine", what, why);
     }
@@ -109,7 +108,7 @@ impl Check<'_> {
             let what = format!("{} has the engine {}", self.table.target, engine.name);
             let why = "a row that changes and is sent again stays there in every version: only ReplacingMergeTree(_timestamp) \
                        shows the newest one, with FINAL";
-            return self.add("engine", Effect::Weaker, what, why, "-- nothing, if that is meant");
+            return self.add("engine", Effect::Weaker, what, why, "-- nothing, if that is intended");
         }
         let version = engine.argument(0);
         if version.as_deref() == Some("_timestamp") {
@@ -121,7 +120,7 @@ impl Check<'_> {
             }
             None => format!("{} keeps, of rows with the same key, the one that was inserted last", self.table.target),
         };
-        self.engine_misfit("engine-version", what, "only _timestamp tells which version of a row is the newest");
+        self.engine_misfit("engine-version", what, "only _timestamp shows which version of a row is the newest");
     }
 
     fn sharding(&mut self) {
@@ -130,7 +129,7 @@ impl Check<'_> {
         let parts = Distributed { database: String::new(), table: String::new(), sharding_key: key };
         if parts.is_random() {
             let what = format!("the sharding key of {} sends a row to another server each time", self.table.target);
-            let why = "an INSERT whose reply is lost would be doubled";
+            let why = "an INSERT whose reply is lost would be stored twice";
             let fix = "-- create it anew with a sharding key that follows from the row's key, such as cityHash64(id)";
             self.add("sharding-random", Effect::Stops, what, why, fix);
         }
@@ -152,14 +151,14 @@ impl Check<'_> {
                 sorted.join(", "),
                 lacking.join(", ")
             );
-            let why = "merges take rows with the same ORDER BY for versions of one row, and keep one of several rows";
+            let why = "merges take rows with the same ORDER BY for versions of one row, and keep only one";
             return self.engine_misfit("sorting-key", what, why);
         }
         let of_source = |part: &String| source.is_empty() || source.iter().any(|name| part.contains(name));
         let extra: Vec<&String> = sorted.iter().filter(|part| !key.contains(part) && of_source(part)).collect();
         if let Some(part) = extra.first() {
             let what = format!("the ORDER BY of {} has {part} besides the key ({})", self.table.target, key.join(", "));
-            let why = "a row whose value changes there stays beside its new version, also with FINAL";
+            let why = "a row whose value changes there stays alongside its new version, even with FINAL";
             self.add("sorting-key", Effect::Weaker, what, why, "-- nothing, if the value never changes");
         }
     }
@@ -171,7 +170,7 @@ impl Check<'_> {
         }
         let setting = engine.layout().window_setting();
         let what = format!("{} remembers no deduplication tokens ({setting} = 0)", self.table.target);
-        let why = "an INSERT whose reply is lost would be doubled";
+        let why = "an INSERT whose reply is lost would be stored twice";
         let fix = format!("ALTER TABLE {} MODIFY SETTING {setting} = 10000;", self.name);
         self.add("deduplication-window", Effect::Stops, what, why, fix);
     }
@@ -195,7 +194,7 @@ impl Check<'_> {
         if self.target.engine.deletes_by_ttl() {
             let what = format!("{} has a TTL that deletes rows", self.table.target);
             let why = "rows that have expired are gone, perhaps as soon as they are inserted; `pg2ch verify` reports them as missing";
-            self.add("ttl", Effect::Weaker, what, why, "-- nothing, if that is meant");
+            self.add("ttl", Effect::Weaker, what, why, "-- nothing, if that is intended");
         }
     }
 
@@ -207,20 +206,20 @@ impl Check<'_> {
         let View { name, table, window } = view;
         match window {
             Window::Tokens(1..) => {
-                let what = format!("the materialized view {name} is behind {}", self.table.target);
+                let what = format!("the materialized view {name} reads {}", self.table.target);
                 let why = "it sees every inserted block, before versions of a row are merged; if it refuses rows, the run reports that";
                 self.add(
                     "view",
                     Effect::Harmless,
                     what,
                     why,
-                    format!("-- nothing, if that is meant; otherwise:\n-- DROP VIEW {name};"),
+                    format!("-- nothing, if that is intended; otherwise:\n-- DROP VIEW {name};"),
                 );
             }
             Window::Tokens(0) => {
                 let what =
                     format!("the materialized view {name} writes to {table}, which remembers no deduplication tokens");
-                // A replicated table has the server's default, unless somebody has turned it off.
+                // A replicated table has the server's default, unless it is turned off.
                 let fix = format!("ALTER TABLE {table} MODIFY SETTING {} = 10000;", Layout::Here.window_setting());
                 self.add(id, Effect::Weaker, what, why, fix);
                 self.found.last_mut().into_iter().for_each(|difference| difference.is_additive = true);

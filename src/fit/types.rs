@@ -52,7 +52,7 @@ fn fit_nullable(source: &str, not_null: bool, target: &ColumnType) -> Fit {
     };
     match fit_value(source, target) {
         Fit::Lossless if is_document(source) && !takes_null => {
-            Fit::Lossy("a document that is just null is refused".into())
+            Fit::Lossy("a document that is only null is refused".into())
         }
         Fit::Lossless if !not_null && !takes_null => Fit::Lossy("NULL is refused".into()),
         fit => fit,
@@ -69,7 +69,7 @@ fn fit_value(source: &str, target: &ColumnType) -> Fit {
         (Some(element), ColumnType::Array(inner)) => fit_nullable(element, false, inner),
         (Some(_), _) => Fit::Impossible("an array fits only an Array or a String".into()),
         (None, ColumnType::Scalar(target)) => fit_scalar(source, target),
-        (None, _) if is_document(source) => Fit::Lossy("only documents of just this shape are taken".into()),
+        (None, _) if is_document(source) => Fit::Lossy("only documents of exactly this shape are accepted".into()),
         (None, _) => Fit::Impossible(format!("{source} is a single value")),
     }
 }
@@ -121,7 +121,7 @@ fn kind(source: &str) -> Kind {
 }
 
 fn fit_scalar(source: &str, target: &ScalarType) -> Fit {
-    let never = || Fit::Impossible(format!("{target} takes no value of {source}"));
+    let never = || Fit::Impossible(format!("{target} accepts no value of {source}"));
     match (kind(source), target) {
         (_, ScalarType::String) => Fit::Lossless,
         (Kind::Integer { digits, bytes }, target) => fit_integer(digits, bytes, target),
@@ -141,7 +141,7 @@ fn fit_scalar(source: &str, target: &ScalarType) -> Fit {
             Fit::Lossless
         }
         (Kind::Timestamp(_), ScalarType::DateTime64(precision)) => {
-            Fit::Lossy(format!("times with more than {precision} digits behind the second are refused"))
+            Fit::Lossy(format!("times with more than {precision} digits after the second are refused"))
         }
         (Kind::Timestamp(_), ScalarType::DateTime) => {
             lossy("fractions of a second, and years outside 1970 to 2106, are refused")
@@ -149,14 +149,14 @@ fn fit_scalar(source: &str, target: &ScalarType) -> Fit {
         (Kind::Document, ScalarType::Json) => lossy(
             "a JSON column keeps neither null members nor the order and the digits of what was written; String does",
         ),
-        (Kind::Document, _) => lossy("only documents of just this form are taken"),
+        (Kind::Document, _) => lossy("only documents of exactly this form are accepted"),
         (Kind::Text, ScalarType::FixedString(length)) => {
-            Fit::Lossy(format!("text of any other length than {length} bytes is refused"))
+            Fit::Lossy(format!("text of a length other than {length} bytes is refused"))
         }
-        (Kind::Text, ScalarType::Enum(_)) => lossy("a text that is no member of the enum is refused"),
+        (Kind::Text, ScalarType::Enum(_)) => lossy("a text that is not a member of the enum is refused"),
         (Kind::Text, number) if is_number(number) => never(),
         (Kind::Text, ScalarType::Bool | ScalarType::Json) => never(),
-        (Kind::Text, other) => Fit::Lossy(format!("a text that is no {other} is refused")),
+        (Kind::Text, other) => Fit::Lossy(format!("a text that is not a {other} is refused")),
         _ => never(),
     }
 }
@@ -171,7 +171,7 @@ fn is_number(target: &ScalarType) -> bool {
 }
 
 fn impossible_number(target: &ScalarType) -> Fit {
-    Fit::Impossible(format!("{target} takes no number"))
+    Fit::Impossible(format!("{target} accepts no number"))
 }
 
 fn fit_integer(digits: u32, bytes: usize, target: &ScalarType) -> Fit {

@@ -60,7 +60,7 @@ pub fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(
     require_token_source(client, config)?;
     client.create_with_context(context).map_err(|error| {
         let why = match error {
-            // The property's value may be a secret: only its name is told.
+            // The property's value may be a secret: only its name is shown.
             KafkaError::ClientConfig(_, reason, name, _) => format!("{name}: {reason}"),
             other => other.to_string(),
         };
@@ -160,7 +160,7 @@ impl Context {
             match self.last_heard() {
                 Some(Code::Authentication) => return answer,
                 Some(code) if is_refused(code) => return answer,
-                // A single failed handshake or refused connection may be a broker that has just ended; librdkafka tells it
+                // A single failed handshake or refused connection may be a broker that has just ended; librdkafka reports it
                 // once, however often it fails again.
                 Some(Code::SSL) if is_suspect => return answer,
                 _ if is_suspect && self.is_nobody_there() => return answer,
@@ -189,7 +189,7 @@ impl Context {
 }
 
 /// librdkafka has one code for a refused certificate and for a connection that ended within a handshake, and another one
-/// where the broker refuses the client's certificate behind it; its words tell them apart (`rdkafka_ssl.c`).
+/// where the broker refuses the client's certificate behind it; its text distinguishes them (`rdkafka_ssl.c`).
 fn sharpened(code: Code, reason: &str) -> Code {
     let is_cut = ["Disconnected", "transport error"].iter().any(|words| reason.contains(words));
     match code {
@@ -201,7 +201,7 @@ fn sharpened(code: Code, reason: &str) -> Code {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // What matters comes back as an error of a call, told properly; these lines are for -v.
+        // What matters comes back as an error of a call, with its explanation; these lines are for -v.
         let level = match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 Level::Info

@@ -101,7 +101,7 @@ pub fn is_fenced(code: Code) -> bool {
 
 const GRANT: &str = "grant the principal what docs/grants.md lists for topics, group and transactional ids";
 
-const UNAVAILABLE: &str = "check that the brokers run and that [kafka] brokers names them as this machine can reach them; the next run goes on from here";
+const UNAVAILABLE: &str = "check that the brokers run and that [kafka] brokers names them as this machine can reach them; the next run resumes here";
 
 fn sort(code: Code) -> (ExitCode, &'static str) {
     match code {
@@ -117,8 +117,7 @@ fn sort(code: Code) -> (ExitCode, &'static str) {
         code if is_refused(code) => (ExitCode::Permission, GRANT),
         code if is_fenced(code) => (
             ExitCode::Locked,
-            "another run with the same transactional.id has begun and goes on from here; look for two schedules of one job, \
-             or set [kafka] transactional_prefix apart",
+            "another run with the same transactional.id has started and resumes here; check whether this job is scheduled twice, or give each environment its own [kafka] transactional_prefix",
         ),
         Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::InvalidTopic => {
             (ExitCode::Config, "run `pg2ch init` to create the topic, or correct `topic` in [[table]]")
@@ -130,7 +129,7 @@ fn sort(code: Code) -> (ExitCode, &'static str) {
         // Brokers say the former of a refused timestamp, and of nothing else that pg2ch sends: each record has a key.
         Code::InvalidRecord | Code::InvalidTimestamp => (
             ExitCode::Config,
-            "set the clocks of PostgreSQL and the brokers right, or raise the topic's message.timestamp.after.max.ms: they differ by more",
+            "synchronise the clocks of PostgreSQL and the brokers, or raise the topic's message.timestamp.after.max.ms: they differ by more",
         ),
         Code::InvalidTransactionTimeout => (
             ExitCode::Config,

@@ -1,4 +1,4 @@
-//! How a refused record lies in the dead-letter topic: its own key and value, and headers that tell where it was and why
+//! How a refused record lies in the dead-letter topic: its own key and value, and headers that say where it was and why
 //! the target did not take it.
 
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub struct Letter {
 pub enum PolledLetter {
     /// A letter.
     Letter(Box<Letter>),
-    /// A record without the headers of a letter: somebody else's.
+    /// A record without the headers of a letter: not one of ours.
     Foreign(RecordPosition),
     /// The stable end of this partition.
     End(i32),

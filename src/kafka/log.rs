@@ -107,7 +107,7 @@ impl KafkaLog {
 
     /// What the client's threads report (a refused password) is only heard by who polls.
     fn hear(&self) {
-        // Where nobody listens there is a new report every few milliseconds.
+        // Where no broker listens, a new report comes every few milliseconds.
         let until = Instant::now() + HEARING * 5;
         for _ in 0..REPORTS {
             if self.committed_reader.poll(HEARING).is_none() || Instant::now() > until {
@@ -121,7 +121,7 @@ impl KafkaLog {
         self.watchdog.watch(&self.what(verb), self.limit + GRACE, call)
     }
 
-    /// Asks until the limit, or until it is known that nobody will answer.
+    /// Asks until the limit, or until it is known that no broker will reply.
     fn in_turns<T>(&self, verb: &str, ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T> {
         let context = self.committed_reader.context();
         self.told(verb, self.call(verb, || context.in_turns(self.limit, ask, || self.hear())))
@@ -173,7 +173,7 @@ impl KafkaLog {
 
     /// Whether nothing lies below the end up to which a partition is read, though its last record or marker lies lower.
     ///
-    /// A broker that has just become the leader, or a replica, may not know yet that records are committed, and tells an end
+    /// A broker that has just become the leader, or a replica, may not know yet that records are committed, and reports an end
     /// that is none: what lies behind would be taken for read. So a read at the true end is tried, which comes back once the
     /// broker knows it; then the partition is read once more from where it stood.
     fn ends_here(&mut self, partition: i32, until: Instant) -> Result<bool> {
@@ -218,7 +218,7 @@ impl KafkaLog {
                     return Ok(Polled::Record);
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => Some(partition),
-                // librdkafka connects again by itself; whoever polls has a limit for the whole.
+                // librdkafka connects again by itself; the caller has a limit for the whole.
                 Some(Err(error)) if passes(&error) => {
                     log::debug!("reading topic {}: {error}", self.topic);
                     None

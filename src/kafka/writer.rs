@@ -4,7 +4,7 @@
 //! after, the broker completes it. Either way the outcome is decided before [`Fence::fence`] of the next run returns.
 //!
 //! For clusters that forbid transactions there is a plain way (`[kafka] transactional = false`): records are delivered one by
-//! one, offsets committed by themselves, and nobody is shut out. What a dead run had under way may then land late.
+//! one, offsets committed by themselves, and no earlier run is fenced off. What a dead run had in flight may then land late.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -89,7 +89,7 @@ impl KafkaWriter {
             .set("acks", "all")
             .set("message.timeout.ms", limit.as_millis().clamp(1000, 300_000).to_string())
             .set("request.timeout.ms", limit.as_millis().clamp(1, 900_000).to_string())
-            // As Java's clients: the same key goes to the same partition whoever writes it.
+            // As Java's clients: the same key goes to the same partition, whichever client writes it.
             .set("partitioner", "murmur2_random")
             // Records leave when a broker's thread is free; a batch in hand is never waited for.
             .set("linger.ms", "1")
@@ -249,7 +249,7 @@ fn too_large_for_dead_letters(what: &str, letter: &DeadLetter) -> Error {
     Error::config(
         what,
         format!("the record at partition {} offset {} is too large for it", letter.partition, letter.offset),
-        "give the dead-letter topic a larger max.message.bytes than the topic itself has; the run stops in front of this record",
+        "give the dead-letter topic a larger max.message.bytes than the topic has; the run stops before this record",
     )
 }
 

@@ -45,14 +45,14 @@ impl Unsent {
 pub struct PartitionLag {
     /// Partition.
     pub partition: i32,
-    /// Where copying goes on.
+    /// Where copying resumes.
     pub next: i64,
     /// The end of its committed records.
     pub end: i64,
     /// Whether the offset is one that pg2ch has committed for this target; otherwise copying begins at the log's start,
     /// and the target is asked what it holds already.
     pub trusted: bool,
-    /// Offsets between the two; transactions' markers count among them, so there are at most so many records.
+    /// Offsets between the two; transactions' markers count among them, so it is an upper bound on the records.
     pub behind: i64,
 }
 
@@ -66,7 +66,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Asks the servers; what one of them refuses to tell stays unknown, and the reason is among the errors.
+    /// Queries the servers; what one of them refuses stays unknown, and the reason is among the errors.
     #[must_use]
     pub fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> (Self, Vec<Error>) {
         Self::of(unsent(config, table, watchdog), partitions(config, table, watchdog))
@@ -150,8 +150,8 @@ fn unsent_in(session: &mut Session, table: &SourceTable) -> Result<Unsent> {
     })
 }
 
-/// Compares the group's offsets with the topic's ends, as a run would. Where ClickHouse does not tell which table the target
-/// is, the offsets are taken as they stand, and its error is told beside them.
+/// Compares the group's offsets with the topic's ends, as a run would. Where ClickHouse does not show which table the target
+/// is, the offsets are taken as they stand, and its error is reported alongside.
 ///
 /// # Errors
 /// Kafka's.
@@ -190,7 +190,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Finds out what is left of each table.
 pub fn measure(config: &Config, report: &mut RunReport) {
     for table in &mut report.tables {
-        // While another run works, what is left is not this one's to tell.
+        // While another run is in progress, what remains is not for this one to report.
         if table.exit_code() != ExitCode::Locked {
             table.left = left_of(config, table);
         }

@@ -77,7 +77,7 @@ pub fn record(config: &Config, legs: Legs, report: &RunReport, session: Option<S
     let mut config = config.clone();
     config.timeouts.connect = config.timeouts.connect.min(LIMIT / 2);
     let late =
-        || Some(Error::unavailable("cannot write down what the run did", "no answer in time", "see pg2ch check"));
+        || Some(Error::unavailable("cannot record the run in the history", "no answer in time", "see pg2ch check"));
     let written = beside("history", LIMIT, late, move || {
         let session = session.map_or_else(|| connect(&config, "history", &Watchdog::of_nobody()), Ok)?;
         write(session, &entries)
@@ -88,7 +88,7 @@ pub fn record(config: &Config, legs: Legs, report: &RunReport, session: Option<S
 }
 
 fn write(mut session: Session, entries: &[Entry]) -> Result<()> {
-    const WHAT: &str = "cannot write down what the run did";
+    const WHAT: &str = "cannot record the run in the history";
     if session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_runs') IS NOT NULL", &[])?.is_none() {
         return Ok(());
     }
@@ -108,7 +108,7 @@ fn insert(session: &mut Session, entry: &Entry, last_seen: bool) -> Result<()> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let run_by = format!("{}:{}", host.trim(), std::process::id());
     let [sent, flagged, copied, inserts, dead] = &entry.counts;
-    session.call("cannot write down what the run did", |client| {
+    session.call("cannot record the run in the history", |client| {
         client.execute(
             &format!("INSERT INTO pg2ch_runs (source, topic, legs, last_seen, started_at, seconds, exit_code, complete, all_sent,
                 records_sent, rows_flagged, records_copied, inserts, dead_letters, run_by, error)

@@ -1,7 +1,7 @@
 //! Metrics for the textfile collector of Prometheus' node_exporter, written after each run, however it ended.
 //!
 //! The file is also where counters and the time of the last success are kept from run to run. It is replaced by a rename,
-//! so that nobody reads half of it. `docs/metrics.md` describes every name.
+//! so that no reader sees half of it. `docs/metrics.md` describes every name.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,26 +27,22 @@ pub const METRICS: &[Metric] = &[
     (
         "pg2ch_last_complete_start_timestamp_seconds",
         "gauge",
-        "When the last run of both legs started that moved everything and ended with 0, Unix time: nothing unmoved is older.",
+        "Unix time at which the last run of both legs started that moved everything and ended with 0: nothing unmoved is older.",
     ),
     ("pg2ch_run_exit_code", "gauge", "The last run's exit code for this table."),
-    ("pg2ch_run_complete", "gauge", "1 if the last run moved everything that there was, otherwise 0."),
+    ("pg2ch_run_complete", "gauge", "1 if the last run moved everything it found, otherwise 0."),
     ("pg2ch_run_duration_seconds", "gauge", "How long the last run took for this table."),
     (
         "pg2ch_unsent_rows",
         "gauge",
-        "Rows that the last run left unsent, counted up to 1,000,000; missing where that could not be found out.",
+        "Rows that the last run left unsent, counted up to 1,000,000; missing if it is unknown.",
     ),
-    (
-        "pg2ch_uncopied_records",
-        "gauge",
-        "Records that the last run left uncopied, at most; missing where that could not be found out.",
-    ),
+    ("pg2ch_uncopied_records", "gauge", "Records that the last run left uncopied, at most; missing if it is unknown."),
     ("pg2ch_runs_total", "counter", "Runs."),
-    ("pg2ch_failed_runs_total", "counter", "Runs with another exit code than 0 and 75 (another run holds the lock)."),
+    ("pg2ch_failed_runs_total", "counter", "Runs with an exit code other than 0 and 75 (another run holds the lock)."),
     ("pg2ch_rows_read_total", "counter", "Rows read from PostgreSQL."),
     ("pg2ch_records_sent_total", "counter", "Records committed to the topic."),
-    ("pg2ch_rows_flagged_total", "counter", "Rows flagged as sent, including those that an earlier run had delivered."),
+    ("pg2ch_rows_flagged_total", "counter", "Rows flagged as sent, including those delivered by an earlier run."),
     (
         "pg2ch_rows_locked_total",
         "counter",

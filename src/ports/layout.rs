@@ -1,4 +1,4 @@
-//! Where a table's data lie, as its engine tells: on the server that is asked, on replicas, or on shards.
+//! Where a table's data lie, by its engine: on the server that is asked, on replicas, or on shards.
 
 /// Where a table's data lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -125,6 +125,6 @@ pub struct LegContext<'a> {
     pub shutdown: &'a Shutdown,
     /// The time limits of calls that cannot be trusted to keep one.
     pub watchdog: &'a Watchdog,
-    /// What those who watch are told.
+    /// What the progress line shows.
     pub progress: Progress,
 }

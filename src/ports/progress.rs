@@ -1,4 +1,4 @@
-//! How far a table has come in a run, for whoever watches: the line that SIGUSR1 asks for, and the one at the bottom of a
+//! How far a table has come in a run: the line that SIGUSR1 asks for, and the one at the bottom of a
 //! terminal. Nothing is decided by it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,7 +48,7 @@ impl Progress {
         state.leg = Some(Leg { begun: Instant::now(), before: state.flagged, records: None });
     }
 
-    /// The second leg begins to copy so many records.
+    /// The consume leg starts to copy this many records.
     pub fn begin_records(&self, records: u64) {
         let mut state = self.state();
         state.leg = Some(Leg { begun: Instant::now(), before: state.copied, records: Some(records) });

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// The target as its server describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetDescription {
-    /// What identifies it: its UUID, or its name where the database engine has none. The address would not tell a table that
+    /// What identifies it: its UUID, or its name where the database engine has none. The address would not distinguish a table that
     /// was dropped and created again.
     pub identity: String,
     /// Its columns, in order.
@@ -77,7 +77,7 @@ pub struct Refused {
 /// What an INSERT was refused for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Some row, as far as the code tells.
+    /// Some row, as far as the code shows.
     Rows,
     /// The server's memory: a smaller INSERT may go in.
     Memory,

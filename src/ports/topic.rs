@@ -195,7 +195,7 @@ pub fn read_again(log: &mut impl TopicLog, id: RecordId, reason: &str, limit: Du
                 Polled::Nothing => format!("no record came for {limit:?}"),
                 Polled::Record | Polled::End(_) => "the topic no longer holds it".into(),
             },
-            "check the brokers and the topic's retention; the next run goes on from here",
+            "check the brokers and the topic's retention; the next run resumes here",
         )
     })
 }

@@ -143,7 +143,7 @@ fn is_tls_refusal(cause: &(dyn std::error::Error + 'static)) -> bool {
     found.is_some_and(|error| error.code() == ssl::ErrorCode::SSL)
 }
 
-/// Tells whoever finds the lock taken which process holds it. PostgreSQL cuts the name at 63 bytes.
+/// Shows a run that finds the lock taken which process holds it. PostgreSQL cuts the name at 63 bytes.
 fn application_name(front: &str, role: &str) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{front} {role} {}:{}", host.trim(), std::process::id())

@@ -9,7 +9,7 @@ pub(super) fn explain(what: &str, error: postgres::Error) -> Error {
     let (exit, hint) = error.code().map_or(
         (
             ExitCode::Unavailable,
-            "check that the server runs, and that address, port and TLS mode are right; the next run goes on from here",
+            "check that the server runs, and that address, port and TLS mode are right; the next run resumes here",
         ),
         sort,
     );
@@ -54,7 +54,7 @@ fn sort(code: &SqlState) -> (ExitCode, &'static str) {
             ),
             // Connection exceptions, lack of resources, operator intervention, system errors, serialisation and deadlocks.
             Some("08" | "53" | "57" | "58" | "40") => {
-                (ExitCode::Unavailable, "the server cannot serve this now; the next run goes on from here")
+                (ExitCode::Unavailable, "ClickHouse cannot do this now; the next run resumes here")
             }
             _ => (
                 ExitCode::Config,

@@ -1,6 +1,6 @@
 //! Flags rows that are still the version that was sent, in one transaction with what the caller adds.
 //!
-//! Rows are locked first, and those that somebody else has locked are skipped: so this transaction never waits for a row
+//! Rows are locked first, and those that another session has locked are skipped: so this transaction never waits for a row
 //! while it holds another, and no application is the victim of a deadlock with it. One statement locks and flags each
 //! version by table, place, writer **and** key. What it misses was moved by a rewrite of the table (flagged by content),
 //! changed by an application (left alone), or is locked. A row that is ours and still not flagged had its flag taken back by a
@@ -159,7 +159,7 @@ impl FlagStatements {
         Err(Error::unavailable(
             &self.what,
             format!("its rows were locked, or their flags taken back, {ATTEMPTS} times in a row"),
-            "look for long transactions on the table and for triggers that write to it; the next run goes on from here",
+            "look for long transactions on the table and for triggers that write to it; the next run resumes here",
         ))
     }
 

@@ -138,8 +138,8 @@ fn own_tables(session: &mut Session, what: &str) -> Result<String> {
     let why = match (exists, is_present, held) {
         (true, true, Some(held)) => return Ok(held),
         (true, false, _) => "the table pg2ch_checkpoint is of an older version of pg2ch",
-        (true, true, None) => "there is no table pg2ch_held in the role's search path",
-        (false, ..) => "there is no table pg2ch_checkpoint in the role's search path",
+        (true, true, None) => "the role's search path has no table pg2ch_held",
+        (false, ..) => "the role's search path has no table pg2ch_checkpoint",
     };
     Err(Error::config(what, why, "run `pg2ch init`, or load sql/postgres_init.sql"))
 }
@@ -212,7 +212,7 @@ impl Ledger for PgLedger {
             if source != self.table.name {
                 return Err(Error::config(
                     what,
-                    format!("topic {} is fed by {source} already", self.topic),
+                    format!("another source, {source}, already feeds topic {}", self.topic),
                     "give each source a topic of its own; if that one has moved away, delete its rows from pg2ch_checkpoint",
                 ));
             }

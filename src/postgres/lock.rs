@@ -111,7 +111,7 @@ pub fn run_in_progress(session: &mut Session, name: &str) -> Result<Option<Holde
     holder(session, &what, lock_key(row.get(0), row.get(1)))
 }
 
-/// Who holds the lock; `None` if nobody does any more.
+/// Who holds the lock; `None` if it is free again.
 fn holder(session: &mut Session, what: &str, key: i64) -> Result<Option<Holder>> {
     // A lock on one bigint shows its halves as classid and objid, with objsubid 1 (pg_locks in PostgreSQL's manual).
     let row = session.query_opt(
@@ -130,7 +130,7 @@ fn holder(session: &mut Session, what: &str, key: i64) -> Result<Option<Holder>>
         &[&key],
     )?;
     Ok(row.map(|row| {
-        // A role that may not see the session's activity is told its name only.
+        // A role that may not see the session's activity sees its name only.
         let since_change = row.get::<_, Option<i64>>(2).unwrap_or_default();
         let is_active = row.get::<_, Option<bool>>(3).unwrap_or_default();
         Holder {

@@ -18,7 +18,7 @@ pub const POOLED: &str = "a pooler shares server processes between sessions (tra
 /// How long it is taken for granted that a server is no transaction pool.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
 
-/// How often both sessions are asked. One that has the pool to itself is told in the first round.
+/// How often both sessions are asked. One that has the pool to itself is recognised in the first round.
 const ROUNDS: usize = 2;
 
 /// The server that was last found to give each session a process of its own, and when.

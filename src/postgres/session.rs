@@ -1,4 +1,4 @@
-//! One session: every statement goes through here, under a time limit, and every error is sorted and told.
+//! One session: every statement goes through here, under a time limit, and every error is classified and explained.
 
 use std::time::Duration;
 

@@ -68,7 +68,7 @@ impl SourceTable {
         let unfit = |why: String, hint: &str| Error::config(&what, why, hint);
         let relation = Relation::look_up(session, &config.source)?.ok_or_else(|| {
             unfit(
-                "there is no such table in the database".into(),
+                "the table does not exist in the database".into(),
                 "check `source` in [[table]] (schema.table, quoted as in SQL) and the database in the PostgreSQL URL",
             )
         })?;

@@ -14,7 +14,7 @@ use crate::data::{RowBatch, Version};
 use crate::error::Result;
 use crate::ports::source::{Estimate, UnsentRows};
 
-/// How many rows the first statement asks for, whose size nobody knows yet: few enough for wide ones, and enough for most
+/// How many rows the first statement asks for, whose size is not known yet: few enough for wide ones, and enough for most
 /// runs of a job that runs often.
 const FIRST_ROWS: usize = 200;
 

@@ -62,7 +62,7 @@ fn statement(table: &SourceTable, within: bool) -> String {
     )
 }
 
-/// The predicate as the catalogue would show it: an empty table of the same columns tells. `None` where an index cannot have
+/// The predicate as the catalogue would show it: an empty table of the same columns shows it. `None` where an index cannot have
 /// the condition (it holds a subquery, or changes with time), or where the role may not make the table.
 fn predicate_within(session: &mut Session, table: &SourceTable, what: &str) -> Result<Option<String>> {
     let sql = format!(

@@ -44,7 +44,7 @@ pub trait Foreman {
 ///
 /// A lost job's thread is left behind, and what becomes of it does not count any more.
 pub fn at_a_time<F: Foreman>(at_once: usize, tick: Duration, foreman: &mut F) {
-    // A thread that has ended waits until its end is taken down here, or until nobody is here any more.
+    // A thread that has ended waits until its end is noted here, or until this run has left.
     let (out, ends) = bounded(0);
     let mut under_way: Vec<(u64, F::Kept)> = Vec::new();
     let mut begun = 0;

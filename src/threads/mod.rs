@@ -1,4 +1,4 @@
-//! What runs side by side: the stages of a leg, the tables of a run, work that nobody may have to wait for.
+//! What runs side by side: the stages of a leg, the tables of a run, work that may not have to be waited for.
 //!
 //! All threads and channels are those of [`sync`](crate::sync), so that every interleaving of what is written here can be
 //! tried (`tests/threads`). A panic in a thread becomes that thread's error, where it happens.

@@ -59,7 +59,7 @@ fn queue<T>() -> (Sender<T>, Receiver<T>) {
     bounded(if mutant::is("queues hold as much as comes") { 1_000 } else { QUEUE })
 }
 
-/// Gives a piece to the next stage; `false` if that has ended: its own error tells why.
+/// Gives a piece to the next stage; `false` if that has ended: its own error says why.
 fn hand_over<T>(out: &Sender<T>, piece: T) -> bool {
     if mutant::is("a hand-over does not wait") {
         let _ = out.try_send(piece);

@@ -12,15 +12,15 @@ use crate::error::{Error, Result};
 
 use super::beside;
 
-/// How often whoever waits for a thread looks at the calls that are in progress in it.
+/// How often the waiting side looks at the calls in progress in a thread.
 pub const LOOK: Duration = Duration::from_millis(250);
 
-/// How long a call may take before a person who watches is told of it.
+/// How long a call may take before the terminal shows it.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Knows which calls are in progress, and until when they may take. Clones share one state.
 ///
-/// There is none without somebody who looks at it: [`watched`], [`Watchdog::pair`].
+/// None exists without a thread that looks at it: [`watched`], [`Watchdog::pair`].
 #[derive(Clone, Debug)]
 pub struct Watchdog {
     calls: Arc<Mutex<Calls>>,
@@ -61,7 +61,7 @@ impl Watchdog {
         (watchdog.clone(), Watcher(watchdog))
     }
 
-    /// One for work on a thread that nobody waits for, or only for a set time.
+    /// One for work on a thread that is not waited for, or only for a set time.
     #[must_use]
     pub fn of_nobody() -> Self {
         Self { calls: Arc::default() }

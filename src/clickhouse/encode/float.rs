@@ -13,7 +13,7 @@ use super::refusal::{Checked, Fault};
 /// The two widths of a float.
 pub(super) trait Float: Copy + FromStr + LowerExp {
     const NAME: &'static str;
-    /// Decimal numbers of so many digits always survive the way there and back.
+    /// Decimal numbers of this many digits always survive the way there and back.
     const SAFE_DIGITS: i64;
     fn from_special(value: f64) -> Self;
     fn is_infinite(self) -> bool;

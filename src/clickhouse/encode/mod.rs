@@ -163,7 +163,7 @@ impl RowEncoder {
         header
     }
 
-    /// Appends the row that a record's value makes; tells which columns it has.
+    /// Appends the row that a record's value makes; returns which columns it has.
     ///
     /// # Errors
     /// The first thing that does not fit. `out` is then as it was before.

@@ -312,7 +312,7 @@ impl Fields {
         Ok(())
     }
 
-    /// Takes a key and the colon after it, and tells whose it is, if it is not ignored. `place` is the one in `expected`.
+    /// Takes a key and the colon after it, and returns whose it is, if it is not ignored. `place` is the one in `expected`.
     fn locate(&mut self, place: usize, cursor: &mut Cursor<'_>, context: &mut Context) -> Checked<Option<Index>> {
         let expected = self.expected[place];
         if self.list.get(expected).is_some_and(|field| cursor.eat_all(&field.key)) {

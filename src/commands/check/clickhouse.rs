@@ -17,10 +17,10 @@ use crate::ports::target::Target;
 /// The findings that only another table settles.
 const REMADE: [&str; 3] = ["engine", "engine-version", "sorting-key"];
 
-/// Where nobody but its owner can make a table anew.
-const MEANT: &str = "-- nothing, if that is meant; `pg2ch init --print` shows a table that has it, for another name";
+/// Where only its owner can recreate a table.
+const MEANT: &str = "-- nothing, if that is intended; `pg2ch init --print` shows a table that has it, for another name";
 
-/// The findings on a table that are gone once it is made anew.
+/// The findings on a table that disappear once it is recreated.
 const SETTLED: &[&str] = &[
     "position-column",
     "position-type",
@@ -142,7 +142,7 @@ impl Check<'_> {
                 },
             );
             let (what, why) =
-                (format!("there is no table {}", self.table.target), "there is nothing to copy records to");
+                (format!("the table {} does not exist", self.table.target), "there is nothing to copy records to");
             self.findings.add(Severity::Error, "target-missing", what, why, fix);
             return Ok(());
         };
@@ -197,7 +197,7 @@ impl Check<'_> {
                     Severity::Error,
                     "grant-missing",
                     format!("the user lacks {privilege} on {}", self.table.target),
-                    "rows are inserted, and asked for after a crash",
+                    "a run inserts rows, and queries them after a crash",
                     format!("GRANT {privilege} ON {name} TO {};", quote(self.http.user())),
                 );
             }
@@ -273,7 +273,7 @@ impl Check<'_> {
                 Severity::Warning,
                 "position-index",
                 format!("{} has no index on (_partition, _offset)", self.table.target),
-                "asking what the target holds, after a crash, reads the whole table",
+                "after a crash, the query for what the target holds reads the whole table",
                 format!(
                     "ALTER TABLE {name} ADD INDEX _position (_partition, _offset) TYPE minmax GRANULARITY 1;\nALTER TABLE \
                      {name} MATERIALIZE INDEX _position;"

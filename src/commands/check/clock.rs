@@ -1,6 +1,6 @@
 //! Whether a server's clock and this machine's agree.
 //!
-//! Kafka's cannot be asked: a broker tells its time only in records that it stamps, and a check writes none.
+//! Kafka's cannot be queried: a broker shows its time only in records that it stamps, and a check writes none.
 
 use std::ops::RangeInclusive;
 use std::time::SystemTime;

@@ -26,9 +26,9 @@ impl Check<'_> {
         self.findings.add(
             Severity::Note,
             "distributed",
-            format!("{} puts its rows into {} on the servers of a cluster", self.table.target, self.stored),
+            format!("{} stores its rows in {} on the servers of a cluster", self.table.target, self.stored),
             if found.is_some() {
-                "what is said of that table is checked on this server only"
+                "findings about that table are checked on this server only"
             } else {
                 "this server has no such table, so nothing of it is checked"
             },
@@ -37,7 +37,7 @@ impl Check<'_> {
         Ok(found)
     }
 
-    /// Two tables of the configuration that end in one: positions of two topics could not be told apart there.
+    /// Two tables of the configuration that end in one: positions of two topics could not be distinguished there.
     pub(super) fn shared(&mut self) -> Result<()> {
         let sql = "SELECT database, name, engine_full FROM system.tables WHERE engine = 'Distributed'";
         let behind: BTreeMap<(String, String), Distributed> = self
@@ -51,9 +51,9 @@ impl Check<'_> {
             self.findings.add(
                 Severity::Error,
                 "target-shared",
-                format!("{} and {} are the same table in the end", self.table.target, other.target),
+                format!("{} and {} store into the same table", self.table.target, other.target),
                 format!(
-                    "it is filled from the topic {} as well: partitions and offsets of two topics cannot be told apart in it",
+                    "it is filled from the topic {} as well: it cannot distinguish partitions and offsets of two topics",
                     other.topic
                 ),
                 "-- give each table a target of its own; a view can join them",

@@ -44,7 +44,7 @@ pub struct Finding {
     pub what: String,
     /// Why it matters.
     pub why: String,
-    /// The statement, or command, that mends it.
+    /// The statement, or command, that fixes it.
     pub fix: String,
 }
 

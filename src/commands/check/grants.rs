@@ -7,7 +7,7 @@ use crate::config::TableConfig;
 use crate::error::Result;
 use crate::postgres::{Session, quote};
 
-const WHAT: &str = "cannot ask for the role's privileges";
+const WHAT: &str = "cannot query the role's privileges";
 
 /// Whether the role may look into the source's schema at all.
 ///
@@ -64,7 +64,7 @@ pub fn table(session: &mut Session, found: &Found, findings: &mut Findings) -> R
             findings,
             "TEMPORARY",
             &format!("database {database}"),
-            "comparing a window with the table",
+            "comparing the records after the checkpoint with the table",
             &on,
             &role,
         );
@@ -74,7 +74,7 @@ pub fn table(session: &mut Session, found: &Found, findings: &mut Findings) -> R
             Severity::Error,
             "row-level-security",
             format!("a row-level security policy of {name} applies to {role}"),
-            "rows that it hides would never be sent; a run will not start",
+            "rows hidden by it would never be sent; a run will not start",
             format!("ALTER ROLE {role} BYPASSRLS;"),
         );
     }
@@ -110,8 +110,8 @@ pub fn history(session: &mut Session, findings: &mut Findings) -> Result<()> {
         findings.add(
             Severity::Note,
             "runs-missing",
-            "there is no table pg2ch_runs in the role's search path",
-            "`pg2ch status` cannot tell what the last runs did",
+            "the role's search path has no table pg2ch_runs",
+            "`pg2ch status` cannot show how the last runs ended",
             format!("{};", own_table_statements(RUNS)),
         );
     }
@@ -128,7 +128,7 @@ pub fn history(session: &mut Session, findings: &mut Findings) -> Result<()> {
             Severity::Note,
             "runs-grant-missing",
             format!("{role} lacks {privileges} on {name}"),
-            "`pg2ch status` cannot tell what the last runs did",
+            "`pg2ch status` cannot show how the last runs ended",
             format!("GRANT {privileges} ON {name} TO {role};"),
         );
     }

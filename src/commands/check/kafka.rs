@@ -38,8 +38,8 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
         check.findings.add(
             Severity::Warning,
             "dead-letters-smaller",
-            format!("topic {dead} takes {dead_limit} bytes, topic {topic} {limit}"),
-            "a refused record that does not fit among the dead letters stops the run",
+            format!("topic {dead} accepts records of {dead_limit} bytes, topic {topic} of {limit}"),
+            "a refused record that is too large for the dead-letter topic stops the run",
             check.alter(&dead, &format!("max.message.bytes={limit}")),
         );
     }
@@ -48,8 +48,7 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
             Severity::Warning,
             "not-transactional",
             "[kafka] transactional is false",
-            "after a crash other consumers of the topic may see a record twice, and a run that was thought dead may still write; \
-             the target still gets each version once",
+            "after a crash, other consumers of the topic may see a record twice, and an earlier run may still write; the target still gets each version once",
             "set `transactional = true` in [kafka], unless the cluster forbids transactions",
         );
     }
@@ -78,7 +77,7 @@ impl Check<'_> {
         match log.partitions() {
             Ok(partitions) => {
                 let read = read(&mut log, &partitions, self.config.timeouts.kafka);
-                self.allowed(read, "what a dead run has left, and what is to be copied, is read")?;
+                self.allowed(read, "a run reads the records after the checkpoint, and those to copy")?;
                 Ok(true)
             }
             Err(error) if is_unknown_topic(&error) => {
@@ -89,7 +88,7 @@ impl Check<'_> {
                 self.findings.add(
                     severity,
                     id,
-                    format!("there is no topic {topic}"),
+                    format!("topic {topic} does not exist"),
                     why,
                     format!("{fix}    # or: pg2ch init"),
                 );
@@ -134,7 +133,7 @@ impl Check<'_> {
             Severity::Note,
             "settings-hidden",
             format!("the settings of topic {topic} may not be read: {}", error.why()),
-            "retention and limits could not be checked, and a record that is too large is found by trying",
+            "retention and limits are not checked, and a record that is too large is found only by sending it",
             command,
         );
         Ok(None)
@@ -151,21 +150,17 @@ impl Check<'_> {
                 self.findings.add(
                     Severity::Warning,
                     "partitions-added",
-                    format!("topic {topic} has partitions that it had not when records were copied last: {added:?}"),
-                    "keys go to other partitions from now on: other consumers may read a row's new version before its old one. \
-                     The target goes by the records' time, and shows the newest",
-                    "tell who reads the topic; where the order of a key's records counts, a new topic has it: `topic` in [[table]]",
+                    format!("topic {topic} has new partitions since records were last copied: {added:?}"),
+                    "keys may now map to other partitions, so other consumers may read a row's new version before its old one. The target uses the records' timestamps and shows the newest",
+                    "warn the topic's consumers; if they need order within a key, switch to a new topic: `topic` in [[table]]",
                 );
             }
         }
         if self.config.kafka.transactional {
-            // Under a name that no run has: nobody is shut out.
+            // Under a name that no run has: no run is fenced off.
             let id = format!("{}-check", self.config.kafka.transactional_prefix);
             let fenced = KafkaWriter::new(self.config, &id, topic, None, None, self.watchdog)?.fence();
-            self.allowed(
-                fenced,
-                "a run shuts out its predecessors with it, and sends rows and offsets as transactions",
-            )?;
+            self.allowed(fenced, "a run fences off earlier runs with it, and sends rows and offsets in transactions")?;
         }
         Ok(())
     }
@@ -184,7 +179,7 @@ impl Check<'_> {
                 Severity::Error,
                 "compaction",
                 format!("topic {topic} is compacted"),
-                "older versions of a row vanish before they are copied, without a trace",
+                "older versions of a row are silently removed before they are copied",
                 self.alter(topic, "cleanup.policy=delete"),
             );
         }
@@ -193,7 +188,7 @@ impl Check<'_> {
                 Severity::Warning,
                 "retention",
                 format!("topic {topic} keeps records for {} hours", retention / 3_600_000),
-                "what is not copied within that time is lost; a week outlasts most outages and holidays",
+                "records not copied within that time are lost; a week is longer than most outages and holidays",
                 self.alter(topic, &format!("retention.ms={WEEK_MS}")),
             );
         }
@@ -202,7 +197,7 @@ impl Check<'_> {
                 Severity::Warning,
                 "retention-bytes",
                 format!("a partition of topic {topic} keeps {bytes} bytes"),
-                "a large load may push records out before they are copied, however young they are",
+                "a large load may delete records before they are copied, however new they are",
                 self.alter(topic, "retention.bytes=-1"),
             );
         }
@@ -211,8 +206,7 @@ impl Check<'_> {
                 Severity::Warning,
                 "log-append-time",
                 format!("topic {topic} replaces the records' timestamps by the broker's"),
-                "the target's newest version of a row is the one with the highest timestamp: it should be PostgreSQL's time of \
-                 reading, which never goes back",
+                "the target's newest version of a row has the highest timestamp: it must be PostgreSQL's time of reading, which never goes back",
                 self.alter(topic, "message.timestamp.type=CreateTime"),
             );
         }
@@ -225,8 +219,8 @@ impl Check<'_> {
             self.findings.add(
                 Severity::Warning,
                 "message-size",
-                format!("topic {topic} takes records of {bytes} bytes at most"),
-                "larger rows stay unsent and end every run with 65; so small a limit also makes batches small",
+                format!("topic {topic} accepts records of at most {bytes} bytes"),
+                "larger rows stay unsent and end every run with 65; a limit this small also makes batches small",
                 self.alter(topic, &format!("max.message.bytes={USUAL_BYTES}")),
             );
         }
@@ -240,7 +234,7 @@ impl Check<'_> {
             self.findings.add(
                 Severity::Warning,
                 "min-insync",
-                format!("topic {topic} wants {in_sync} copies in sync, but has {copies}"),
+                format!("topic {topic} has min.insync.replicas={in_sync} but {copies} replicas"),
                 "brokers before Kafka 4.3 refuse every record",
                 self.alter(topic, &format!("min.insync.replicas={copies}")),
             );
@@ -248,15 +242,15 @@ impl Check<'_> {
             self.findings.add(
                 Severity::Note,
                 "one-copy",
-                format!("topic {topic} has a single copy"),
-                "a broker's lost disk takes records along that are flagged and not yet copied",
+                format!("topic {topic} has one replica"),
+                "if its broker loses the disk, records already flagged but not yet copied are lost",
                 "kafka-reassign-partitions.sh, with three replicas for each partition (a cluster of one broker has no more than one)",
             );
         } else if in_sync == 1 {
             self.findings.add(
                 Severity::Warning,
                 "min-insync",
-                format!("topic {topic} has {copies} copies, but one in sync is enough"),
+                format!("topic {topic} has {copies} replicas but min.insync.replicas=1"),
                 "a record may be acknowledged, and its row flagged, while only one broker has it",
                 self.alter(topic, "min.insync.replicas=2"),
             );
@@ -266,7 +260,7 @@ impl Check<'_> {
 
     /// Checks the topic of the dead letters; the size that it takes.
     fn dead_letters(&mut self, dead: &str) -> Result<Option<i64>> {
-        let why = "a record that the target refuses has nowhere to go, and stops the run";
+        let why = "a record that the target refuses stops the run";
         if !self.exists(dead, Severity::Error, "dead-letters-missing", why)? {
             return Ok(None);
         }
@@ -276,7 +270,7 @@ impl Check<'_> {
                 Severity::Error,
                 "dead-letters-compaction",
                 format!("topic {dead} is compacted"),
-                "refused records vanish before anybody has looked at them",
+                "refused records are removed before anyone has looked at them",
                 self.alter(dead, "cleanup.policy=delete"),
             );
         }

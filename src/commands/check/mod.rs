@@ -50,7 +50,7 @@ impl Command for Check {
                 found.findings.extend(checked.findings);
                 source = checked.source;
                 let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
-                // What it cannot tell is among the findings already.
+                // What it cannot find out is among the findings already.
                 found.backlog.unsent = unsent.ok();
             }
             Err(error) => found.failures.push(error),

@@ -47,7 +47,7 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
 }
 
 fn server(session: &mut Session, findings: &mut Findings) -> Result<String> {
-    const WHAT: &str = "cannot ask for the server's version";
+    const WHAT: &str = "cannot query the server's version";
     let before = clock::now();
     let row = session.query_opt(
         WHAT,
@@ -92,17 +92,17 @@ fn server(session: &mut Session, findings: &mut Findings) -> Result<String> {
             Severity::Warning,
             "autovacuum-off",
             "autovacuum is off",
-            "each flagged row leaves a dead version behind: the table, and the index of unsent rows, only grow",
+            "every flagged row leaves a dead tuple, so the table and its indexes keep growing",
             "ALTER SYSTEM SET autovacuum = on;\nSELECT pg_reload_conf();",
         );
     }
     Ok(version)
 }
 
-/// A primary may still be told to refuse writes: for the role, the database, or the whole server.
+/// A primary may still be set to refuse writes: for the role, the database, or the whole server.
 fn read_only(session: &mut Session, findings: &mut Findings) -> Result<()> {
     let row = session.query_opt(
-        "cannot ask whether the session may write",
+        "cannot query whether the session may write",
         "SELECT CASE source
                 WHEN 'user' THEN format('ALTER ROLE %I RESET %I;', current_user, name)
                 WHEN 'database' THEN format('ALTER DATABASE %I RESET %I;', current_database(), name)
@@ -130,7 +130,7 @@ fn pooling(error: &Error, findings: &mut Findings) {
         Severity::Error,
         "transaction-pooling",
         POOLED,
-        "the lock that keeps two runs apart, and the settings of a session, do not outlive a transaction there",
+        "the lock between two runs, and a session's settings, end with each transaction there",
         error.hint(),
     );
 }
@@ -141,8 +141,8 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
         findings.add(
             Severity::Error,
             "held-missing",
-            "there is no table pg2ch_held in the role's search path",
-            "it keeps which rows were sent and could not be flagged: no run starts without it",
+            "the role's search path has no table pg2ch_held",
+            "it holds the rows that were sent and could not be flagged: no run starts without it",
             format!("{};", own_table_statements(HELD)),
         );
     }
@@ -151,8 +151,8 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
         findings.add(
             Severity::Error,
             "checkpoint-missing",
-            "there is no table pg2ch_checkpoint in the role's search path",
-            "it tells, after a crash, which records were delivered and not flagged: no run begins without it",
+            "the role's search path has no table pg2ch_checkpoint",
+            "after a crash, it shows which records were delivered and not flagged: no run starts without it",
             format!("{};", own_table_statements(CHECKPOINT)),
         );
         return Ok(());
@@ -184,8 +184,8 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
         findings.add(
             Severity::Error,
             "topic-shared",
-            format!("topic {} is fed by {source} already", table.topic),
-            "what recovery finds in a topic must be of one source",
+            format!("another source, {source}, already feeds topic {}", table.topic),
+            "recovery needs a topic with the rows of one source",
             format!("-- give each source a topic of its own; if {source} has moved away for good:\n{fix}"),
         );
     }

@@ -34,7 +34,7 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
         findings.add(
             Severity::Error,
             "source-missing",
-            format!("there is no table {} in the database", table.source),
+            format!("table {} does not exist in the database", table.source),
             "there is nothing to move",
             "correct `source` in [[table]], or the database in [postgres] url",
         );
@@ -95,7 +95,7 @@ fn flag(
             Severity::Error,
             "flag-missing",
             format!("{name} has no column {}", table.flag),
-            "it says whether a row was sent",
+            "it marks a row as sent",
             add_flag(name, &table.flag),
         );
         return Ok(());
@@ -168,14 +168,14 @@ fn key(
                 Severity::Error,
                 "key-missing",
                 format!("{name} has no column {wanted}"),
-                "the key tells rows and records apart",
+                "the key identifies rows and records",
                 "correct `key` in [[table]]",
             ),
             Some(column) if !column.not_null => findings.add(
                 Severity::Error,
                 "key-nullable",
                 format!("the key column {wanted} may be NULL"),
-                "a row without a key cannot be told apart from another one",
+                "a row without a key cannot be identified",
                 format!("ALTER TABLE {name} ALTER COLUMN {} SET NOT NULL;", quote(wanted)),
             ),
             Some(_) => {}
@@ -204,7 +204,7 @@ fn index(session: &mut Session, source: &SourceTable, findings: &mut Findings) -
             Severity::Note,
             "index-wide",
             format!("the index of the unsent rows of {name} also holds those outside `where`"),
-            "they stay unsent, and every batch passes over them",
+            "they stay unsent, and every batch skips over them",
             format!("{statement};"),
         ),
         UnsentIndex::Missing(statement) => findings.add(
@@ -238,8 +238,8 @@ fn condition(session: &mut Session, source: &SourceTable, findings: &mut Finding
         Severity::Note,
         "where-takes",
         format!("`where` takes {taken} of {beyond}{unsent} unsent rows of {}", source.name),
-        "the others stay unsent until they come within it, and do not count as unsent",
-        "none is needed, if that is meant",
+        "the others stay unsent until `where` covers them, and do not count as unsent",
+        "none is needed, if that is intended",
     );
     Ok(())
 }

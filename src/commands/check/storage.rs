@@ -45,7 +45,7 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
                 table = found.name,
                 flag = quote(flag),
             ),
-            _ => format!("-- let it do nothing where only {flag} changes; it is:\n-- {definition}"),
+            _ => format!("-- make it do nothing where only {flag} changes. Its definition:\n-- {definition}"),
         };
         findings.add(
             Severity::Warning,
@@ -88,8 +88,7 @@ fn space(session: &mut Session, found: &Found, findings: &mut Findings) -> Resul
             Severity::Note,
             "fillfactor",
             format!("{name} has fillfactor {fill}"),
-            "each row is updated once, when it is flagged: with room in its page the new version stays there, which writes \
-             half the WAL; it takes up to twice the disk, and counts for rows that come from now on",
+            "each row is updated once, when it is flagged. With room in its page the new version stays there, which halves the WAL. It takes up to twice the disk, and applies to new rows",
             format!("ALTER TABLE {name} SET (fillfactor = 50);"),
         );
     }
@@ -97,8 +96,8 @@ fn space(session: &mut Session, found: &Found, findings: &mut Findings) -> Resul
         findings.add(
             Severity::Note,
             "autovacuum-scale",
-            format!("{name} has some {rows:.0} rows, and is vacuumed when a fifth of them is dead"),
-            "each row dies once, when it is flagged: a smaller part keeps the index of unsent rows quick",
+            format!("{name} has about {rows:.0} rows, and autovacuum waits until a fifth of them is dead"),
+            "flagging leaves one dead tuple a row: vacuuming earlier keeps the index of unsent rows fast",
             format!("ALTER TABLE {name} SET (autovacuum_vacuum_scale_factor = 0.02);"),
         );
     }

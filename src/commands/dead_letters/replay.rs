@@ -3,7 +3,7 @@
 //! It holds the table's lock and shuts out consume runs, so that nothing else inserts the same records meanwhile. Each record
 //! goes in an INSERT of its own, under a token that follows from the record and the target alone: whatever a replay that died
 //! had sent, or a proxy still holds back, is the same block under the same token, and the server drops the second one. If the
-//! process dies before or after any call, the next replay asks the target and goes on.
+//! process dies before or after any call, the next replay asks the target and resumes.
 
 use std::collections::HashSet;
 
@@ -144,7 +144,7 @@ impl<'a> Replay<'a> {
             // The server knows the token and dropped the row: a replayed row was deleted since. No request of this token
             // can be stored any more, so the next one may be used.
         }
-        Ok(Err(format!("the server has confirmed it {ROUNDS} times and does not hold it: look for what deletes rows")))
+        Ok(Err(format!("ClickHouse has confirmed it {ROUNDS} times and does not hold it: look for what deletes rows")))
     }
 
     /// Sends the row until the server says yes or no, or the attempts are used up; if it says no, why.
@@ -166,7 +166,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// The same for the same record and target, whoever computes it.
+    /// The same for the same record and target, on every host.
     fn token(&self, id: &RecordId, round: u32) -> String {
         let RecordId { partition, offset, timestamp_ms } = id;
         let topic = &self.leg.table.topic;

@@ -19,7 +19,7 @@ pub struct Bucketing {
 }
 
 impl Bucketing {
-    /// Buckets for about so many keys: 16 to 65,536 of them.
+    /// Buckets for about this many keys: 16 to 65,536 of them.
     pub fn of(keys: u64) -> Self {
         Self { bits: (keys / KEYS_PER_BUCKET).checked_ilog2().unwrap_or(0).clamp(4, 16) }
     }

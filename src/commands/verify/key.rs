@@ -1,6 +1,6 @@
 //! One text for a key, the same on both servers, and its number: the first 64 bits of the text's MD5.
 //!
-//! The number puts a key into a bucket by its first bits and tells it from its neighbours by the rest. A pair of types for
+//! The number puts a key into a bucket by its first bits and distinguishes it from its neighbours by the rest. A pair of types for
 //! which no equal text is known is refused: a comparison that may be wrong is worse than none.
 
 use crate::clickhouse::column_type::{Column, ColumnType, ScalarType};
@@ -56,7 +56,7 @@ impl KeyText {
                 Error::config(
                     &what,
                     format!(
-                        "for the key column {} no text is known that is the same for {} in PostgreSQL and {} in ClickHouse",
+                        "the key column {} is {} in PostgreSQL and {} in ClickHouse, and their texts cannot be compared",
                         column.name, column.type_name, found.type_name
                     ),
                     "give the target's column the type that `pg2ch init --print` shows, or a String",

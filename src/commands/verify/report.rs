@@ -140,9 +140,9 @@ impl TableReport {
         let mut text = format!("{} and {}: ", self.source, self.target);
         let verdict = match (self.differs(), self.complete) {
             (true, true) => "they differ",
-            (true, false) => "they differ, and were not compared to the end: verify was asked to finish",
+            (true, false) => "they differ, and were not compared completely: verify was interrupted",
             (false, true) => "equal",
-            (false, false) => "equal as far as they were compared: verify was asked to finish",
+            (false, false) => "equal as far as they were compared: verify was interrupted",
         };
         let _ = writeln!(
             text,
@@ -179,11 +179,11 @@ impl TableReport {
                 Some(column) => {
                     writeln!(text, "    {key}: column {column} is {source} in PostgreSQL and {target} in ClickHouse")
                 }
-                None => writeln!(text, "    {key}: the target does not take it as it is: {source}"),
+                None => writeln!(text, "    {key}: the target cannot hold it unchanged: {source}"),
             };
         }
         if !self.doubled_compared {
-            let _ = writeln!(text, "  doubled rows were not looked for: the target keeps no positions");
+            let _ = writeln!(text, "  duplicate rows were not searched for: the target has no position columns");
         }
         if self.deep {
             let _ = writeln!(text, "  contents compared of {}", counted(self.rows_compared, "row"));

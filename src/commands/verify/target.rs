@@ -158,7 +158,7 @@ impl TargetKeys {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    /// Asks with a condition that names so many keys at a time; one that uses the primary index, where there is one.
+    /// Queries with a condition that names this many keys at a time; one that uses the primary index, where there is one.
     fn ask_by_key<T>(
         &mut self,
         keys: &[(u64, &str)],
@@ -236,7 +236,7 @@ impl TargetKeys {
     }
 
     fn unreadable(&self, bytes: usize) -> Error {
-        Error::bug(self.what.clone(), format!("an answer of {bytes} bytes has another form than what was asked for"))
+        Error::bug(self.what.clone(), format!("a reply of {bytes} bytes does not have the expected form"))
     }
 }
 

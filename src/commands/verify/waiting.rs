@@ -150,7 +150,7 @@ impl<'a> Waiting<'a> {
                 }
                 (Polled::Record | Polled::Nothing, _) => {
                     return Err(Error::unavailable(
-                        format!("cannot read what waits in partitions {open:?} of {}", self.leg.table.topic),
+                        format!("cannot read the uncopied records in partitions {open:?} of {}", self.leg.table.topic),
                         format!("no record came for {limit:?}"),
                         "check the brokers, and try again",
                     ));
@@ -158,7 +158,7 @@ impl<'a> Waiting<'a> {
             }
             if self.in_topic.hashes.len() > MOST_KEYS {
                 return Err(Error::unavailable(
-                    format!("cannot tell what waits in topic {} from what is missing", self.leg.table.topic),
+                    format!("cannot distinguish uncopied records of topic {} from missing rows", self.leg.table.topic),
                     format!("more than {MOST_KEYS} records are not copied yet"),
                     "run `pg2ch consume` first",
                 ));

@@ -150,7 +150,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             return Ok(Verdict::Ended(Ended::Ask));
         }
         if block.is_unanswered && cause.passes() {
-            // The rows may be the first attempt's, with the views whole: only an answer tells.
+            // The rows may be the first attempt's, with the views whole: only a reply shows that.
             return Ok(Verdict::Again(error));
         }
         self.committer.note_refused(block.ranges);
@@ -202,7 +202,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     }
 
     /// An INSERT of a run that died, whose rows the target holds: whether a view refused them is known only if that run has
-    /// noted it, or the server tells.
+    /// noted it, or the server shows it.
     pub(super) fn check_views_of(
         &mut self,
         token: &str,
@@ -221,7 +221,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             self.tell_views(
                 &ranges,
                 rows,
-                "the run that sent it died before the reply, and system.query_log does not tell the end",
+                "the run that sent it died before the reply, and system.query_log does not show how it ended",
             );
         }
     }
@@ -238,12 +238,12 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         Err(Error::unavailable(
             "cannot insert into the target",
             format!("it was altered after its columns were read: {reason}"),
-            "let the ALTER end; the next run resumes here",
+            "wait until the ALTER ends; the next run resumes here",
         ))
     }
 
     /// Whether the target is still the one for which the rows were encoded. An INSERT that a column's end or renaming has met
-    /// while it was executing went in without that column's values, and nothing else tells.
+    /// while it was executing went in without that column's values, and nothing else shows it.
     pub(super) fn compare_target(&mut self) -> Result<bool> {
         let sent = std::mem::take(&mut self.sent);
         if sent.is_empty() {
@@ -298,7 +298,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     fn tell_unproven(&mut self) {
         if !std::mem::replace(&mut self.has_told_unproven, true) {
             log::info!(
-                "replies to INSERTs lack the id of their query (a server before 23.3, or a proxy): the target is asked after each"
+                "replies to INSERTs lack the id of their query (a server before 23.3, or a proxy): pg2ch queries the target after each"
             );
         }
     }

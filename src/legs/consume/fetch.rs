@@ -42,7 +42,7 @@ pub struct Fetcher<'a, L> {
     size: BatchSize,
     budget: Budget,
     limit: Duration,
-    /// Whether whoever takes the batches waits for the last one.
+    /// Whether the next stage waits for the last batch.
     is_awaited: bool,
     at_end: bool,
 }
@@ -108,7 +108,7 @@ impl<'a, L: TopicLog> Fetcher<'a, L> {
         let Self { log, next, ends, open, limit, .. } = self;
         let mut reached = None;
         let polled = log.poll(*limit, &mut |record| {
-            // Records beyond the end belong to the next run, repeated ones to nobody.
+            // Records beyond the end belong to the next run; repeated ones are dropped.
             let (Some(next), Some(&end)) = (next.get_mut(&record.partition), ends.get(&record.partition)) else {
                 return;
             };
@@ -130,7 +130,7 @@ impl<'a, L: TopicLog> Fetcher<'a, L> {
                 return Err(Error::unavailable(
                     format!("cannot read partitions {open:?} up to their ends"),
                     format!("no record came for {limit:?}"),
-                    "check the brokers; the next run goes on from here",
+                    "check the brokers; the next run resumes here",
                 ));
             }
         }

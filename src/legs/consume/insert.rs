@@ -6,7 +6,7 @@
 //! missing goes under a new token. What a dead run had recorded is asked for first, and only what is missing goes under its
 //! token. Only then does the offset move.
 //!
-//! How one INSERT is brought to an end is told in [`attempt`](super::attempt).
+//! [`attempt`](super::attempt) brings one INSERT to its end.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -29,7 +29,7 @@ const ROUNDS: usize = 5;
 /// A block of at most this many rows is tried again whole for each bad row that the server names.
 const SMALL: usize = 256;
 
-/// How many dead letters a leg tells one by one.
+/// How many dead letters a leg logs one by one.
 const MOST_TOLD: u64 = 20;
 
 /// How an insert treats what it is given.
@@ -130,7 +130,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// # Errors
     /// Kafka's.
     pub fn finish(&mut self) -> Result<()> {
-        // Offsets are committed all the same: the rows are stored, and what they lack is told.
+        // Offsets are committed all the same: the rows are stored, and the run reports what they lack.
         self.compare_target()?;
         crash::point("consume.finish.before");
         self.committer.flush()?;
@@ -280,7 +280,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         ))
     }
 
-    /// The rows that the target refuses, with their reasons, as far as it tells without storing any; none where that is not
+    /// The rows that the target refuses, with their reasons, as far as it shows them without storing any; none where that is not
     /// enough: if the run has to stop before one of them, or it refuses for what only storing shows.
     fn find_bad(&mut self, prepared: &Prepared, rows: &[usize], before: usize) -> Vec<(usize, String)> {
         let room = self.rules.max_dead_letters.saturating_sub(self.counts.dead_letters + before as u64);
@@ -387,7 +387,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                 ExitCode::Data,
                 what,
                 format!("the target does not take the record: {reason}"),
-                "fix the target or the data; with `on_bad_row = \"dead-letter\"` the run would go on without the record",
+                "fix the target or the data; with `on_bad_row = \"dead-letter\"` the run continues without the record",
             ));
         }
         let refused = self.counts.dead_letters + before as u64;

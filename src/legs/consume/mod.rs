@@ -107,7 +107,7 @@ fn attempt<S: Servers>(
 
     let mut fence = servers.fence(&log)?;
     fence.fence()?;
-    // Only now nobody else can move the offsets; who has, until now, may have seen later ends.
+    // Only now can no other run move the offsets; one that has moved them may have seen later ends.
     let (starts, ends) = (log.starts()?, log.ends(End::Stable)?);
     let committed = log.committed()?;
     if !mutant::is("offsets are not read again behind the fence") {
@@ -216,10 +216,9 @@ fn require_proof(leg: &LegContext<'_>, start: &Start, description: &TargetDescri
         return Ok(());
     }
     Err(Error::config(
-        format!("cannot tell what of topic {} was copied into {}", leg.table.topic, leg.table.target),
-        "the group's offsets are not pg2ch's own for this target, its TTL deletes rows, and views are behind it: they would get the \
-         expired rows twice",
-        "run `pg2ch init --start-at-end` to copy only what comes from now on, or `--start-at-beginning` if nothing was copied yet",
+        format!("cannot determine which records of topic {} were copied into {}", leg.table.topic, leg.table.target),
+        "the group's offsets are not pg2ch's own for this target, its TTL deletes rows, and views read it: they would get the expired rows twice",
+        "run `pg2ch init --start-at-end` to copy only new records, or `--start-at-beginning` if nothing was copied yet",
     ))
 }
 
@@ -239,7 +238,7 @@ fn wait_for_inserts(target: &mut impl Target, leg: &LegContext<'_>) -> Result<()
             return Err(Error::unavailable(
                 format!("cannot ask what {} holds", leg.table.target),
                 "an earlier run's INSERT into it is still executing",
-                "let it end, or KILL QUERY the one whose query_id begins with `pg2ch`; the next run goes on from here",
+                "wait until it ends, or KILL QUERY the one whose query_id begins with `pg2ch`; the next run resumes here",
             ));
         }
     }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::NextOffset;
 
-/// A record that is known to have been read: tells whether the log is still the same.
+/// A record that is known to have been read: it shows whether the log is still the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRecord {
     /// Its own offset.
@@ -24,7 +24,7 @@ pub struct Intent {
     pub start: i64,
     /// Next offset after the last.
     pub end: NextOffset,
-    /// The deduplication token, which also tells which partitions' shares belong together.
+    /// The deduplication token, which also shows which partitions' shares belong together.
     pub token: String,
     /// It was refused after the target had stored its rows: views behind it may lack them.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]

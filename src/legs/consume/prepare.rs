@@ -1,4 +1,4 @@
-//! Turns records into the rows of an INSERT, and tells those apart that the target's columns do not take.
+//! Turns records into the rows of an INSERT, and separates those that the target's columns do not take.
 //!
 //! It changes nothing: a crash here loses nothing.
 
@@ -49,7 +49,7 @@ impl RowFormat {
         self.encoder.headers()
     }
 
-    /// Appends a record's row; on a refusal, tells why, with `out` as it was.
+    /// Appends a record's row; on a refusal, returns why, with `out` unchanged.
     ///
     /// # Errors
     /// The reason why the columns do not take it.

@@ -75,7 +75,7 @@ impl Start {
         }
     }
 
-    /// Checks the last record below each offset: a topic that was deleted and made again has another one there, or none; or
+    /// Checks the last record below each offset: a topic that was deleted and recreated has another one there, or none; or
     /// it has some where there was none. What cannot be checked, because retention has deleted it, is trusted, unless
     /// another partition shows that the topic is another one.
     ///
@@ -112,7 +112,7 @@ impl Start {
                     return Err(Error::unavailable(
                         format!("cannot check the records before the offsets of partitions {:?}", wanted.keys()),
                         format!("no record came for {limit:?}"),
-                        "check the brokers; the next run goes on from here",
+                        "check the brokers; the next run resumes here",
                     ));
                 }
             };
@@ -161,7 +161,7 @@ impl Start {
         self.collect_intents(starts);
     }
 
-    /// Reports what retention has deleted between the offsets and the log's first ones, and goes on behind it.
+    /// Reports what retention has deleted between the offsets and the log's first ones, and resumes after it.
     pub fn skip_lost(&mut self, starts: &Offsets, report: &mut ConsumeReport) {
         for (&partition, known) in &mut self.known {
             let first = starts.get(&partition).copied().unwrap_or(0);
@@ -184,7 +184,7 @@ impl Start {
         }
     }
 
-    /// Whether no offset of ours tells, of some partition, what was copied.
+    /// Whether, for some partition, no offset of ours shows what was copied.
     #[must_use]
     pub fn is_untrusted(&self) -> bool {
         self.known.values().any(|known| known.position.at == 0 && known.position.ask_below > known.next)
@@ -199,7 +199,7 @@ impl Start {
     }
 
     /// Reports what retention has deleted between the last record that the target holds of such a partition and its log's start:
-    /// without an offset nothing else tells.
+    /// without an offset nothing else shows it.
     pub fn tell_trimmed(&self, trimmed: &Offsets, highest: &BTreeMap<i32, i64>, report: &mut ConsumeReport) {
         for (&partition, &first) in trimmed {
             let from = highest.get(&partition).map_or(0, |offset| offset + 1);

@@ -62,7 +62,7 @@ pub fn require_few(held: usize) -> Result<()> {
     Err(Error::unavailable(
         "cannot send more rows",
         format!(
-            "more than {MAX_HELD} rows were sent and cannot be flagged: they are locked, or a trigger takes their flag back"
+            "more than {MAX_HELD} rows were sent and cannot be flagged: they are locked, or a trigger resets their flag"
         ),
         "end the transactions that lock them, or change the trigger; the next run resumes here",
     ))

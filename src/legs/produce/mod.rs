@@ -119,7 +119,7 @@ pub fn run<S: Servers>(
 
 const FENCES_LATE: &str = "the window is read before the fence";
 
-/// Makes sure that from now on nobody but this run sends or flags; returns the checkpoint.
+/// Makes sure that from now on only this run sends or flags; returns the checkpoint.
 ///
 /// It is read last: a run that has lost its lock may fence a later one, and ends here, before it sends what that one sent.
 ///

@@ -1,4 +1,4 @@
-//! How many rows a flagging transaction takes: few enough that nobody waits long for a row that it has locked.
+//! How many rows a flagging transaction takes: few enough that no application waits long for a row that it has locked.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ impl Pace {
         self.rows
     }
 
-    /// Runs a transaction of so many rows, and draws conclusions from the time that it takes.
+    /// Runs a transaction of that many rows, and adapts to the time that it takes.
     pub fn time<T>(&mut self, rows: usize, transaction: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
         let result = transaction();

@@ -23,7 +23,7 @@ use crate::shutdown::Shutdown;
 const CHUNK_RECORDS: usize = 2_000;
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// Where the leg goes on.
+/// Where the leg resumes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
     /// Everything below is flagged or held.
@@ -80,16 +80,14 @@ fn window_start(checkpoint: &Checkpoint, starts: &Offsets, ends: &Offsets, repor
             None => start,
             Some(&next) if next > end => {
                 log::error!(
-                    "partition {partition} ends at offset {end}, below the checkpoint {next}: the topic was deleted and made \
-                     again; records that were not copied before are lost"
+                    "partition {partition} ends at offset {end}, below the checkpoint {next}: the topic was deleted and recreated; records that were not copied before are lost"
                 );
                 report.topic_recreated = true;
                 start
             }
             Some(&next) if next < start => {
                 log::error!(
-                    "partition {partition}: retention has deleted offsets {next} to {start} before they could be compared \
-                     with the table; rows that were delivered there without being flagged are sent again"
+                    "partition {partition}: retention has deleted offsets {next} to {start} before they could be compared with the table; rows that were delivered there but not flagged are sent again"
                 );
                 report.window_lost.push(Lost { partition, from: next, to: start });
                 start
@@ -146,9 +144,9 @@ fn read_window(
             }
             Polled::Nothing => {
                 return Err(Error::unavailable(
-                    format!("cannot read what was sent before to partitions {open:?}"),
+                    format!("cannot read the records sent earlier to partitions {open:?}"),
                     format!("no record came for {limit:?}"),
-                    "check the brokers; the next run goes on from here",
+                    "check the brokers; the next run resumes here",
                 ));
             }
         }

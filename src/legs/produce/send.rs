@@ -27,7 +27,7 @@ impl<F: Fence> Sender<F> {
     /// Sends a batch; returns what was committed, in one piece as a rule.
     ///
     /// A record that is too large fails its neighbours with it. So the suspects are separated from the rest and halved
-    /// until the guilty stand alone; these stay unsent, and nobody waits for them.
+    /// until each refused row stands alone; those stay unsent, and no other row waits for them.
     ///
     /// # Errors
     /// Kafka's; the rows of the transaction under way may then be sent or not.

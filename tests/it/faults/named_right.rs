@@ -23,7 +23,7 @@ fn records_whose_timestamps_the_topic_refuses() {
     let mut world = World::new("refused_timestamps");
     world.insert_rows(3);
     world.alter_topic("message.timestamp.before.max.ms", "1");
-    ends_at_once(&world, 78, &["set the clocks of PostgreSQL and the brokers right"]);
+    ends_at_once(&world, 78, &["synchronise the clocks of PostgreSQL and the brokers"]);
     world.alter_topic("message.timestamp.before.max.ms", "9223372036854775807");
     world.once().expect(0);
     world.assert_exactly_once();
@@ -83,11 +83,7 @@ fn a_web_server_where_clickhouse_should_be() {
     let mut world = World::new("web_server");
     for status in ["200 OK", "404 Not Found"] {
         world.settings.insert("clickhouse", answering(status, PAGE));
-        ends_at_once(
-            &world,
-            78,
-            &["a page for a browser, titled \"Welcome to nginx!\"", "[clickhouse] url does not lead"],
-        );
+        ends_at_once(&world, 78, &["a web page, titled \"Welcome to nginx!\"", "[clickhouse] url does not lead"]);
         let ended = world.run(&["check"]).expect(78);
         assert!(!ended.stdout.contains("<p>"), "{}", ended.stdout);
     }

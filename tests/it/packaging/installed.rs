@@ -158,8 +158,8 @@ fn the_installer_takes_no_option_or_other_program_for_the_binary() {
         (&["--uninstal"], 64, "unknown option --uninstal"),
         (&["--uninstall", "now"], 64, "one argument"),
         (&["/bin/ls"], 66, "/bin/ls is not pg2ch"),
-        (&["/nowhere/pg2ch"], 66, "/nowhere/pg2ch is no program"),
-        (&["/tmp"], 66, "/tmp is no program"),
+        (&["/nowhere/pg2ch"], 66, "/nowhere/pg2ch is not a program"),
+        (&["/tmp"], 66, "/tmp is not a program"),
     ] {
         let output = installation.installer(arguments);
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();

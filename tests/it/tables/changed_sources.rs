@@ -116,7 +116,7 @@ fn a_renamed_table_is_another_source_until_its_checkpoint_is_taken_along() {
     world.sql("ALTER TABLE {t} RENAME TO {t}_new");
     world.settings.insert("[table]", format!("source = \"public.{t}_new\""));
     let ended = world.run(&["produce"]).expect(78);
-    assert!(ended.stderr.contains(&format!("is fed by public.{t} already")), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&format!("another source, public.{t}, already feeds topic")), "{}", ended.stderr);
     assert_eq!(world.records(), 3);
 
     world.sql("UPDATE pg2ch_checkpoint SET source = 'public.{t}_new' WHERE source = 'public.{t}'");

@@ -341,7 +341,7 @@ fn what_is_no_table_of_its_own_rows_is_refused() {
             "CREATE TABLE {t} (LIKE {t}_base INCLUDING ALL); CREATE TABLE {t}_heir () INHERITS ({t})",
             "inherit from",
         ),
-        ("temporary", "CREATE TEMPORARY TABLE {t} (LIKE {t}_base INCLUDING ALL)", "there is no such table"),
+        ("temporary", "CREATE TEMPORARY TABLE {t} (LIKE {t}_base INCLUDING ALL)", "the table does not exist"),
         ("sequence", "CREATE SEQUENCE {t}", "is something else, not a table"),
     ] {
         let mut world = World::new(name);

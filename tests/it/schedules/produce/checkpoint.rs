@@ -13,7 +13,7 @@ fn two_sources_that_feed_one_topic_are_refused() {
     world.sql("INSERT INTO {t}_too (id, user_id, event_type, event_time) VALUES (1, 1, 'x', now())");
     world.settings.insert("[table]", format!("source = \"public.{name}_too\""));
     let ended = world.run(&["produce"]).expect(78);
-    assert!(ended.stderr.contains("is fed by"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("already feeds topic"), "{}", ended.stderr);
     assert_eq!(world.records(), 3);
 }
 
