@@ -247,7 +247,7 @@ mod tests {
         report.complete = false;
         assert!(report.text().contains("equal as far as they were compared"), "{}", report.text());
         report.missing.count(|| "7".into());
-        assert!(report.text().contains("not compared to the end"), "{}", report.text());
+        assert!(report.text().contains("not compared completely"), "{}", report.text());
         assert_eq!(printed(&[report], true).1, ExitCode::Data);
     }
 

@@ -97,7 +97,7 @@ fn rules_for_columns_are_read_and_contradictions_refused() {
         ("rename = { mail = 1 }", "more than strings"),
         ("rename = { a = \"c\", b = \"c\" }", "would both become `c`"),
         ("rename = { a = \"_offset\" }", "pg2ch's own"),
-        ("rename = { a = \"\" }", "no name"),
+        ("rename = { a = \"\" }", "not a valid name"),
         ("ignore = [\"id\"]", "belongs to the key"),
         ("ignore = [\"a\"]\nrename = { a = \"b\" }", "another rule"),
         ("ignore = [\"a\"]\nallow_lossy = [\"a\"]", "another rule"),

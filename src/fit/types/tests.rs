@@ -120,7 +120,7 @@ fn a_narrower_target_is_lossy_and_says_which_values_it_refuses() {
         ("bigint", true, "Float64", "would round"),
         ("numeric(12,2)", true, "Decimal(10, 2)", "more digits"),
         ("text", false, "String", "NULL"),
-        ("jsonb", true, "String", "just null"),
+        ("jsonb", true, "String", "only null"),
         ("date", true, "Date", "before 1970"),
         ("timestamp with time zone", true, "DateTime64(3)", "more than 3 digits"),
         ("jsonb", true, "JSON", "String does"),
