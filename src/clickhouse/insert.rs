@@ -13,7 +13,8 @@ use crate::error::{Error, ExitCode, Result};
 use crate::ports::layout::Layout;
 use crate::ports::target::{Cause, Inserted, Refused};
 
-/// Exceptions about the server's state, and about no row (numbers of ClickHouse's `src/Common/ErrorCodes.cpp`). Whatever is
+/// Exceptions about the server's state, and about no row (numbers of
+/// <https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp>). Whatever is
 /// in none of the lists may be a row's fault.
 const OF_THE_MOMENT: &[i32] = &[
     74,   // CANNOT_READ_FROM_FILE_DESCRIPTOR

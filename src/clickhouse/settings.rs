@@ -1,4 +1,5 @@
 //! The settings pinned on every statement, so that a server's profile cannot change what the promise rests on.
+//! ClickHouse's reference has each of them: <https://clickhouse.com/docs/operations/settings/settings>.
 
 use std::collections::HashSet;
 

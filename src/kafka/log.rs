@@ -290,7 +290,8 @@ pub(super) fn consumer(config: &Config, group: &str, isolation: &str) -> Result<
         .set("fetch.queue.backoff.ms", "5")
         .set("queued.max.messages.kbytes", READ_AHEAD_KIB)
         // A fetch is unpacked whole, to many times its size: a compressed topic must not cost more memory than a plain one.
-        // A larger record comes all the same (KIP-74).
+        // A larger record comes all the same (KIP-74,
+        // https://cwiki.apache.org/confluence/display/KAFKA/KIP-74%3A+Add+Fetch+Response+Size+Limit+in+Bytes).
         .set("fetch.message.max.bytes", "65536")
         .set("fetch.max.bytes", "1048576")
         .set("check.crcs", "true");

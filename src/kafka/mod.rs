@@ -1,6 +1,8 @@
 //! What pg2ch asks of Kafka, and the one place that knows which client answers: librdkafka.
 //!
-//! [`KafkaLog`] reads a topic and the group's offsets; [`KafkaWriter`] is the transactional producer.
+//! [`KafkaLog`] reads a topic and the group's offsets; [`KafkaWriter`] is the transactional producer. Fences,
+//! transactions and the last stable offset are those of KIP-98:
+//! <https://cwiki.apache.org/confluence/display/KAFKA/KIP-98+-+Exactly+Once+Delivery+and+Transactional+Messaging>.
 
 pub mod acl;
 pub mod admin;

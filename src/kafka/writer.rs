@@ -118,7 +118,8 @@ impl KafkaWriter {
     }
 
     /// Waits for `call` under the watchdog: a commit of offsets exceeds its limit for ever while the coordinator of both group
-    /// and transactions leaves and comes back (librdkafka's issues 5456 and 5511).
+    /// and transactions leaves and comes back (<https://github.com/confluentinc/librdkafka/issues/5456>,
+    /// <https://github.com/confluentinc/librdkafka/issues/5511>).
     fn call<T>(&self, verb: &str, call: impl FnOnce() -> T) -> T {
         self.watchdog.watch(&self.what(verb), self.limit + GRACE, call)
     }

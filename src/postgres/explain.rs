@@ -23,7 +23,7 @@ pub(super) fn explain(what: &str, error: postgres::Error) -> Error {
     Error::new(exit, what, why, hint).with_source(error)
 }
 
-/// Appendix A of PostgreSQL's documentation lists the codes; their first two characters name the class.
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html> lists the codes; their first two characters name the class.
 fn sort(code: &SqlState) -> (ExitCode, &'static str) {
     match *code {
         SqlState::INSUFFICIENT_PRIVILEGE => (

@@ -1,7 +1,8 @@
 //! Flags rows that are still the version that was sent, in one transaction with what the caller adds.
 //!
 //! Rows are locked first, and those that another session has locked are skipped: so this transaction never waits for a row
-//! while it holds another, and no application is the victim of a deadlock with it. One statement locks and flags each
+//! while it holds another, and no application is the victim of a deadlock with it
+//! (`SKIP LOCKED`: <https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE>). One statement locks and flags each
 //! version by table, place, writer **and** key. What it misses was moved by a rewrite of the table (flagged by content),
 //! changed by an application (left alone), or is locked. A row that is ours and still not flagged had its flag taken back by a
 //! trigger, whatever the trigger did: the transaction is undone, so that the row stays equal to its record.

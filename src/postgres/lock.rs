@@ -1,4 +1,5 @@
-//! The source's advisory lock: one run at a time, held by the session that flags, so that lock and flags end together.
+//! The source's advisory lock: one run at a time, held by the session that flags, so that lock and flags end together
+//! (<https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>).
 
 use std::fmt;
 use std::time::{Duration, Instant};

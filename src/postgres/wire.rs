@@ -9,7 +9,7 @@ use postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tid(pub u32, pub u16);
 
-/// A transaction number, as `xmin` has it.
+/// A transaction number, as `xmin` has it (<https://www.postgresql.org/docs/current/ddl-system-columns.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Xid(pub u32);
 

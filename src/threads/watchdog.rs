@@ -1,8 +1,8 @@
 //! A time limit for calls that have none of their own.
 //!
 //! The synchronous PostgreSQL client waits forever for a server that no longer replies but whose kernel still acknowledges
-//! packets (a stopped process, a stalled disk). librdkafka's calls have limits, and not all of them are kept (its issues 5456
-//! and 5511). Such a call cannot be interrupted from outside without `unsafe`, so the command is ended around it: its thread
+//! packets (a stopped process, a stalled disk). librdkafka's calls have limits, and not all of them are kept
+//! (<https://github.com/confluentinc/librdkafka/issues/5456>). Such a call cannot be interrupted from outside without `unsafe`, so the command is ended around it: its thread
 //! is left behind, the process exits with 69, and the next run recovers, as it does after a kill.
 
 use std::sync::{Arc, Mutex, PoisonError};
