@@ -16,7 +16,6 @@ use pg2ch::outcome::{backlog, metrics};
 use pg2ch::report::{Legs, RunReport, TableReport};
 use pg2ch::run;
 use pg2ch::shutdown::Shutdown;
-use pg2ch::sync;
 use pg2ch::terminal;
 
 fn main() {
@@ -89,16 +88,13 @@ fn show(text: &str) -> ExitCode {
 }
 
 fn listen() -> Result<Shutdown> {
-    let shutdown = Shutdown::on_signals().map_err(|error| Error::bug("cannot listen to SIGTERM and SIGINT", error))?;
-    if std::io::stderr().is_terminal() && log::log_enabled!(log::Level::Warn) {
-        let asked = shutdown.clone();
-        // Where it cannot be started, the signal is obeyed all the same.
-        let _ = sync::spawn("answer", move || {
-            while !asked.wait(Duration::from_secs(3600)) {}
+    let is_watched = std::io::stderr().is_terminal() && log::log_enabled!(log::Level::Warn);
+    Shutdown::on_signals(move || {
+        if is_watched {
             logging::print_line("finishing the batches in progress; again to stop at once");
-        });
-    }
-    Ok(shutdown)
+        }
+    })
+    .map_err(|error| Error::bug("cannot listen to SIGTERM and SIGINT", error))
 }
 
 /// Prints a command's result, unless it is not wanted: `--quiet` keeps silent about what went well.

@@ -1,10 +1,17 @@
 //! SIGTERM and SIGINT: the first lets the batches in progress finish, the second ends the process at once.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+
+use crate::sync;
+
+/// Signals that come within this time are one request: `timeout` sends its own twice, to the process and to its group
+/// (<https://github.com/coreutils/coreutils/blob/master/src/timeout.c>).
+const ONE_REQUEST: Duration = Duration::from_millis(500);
 
 /// Tells the stages whether to take on more work. Clones share one state.
 #[derive(Clone, Debug, Default)]
@@ -14,19 +21,26 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Listens to SIGTERM and SIGINT from now on, and to SIGUSR1, which asks how far the run is. A second signal ends the process with 128 + its number, which is as
-    /// safe as a kill.
+    /// Listens to SIGTERM and SIGINT from now on, and to SIGUSR1, which asks how far the run is. On the first, `answer` is
+    /// called, on a thread of its own. A second signal ends the process with 128 plus its number, which is as safe as a kill.
     ///
     /// # Errors
-    /// If the operating system refuses the handlers.
-    pub fn on_signals() -> std::io::Result<Self> {
+    /// If the operating system refuses the handlers, or has no thread left.
+    pub fn on_signals(answer: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let shutdown = Self::default();
+        let ends_at_once = Arc::new(AtomicBool::new(false));
         for signal in [SIGTERM, SIGINT] {
-            // The order matters: the conditional end is checked before the flag that arms it is set.
-            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&shutdown.asked))?;
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&ends_at_once))?;
             signal_hook::flag::register(signal, Arc::clone(&shutdown.asked))?;
         }
         signal_hook::flag::register(SIGUSR1, Arc::clone(&shutdown.progress_asked))?;
+        let asked = shutdown.clone();
+        sync::spawn("signals", move || {
+            while !asked.wait(Duration::from_secs(3600)) {}
+            answer();
+            std::thread::sleep(ONE_REQUEST);
+            ends_at_once.store(true, Ordering::Relaxed);
+        })?;
         Ok(shutdown)
     }
 

@@ -69,7 +69,9 @@ fn a_sigterm_in_the_middle_finishes_the_batches_in_hand() {
     let unsent = format!("SELECT count(*) FROM {} WHERE NOT sent_to_kafka", world.name);
     world.wait_for("the first flags", || watcher.query_one(&unsent, &[]).unwrap().get::<_, i64>(0) < rows);
 
-    signal("TERM", &child);
+    // `timeout` sends its signal to the process, and to its group: one request.
+    let twice = format!("kill -TERM {0}; sleep 0.05; kill -TERM {0}", child.id());
+    assert!(Command::new("bash").args(["-c", &twice]).status().unwrap().success());
 
     let ended = ended(child, &world).expect(0);
     assert_eq!(ended.report()["complete"], false);
