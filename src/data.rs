@@ -1,9 +1,13 @@
 //! What travels: rows and their batches, records, offsets and ranges of them, dead letters.
 
+mod headers;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use sha2::{Digest, Sha256};
+
+pub use headers::{Headers, push_header};
 
 /// A position in a partition: always the *next* offset to read, one above the last one dealt with.
 pub type NextOffset = i64;
@@ -35,12 +39,23 @@ pub struct RowBatch {
     rows: Vec<RowSpan>,
 }
 
+/// Where a row's parts end in the text: key, value, headers, and the record's key where that is not the row's.
 #[derive(Clone, Debug)]
 struct RowSpan {
     version: Version,
     start: usize,
     key_end: usize,
+    value_end: usize,
+    headers_end: usize,
     end: usize,
+    record_key: RecordKey,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum RecordKey {
+    OfRow,
+    Other,
+    Missing,
 }
 
 /// One row of a batch.
@@ -48,10 +63,28 @@ struct RowSpan {
 pub struct Row<'a> {
     /// Which version it is.
     pub version: Version,
-    /// The record's key: the key column's text, or a JSON array for a key of several columns.
+    /// The row's key, which names it everywhere: the key column's text, or a JSON array for a key of several columns.
     pub key: &'a [u8],
+    /// The record's key, which chooses the partition.
+    pub record_key: Option<&'a [u8]>,
     /// The record's value: the row as JSON, without the flag.
     pub value: &'a [u8],
+    /// The record's headers.
+    pub headers: Headers<'a>,
+}
+
+impl<'a> Row<'a> {
+    /// A row whose record has its key and no headers.
+    #[must_use]
+    pub fn plain(version: Version, key: &'a [u8], value: &'a [u8]) -> Self {
+        Self { version, key, record_key: Some(key), value, headers: Headers::default() }
+    }
+
+    /// The size of its record.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.record_key.map_or(0, <[u8]>::len) + self.value.len() + self.headers.bytes().len()
+    }
 }
 
 impl RowBatch {
@@ -62,12 +95,20 @@ impl RowBatch {
     }
 
     /// Appends a row.
-    pub fn push(&mut self, version: Version, key: &[u8], value: &[u8]) {
+    pub fn push(&mut self, row: &Row<'_>) {
         let start = self.text.len();
-        self.text.extend_from_slice(key);
-        let key_end = self.text.len();
-        self.text.extend_from_slice(value);
-        self.rows.push(RowSpan { version, start, key_end, end: self.text.len() });
+        let mut append = |part: &[u8]| {
+            self.text.extend_from_slice(part);
+            self.text.len()
+        };
+        let (key_end, value_end, headers_end) = (append(row.key), append(row.value), append(row.headers.bytes()));
+        let (record_key, end) = match row.record_key {
+            None => (RecordKey::Missing, headers_end),
+            Some(key) if key == row.key => (RecordKey::OfRow, headers_end),
+            Some(key) => (RecordKey::Other, append(key)),
+        };
+        let version = row.version;
+        self.rows.push(RowSpan { version, start, key_end, value_end, headers_end, end, record_key });
     }
 
     /// The number of rows.
@@ -82,7 +123,7 @@ impl RowBatch {
         self.rows.is_empty()
     }
 
-    /// The size of all keys and values.
+    /// The size of all that it holds.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.text.len()
@@ -92,14 +133,18 @@ impl RowBatch {
     #[must_use]
     pub fn row(&self, index: usize) -> Row<'_> {
         let span = &self.rows[index];
-        Row {
-            version: span.version,
-            key: &self.text[span.start..span.key_end],
-            value: &self.text[span.key_end..span.end],
-        }
+        let key = &self.text[span.start..span.key_end];
+        let record_key = match span.record_key {
+            RecordKey::OfRow => Some(key),
+            RecordKey::Other => Some(&self.text[span.headers_end..span.end]),
+            RecordKey::Missing => None,
+        };
+        let value = &self.text[span.key_end..span.value_end];
+        let headers = Headers::of(&self.text[span.value_end..span.headers_end]);
+        Row { version: span.version, key, record_key, value, headers }
     }
 
-    /// All rows, in key order.
+    /// All rows, in the order in which they were read.
     pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         (0..self.rows.len()).map(|index| self.row(index))
     }
@@ -162,6 +207,8 @@ pub struct Record<'a> {
     pub key: Option<&'a [u8]>,
     /// Its value; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
+    /// Its headers.
+    pub headers: Headers<'a>,
 }
 
 /// A record that the target refused.
@@ -177,6 +224,8 @@ pub struct DeadLetter {
     pub key: Option<Vec<u8>>,
     /// Its value.
     pub value: Option<Vec<u8>>,
+    /// Its own headers: the bytes of [`Headers`].
+    pub headers: Vec<u8>,
     /// Why it was refused.
     pub reason: String,
 }
@@ -191,22 +240,24 @@ impl DeadLetter {
             timestamp_ms: record.timestamp_ms,
             key: record.key.map(<[u8]>::to_vec),
             value: record.value.map(<[u8]>::to_vec),
+            headers: record.headers.bytes().to_vec(),
             reason,
         }
     }
 }
 
-/// The SHA-256 of a record: each part with its length in front, a missing one with the length -1.
+/// The SHA-256 of a record: each part with its length in front, a missing one with the length -1; then its headers' bytes.
 ///
 /// `SourceTable::digest_sql` makes the same of a row, so two of them are equal only if the row makes this very record.
 #[must_use]
-pub fn record_digest(topic: &str, key: Option<&[u8]>, value: Option<&[u8]>) -> Vec<u8> {
+pub fn record_digest(topic: &str, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> Vec<u8> {
     let mut digest = Sha256::new();
     for part in [Some(topic.as_bytes()), key, value] {
         let length = part.map_or(-1, |part| i32::try_from(part.len()).unwrap_or(i32::MAX));
         digest.update(length.to_be_bytes());
         digest.update(part.unwrap_or_default());
     }
+    digest.update(headers.bytes());
     digest.finalize().to_vec()
 }
 

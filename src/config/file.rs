@@ -47,6 +47,7 @@ const TABLE_KEYS: &[&str] = &[
     "ignore",
     "allow_lossy",
     "allow_engine",
+    "headers",
     "metadata_columns",
 ];
 
@@ -64,7 +65,7 @@ pub enum Value {
     Truth(bool),
     /// An array of strings.
     List(Vec<String>),
-    /// A table of strings, in the order of its keys.
+    /// A table of strings, in the order of the file.
     Pairs(Vec<(String, String)>),
     /// Something that no key takes; the word for it.
     Other(&'static str),
@@ -322,7 +323,9 @@ fn simplify(value: DeValue<'_>) -> Value {
         DeValue::Float(_) => Value::Other("a fraction"),
         DeValue::Datetime(_) => Value::Other("a date or time"),
         DeValue::Table(table) => {
-            let pairs = table.into_iter().map(|(key, value)| match value.into_inner() {
+            let mut entries: Vec<_> = table.into_iter().collect();
+            entries.sort_by_key(|(key, _)| key.span().start);
+            let pairs = entries.into_iter().map(|(key, value)| match value.into_inner() {
                 DeValue::String(text) => Some((key.into_inner().into_owned(), text.into_owned())),
                 _ => None,
             });

@@ -105,10 +105,18 @@ fn every_commented_key_of_the_example_is_a_key_with_its_default() {
     let explained = explain_in(&Flags::default(), Environment::default(), &[path]).unwrap();
     let with_defaults = defaults();
     for setting in &explained.settings {
-        let is_example =
-            ["password", "properties", "metrics.textfile", "rename", "ignore", "allow_lossy", "allow_engine"]
-                .iter()
-                .any(|part| setting.key.contains(part));
+        let is_example = [
+            "password",
+            "properties",
+            "metrics.textfile",
+            "rename",
+            "ignore",
+            "allow_lossy",
+            "allow_engine",
+            "headers",
+        ]
+        .iter()
+        .any(|part| setting.key.contains(part));
         if !is_example {
             assert!(
                 matches!(setting.origin, Origin::File { .. })

@@ -10,6 +10,7 @@ mod file;
 mod kafka;
 mod load;
 mod origin;
+mod outbox;
 mod password;
 mod reader;
 mod servers;
@@ -26,6 +27,7 @@ pub use environment::VARIABLES;
 pub use example::EXAMPLE;
 pub use load::{Flags, JOBS, explain, load};
 pub use origin::{Explained, Origin, Setting};
+pub use outbox::Outbox;
 pub use value::{duration, nearest};
 
 /// Everything a command needs to know about its surroundings.
@@ -275,6 +277,8 @@ pub struct TableConfig {
     pub column_rules: ColumnRules,
     /// The engine that the target may have although it loses or folds rows.
     pub allow_engine: Option<String>,
+    /// What its records have beside key and value.
+    pub outbox: Outbox,
 }
 
 impl TableConfig {

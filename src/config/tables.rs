@@ -3,7 +3,7 @@
 use super::file::{File, Section};
 use super::origin::Origin;
 use super::reader::{Reader, column_names, refuse, take, text, truth, whole};
-use super::{ColumnChoice, ColumnRules, OnBadRow, TableConfig, TargetName, column_rules, value};
+use super::{ColumnChoice, ColumnRules, OnBadRow, Outbox, TableConfig, TargetName, column_rules, outbox, value};
 use crate::error::{Error, ExitCode, Result};
 
 /// The most dead letters that may be asked for.
@@ -48,6 +48,7 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         max_dead_letters: 1000,
         column_rules: ColumnRules::default(),
         allow_engine: None,
+        outbox: Outbox::default(),
     };
     for (key, value) in [
         ("source", table.source.clone()),
@@ -62,6 +63,7 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         ("on_bad_row", table.on_bad_row.name().to_owned()),
         ("max_dead_letters", table.max_dead_letters.to_string()),
         ("allow_engine", String::new()),
+        ("headers", String::new()),
     ] {
         reader.note(format!("table[0].{key}"), value, &Origin::Default);
     }
@@ -114,6 +116,7 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
     let allow_engine = fields.checked("allow_engine", Some(""), Ok, "an engine's name, e.g. \"SummingMergeTree\"")?;
     let allow_engine = Some(allow_engine).filter(|name| !name.is_empty());
     let column_rules = column_rules::read(fields.reader, file, &mut fields.section, at, &key)?;
+    let outbox = outbox::read(fields.reader, file, &mut fields.section, at, &flag)?;
     Ok(TableConfig {
         source,
         key,
@@ -127,6 +130,7 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
         max_dead_letters,
         column_rules,
         allow_engine,
+        outbox,
     })
 }
 

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 
+use super::headers::{add, get, read as read_headers};
 use super::log::KafkaLog;
-use crate::data::{DeadLetter, RecordPosition};
+use crate::data::{DeadLetter, Headers, RecordPosition};
 use crate::error::Result;
 use crate::ports::topic::Polled;
 
@@ -15,6 +16,9 @@ const PARTITION: &str = "pg2ch-partition";
 const OFFSET: &str = "pg2ch-offset";
 const TIMESTAMP: &str = "pg2ch-timestamp";
 const REASON: &str = "pg2ch-reason";
+
+/// How many headers of its own a letter has, in front of those of the record.
+const OWN: usize = 5;
 
 /// What lies at one position of a dead-letter topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,24 +44,24 @@ pub enum PolledLetter {
     Nothing,
 }
 
-/// The headers of a letter from topic `source`.
+/// The headers of a letter from topic `source`, and behind them the record's own.
 pub(super) fn headers(letter: &DeadLetter, source: &str) -> OwnedHeaders {
     let numbers = [
         (PARTITION, letter.partition.to_string()),
         (OFFSET, letter.offset.to_string()),
         (TIMESTAMP, letter.timestamp_ms.to_string()),
     ];
-    let mut headers = OwnedHeaders::new_with_capacity(5).insert(Header { key: TOPIC, value: Some(source) });
+    let mut headers = OwnedHeaders::new_with_capacity(OWN).insert(Header { key: TOPIC, value: Some(source) });
     for (key, value) in &numbers {
         headers = headers.insert(Header { key, value: Some(value) });
     }
-    headers.insert(Header { key: REASON, value: Some(&letter.reason) })
+    add(headers.insert(Header { key: REASON, value: Some(&letter.reason) }), Headers::of(&letter.headers))
 }
 
 fn read(message: &BorrowedMessage<'_>) -> Option<Letter> {
     let headers = message.headers()?;
     let text = |name: &str| {
-        let header = headers.iter().find(|header| header.key == name)?;
+        let header = (0..OWN).filter_map(|index| get(headers, index)).find(|header| header.key == name)?;
         std::str::from_utf8(header.value?).ok()
     };
     let record = DeadLetter {
@@ -66,6 +70,7 @@ fn read(message: &BorrowedMessage<'_>) -> Option<Letter> {
         timestamp_ms: text(TIMESTAMP)?.parse().ok()?,
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
+        headers: read_headers(message, OWN),
         reason: text(REASON)?.to_owned(),
     };
     let at = RecordPosition { partition: message.partition(), offset: message.offset() };

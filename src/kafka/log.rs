@@ -13,8 +13,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::acl::Uses;
 use super::client::{Context, Detached, GRACE, HEARING, base, make};
 use super::explain::explain;
+use super::headers;
 use crate::config::Config;
-use crate::data::{Offsets, Record};
+use crate::data::{Headers, Offsets, Record};
 use crate::error::Result;
 use crate::ports::topic::{Committed, End, Polled, TopicLog};
 use crate::threads::watchdog::Watchdog;
@@ -347,12 +348,14 @@ impl TopicLog for KafkaLog {
 
     fn poll(&mut self, wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Polled> {
         self.poll_message(wait, |message| {
+            let headers = headers::read(message, 0);
             sink(Record {
                 partition: message.partition(),
                 offset: message.offset(),
                 timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
                 key: message.key(),
                 value: message.payload(),
+                headers: Headers::of(&headers),
             });
         })
     }

@@ -8,6 +8,7 @@ pub mod acl;
 pub mod admin;
 pub mod client;
 pub mod explain;
+mod headers;
 mod letter;
 mod log;
 mod writer;

@@ -13,12 +13,13 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
-use rdkafka::message::Message;
+use rdkafka::message::{Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::acl::Uses;
 use super::client::{Context, Detached, GRACE, HEARING, base, make};
+use super::headers::add;
 use super::letter::headers;
 use super::log::consumer;
 use crate::config::Config;
@@ -281,10 +282,12 @@ impl Fence for KafkaWriter {
         let mut too_large = Vec::new();
         for &index in indices {
             let row = batch.row(index);
-            let record = BaseRecord::with_opaque_to(&self.topic, index)
-                .key(row.key)
-                .payload(row.value)
-                .timestamp(batch.timestamp_ms);
+            let mut record = BaseRecord::with_opaque_to(&self.topic, index).timestamp(batch.timestamp_ms);
+            record = record.payload(row.value);
+            record.key = row.record_key;
+            if !row.headers.is_empty() {
+                record = record.headers(add(OwnedHeaders::new(), row.headers));
+            }
             if !self.hand_over(VERB, record)? {
                 too_large.push(index);
             }

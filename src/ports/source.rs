@@ -58,6 +58,8 @@ pub struct WindowRecord {
     pub key: Option<Vec<u8>>,
     /// Its value; `None` for a tombstone.
     pub value: Option<Vec<u8>>,
+    /// Its headers: the bytes of [`Headers`](crate::data::Headers).
+    pub headers: Vec<u8>,
 }
 
 /// A page of held rows, after another attempt to flag them.

@@ -271,7 +271,7 @@ impl Ledger for PgLedger {
         }
         let digest = |place: usize| {
             let row = batch.row(indices[place]);
-            record_digest(&self.topic, Some(row.key), Some(row.value))
+            record_digest(&self.topic, row.record_key, Some(row.value), row.headers)
         };
         let wanted = Wanted { rows, digest: &digest };
         let mut flagged = flag.run(&mut self.session, &wanted, &mut |transaction, flagged| {

@@ -23,6 +23,8 @@ pub struct SourceTable {
     pub columns: Vec<SourceColumn>,
     /// The key's columns, in the key's order.
     pub key: Vec<SourceColumn>,
+    /// The headers of a record, each its name and the column that fills it.
+    pub headers: Vec<(String, SourceColumn)>,
     /// The flag column, unquoted.
     pub flag: String,
     /// The condition on the rows that are sent, found to be one.
@@ -106,6 +108,11 @@ impl SourceTable {
                 "check `columns` and `exclude` in [[table]]: names stand as in the catalogue, without quotes",
             ));
         }
+        let headers = config.outbox.headers.iter().map(|(header, wanted)| {
+            let filled = column(wanted).map(|column| (header.clone(), column));
+            filled.ok_or_else(|| unfit(format!("{name} has no column {wanted}"), "check `headers` in [[table]]"))
+        });
+        let headers = headers.collect::<Result<_>>()?;
         columns.retain(|column| column.name != config.flag && is_sent(&column.name, config));
         let table = Self {
             name,
@@ -114,6 +121,7 @@ impl SourceTable {
             is_partitioned,
             columns,
             key,
+            headers,
             flag: config.flag.clone(),
             condition: config.condition.clone(),
         };
@@ -270,19 +278,51 @@ impl SourceTable {
         format!("LATERAL (SELECT {}) AS pg2ch_record", columns.join(", "))
     }
 
+    /// What the headers of `row` hold, each as `bytea`, in order.
+    #[must_use]
+    pub fn header_values_sql(&self, row: &str) -> Vec<String> {
+        let value = |(_, column): &(String, SourceColumn)| {
+            let own = format!("{row}.{}", quote(&column.name));
+            if column.base_type == "bytea" { own } else { format!("pg_catalog.convert_to({own}::text, 'UTF8')") }
+        };
+        self.headers.iter().map(value).collect()
+    }
+
+    /// Every column that a record is made of, of `row`.
+    #[must_use]
+    pub fn record_columns_sql(&self, row: &str) -> Vec<String> {
+        let more = self.headers.iter().map(|(_, column)| column);
+        let mut names: Vec<&str> = Vec::new();
+        for column in self.columns.iter().chain(more) {
+            if !names.contains(&column.name.as_str()) {
+                names.push(&column.name);
+            }
+        }
+        names.iter().map(|name| format!("{row}.{}", quote(name))).collect()
+    }
+
     /// A lateral item that makes, as `pg2ch_digest.digest`, the digest of the record of `row` in `topic`: what
     /// [`record_digest`](crate::data::record_digest) makes of the record.
     #[must_use]
     pub fn digest_sql(&self, row: &str, topic: &str) -> String {
-        let part = |bytes: &str| format!("pg_catalog.int4send(pg_catalog.octet_length({bytes})) || {bytes}");
+        let length = |bytes: &str| format!("pg_catalog.int4send(pg_catalog.octet_length({bytes}))");
+        let part = |bytes: &str| format!("{} || {bytes}", length(bytes));
+        let text = |text: &str| format!("pg_catalog.decode('{}', 'hex')", hex(text.as_bytes()));
+        let (mut made, mut headers) = (String::new(), String::new());
+        for ((name, _), (at, value)) in self.headers.iter().zip(self.header_values_sql(row).iter().enumerate()) {
+            made += &format!(", {value} AS header_{at}");
+            let value = format!("pg2ch_parts.header_{at}");
+            // A header that is NULL is none.
+            headers += &format!(" || coalesce({} || {}, ''::bytea)", part(&text(name)), part(&value));
+        }
         // OFFSET keeps the planner from making the record twice.
         format!(
             "{record}, LATERAL (SELECT pg_catalog.convert_to({key}, 'UTF8') AS key,
-                 pg_catalog.convert_to(pg_catalog.row_to_json(pg2ch_record)::text, 'UTF8') AS value OFFSET 0) AS pg2ch_parts,
-             LATERAL (SELECT pg_catalog.sha256({topic} || {key_part} || {value_part}) AS digest) AS pg2ch_digest",
+                 pg_catalog.convert_to(pg_catalog.row_to_json(pg2ch_record)::text, 'UTF8') AS value{made} OFFSET 0) AS pg2ch_parts,
+             LATERAL (SELECT pg_catalog.sha256({topic} || {key_part} || {value_part}{headers}) AS digest) AS pg2ch_digest",
             record = self.record_sql(row),
             key = self.key_text_sql(row),
-            topic = part(&format!("pg_catalog.decode('{}', 'hex')", hex(topic.as_bytes()))),
+            topic = part(&text(topic)),
             key_part = part("pg2ch_parts.key"),
             value_part = part("pg2ch_parts.value"),
         )
@@ -336,6 +376,7 @@ mod tests {
             is_partitioned: false,
             columns: key.iter().map(column).collect(),
             key: key.iter().map(column).collect(),
+            headers: Vec::new(),
             flag: "sent".into(),
             condition: None,
         }

@@ -8,9 +8,9 @@ use postgres::types::ToSql;
 use postgres::{RowIter, Statement};
 
 use super::session::{Params, Session};
-use super::source_table::{SourceTable, quote};
+use super::source_table::SourceTable;
 use super::wire::{Raw, Tid, Xid};
-use crate::data::{RowBatch, Version};
+use crate::data::{Headers, Row, RowBatch, Version, push_header};
 use crate::error::Result;
 use crate::ports::source::{Estimate, UnsentRows};
 
@@ -25,6 +25,8 @@ pub struct PgUnsentRows {
     first: Statement,
     rest: Statement,
     key_parts: usize,
+    /// The names of the headers.
+    headers: Vec<String>,
     last: Option<Vec<String>>,
     highest: Vec<String>,
     max_bytes: usize,
@@ -115,6 +117,7 @@ impl PgUnsentRows {
             first,
             rest,
             key_parts: table.key.len(),
+            headers: table.headers.iter().map(|(name, _)| name.clone()).collect(),
             last: None,
             highest,
             max_bytes,
@@ -125,7 +128,7 @@ impl PgUnsentRows {
 
     /// Reads `rows` into a batch until it is full; what the server has sent beyond is left to the next statement.
     fn fill(&mut self, limit: i64) -> Result<RowBatch> {
-        let Self { session, what, first, rest, key_parts, last, highest, max_bytes, .. } = self;
+        let Self { session, what, first, rest, key_parts, headers, last, highest, max_bytes, .. } = self;
         let mut params: Vec<&(dyn ToSql + Sync)> = vec![&limit];
         params.extend(highest.iter().map(|part| part as &(dyn ToSql + Sync)));
         let statement = match &*last {
@@ -137,24 +140,32 @@ impl PgUnsentRows {
         };
         let mut batch = RowBatch::with_capacity(usize::try_from(limit).unwrap_or_default(), 0);
         let mut parts = None;
+        // A key of one column is its own part.
+        let (key_at, headers_at) = if *key_parts == 1 { (4, 6) } else { (6, 6 + *key_parts) };
+        let mut filled = Vec::new();
         session.call(what, |client| {
             let mut rows = query(client, statement, &params)?;
             while let Some(row) = rows.next()? {
                 let (ctid, xmin, Raw(key), Raw(value)): (Tid, Xid, Raw<'_>, Raw<'_>) =
                     (row.get(0), row.get(1), row.get(4), row.get(5));
-                if !batch.is_empty() && batch.bytes() + key.len() + value.len() > *max_bytes {
+                filled.clear();
+                for (at, name) in headers.iter().enumerate() {
+                    if let Some(Raw(value)) = row.get(headers_at + at) {
+                        push_header(&mut filled, name, Some(value));
+                    }
+                }
+                if !batch.is_empty() && batch.bytes() + key.len() + value.len() + filled.len() > *max_bytes {
                     break;
                 }
                 batch.timestamp_ms = row.get(3);
-                batch.push(Version { table: row.get(2), ctid: (ctid.0, ctid.1), xmin: xmin.0 }, key, value);
+                let version = Version { table: row.get(2), ctid: (ctid.0, ctid.1), xmin: xmin.0 };
+                batch.push(&Row { headers: Headers::of(&filled), ..Row::plain(version, key, value) });
                 parts = Some(row);
             }
             Ok(())
         })?;
         if let Some(row) = parts {
-            // A key of one column is its own part.
-            let first = if *key_parts == 1 { 4 } else { 6 };
-            *last = Some((0..*key_parts).map(|part| row.get(first + part)).collect());
+            *last = Some((0..*key_parts).map(|part| row.get(key_at + part)).collect());
         }
         Ok(batch)
     }
@@ -184,7 +195,7 @@ fn query<'a>(
     client.query_raw(statement, params.iter().copied())
 }
 
-/// Columns: ctid, xmin, table, clock, key, value, then the parts of a key of several columns as text.
+/// Columns: ctid, xmin, table, clock, key, value, then the parts of a key of several columns as text, then the headers.
 /// Parameters: limit, the highest key's parts, and the last key's parts if `behind`.
 fn select(table: &SourceTable, behind: bool) -> String {
     let columns = table.key_columns_sql("t");
@@ -194,20 +205,20 @@ fn select(table: &SourceTable, behind: bool) -> String {
     };
     let compared = |operator, first| table.key_compares_sql("t", operator, &values(first));
     let after = if behind { format!("AND {}", compared(">", 2 + columns.len())) } else { String::new() };
-    let inner: Vec<_> = table.columns.iter().map(|column| format!("t.{}", quote(&column.name))).collect();
-    let parts = match table.key_columns_sql("s").as_slice() {
+    let parts: String = match table.key_columns_sql("s").as_slice() {
         [_] => String::new(),
         several => several.iter().map(|column| format!(", {column}::text")).collect(),
     };
+    let headers: String = table.header_values_sql("s").iter().map(|value| format!(", {value}")).collect();
     format!(
         "SELECT s.ctid, s.xmin, s.tableoid,
                 (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) AS clock,
-                {key}, row_to_json(pg2ch_record){parts}
+                {key}, row_to_json(pg2ch_record){parts}{headers}
          FROM (SELECT t.ctid, t.xmin, t.tableoid, {inner} FROM {name} AS t
                WHERE {unsent} AND {highest} {after}
                ORDER BY {order} LIMIT $1::bigint) AS s, {record}",
         key = table.key_text_sql("s"),
-        inner = inner.join(", "),
+        inner = table.record_columns_sql("t").join(", "),
         name = table.name,
         unsent = table.unsent_sql(),
         highest = compared("<=", 2),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::ledger::PgLedger;
 use super::session::{Attempt, pin};
 use crate::crash;
-use crate::data::record_digest;
+use crate::data::{Headers, record_digest};
 use crate::error::Result;
 use crate::ports::source::WindowRecord;
 
@@ -70,8 +70,12 @@ impl PgLedger {
         let keys: Vec<_> = records.iter().map(|record| text(&record.key)).collect();
         let partitions: Vec<_> = records.iter().map(|record| record.partition).collect();
         let timestamps: Vec<_> = records.iter().map(|record| record.timestamp_ms).collect();
-        let digest =
-            |record: &&WindowRecord| record_digest(&self.topic, record.key.as_deref(), record.value.as_deref());
+        let digest = |record: &&WindowRecord| {
+            // Where a table has no headers, those that something on the way adds say nothing about its rows.
+            let headers = if self.table.headers.is_empty() { &[] } else { record.headers.as_slice() };
+            let (key, value) = (record.key.as_deref(), record.value.as_deref());
+            record_digest(&self.topic, key, value, Headers::of(headers))
+        };
         let digests: Vec<_> = records.iter().map(digest).collect();
         let before = self.window;
         let inserted = self.session.transaction(what, |transaction| {
@@ -160,7 +164,7 @@ mod tests {
 
     fn record(partition: i32, offset: i64, timestamp_ms: i64, key: &str, value: &str) -> WindowRecord {
         let bytes = |text: &str| Some(text.as_bytes().to_vec());
-        WindowRecord { partition, offset, timestamp_ms, key: bytes(key), value: bytes(value) }
+        WindowRecord { partition, offset, timestamp_ms, key: bytes(key), value: bytes(value), headers: Vec::new() }
     }
 
     #[test]

@@ -71,6 +71,6 @@ impl<'a> FromSql<'a> for Raw<'a> {
     }
 
     fn accepts(ty: &Type) -> bool {
-        matches!(*ty, Type::TEXT | Type::JSON)
+        matches!(*ty, Type::TEXT | Type::JSON | Type::BYTEA)
     }
 }

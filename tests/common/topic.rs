@@ -25,6 +25,8 @@ pub struct Seen {
     pub key: String,
     pub value: String,
     pub headers: HashMap<String, String>,
+    /// The names of its headers, in their order.
+    pub header_names: Vec<String>,
 }
 
 impl World {
@@ -136,6 +138,7 @@ impl Seen {
         let headers = message
             .headers()
             .map(|headers| headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect());
+        let names = message.headers().map(|headers| headers.iter().map(|header| header.key.to_owned()).collect());
         Self {
             partition: message.partition(),
             offset: message.offset(),
@@ -143,6 +146,7 @@ impl Seen {
             key: text(message.key()),
             value: text(message.payload()),
             headers: headers.unwrap_or_default(),
+            header_names: names.unwrap_or_default(),
         }
     }
 }

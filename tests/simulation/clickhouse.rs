@@ -229,7 +229,7 @@ fn parse(mut body: &[u8], number_type: &str) -> Option<Vec<Stored>> {
         let offset = i64::from_le_bytes(take(&mut body));
         let timestamp_ms = i64::from_le_bytes(take(&mut body));
         let id = RecordId { partition, offset, timestamp_ms };
-        rows.push(Stored { id, key, content: Content { note, number: i64::from(number) } });
+        rows.push(Stored { id, key, content: Content::new(note, i64::from(number)) });
     }
     Some(rows)
 }

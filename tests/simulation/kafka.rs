@@ -11,7 +11,7 @@ use pg2ch::ports::topic::{Committed, OffsetCommit};
 
 pub use clients::{SimLog, SimWriter};
 
-use crate::postgres::id_of;
+use crate::postgres::{Content, id_of};
 use crate::world::{MARKERS, World, shut_out, unavailable};
 
 pub const PARTITIONS: i32 = 2;
@@ -23,8 +23,17 @@ pub const MAX_VALUE: usize = 400;
 pub struct Data {
     pub key: String,
     pub value: String,
+    /// The bytes of its headers.
+    pub headers: Vec<u8>,
     pub timestamp_ms: i64,
     pub version: Version,
+}
+
+impl Data {
+    /// Whether a row of this content makes this record.
+    pub fn is_of(&self, id: i64, content: &Content) -> bool {
+        self.value == content.json(id) && self.headers == content.headers()
+    }
 }
 
 enum Entry {
@@ -104,9 +113,9 @@ impl Kafka {
     }
 
     /// The last committed record of a row, in the topic's present life or an earlier one.
-    pub fn last_of(&self, id: i64) -> Option<&str> {
+    pub fn last_of(&self, id: i64) -> Option<&Data> {
         let key = id.to_string();
-        self.history.iter().rev().find(|found| found.data.key == key).map(|found| found.data.value.as_str())
+        self.history.iter().rev().find(|found| found.data.key == key).map(|found| &found.data)
     }
 
     fn mark(&mut self, transaction: usize) {
@@ -131,7 +140,7 @@ impl Kafka {
     pub fn begin_foreign(&mut self, partition: i32) -> usize {
         let transaction = self.begin("foreign");
         let version = Version::default();
-        let data = Data { key: "foreign".into(), value: "{}".into(), timestamp_ms: 0, version };
+        let data = Data { key: "foreign".into(), value: "{}".into(), headers: Vec::new(), timestamp_ms: 0, version };
         self.append(transaction, partition, data);
         transaction
     }

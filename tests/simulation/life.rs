@@ -184,10 +184,10 @@ impl World {
             }
             let id = self.rng.i64(1..=rows);
             match kind {
-                0 => self.postgres.write(id, Content { note: POISON.into(), number: 1 }),
-                1 => self.postgres.write(id, Content { note: "a number beyond its column".into(), number: 999 }),
+                0 => self.postgres.write(id, Content::new(POISON, 1)),
+                1 => self.postgres.write(id, Content::new("a number beyond its column", 999)),
                 2 if self.one_in(3) => {
-                    self.postgres.write(id, Content { note: "x".repeat(MAX_VALUE), number: 2 });
+                    self.postgres.write(id, Content::new("x".repeat(MAX_VALUE), 2));
                 }
                 3 if self.one_in(3) => self.postgres.stubborn = Some(id),
                 _ => {}
@@ -221,27 +221,27 @@ impl World {
         let highest = ids.last().copied().unwrap_or(0);
         let id = self.rng.choice(ids).unwrap_or(1);
         let call = self.calls;
-        match self.rng.usize(..18) {
+        match self.rng.usize(..19) {
             0..=2 => {
                 self.note(|| format!("      an application changes row {id}"));
-                self.postgres.write(id, Content { note: format!("changed at {call}"), number: id });
+                self.postgres.write(id, Content::new(format!("changed at {call}"), id));
             }
             3 | 4 => {
                 self.note(|| format!("      an application changes row {id} to what it was at first"));
-                self.postgres.write(id, Content { note: format!("first of {id}"), number: id });
+                self.postgres.write(id, Content::new(format!("first of {id}"), id));
             }
             5 => {
                 let Some(row) = self.postgres.tables.rows.get(&id) else { return };
                 let before = row.content.clone();
                 self.note(|| format!("      an application changes row {id}, to change it back soon"));
-                self.postgres.write(id, Content { note: format!("for a while at {call}"), number: id });
+                self.postgres.write(id, Content::new(format!("for a while at {call}"), id));
                 self.later("application: change back", 60, move |world| world.postgres.write(id, before));
             }
             6 => {
                 // A key that was deleted may come again.
                 let id = if self.rng.bool() { highest + 1 } else { self.rng.i64(1..=highest + 1) };
                 self.note(|| format!("      an application writes row {id}"));
-                self.postgres.write(id, Content { note: format!("new at {call}"), number: 7 });
+                self.postgres.write(id, Content::new(format!("new at {call}"), 7));
             }
             7 | 8 => {
                 let locks = self.postgres.tables.rows.get(&id).is_some_and(|row| !row.locked);
@@ -266,6 +266,13 @@ impl World {
                 self.postgres.set_back(id, records);
             }
             15 if self.odd => self.target_is_altered(),
+            16 | 17 => {
+                let Some(row) = self.postgres.tables.rows.get(&id) else { return };
+                let trace = if self.rng.bool() { format!("at {call}") } else { String::new() };
+                let content = Content { trace, ..row.content.clone() };
+                self.note(|| format!("      an application changes what only the header of row {id} has"));
+                self.postgres.write(id, content);
+            }
             _ => {
                 self.note(|| "      the table is rewritten".into());
                 self.postgres.rewrite();

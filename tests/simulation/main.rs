@@ -131,10 +131,11 @@ fn random_faults_in_random_lives_are_survived() {
 }
 
 /// Faults planted in the protocol (those that `grep mutant::is` finds), each of which breaks the promise.
-const MUTANTS: [&str; 30] = [
+const MUTANTS: [&str; 31] = [
     "flag before the acknowledgement",
     "flag any version of the row",
     "the first record of a key counts",
+    "equality by value only",
     "no fence",
     "what dead runs delivered is not looked for",
     "the high watermark is taken for the last stable offset",

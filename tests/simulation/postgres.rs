@@ -5,7 +5,7 @@ mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pg2ch::data::Version;
+use pg2ch::data::{Headers, Version, push_header};
 use pg2ch::error::Result;
 use pg2ch::mutant;
 use pg2ch::ports::source::{Checkpoint, Flagged};
@@ -19,13 +19,44 @@ use crate::world::{World, shut_out};
 pub struct Content {
     pub note: String,
     pub number: i64,
+    /// Only a header has it; where it is empty, there is none.
+    pub trace: String,
 }
 
 impl Content {
+    pub fn new(note: impl Into<String>, number: i64) -> Self {
+        Self { note: note.into(), number, trace: String::new() }
+    }
+
     /// As `row_to_json` prints it.
     pub fn json(&self, id: i64) -> String {
         format!(r#"{{"id":{id},"note":"{}","number":{}}}"#, self.note, self.number)
     }
+
+    /// The bytes of the record's headers.
+    pub fn headers(&self) -> Vec<u8> {
+        let mut headers = Vec::new();
+        if !self.trace.is_empty() {
+            push_header(&mut headers, "trace", Some(self.trace.as_bytes()));
+        }
+        headers
+    }
+
+    /// All that the record holds, as [`record_of`] shows it.
+    pub fn record(&self, id: i64) -> String {
+        record_of(self.json(id).as_bytes(), &self.headers())
+    }
+}
+
+/// A record for comparisons: its value, and its headers behind it.
+pub fn record_of(value: &[u8], headers: &[u8]) -> String {
+    let mut record = String::from_utf8_lossy(value).into_owned();
+    if !mutant::is("equality by value only") {
+        for (name, value) in Headers::of(headers).iter() {
+            record += &format!(" {name}={}", String::from_utf8_lossy(value.unwrap_or_default()));
+        }
+    }
+    record
 }
 
 #[derive(Clone, Debug)]
@@ -83,7 +114,7 @@ impl Postgres {
             flags: 0,
         };
         for id in 1..=rows as i64 {
-            postgres.write(id, Content { note: format!("first of {id}"), number: id });
+            postgres.write(id, Content::new(format!("first of {id}"), id));
         }
         postgres
     }
@@ -176,7 +207,7 @@ impl Postgres {
 struct Wanted {
     index: usize,
     id: i64,
-    value: String,
+    record: String,
     version: Version,
 }
 
@@ -199,7 +230,7 @@ impl World {
                 continue;
             };
             let same = found.version == row.version
-                || found.content.json(row.id) == row.value
+                || found.content.record(row.id) == row.record
                 || mutant::is("flag any version of the row");
             if found.locked {
                 flagged.locked.push(row.index);
@@ -231,7 +262,7 @@ impl World {
                 continue;
             }
             (row.flag, row.version) = (true, next);
-            let value = row.content.json(*id);
+            let content = row.content.clone();
             let set_back = row.set_back.take();
             self.postgres.flags += 1;
             if let Some(records) = set_back
@@ -239,9 +270,9 @@ impl World {
             {
                 self.broke(|| format!("row {id} was flagged though nothing was sent since its flag was set back"));
             }
-            let last = self.kafka.last_of(*id).map(str::to_owned);
-            if last.as_deref() != Some(&value) {
-                self.broke(|| format!("row {id} was flagged as {value}, but its last record is {last:?}"));
+            let last = self.kafka.last_of(*id).cloned();
+            if !last.as_ref().is_some_and(|last| last.is_of(*id, &content)) {
+                self.broke(|| format!("row {id} was flagged as {content:?}, but its last record is {last:?}"));
             }
         }
         let tables = &mut self.postgres.tables;

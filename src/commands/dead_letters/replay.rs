@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::read::Letters;
 use super::report::{State, TableLetters, id_of};
 use crate::clickhouse::ClickHouseTarget;
-use crate::data::{Record, RecordId};
+use crate::data::{Headers, Record, RecordId};
 use crate::error::Result;
 use crate::fit::require_fit;
 use crate::kafka::{KafkaLog, KafkaWriter, Letter};
@@ -124,6 +124,7 @@ impl<'a> Replay<'a> {
             timestamp_ms: id.timestamp_ms,
             key: letter.record.key.as_deref(),
             value: letter.record.value.as_deref(),
+            headers: Headers::of(&letter.record.headers),
         };
         let mut row = Vec::new();
         let shape = match self.format.encode(&record, &mut row) {

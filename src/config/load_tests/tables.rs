@@ -130,3 +130,22 @@ fn where_and_the_choice_of_columns_are_checked_as_far_as_they_can_be_without_a_s
     assert_eq!(table("columns = \"a\"").columns, ColumnChoice::Only(vec!["a".into()]));
     assert_eq!(table("exclude = \"a\"").columns, ColumnChoice::AllBut(vec!["a".into()]));
 }
+
+#[test]
+fn headers_stand_in_the_order_of_the_file_and_are_refused_where_they_cannot_be() {
+    let loaded = with_file(&format!("{TABLE}headers = {{ z = \"a\", \"ce_type\" = \"b\" }}\n"), &[]).unwrap();
+    assert_eq!(loaded.config.tables[0].outbox.headers, [("z".into(), "a".into()), ("ce_type".into(), "b".into())]);
+    for (line, why) in [
+        ("headers = \"trace\"", "a string"),
+        ("headers = { pg2ch-x = \"a\" }", "pg2ch-"),
+        ("headers = { \"a b\" = \"a\" }", "without spaces"),
+        ("headers = { \"\" = \"a\" }", "1 to 249"),
+        ("headers = { a = \"x\", A = \"y\" }", "twice"),
+        ("headers = { a = \"sent_to_kafka\" }", "never part of a record"),
+        ("headers = { a = \"\" }", "empty"),
+        ("headers = { a = 1 }", "more than strings"),
+    ] {
+        let error = refused(&format!("{TABLE}{line}\n"));
+        assert!(error.what().contains("`table[0].headers`") && error.why().contains(why), "{line}: {error}");
+    }
+}

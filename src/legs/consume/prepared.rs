@@ -93,7 +93,8 @@ impl Prepared {
         let start = self.body.len();
         let shape = encode(&mut self.body).unwrap_or_else(|reason| {
             let letter = DeadLetter::of(record, reason);
-            self.refused_bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+            self.refused_bytes +=
+                record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + record.headers.bytes().len();
             self.refused.push(letter);
             0
         });
@@ -222,12 +223,20 @@ impl Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Headers;
 
     fn prepared(records: &[(i32, i64)], ranges: &[(i32, (i64, i64))]) -> Prepared {
         let mut prepared = Prepared { ranges: ranges.iter().copied().collect(), ..Prepared::default() };
         prepared.begin(vec![b"all: ".to_vec(), b"some: ".to_vec()]);
         for &(partition, offset) in records {
-            let record = Record { partition, offset, timestamp_ms: 5, key: None, value: Some(b"v") };
+            let record = Record {
+                partition,
+                offset,
+                timestamp_ms: 5,
+                key: None,
+                value: Some(b"v"),
+                headers: Headers::default(),
+            };
             prepared.push(&record, |body| {
                 if offset == 5 {
                     return Err("five".into());

@@ -1,6 +1,6 @@
 //! Records fetched together, on their way to be encoded.
 
-use crate::data::{Ranges, Record, RecordId};
+use crate::data::{Headers, Ranges, Record, RecordId};
 
 /// Records in one buffer, in the order in which they came.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,7 @@ struct Span {
     start: usize,
     key_len: Option<u32>,
     value_len: Option<u32>,
+    end: usize,
 }
 
 impl RecordBatch {
@@ -44,8 +45,9 @@ impl RecordBatch {
             })
         };
         let (key_len, value_len) = (append(record.key), append(record.value));
-        let id = RecordId::of(record);
-        self.records.push(Span { id, start, key_len, value_len });
+        self.text.extend_from_slice(record.headers.bytes());
+        let (id, end) = (RecordId::of(record), self.text.len());
+        self.records.push(Span { id, start, key_len, value_len, end });
     }
 
     /// The number of records.
@@ -60,7 +62,7 @@ impl RecordBatch {
         self.records.is_empty()
     }
 
-    /// The size of all keys and values.
+    /// The size of all keys, values and headers.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.text.len()
@@ -77,6 +79,7 @@ impl RecordBatch {
                 timestamp_ms: span.id.timestamp_ms,
                 key: span.key_len.map(|_| &self.text[span.start..key_end]),
                 value: span.value_len.map(|_| &self.text[key_end..value_end]),
+                headers: Headers::of(&self.text[value_end..span.end]),
             }
         })
     }

@@ -64,7 +64,7 @@ impl<U: UnsentRows> Reader<U> {
         let mut rest = RowBatch::default();
         rest.timestamp_ms = batch.timestamp_ms;
         for row in batch.iter().filter(|row| !self.held.contains(row.key)) {
-            rest.push(row.version, row.key, row.value);
+            rest.push(&row);
         }
         rest
     }

@@ -65,8 +65,8 @@ impl<F: Fence> Sender<F> {
         if let [guilty] = *indices {
             let row = batch.row(guilty);
             let key = String::from_utf8_lossy(row.key).into_owned();
-            log::error!("row {key} is too large for the topic ({} bytes); it stays unsent", row.value.len());
-            self.too_large.push(TooLargeRow { key, bytes: row.key.len() + row.value.len() });
+            log::error!("row {key} is too large for the topic ({} bytes); it stays unsent", row.size());
+            self.too_large.push(TooLargeRow { key, bytes: row.size() });
             return;
         }
         let innocent: Vec<usize> =

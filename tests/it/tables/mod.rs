@@ -5,4 +5,5 @@ mod changed_tables;
 mod chosen_columns;
 mod chosen_rows;
 mod column_rules;
+mod headers;
 mod shapes;

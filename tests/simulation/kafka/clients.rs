@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pg2ch::data::{DeadLetter, Offsets, Record, RecordId, RecordPosition, RowBatch};
+use pg2ch::data::{DeadLetter, Headers, Offsets, Record, RecordId, RecordPosition, RowBatch};
 use pg2ch::error::Result;
 use pg2ch::mutant;
 use pg2ch::ports::topic::{Committed, End, Fence, OffsetCommit, Polled, Sent, TopicLog};
@@ -79,6 +79,7 @@ impl TopicLog for SimLog {
                             timestamp_ms: data.timestamp_ms,
                             key: Some(data.key.as_bytes()),
                             value: Some(data.value.as_bytes()),
+                            headers: Headers::of(&data.headers),
                         });
                         return Ok(Polled::Record);
                     }
@@ -154,6 +155,7 @@ impl Fence for SimWriter {
                 let data = Data {
                     key: String::from_utf8_lossy(row.key).into_owned(),
                     value: String::from_utf8_lossy(row.value).into_owned(),
+                    headers: row.headers.bytes().to_vec(),
                     timestamp_ms: batch.timestamp_ms,
                     version: row.version,
                 };

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pg2ch::data::RowBatch;
+use pg2ch::data::{Headers, Row, RowBatch};
 use pg2ch::error::Result;
 use pg2ch::mutant;
 use pg2ch::ports::source::{Checkpoint, Flagged, Held, Ledger, Settled, UnsentRows, WindowRecord};
 
-use super::{Change, Wanted, id_of};
+use super::{Change, Wanted, id_of, record_of};
 use crate::world::{Run, World, shut_out, unavailable};
 
 /// The session that locks and flags.
@@ -115,7 +115,12 @@ impl Ledger for SimLedger {
             .iter()
             .map(|&index| {
                 let row = batch.row(index);
-                Wanted { index, id: id_of(row.key).unwrap_or(0), value: text(row.value), version: row.version }
+                Wanted {
+                    index,
+                    id: id_of(row.key).unwrap_or(0),
+                    record: record_of(row.value, row.headers.bytes()),
+                    version: row.version,
+                }
             })
             .collect();
         // One transaction: nobody changes the rows between the look at them and the flags.
@@ -124,7 +129,7 @@ impl Ledger for SimLedger {
         let mut hold: Vec<(i64, String)> = flagged
             .unflagged()
             .filter_map(|index| wanted.iter().find(|wanted| wanted.index == index))
-            .map(|wanted| (wanted.id, wanted.value.clone()))
+            .map(|wanted| (wanted.id, wanted.record.clone()))
             .collect();
         let mut to = Some(to.clone());
         if mutant::is("a locked row is not held") {
@@ -162,9 +167,10 @@ impl Ledger for SimLedger {
             let rows = &world.postgres.tables.rows;
             let found = self.window.iter().filter_map(|(id, record)| {
                 let row = rows.get(id).filter(|row| !row.flag)?;
-                let value = row.content.json(*id);
-                let equal = record.value.as_deref() == Some(value.as_bytes());
-                equal.then_some(Wanted { index: 0, id: *id, value, version: row.version })
+                let made = row.content.record(*id);
+                let equal =
+                    record.value.as_deref().map(|value| record_of(value, &record.headers)).as_ref() == Some(&made);
+                equal.then_some(Wanted { index: 0, id: *id, record: made, version: row.version })
             });
             Ok(found.collect())
         })?;
@@ -175,7 +181,7 @@ impl Ledger for SimLedger {
             if mutant::is("what a window shows is flagged before the checkpoint has passed it") {
                 change.flags = matches.iter().map(|wanted| (wanted.id, wanted.version)).collect();
             } else {
-                change.hold = matches.into_iter().map(|wanted| (wanted.id, wanted.value)).collect();
+                change.hold = matches.into_iter().map(|wanted| (wanted.id, wanted.record)).collect();
                 change.hold.sort_unstable();
             }
             self.change("postgres: hold what was delivered", change, None)?;
@@ -186,7 +192,7 @@ impl Ledger for SimLedger {
     fn settle_held(&mut self, after: i64, max_rows: usize) -> Result<Settled> {
         let page: Vec<(i64, i64, String)> = self.read("postgres: read held rows", |world| {
             let behind = world.postgres.tables.held.range(after + 1..);
-            Ok(behind.take(max_rows).map(|(entry, (id, value))| (*entry, *id, value.clone())).collect())
+            Ok(behind.take(max_rows).map(|(entry, (id, record))| (*entry, *id, record.clone())).collect())
         })?;
         let Some(next) = page.last().map(|(entry, ..)| *entry) else { return Ok(Settled::default()) };
         self.run.prepare();
@@ -200,12 +206,12 @@ impl Ledger for SimLedger {
             let wanted: Vec<Wanted> = page
                 .iter()
                 .enumerate()
-                .filter_map(|(index, (_, id, value))| {
-                    let row = unflagged(id).filter(|row| any || row.content.json(*id) == *value)?;
+                .filter_map(|(index, (_, id, record))| {
+                    let row = unflagged(id).filter(|row| any || row.content.record(*id) == *record)?;
                     if !met.insert(*id) {
                         return None;
                     }
-                    Some(Wanted { index, id: *id, value: value.clone(), version: row.version })
+                    Some(Wanted { index, id: *id, record: record.clone(), version: row.version })
                 })
                 .collect();
             let (flagged, flags) = world.judge(&wanted);
@@ -275,7 +281,9 @@ impl UnsentRows for SimRows {
             batch.timestamp_ms = world.postgres.clock;
             let unsent = world.postgres.tables.rows.range(last + 1..).filter(|(id, row)| **id <= highest && !row.flag);
             for (id, row) in unsent.take(max_rows) {
-                batch.push(row.version, id.to_string().as_bytes(), row.content.json(*id).as_bytes());
+                let (key, value, headers) = (id.to_string(), row.content.json(*id), row.content.headers());
+                let plain = Row::plain(row.version, key.as_bytes(), value.as_bytes());
+                batch.push(&Row { headers: Headers::of(&headers), ..plain });
             }
             Ok(batch)
         })?;
@@ -286,8 +294,4 @@ impl UnsentRows for SimRows {
         }
         Ok(batch)
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
