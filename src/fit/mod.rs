@@ -332,7 +332,7 @@ fn nullable(type_name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ColumnChoice, OnBadRow, TargetName};
+    use crate::config::{ColumnChoice, OnBadRow, Outbox, TargetName};
 
     fn table(rules: ColumnRules) -> TableConfig {
         TableConfig {
@@ -348,6 +348,7 @@ mod tests {
             max_dead_letters: 0,
             column_rules: rules,
             allow_engine: None,
+            outbox: Outbox::default(),
         }
     }
 
