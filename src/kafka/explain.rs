@@ -119,9 +119,15 @@ fn sort(code: Code) -> (ExitCode, &'static str) {
             ExitCode::Locked,
             "another run with the same transactional.id has started and resumes here; check whether this job is scheduled twice, or give each environment its own [kafka] transactional_prefix",
         ),
-        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::InvalidTopic => {
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::InvalidTopic => {
             (ExitCode::Config, "run `pg2ch init` to create the topic, or correct `topic` in [[table]]")
         }
+        // librdkafka says the former of a partition that the brokers have named, and that no broker leads.
+        Code::UnknownPartition | Code::LeaderNotAvailable | Code::NotLeaderForPartition => (
+            ExitCode::Unavailable,
+            "start the brokers that have replicas of the topic's partitions (`kafka-topics.sh --describe` names them): one has no \
+             leader; the next run resumes here",
+        ),
         Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => (
             ExitCode::Unavailable,
             "start the brokers that are missing, or set the topic's min.insync.replicas to at most its number of replicas",
@@ -143,5 +149,18 @@ fn sort(code: Code) -> (ExitCode, &'static str) {
             (ExitCode::Config, "check [kafka] and [kafka.properties]; pg2ch needs brokers of version 2.5 or later")
         }
         _ => (ExitCode::Unavailable, UNAVAILABLE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_without_a_leader_passes_and_a_topic_that_does_not_exist_does_not() {
+        for code in [Code::UnknownPartition, Code::LeaderNotAvailable] {
+            assert_eq!(sort(code).0, ExitCode::Unavailable, "{code:?}");
+        }
+        assert_eq!(sort(Code::UnknownTopicOrPartition).0, ExitCode::Config);
     }
 }
