@@ -50,6 +50,7 @@ pub struct Http {
     url: String,
     user: String,
     password: crate::config::Secret,
+    limit: Duration,
 }
 
 /// What the server answered.
@@ -147,7 +148,14 @@ impl Http {
             url: clickhouse.url.trim_end_matches('/').to_owned(),
             user: clickhouse.user.clone(),
             password: clickhouse.password.clone(),
+            limit: config.timeouts.clickhouse,
         })
+    }
+
+    /// How long a request may take.
+    #[must_use]
+    pub const fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// The server's address.

@@ -60,11 +60,9 @@ impl ClickHouseTarget {
         let sql = format!("INSERT INTO {} FORMAT {FORMAT}", self.sql_name());
         let query_id = self.query_id(token);
         let is_elsewhere = self.layout()? != Layout::Here;
-        let settings = self.settings()?;
-        let mut parameters: Vec<(&str, &str)> = settings.insert.clone();
-        if is_elsewhere {
-            parameters.extend(&settings.insert_elsewhere);
-        }
+        let elsewhere = if is_elsewhere { self.insert_elsewhere()? } else { Vec::new() };
+        let mut parameters: Vec<(&str, &str)> = self.settings()?.insert.clone();
+        parameters.extend(elsewhere.iter().map(|(name, value)| (*name, value.as_str())));
         // The answer is kept back until the statement has ended, so that its status is the statement's.
         parameters.push(("wait_end_of_query", "1"));
         parameters.push(("query_id", &query_id));

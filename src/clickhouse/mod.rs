@@ -7,9 +7,11 @@ mod insert;
 mod lookup;
 mod page;
 mod probe;
+mod quorum;
 mod settings;
 mod target_table;
 mod views;
 
 pub use http::{Answer, Exception, Http, quote, text};
+pub use quorum::Replicas;
 pub use target_table::ClickHouseTarget;

@@ -52,7 +52,9 @@ const INSERT: &[(&str, &str)] = &[
 /// For INSERTs into tables whose data lie on several servers, besides.
 const INSERT_ELSEWHERE: &[(&str, &str)] = &[
     // The answer means "stored by a majority": a row that one replica alone has is lost with it, its offset committed.
-    ("insert_quorum", "auto"),
+    (QUORUM, "auto"),
+    // Its value is a part of the limit of a request.
+    (QUORUM_TIMEOUT, ""),
     // One after the other, as select_sequential_consistency needs it: the target is asked what it holds.
     ("insert_quorum_parallel", "0"),
     // The answer means "stored by the shards", not "put into a queue here". The newer name, and the older one.
@@ -71,6 +73,12 @@ const ASK: &[(&str, &str)] = &[
     // A question may list some thousands of keys.
     ("max_query_size", "268435456"),
 ];
+
+/// The setting that says how many replicas have to confirm an INSERT.
+pub const QUORUM: &str = "insert_quorum";
+
+/// The setting that says how long they may take, in milliseconds.
+pub const QUORUM_TIMEOUT: &str = "insert_quorum_timeout";
 
 /// The setting that carries an INSERT's token.
 pub const TOKEN: &str = "insert_deduplication_token";

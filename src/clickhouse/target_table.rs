@@ -30,13 +30,15 @@ pub(super) enum Twin {
 
 /// A target table on a real server.
 pub struct ClickHouseTarget {
-    http: Http,
+    pub(super) http: Http,
     name: TargetName,
     known: Option<Known>,
     /// What [`described`](Self::described) found out, until it is asked for.
     description: Option<TargetDescription>,
     /// The table that rows are tried on.
     pub(super) twin: Twin,
+    /// How many replicas it has, once that was asked; zero if it is not known.
+    pub(super) replicas: Option<u64>,
 }
 
 /// What is known of a table once it was looked at.
@@ -82,6 +84,7 @@ impl ClickHouseTarget {
             known: None,
             description: None,
             twin: Twin::Unmade,
+            replicas: None,
         })
     }
 

@@ -114,11 +114,11 @@ impl Check<'_> {
         self.http.rows(&self.what, sql, &[("output_format_json_quote_64bit_integers", "0")])
     }
 
-    fn here(&self, name_column: &str) -> String {
+    pub(super) fn here(&self, name_column: &str) -> String {
         format!("database = {} AND {name_column} = {}", text(&self.stored.database), text(&self.stored.table))
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         format!("{}.{}", quote(&self.stored.database), quote(&self.stored.table))
     }
 
@@ -172,6 +172,9 @@ impl Check<'_> {
             found.iter_mut().filter(|each| REMADE.contains(&each.id)).for_each(|each| MEANT.clone_into(&mut each.fix));
         }
         self.tell(found);
+        if description.engine.layout() == Layout::Replicated {
+            self.quorum();
+        }
         self.fsync(&description.engine)
     }
 

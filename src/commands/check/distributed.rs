@@ -6,9 +6,18 @@ use serde::Deserialize;
 
 use super::clickhouse::{Check, TableRow};
 use super::finding::Severity;
+use crate::clickhouse::Replicas;
 use crate::config::TargetName;
 use crate::error::Result;
 use crate::ports::layout::Distributed;
+
+/// An INSERT's quorum that takes longer, in seconds, is stuck.
+const STUCK: i64 = 60;
+
+#[derive(Deserialize)]
+struct WaitingQuorum {
+    seconds: i64,
+}
 
 #[derive(Deserialize)]
 struct DistributedRow {
@@ -35,6 +44,43 @@ impl Check<'_> {
             "-- run `pg2ch check` against each server, with that table as the target",
         );
         Ok(found)
+    }
+
+    /// Whether enough replicas work to confirm an INSERT, and whether an earlier one still waits for them.
+    pub(super) fn quorum(&mut self) {
+        let name = self.stored.clone();
+        // A user who may not ask has no finding; the INSERT tells the same.
+        let replicas: Vec<Replicas> = self.rows(&Replicas::sql(&name)).unwrap_or_default();
+        if let Some(found) = replicas.first().filter(|found| found.active_replicas < found.majority())
+            && found.total_replicas > 1
+        {
+            self.findings.add(
+                Severity::Error,
+                "quorum-missing",
+                format!("{} of {} replicas of {name} are active", found.active_replicas, found.total_replicas),
+                format!("{} have to confirm an INSERT: until then a run ends with 69", found.majority()),
+                format!(
+                    "-- start the other replicas; remove one that is gone for good: SYSTEM DROP REPLICA 'its_name' FROM TABLE {};",
+                    self.name()
+                ),
+            );
+        }
+        let waiting: Vec<WaitingQuorum> = self
+            .rows(&format!(
+                "SELECT toInt64(now()) - toInt64(ctime) AS seconds FROM system.zookeeper WHERE name = 'status' AND path IN \
+                 (SELECT concat(zookeeper_path, '/quorum') FROM system.replicas WHERE {})",
+                self.here("table")
+            ))
+            .unwrap_or_default();
+        if let Some(WaitingQuorum { seconds }) = waiting.first().filter(|waiting| waiting.seconds > STUCK) {
+            self.findings.add(
+                Severity::Error,
+                "quorum-stuck",
+                format!("an INSERT into {name} has waited {seconds} s for its quorum"),
+                "no later INSERT with a quorum is taken before it has one",
+                "-- start the replicas that are missing; system.replication_queue tells why one does not fetch the part",
+            );
+        }
     }
 
     /// Two tables of the configuration that end in one: positions of two topics could not be distinguished there.

@@ -60,6 +60,40 @@ fn an_insert_into_a_replicated_table_is_answered_by_a_majority_and_asked_for_in_
     assert_eq!(found(&all, "deduplication-window").unwrap()["severity"], "error");
 }
 
+/// Makes the target seem to have so many replicas, and so many active ones.
+fn replicas(proxy: &HttpProxy, total: u32, active: u32) {
+    let of = |total, active| format!("{{\"total_replicas\":{total},\"active_replicas\":{active}}}");
+    proxy.retell(&of(0, 0), &of(total, active));
+}
+
+#[test]
+fn an_insert_into_a_replicated_table_with_one_replica_waits_for_no_second_one() {
+    let (mut world, proxy) = world("engine_alone", "ReplicatedReplacingMergeTree");
+    replicas(&proxy, 1, 1);
+    world.insert_rows(3);
+    world.once().expect(0);
+    let seen = proxy.seen();
+    assert!(seen[0].contains("insert_quorum=1&") && !seen[0].contains("insert_quorum=auto"), "{seen:?}");
+    assert!(found(&findings(&world), "quorum-missing").is_none());
+}
+
+#[test]
+fn too_few_active_replicas_are_named_and_a_quorum_is_waited_for_less_long_than_the_reply() {
+    let (mut world, proxy) = world("engine_majority", "ReplicatedReplacingMergeTree");
+    replicas(&proxy, 3, 1);
+    world.settings.insert("timeouts", "clickhouse = \"10s\"".into());
+    world.insert_rows(3);
+    let all = findings(&world);
+    let told = found(&all, "quorum-missing").unwrap_or_else(|| panic!("{all:#?}"));
+    assert_eq!(told["severity"], "error");
+    assert!(told["what"].as_str().unwrap().starts_with("1 of 3 replicas"), "{told}");
+    world.once().expect(0);
+    let seen = proxy.seen();
+    for setting in ["insert_quorum=auto", "insert_quorum_timeout=8000"] {
+        assert!(seen[0].contains(setting), "{setting}: {seen:?}");
+    }
+}
+
 /// The definition that a Distributed table over `local` has.
 fn distributed(proxy: &HttpProxy, world: &World, local: &str, key: &str) {
     let definition = world.ch(
