@@ -34,19 +34,16 @@ pub const PRODUCE: &[&str] = &[
 
 /// The points that a run passes only where an earlier one has left something to recover.
 #[cfg(debug_assertions)]
-pub const PRODUCE_RECOVERY: &[&str] = &[
-    "window.before",
-    "window.after",
-    "window.hold.before",
-    "window.hold.after",
-    "window.move.before",
-    "unhold.before",
-    "unhold.after",
-];
+pub const PRODUCE_RECOVERY: &[&str] =
+    &["window.before", "window.after", "window.flag.before", "window.flag.after", "window.move.before"];
 
 /// The points around a row that cannot be flagged.
 #[cfg(debug_assertions)]
 pub const PRODUCE_HELD: &[&str] = &["hold.before", "hold.after"];
+
+/// The points around the entry of such a row, when it is needed no more.
+#[cfg(debug_assertions)]
+pub const PRODUCE_UNHELD: &[&str] = &["unhold.before", "unhold.after"];
 
 /// The points around a record that the topic does not take.
 #[cfg(debug_assertions)]

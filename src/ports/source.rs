@@ -62,7 +62,7 @@ pub struct WindowRecord {
     pub headers: Vec<u8>,
 }
 
-/// A page of held rows, after another attempt to flag them.
+/// A page of rows that were delivered, after an attempt to flag them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
     /// Rows flagged.
@@ -135,12 +135,16 @@ pub trait Ledger {
     /// PostgreSQL's.
     fn add_to_window(&mut self, records: &[WindowRecord]) -> Result<()>;
 
-    /// Holds every unflagged row whose last record in the window is the one that it makes now, then moves the checkpoint to
-    /// `end`, durably. Nothing is flagged before: a record below the checkpoint speaks for no row any more.
+    /// Flags the unflagged rows whose last record in the window is the one that they make now, in the order of these records:
+    /// at most `max_rows` of those after entry `after`. In the same transaction it holds those that are locked, or whose
+    /// flag a trigger takes back, and moves the checkpoint past these records.
+    ///
+    /// A key's place is that of its last record. So no record above the checkpoint speaks for a row that was flagged here,
+    /// should its flag be set back before the next run.
     ///
     /// # Errors
     /// PostgreSQL's; 75 if another run has taken an epoch since.
-    fn hold_window(&mut self, end: &Checkpoint) -> Result<()>;
+    fn flag_window(&mut self, after: i64, max_rows: usize, timestamp_floor: i64) -> Result<Settled>;
 
     /// Flags held rows, at most `max_rows` of those behind entry `after`, and deletes their entries in the same transaction,
     /// together with entries whose row has changed, is flagged or is gone.

@@ -2,9 +2,8 @@
 
 use postgres::{Statement, Transaction};
 
-use super::session::{Attempt, Session, pin};
+use super::session::{Attempt, Session};
 use super::source_table::SourceTable;
-use super::wire::{Tid, Xid};
 use crate::crash;
 use crate::data::Version;
 use crate::error::Result;
@@ -16,15 +15,32 @@ pub(super) struct HeldStatements {
     pub topic: String,
     hold: Statement,
     drop: Statement,
-    page: String,
+    pub page: String,
 }
 
-/// An entry, and the version of its row if that is unflagged and still makes the record.
+/// A row that was delivered, and its version if that is unflagged and still makes the record.
 pub(super) struct Entry {
     pub id: i64,
     pub key: String,
     pub digest: Vec<u8>,
+    /// Which partition's checkpoint passes the record, and where it then stands.
+    pub end: Option<(i32, i64)>,
     pub version: Option<Version>,
+}
+
+/// The entries that a query finds, each with its row's version.
+pub(super) fn page_sql(table: &SourceTable, topic: &str, entries: &str) -> String {
+    format!(
+        "SELECT h.id, h.key, h.digest, h.end_partition, h.end_offset, t.tableoid, t.ctid, t.xmin
+         FROM ({entries}) AS h
+         LEFT JOIN LATERAL (SELECT t.tableoid, t.ctid, t.xmin FROM {table} AS t, {digest}
+             WHERE {by_key} AND NOT t.{flag} AND pg2ch_digest.digest = h.digest) AS t ON TRUE
+         ORDER BY h.id",
+        digest = table.digest_sql("t", topic),
+        by_key = table.key_equals_sql("t", "h.key"),
+        flag = table.flag_sql(),
+        table = table.name,
+    )
 }
 
 impl HeldStatements {
@@ -39,16 +55,13 @@ impl HeldStatements {
              FROM unnest($3::text[], $4::bytea[]) AS h (key, digest)"
         );
         let drop = format!("DELETE FROM {name} WHERE source = $1 AND topic = $2 AND id = ANY ($3::bigint[])");
-        let page = format!(
-            "SELECT h.id, h.key, h.digest, t.tableoid, t.ctid, t.xmin
-             FROM (SELECT id, key, digest FROM {name} WHERE source = $1 AND topic = $2 AND id > $3 ORDER BY id LIMIT $4) AS h
-             LEFT JOIN LATERAL (SELECT t.tableoid, t.ctid, t.xmin FROM {table} AS t, {digest}
-                 WHERE {by_key} AND NOT t.{flag} AND pg2ch_digest.digest = h.digest) AS t ON TRUE
-             ORDER BY h.id",
-            table = table.name,
-            digest = table.digest_sql("t", topic),
-            by_key = table.key_equals_sql("t", "h.key"),
-            flag = table.flag_sql(),
+        let page = page_sql(
+            table,
+            topic,
+            &format!(
+                "SELECT id, key, digest, NULL::int AS end_partition, NULL::bigint AS end_offset
+                 FROM {name} WHERE source = $1 AND topic = $2 AND id > $3 ORDER BY id LIMIT $4"
+            ),
         );
         // A role that may not do this is refused before anything is sent: privileges are asked for when a statement begins.
         let allowed = format!(
@@ -80,20 +93,5 @@ impl HeldStatements {
         transaction.execute(&self.drop, &[&self.source, &self.topic, &ids])?;
         crash::point("unhold.after");
         Ok(())
-    }
-
-    pub fn page(&self, session: &mut Session, what: &str, after: i64, limit: i64) -> Attempt<Vec<Entry>> {
-        let rows = session.transaction(what, |transaction| {
-            pin(transaction)?;
-            Ok(transaction.query(&self.page, &[&self.source, &self.topic, &after, &limit])?)
-        })?;
-        let entry = |row: &postgres::Row| {
-            let version = row.get::<_, Option<u32>>(3).map(|table| {
-                let (ctid, xmin): (Tid, Xid) = (row.get(4), row.get(5));
-                Version { table, ctid: (ctid.0, ctid.1), xmin: xmin.0 }
-            });
-            Entry { id: row.get(0), key: row.get(1), digest: row.get(2), version }
-        };
-        Ok(rows.iter().map(entry).collect())
     }
 }

@@ -160,7 +160,7 @@ impl CheckpointStatements {
     }
 
     /// Checks the epoch and moves the checkpoint, inside the caller's transaction.
-    fn apply(&self, transaction: &mut Transaction<'_>, to: &Checkpoint) -> Attempt<()> {
+    pub fn apply(&self, transaction: &mut Transaction<'_>, to: &Checkpoint) -> Attempt<()> {
         let claimed =
             transaction.execute(&self.claim, &[&self.source, &self.topic, &self.epoch, &to.timestamp_floor])?;
         if claimed != 1 {
@@ -290,10 +290,8 @@ impl Ledger for PgLedger {
         self.window_add(records)
     }
 
-    fn hold_window(&mut self, end: &Checkpoint) -> Result<()> {
-        self.window_hold()?;
-        crash::point("window.move.before");
-        self.move_checkpoint(end)
+    fn flag_window(&mut self, after: i64, max_rows: usize, timestamp_floor: i64) -> Result<Settled> {
+        self.window_flag(after, max_rows, timestamp_floor)
     }
 
     fn settle_held(&mut self, after: i64, max_rows: usize) -> Result<Settled> {

@@ -1,11 +1,23 @@
-//! Flags the rows that an earlier run has left in `pg2ch_held`, and drops the entries of those that need it no more.
+//! Flags rows that were delivered by an earlier run: those in `pg2ch_held`, and those of the recovery window.
+
+use std::collections::HashSet;
 
 use super::flag::Wanted;
 use super::held::{Entry, HeldStatements};
 use super::ledger::PgLedger;
-use super::session::Failure;
+use super::session::{Attempt, Failure, Params, pin};
+use super::wire::{Tid, Xid};
+use crate::data::Version;
 use crate::error::Result;
-use crate::ports::source::{Held, Settled};
+use crate::ports::source::{Checkpoint, Held, Settled};
+
+/// Where the rows that are to be flagged stand.
+pub(super) enum Passed {
+    /// In `pg2ch_held`: the entries of those that need it no more are dropped.
+    Entries,
+    /// In the topic: the checkpoint moves past their records, and rows that cannot be flagged are held.
+    Records(Checkpoint),
+}
 
 impl PgLedger {
     pub(super) fn held_settle(&mut self, after: i64, max_rows: usize) -> Result<Settled> {
@@ -13,7 +25,8 @@ impl PgLedger {
         let statements = self.statements()?;
         let mut limit = i64::try_from(max_rows.max(1)).unwrap_or(i64::MAX);
         let entries = loop {
-            match statements.held.page(&mut self.session, &what, after, limit) {
+            let HeldStatements { source, topic, page, .. } = &statements.held;
+            match self.entries(&what, page, &[source, topic, &after, &limit]) {
                 Ok(entries) => break entries,
                 // The key's type has changed: a text that is no key any more names no row. Its page is halved down to it.
                 Err(failure) if failure.is_data_exception() => {
@@ -25,23 +38,56 @@ impl PgLedger {
                 Err(failure) => return Err(self.session.explain(&what, failure)),
             }
         };
-        let Some(last) = entries.last() else { return Ok(Settled::default()) };
-        let next = Some(last.id);
+        self.flag_entries(&entries, &Passed::Entries)
+    }
+
+    /// Flags the rows that still make their record, in one transaction with what has to go with it.
+    pub(super) fn flag_entries(&mut self, entries: &[Entry], passed: &Passed) -> Result<Settled> {
+        let statements = self.statements()?;
         let named: Vec<&Entry> = entries.iter().filter(|entry| entry.version.is_some()).collect();
         let wanted = Wanted {
             rows: named.iter().filter_map(|entry| Some((entry.version?, entry.key.as_str()))).collect(),
             digest: &|place| named[place].digest.clone(),
         };
         let flagged = statements.flag.run(&mut self.session, &wanted, &mut |transaction, flagged| {
-            let stays: Vec<i64> = flagged.unflagged().map(|place| named[place].id).collect();
-            let ids: Vec<i64> = entries.iter().map(|entry| entry.id).filter(|id| !stays.contains(id)).collect();
-            statements.held.drop(transaction, &ids)?;
-            statements.checkpoint.claim(transaction)
+            let stuck = flagged.unflagged().map(|place| named[place]);
+            match passed {
+                Passed::Entries => {
+                    let stays: HashSet<i64> = stuck.map(|entry| entry.id).collect();
+                    let ids: Vec<i64> = entries.iter().map(|entry| entry.id).filter(|id| !stays.contains(id)).collect();
+                    statements.held.drop(transaction, &ids)?;
+                    statements.checkpoint.claim(transaction)
+                }
+                Passed::Records(checkpoint) => {
+                    let (keys, digests): (Vec<&str>, Vec<Vec<u8>>) =
+                        stuck.map(|entry| (entry.key.as_str(), entry.digest.clone())).unzip();
+                    statements.held.hold(transaction, &keys, &digests)?;
+                    statements.checkpoint.apply(transaction, checkpoint)
+                }
+            }
         })?;
         let held = |taken_back| move |&place: &usize| (place, taken_back);
         let stuck = flagged.locked.iter().map(held(false)).chain(flagged.taken_back.iter().map(held(true)));
         let held = stuck.map(|(place, taken_back)| Held { key: named[place].key.clone().into_bytes(), taken_back });
+        let next = entries.last().map(|last| last.id);
         Ok(Settled { flagged: flagged.flagged as u64, held: held.collect(), next })
+    }
+
+    /// The entries of a page.
+    pub(super) fn entries(&mut self, what: &str, page: &str, params: Params<'_>) -> Attempt<Vec<Entry>> {
+        let rows = self.session.transaction(what, |transaction| {
+            pin(transaction)?;
+            Ok(transaction.query(page, params)?)
+        })?;
+        let entry = |row: &postgres::Row| {
+            let version = row.get::<_, Option<u32>>(5).map(|table| {
+                let (ctid, xmin): (Tid, Xid) = (row.get(6), row.get(7));
+                Version { table, ctid: (ctid.0, ctid.1), xmin: xmin.0 }
+            });
+            let end = row.get::<_, Option<i32>>(3).zip(row.get(4));
+            Entry { id: row.get(0), key: row.get(1), digest: row.get(2), end, version }
+        };
+        Ok(rows.iter().map(entry).collect())
     }
 
     /// Drops the entry behind `after`, whose text is no key.

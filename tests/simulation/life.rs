@@ -262,8 +262,7 @@ impl World {
             13 if self.odd && self.all_consume() => self.topic_is_made_again(),
             14 => {
                 self.note(|| format!("      somebody sets the flag of row {id} back"));
-                let records = self.kafka.history.len();
-                self.postgres.set_back(id, records);
+                self.postgres.set_back(id, &self.kafka.history);
             }
             15 if self.odd => self.target_is_altered(),
             16 | 17 => {

@@ -12,6 +12,7 @@ use pg2ch::ports::source::{Checkpoint, Flagged};
 
 pub use sessions::{SimLedger, SimRows};
 
+use crate::kafka::Delivered;
 use crate::world::{World, shut_out};
 
 /// A row's columns beside its key.
@@ -68,6 +69,8 @@ pub struct Row {
     pub locked: bool,
     /// How many records there were when its flag was set back on purpose: it is to go out once more.
     pub set_back: Option<usize>,
+    /// It was flagged since the checkpoint was lost.
+    pub is_flagged_since: bool,
 }
 
 /// What a transaction can change.
@@ -127,16 +130,23 @@ impl Postgres {
     /// An application inserts or changes a row, and waits for its commit.
     pub fn write(&mut self, id: i64, content: Content) {
         let version = self.next_version();
-        self.tables.rows.insert(id, Row { version, content, flag: false, locked: false, set_back: None });
+        self.tables
+            .rows
+            .insert(id, Row { version, content, flag: false, locked: false, set_back: None, is_flagged_since: false });
         self.unsynced.clear();
     }
 
     /// Somebody sets a row's flag back, to have it sent again, and waits for the commit.
-    pub fn set_back(&mut self, id: i64, records: usize) {
+    pub fn set_back(&mut self, id: i64, records: &[Delivered]) {
         let version = self.next_version();
-        // While the checkpoint is lost, the whole topic is the window.
-        let is_known = !self.tables.checkpoint.offsets.is_empty();
+        // Since the checkpoint was lost the row's record speaks for it, until the checkpoint has passed that or the row is flagged.
+        let last = records.iter().rev().find(|record| record.data.key == id.to_string());
+        let is_passed = last.is_none_or(|last| {
+            self.tables.checkpoint.offsets.get(&last.id.partition).is_some_and(|&next| last.id.offset < next)
+        });
+        let records = records.len();
         if let Some(row) = self.tables.rows.get_mut(&id).filter(|row| row.flag) {
+            let is_known = is_passed || row.is_flagged_since;
             (row.flag, row.version, row.set_back) = (false, version, is_known.then_some(records));
             self.unsynced.clear();
         }
@@ -145,7 +155,7 @@ impl Postgres {
     /// Somebody deletes the checkpoint: the whole topic is the window, and a flag that was set back is not known any more.
     pub fn lose_checkpoint(&mut self) {
         self.tables.checkpoint.offsets.clear();
-        self.tables.rows.values_mut().for_each(|row| row.set_back = None);
+        self.tables.rows.values_mut().for_each(|row| (row.set_back, row.is_flagged_since) = (None, false));
         self.unsynced.clear();
     }
 
@@ -261,7 +271,7 @@ impl World {
             if row.flag || (row.version.xmin != version.xmin && !any) {
                 continue;
             }
-            (row.flag, row.version) = (true, next);
+            (row.flag, row.version, row.is_flagged_since) = (true, next, true);
             let content = row.content.clone();
             let set_back = row.set_back.take();
             self.postgres.flags += 1;

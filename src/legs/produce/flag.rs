@@ -88,7 +88,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
     pub fn finish(&mut self, row_lock: Duration, shutdown: &Shutdown) -> Result<()> {
         let until = Instant::now() + row_lock;
         while self.has_new_locked {
-            let held = settle(self.ledger, self.pace)?;
+            let held = settle(self.pace, shutdown, |after, rows| self.ledger.settle_held(after, rows))?;
             self.flagged += held.flagged;
             self.locked = held.locked();
             self.taken_back = held.taken_back;

@@ -7,7 +7,8 @@ use std::collections::HashSet;
 
 use super::pace::Pace;
 use crate::error::{Error, Result};
-use crate::ports::source::Ledger;
+use crate::ports::source::Settled;
+use crate::shutdown::Shutdown;
 
 /// How many rows may be held when a leg begins to read, or after a batch.
 pub const MAX_HELD: usize = 10_000;
@@ -21,6 +22,8 @@ pub struct HeldRows {
     pub keys: HashSet<Vec<u8>>,
     /// The keys of those among them whose flag a trigger takes back.
     pub taken_back: Vec<String>,
+    /// Whether the run was asked to finish before the last page.
+    pub is_cut_short: bool,
 }
 
 impl HeldRows {
@@ -30,16 +33,21 @@ impl HeldRows {
     }
 }
 
-/// Flags what can be flagged of the held rows, page by page.
+/// Flags what can be flagged of rows that were delivered, page by page; `page` takes the entry after which it begins, and how
+/// many rows it may take.
 ///
 /// # Errors
 /// 69 if too many stay held; PostgreSQL's; 75 if another run has taken over.
-pub fn settle(ledger: &mut impl Ledger, mut pace: Pace) -> Result<HeldRows> {
+pub fn settle(
+    mut pace: Pace,
+    shutdown: &Shutdown,
+    mut page: impl FnMut(i64, usize) -> Result<Settled>,
+) -> Result<HeldRows> {
     let mut rows = HeldRows::default();
     let mut after = Some(0);
     while let Some(place) = after {
-        let page = pace.rows();
-        let settled = pace.time(page, || ledger.settle_held(place, page))?;
+        let limit = pace.rows();
+        let settled = pace.time(limit, || page(place, limit))?;
         rows.flagged += settled.flagged;
         for held in settled.held {
             let name = held.taken_back.then(|| String::from_utf8_lossy(&held.key).into_owned());
@@ -49,6 +57,10 @@ pub fn settle(ledger: &mut impl Ledger, mut pace: Pace) -> Result<HeldRows> {
         }
         require_few(rows.keys.len())?;
         after = settled.next;
+        if after.is_some() && shutdown.is_asked() {
+            rows.is_cut_short = true;
+            break;
+        }
     }
     Ok(rows)
 }

@@ -1,9 +1,9 @@
 //! Finds out what the last run had delivered before it died, and flags it.
 //!
 //! Before: the lock is held, a new epoch is taken, and dead producers are fenced, so the topic holds all that will ever
-//! come of earlier runs. First the rows that the window speaks for are held, and the checkpoint passes it; then held rows are
-//! flagged. After: every unsent row is one whose present content is not the last record of its key, but for those held
-//! still. If the process dies in between, the next run does the same again.
+//! come of earlier runs. The rows that the window speaks for are flagged page by page, or held, and the checkpoint moves with
+//! them; then held rows are flagged. After: every unsent row is one whose present content is not the last record of its key,
+//! but for those held still. If the process dies in between, the next run resumes at the checkpoint.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::held::{HeldRows, settle};
 use super::pace::Pace;
 use crate::config::Config;
+use crate::crash;
 use crate::data::Offsets;
 use crate::error::{Error, Result};
 use crate::mutant;
@@ -20,8 +21,8 @@ use crate::report::{Lost, ProduceReport};
 use crate::shutdown::Shutdown;
 
 /// How many records, and bytes of them, are compared with the table at once.
-const CHUNK_RECORDS: usize = 2_000;
-const CHUNK_BYTES: usize = 4 << 20;
+const CHUNK_RECORDS: usize = 10_000;
+const CHUNK_BYTES: usize = 8 << 20;
 
 /// Where the leg resumes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,17 +58,31 @@ pub fn recover(
         from.into_iter().filter(|(partition, next)| end.offsets.get(partition).is_some_and(|end| next < end)).collect();
     let has_window = !windows.is_empty()
         || end.offsets.iter().any(|(partition, next)| checkpoint.offsets.get(partition) != Some(next));
+    let pace = Pace::new(config.batch.rows);
     if has_window {
         let newest = read_window(log, ledger, &windows, &end.offsets, timeouts.kafka)?;
-        end.timestamp_floor = end.timestamp_floor.max(newest);
-        ledger.hold_window(&end)?;
+        let floor = end.timestamp_floor.max(newest);
+        end.timestamp_floor = floor;
+        let found = settle(pace, shutdown, |after, rows| ledger.flag_window(after, rows, floor))?;
+        report.rows_recovered += found.flagged;
+        if found.is_cut_short {
+            return Ok(None);
+        }
+        crash::point("window.move.before");
+        ledger.move_checkpoint(&end)?;
     } else {
         end = checkpoint;
     }
-    let held = if ledger.has_held() { settle(ledger, Pace::new(config.batch.rows))? } else { HeldRows::default() };
+    let mut held = HeldRows::default();
+    if ledger.has_held() {
+        held = settle(pace, shutdown, |after, rows| ledger.settle_held(after, rows))?;
+    }
     report.rows_recovered += held.flagged;
     report.rows_locked = held.locked() as u64;
     report.taken_back.clone_from(&held.taken_back);
+    if held.is_cut_short {
+        return Ok(None);
+    }
     Ok(Some(Recovery { checkpoint: end, held }))
 }
 

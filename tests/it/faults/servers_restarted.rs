@@ -47,8 +47,8 @@ fn a_server_killed_at_each_step_of_the_first_leg_loses_and_doubles_nothing() {
     for (point, server) in [
         ("lock.after", "postgres"),
         ("window.before", "postgres"),
-        ("window.hold.before", "postgres"),
-        ("unhold.before", "postgres"),
+        ("window.flag.before", "postgres"),
+        ("window.flag.after", "postgres"),
         ("read.after", "postgres"),
         ("window.before", "kafka"),
     ] {

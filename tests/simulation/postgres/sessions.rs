@@ -17,7 +17,10 @@ pub struct SimLedger {
     session: (u64, u64),
     epoch: i64,
     has_held: bool,
-    window: HashMap<i64, WindowRecord>,
+    /// The last record of each row, and the place of that record.
+    window: HashMap<i64, (i64, WindowRecord)>,
+    /// How many records the window has been given.
+    given: i64,
 }
 
 impl SimLedger {
@@ -26,7 +29,7 @@ impl SimLedger {
             world.postgres.next_session += 1;
             Ok((world.postgres.next_session, world.postgres.generation))
         })?;
-        Ok(Self { run: run.clone(), session, epoch: 0, has_held: false, window: HashMap::new() })
+        Ok(Self { run: run.clone(), session, epoch: 0, has_held: false, window: HashMap::new(), given: 0 })
     }
 
     fn read<T>(&self, what: &'static str, look: impl FnOnce(&mut World) -> Result<T>) -> Result<T> {
@@ -155,38 +158,75 @@ impl Ledger for SimLedger {
         let first_counts = mutant::is("the first record of a key counts");
         for record in records {
             let Some(id) = record.key.as_deref().and_then(id_of) else { continue };
+            self.given += 1;
             if unsent.contains(&id) && !(first_counts && self.window.contains_key(&id)) {
-                self.window.insert(id, record.clone());
+                self.window.insert(id, (self.given, record.clone()));
             }
         }
         Ok(())
     }
 
-    fn hold_window(&mut self, end: &Checkpoint) -> Result<()> {
-        let matches: Vec<Wanted> = self.read("postgres: match the window", |world| {
-            let rows = &world.postgres.tables.rows;
-            let found = self.window.iter().filter_map(|(id, record)| {
-                let row = rows.get(id).filter(|row| !row.flag)?;
-                let made = row.content.record(*id);
-                let equal =
-                    record.value.as_deref().map(|value| record_of(value, &record.headers)).as_ref() == Some(&made);
-                equal.then_some(Wanted { index: 0, id: *id, record: made, version: row.version })
-            });
-            Ok(found.collect())
-        })?;
-        self.window.clear();
-        if !matches.is_empty() {
-            self.has_held = true;
-            let mut change = Change::default();
-            if mutant::is("what a window shows is flagged before the checkpoint has passed it") {
-                change.flags = matches.iter().map(|wanted| (wanted.id, wanted.version)).collect();
-            } else {
-                change.hold = matches.into_iter().map(|wanted| (wanted.id, wanted.record)).collect();
-                change.hold.sort_unstable();
-            }
-            self.change("postgres: hold what was delivered", change, None)?;
+    fn flag_window(&mut self, after: i64, max_rows: usize, timestamp_floor: i64) -> Result<Settled> {
+        let mut page: Vec<(i64, i64, WindowRecord)> = self
+            .window
+            .iter()
+            .filter(|(_, (place, _))| *place > after)
+            .map(|(&id, (place, record))| (*place, id, record.clone()))
+            .collect();
+        page.sort_unstable_by_key(|(place, ..)| *place);
+        // Few rows, many pages: so that runs die between them.
+        page.truncate(max_rows.min(2));
+        let Some(next) = page.last().map(|(place, ..)| *place) else {
+            self.window.clear();
+            return Ok(Settled::default());
+        };
+        let mut to = Checkpoint { timestamp_floor, ..Checkpoint::default() };
+        for (_, _, record) in &page {
+            to.offsets.insert(record.partition, record.offset + 1);
         }
-        self.move_to("postgres: move the checkpoint behind the window", end)
+        self.run.prepare();
+        let (flagged, flags, wanted) = {
+            let world = self.run.world();
+            let rows = &world.postgres.tables.rows;
+            let wanted: Vec<Wanted> = page
+                .iter()
+                .enumerate()
+                .filter_map(|(index, (_, id, record))| {
+                    let row = rows.get(id).filter(|row| !row.flag)?;
+                    let made = row.content.record(*id);
+                    let sent = record.value.as_deref().map(|value| record_of(value, &record.headers));
+                    (sent.as_ref() == Some(&made)).then_some(Wanted {
+                        index,
+                        id: *id,
+                        record: made,
+                        version: row.version,
+                    })
+                })
+                .collect();
+            let (flagged, flags) = world.judge(&wanted);
+            (flagged, flags, wanted)
+        };
+        let stuck: HashSet<usize> = flagged.unflagged().collect();
+        let hold = wanted
+            .into_iter()
+            .filter(|wanted| stuck.contains(&wanted.index))
+            .map(|wanted| (wanted.id, wanted.record))
+            .collect::<Vec<_>>();
+        self.has_held |= !hold.is_empty();
+        let held = |index: usize, taken_back| Held { key: page[index].1.to_string().into_bytes(), taken_back };
+        let held = flagged
+            .locked
+            .iter()
+            .map(|&index| held(index, false))
+            .chain(flagged.taken_back.iter().map(|&index| held(index, true)))
+            .collect();
+        let stays = mutant::is("what a window shows is flagged before the checkpoint has passed it");
+        self.change(
+            "postgres: flag what was delivered",
+            Change { flags, hold, unhold: Vec::new() },
+            (!stays).then_some(to),
+        )?;
+        Ok(Settled { flagged: flagged.flagged as u64, held, next: Some(next) })
     }
 
     fn settle_held(&mut self, after: i64, max_rows: usize) -> Result<Settled> {
