@@ -37,7 +37,7 @@ fn client(config: &Config) -> Client {
     let (host, port) = &postgres.hosts[0];
     wire.host(host).port(*port).user(&postgres.user).dbname(&postgres.dbname);
     if let Some(password) = &postgres.password {
-        wire.password(password.reveal());
+        wire.password(password.take().unwrap().reveal());
     }
     wire.connect(NoTls).unwrap()
 }

@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` shows the floors of the house. The library exists for the program's own tests; its interface is not stable.
 
+pub mod certificates;
 pub mod cli;
 pub mod clickhouse;
 pub mod commands;
@@ -21,6 +22,7 @@ pub mod ports;
 pub mod postgres;
 pub mod report;
 pub mod run;
+pub mod run_id;
 pub mod shutdown;
 pub mod sync;
 pub mod terminal;

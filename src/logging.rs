@@ -1,14 +1,18 @@
-//! Log lines and errors on standard error: with time and level for people, with priorities for systemd's journal.
+//! Log lines and errors on standard error: with time and level for people, with priorities for systemd's journal, or as JSON for a
+//! collector (`PG2CH_LOG_FORMAT`, `log_format` in `[run]`).
 
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use env_logger::{Builder, Target, WriteStyle};
 use log::Level;
 
 use crate::error::Error;
+use crate::run_id::RunId;
 use crate::terminal;
 
 /// Starts logging to standard error.
@@ -32,34 +36,86 @@ pub fn start(verbosity: Verbosity) {
     } else {
         builder.target(Target::Stderr);
     }
-    if goes_to_journal() {
-        builder.format(|out, record| write_for_journal(out, record.level(), &record.args().to_string()));
-    } else {
-        builder.format(|out, record| {
-            let (time, level) = (out.timestamp_millis(), record.level());
-            let style = out.default_level_style(level);
-            writeln!(out, "{time} {style}{level:<5}{style:#} {}", record.args())
-        });
-    }
+    // Asked anew for each line: the configuration, whose loading has something to say already, may set another form.
+    builder.format(|out, record| {
+        let (level, text) = (record.level(), record.args().to_string());
+        match form() {
+            Form::Json => write_json(out, level, &Said { message: Some(&text), error: None }),
+            Form::Journal => write_for_journal(out, level, &text),
+            Form::Text => {
+                let (time, style) = (out.timestamp_millis(), out.default_level_style(level));
+                writeln!(out, "{time} {style}{level:<5}{style:#} {} {text}", RunId::current())
+            }
+        }
+    });
     // Only a second start can fail, and the first logger stays in place.
     let _ = builder.try_init();
 }
 
+/// What log lines are to look like from now on.
+pub fn use_json(json: bool) {
+    JSON.store(json, Ordering::Relaxed);
+}
+
 /// Prints an error on standard error: `error: what: why`, and its hint on a line of its own.
 pub fn print_error(error: &Error) {
-    print(Level::Error, &format!("error: {error}"));
+    print(Level::Error, &format!("error: {error}"), Some(error));
 }
 
 /// Prints a line for a person on standard error.
 pub fn print_line(text: &str) {
-    print(Level::Info, text);
+    print(Level::Info, text, None);
 }
 
-fn print(level: Level, text: &str) {
+fn print(level: Level, text: &str, error: Option<&Error>) {
     let mut out = Vec::new();
     // Memory takes everything.
-    let _ = if goes_to_journal() { write_for_journal(&mut out, level, text) } else { writeln!(out, "{text}") };
+    let _ = match form() {
+        Form::Json => write_json(&mut out, level, &Said { message: error.is_none().then_some(text), error }),
+        Form::Journal => write_for_journal(&mut out, level, text),
+        Form::Text => writeln!(out, "{text}"),
+    };
     terminal::print(&out);
+}
+
+/// Whether the configuration or the environment asks for JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+enum Form {
+    Text,
+    Journal,
+    Json,
+}
+
+fn form() -> Form {
+    match JSON.load(Ordering::Relaxed) {
+        true => Form::Json,
+        false if goes_to_journal() => Form::Journal,
+        false => Form::Text,
+    }
+}
+
+/// A line for a collector: a message, or an error in its parts.
+struct Said<'a> {
+    message: Option<&'a str>,
+    error: Option<&'a Error>,
+}
+
+fn write_json(out: &mut impl Write, level: Level, said: &Said<'_>) -> std::io::Result<()> {
+    let mut line = serde_json::json!({
+        "time": humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+        "level": level.as_str().to_lowercase(),
+        "run": RunId::current().to_string(),
+    });
+    if let Some(message) = said.message {
+        line["message"] = message.into();
+    }
+    if let Some(error) = said.error {
+        line["message"] = format!("{}: {}", error.what(), error.why()).into();
+        line["error"] = serde_json::json!(error);
+        line["exit_code"] = error.exit_code().code().into();
+    }
+    writeln!(out, "{line}")
 }
 
 /// Whether standard error is the stream that systemd connected to the journal, and not one that was redirected since.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pg2ch::cli;
 use pg2ch::cli::{Command, Invocation, Parsed};
@@ -12,9 +12,12 @@ use pg2ch::config::{self, Config};
 use pg2ch::error::{Error, ExitCode, Result};
 use pg2ch::logging;
 use pg2ch::logging::Verbosity;
+use pg2ch::outcome::heartbeat::Heartbeat;
+use pg2ch::outcome::notify::Told;
 use pg2ch::outcome::{backlog, metrics};
 use pg2ch::report::{Legs, RunReport, TableReport};
 use pg2ch::run;
+use pg2ch::run_id::RunId;
 use pg2ch::shutdown::Shutdown;
 use pg2ch::terminal;
 
@@ -30,6 +33,7 @@ fn main() {
 }
 
 fn start(arguments: &[OsString]) -> Result<ExitCode> {
+    logging::use_json(config::asks_for_json());
     if arguments.is_empty() {
         logging::print_line(cli::help::help(&[]).unwrap_or_default().trim_end());
         return Ok(ExitCode::Usage);
@@ -47,6 +51,7 @@ fn start(arguments: &[OsString]) -> Result<ExitCode> {
             {
                 terminal::watch();
             }
+            RunId::begin();
             logging::start(invocation.verbosity);
             execute(&invocation)
         }
@@ -55,12 +60,14 @@ fn start(arguments: &[OsString]) -> Result<ExitCode> {
 
 fn execute(invocation: &Invocation) -> Result<ExitCode> {
     let Invocation { command, flags, limits, json, .. } = invocation;
-    let load = || config::load(flags);
+    let load = || config::load(flags).inspect(|config| logging::use_json(config.log_json));
     let (text, code) = match command {
         Command::Run { legs, every: None } => {
             let config = load()?;
-            let mut report = run::run(&config, *legs, limits, &listen()?);
-            return Ok(finish(&config, &mut report, invocation));
+            let shutdown = listen()?;
+            let told = Told::start(&config.notify);
+            let mut report = run::run(&config, *legs, limits, &shutdown);
+            return Ok(finish(&config, &mut report, told, invocation, None));
         }
         Command::Run { legs, every: Some(pause) } => return repeat(&load()?, *legs, *pause, invocation),
         Command::ShowConfig => return Ok(show(&commands::config::show(&config::explain(flags)?, *json))),
@@ -109,9 +116,11 @@ fn conclude((text, code): (String, ExitCode), invocation: &Invocation) -> ExitCo
 /// not where only a person can help any of the tables.
 fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation) -> Result<ExitCode> {
     let shutdown = listen()?;
+    let mut heartbeat = Heartbeat::default();
     loop {
+        let told = Told::start(&config.notify);
         let mut report = run::run(config, legs, &invocation.limits, &shutdown);
-        let code = finish(config, &mut report, invocation);
+        let code = finish(config, &mut report, told, invocation, Some(&mut heartbeat));
         let needs_person = |table: &TableReport| matches!(table.exit_code(), ExitCode::Config | ExitCode::Permission);
         if report.tables.iter().all(needs_person) && !shutdown.is_asked() {
             return Ok(code);
@@ -119,12 +128,19 @@ fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation)
         if shutdown.wait(pause) {
             return Ok(ExitCode::Done);
         }
+        RunId::begin();
     }
 }
 
 /// Leaves word of a run for the metrics' collector, and prints how it went: its errors, one line for a person who is there
-/// or needs it, JSON for a machine that asked.
-fn finish(config: &Config, report: &mut RunReport, invocation: &Invocation) -> ExitCode {
+/// or needs it, JSON for a machine that asked. Then whoever is to be told is.
+fn finish(
+    config: &Config,
+    report: &mut RunReport,
+    told: Told<'_>,
+    invocation: &Invocation,
+    heartbeat: Option<&mut Heartbeat>,
+) -> ExitCode {
     backlog::measure(config, report);
     metrics::write(config, report);
     let code = report.exit_code();
@@ -134,13 +150,19 @@ fn finish(config: &Config, report: &mut RunReport, invocation: &Invocation) -> E
     let has_reader = std::io::stderr().is_terminal() && !invocation.json;
     // Cron sends what is printed: nothing where all went well.
     let is_worth_it = has_reader || invocation.verbosity >= Verbosity::Verbose || code != ExitCode::Done;
-    if is_worth_it && invocation.verbosity > Verbosity::Quiet {
-        logging::print_line(&report.summary());
+    let line = match heartbeat {
+        _ if is_worth_it => Some(report.summary()),
+        Some(heartbeat) if !invocation.json => heartbeat.line(report, Instant::now()),
+        _ => None,
+    };
+    if let Some(line) = line.filter(|_| invocation.verbosity > Verbosity::Quiet) {
+        logging::print_line(&line);
     }
     if invocation.json {
         let is_repeated = matches!(invocation.command, Command::Run { every: Some(_), .. });
         print(&if is_repeated { report.to_json_line() } else { report.to_json() });
     }
+    told.end(report);
     code
 }
 

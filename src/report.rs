@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::data::Offsets;
 use crate::error::{Error, ExitCode};
+use crate::run_id::RunId;
 
 /// Offsets whose records are gone before they could be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -232,6 +233,7 @@ struct TableJson<'a> {
 
 #[derive(Serialize)]
 struct RunJson<'a> {
+    run: String,
     complete: bool,
     exit_code: u8,
     seconds: f64,
@@ -240,6 +242,15 @@ struct RunJson<'a> {
 }
 
 impl RunReport {
+    /// Whether any row or record was moved.
+    #[must_use]
+    pub fn moved_something(&self) -> bool {
+        self.tables.iter().any(|table| {
+            table.produce.as_ref().is_some_and(|leg| leg.records_sent + leg.rows_flagged + leg.rows_recovered > 0)
+                || table.consume.as_ref().is_some_and(|leg| leg.records_copied > 0)
+        })
+    }
+
     /// The run's exit code: the gravest of its tables'.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
@@ -275,6 +286,7 @@ impl RunReport {
     fn document(&self) -> RunJson<'_> {
         let tables = self.tables.iter().map(table_json).collect();
         RunJson {
+            run: RunId::current().to_string(),
             complete: self.not_begun.is_empty() && self.tables.iter().all(TableReport::is_complete),
             exit_code: self.exit_code().code(),
             seconds: millis(self.seconds),

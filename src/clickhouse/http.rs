@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::io::Read;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use ureq::Agent;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
 use super::page;
-use crate::config::Config;
+use crate::config::{Config, Credential, Secret};
 use crate::error::{Error, ExitCode, Result};
+use crate::run_id::RunId;
 
 /// The most of an answer that is read. The largest, what the target holds of one batch, stays far below.
 const MAX_ANSWER: u64 = 256 << 20;
@@ -49,8 +50,32 @@ pub struct Http {
     agent: Agent,
     url: String,
     user: String,
-    password: crate::config::Secret,
+    password: Arc<Password>,
     limit: Duration,
+}
+
+/// What the requests show the server. It may be a token that lives for minutes, so it is taken anew now and then.
+#[derive(Debug)]
+struct Password {
+    kept: Credential,
+    taken: Mutex<Option<(Instant, Secret)>>,
+}
+
+/// How long a password counts as new: every token lives longer.
+const NEW: Duration = Duration::from_secs(60);
+
+impl Password {
+    fn take(&self) -> Result<Secret> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((when, secret)) = &*taken
+            && when.elapsed() < NEW
+        {
+            return Ok(secret.clone());
+        }
+        let secret = self.kept.take()?;
+        *taken = Some((Instant::now(), secret.clone()));
+        Ok(secret)
+    }
 }
 
 /// What the server answered.
@@ -147,7 +172,7 @@ impl Http {
             agent,
             url: clickhouse.url.trim_end_matches('/').to_owned(),
             user: clickhouse.user.clone(),
-            password: clickhouse.password.clone(),
+            password: Arc::new(Password { kept: clickhouse.password.clone(), taken: Mutex::new(None) }),
             limit: config.timeouts.clickhouse,
         })
     }
@@ -188,11 +213,12 @@ impl Http {
     /// # Errors
     /// The transport's.
     pub(super) fn exchange(&self, sql: &str, settings: &[(&str, &str)], data: &[u8]) -> Result<Reply, ureq::Error> {
+        let password = self.password.take().map_err(|error| ureq::Error::Other(Box::new(error)))?;
         let mut request = self
             .agent
             .post(format!("{}/", self.url))
             .header("X-ClickHouse-User", &self.user)
-            .header("X-ClickHouse-Key", self.password.reveal())
+            .header("X-ClickHouse-Key", password.reveal())
             .content_type("application/octet-stream");
         for (name, value) in settings {
             request = request.query(*name, *value);
@@ -219,7 +245,8 @@ impl Http {
     /// # Errors
     /// ClickHouse's, sorted by exit code.
     pub fn ask(&self, what: &str, sql: &str, settings: &[(&str, &str)]) -> Result<Vec<u8>> {
-        let answer = match self.send(sql, &[PLAIN, settings].concat(), &[]) {
+        let comment = run_comment();
+        let answer = match self.send(sql, &[PLAIN, &[("log_comment", &comment)], settings].concat(), &[]) {
             // Too old for pg2ch, which `check` is to find out all the same.
             Ok(Answer::Exception(exception)) if exception.code == UNKNOWN_SETTING => self.send(sql, settings, &[]),
             answer => answer,
@@ -257,6 +284,14 @@ impl Http {
     /// Tells a request that got no answer.
     #[must_use]
     pub fn unreachable(&self, what: &str, error: ureq::Error) -> Error {
+        let error = match error {
+            // No request was made: there was no password for it.
+            ureq::Error::Other(inner) => match inner.downcast::<Error>() {
+                Ok(error) => return *error,
+                Err(inner) => ureq::Error::Other(inner),
+            },
+            error => error,
+        };
         let exit = match &error {
             ureq::Error::Tls(_) | ureq::Error::NativeTls(_) => ExitCode::Config,
             _ => ExitCode::Unavailable,
@@ -269,6 +304,11 @@ impl Http {
         )
         .with_source(error)
     }
+}
+
+/// What finds a run's statements in `system.query_log`.
+pub(super) fn run_comment() -> String {
+    format!("pg2ch {}", RunId::current())
 }
 
 fn read_certificates(file: &std::path::Path) -> Result<Vec<ureq::tls::Certificate<'static>>> {

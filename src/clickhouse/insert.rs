@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::encode::FORMAT;
-use super::http::{Exception, Reply};
+use super::http::{Exception, Reply, run_comment};
 use super::settings::TOKEN;
 use super::target_table::ClickHouseTarget;
 use crate::error::{Error, ExitCode, Result};
@@ -66,6 +66,8 @@ impl ClickHouseTarget {
         // The answer is kept back until the statement has ended, so that its status is the statement's.
         parameters.push(("wait_end_of_query", "1"));
         parameters.push(("query_id", &query_id));
+        let comment = run_comment();
+        parameters.push(("log_comment", &comment));
         parameters.push((TOKEN, token));
         let what = format!("cannot insert into {}", self.name());
         crate::crash::point("clickhouse.insert.before");

@@ -19,6 +19,8 @@ pub const CLICKHOUSE_URL: &str = "PG2CH_CLICKHOUSE_URL";
 pub const CLICKHOUSE_PASSWORD: &str = "PG2CH_CLICKHOUSE_PASSWORD";
 /// The configuration file.
 pub const CONFIG: &str = "PG2CH_CONFIG";
+/// What log lines look like.
+pub const LOG_FORMAT: &str = "PG2CH_LOG_FORMAT";
 /// libpq's variable with the password of PostgreSQL.
 pub const PGPASSWORD: &str = "PGPASSWORD";
 /// libpq's variable with the path of `.pgpass`.
@@ -39,12 +41,19 @@ pub const VARIABLES: &[(&str, &str)] = &[
     (CLICKHOUSE_URL, "The URL of ClickHouse, instead of `url` in [clickhouse]."),
     (CLICKHOUSE_PASSWORD, "The password of ClickHouse."),
     (CREDENTIALS_DIRECTORY, "The directory of relative password files; systemd sets it."),
+    (LOG_FORMAT, "What log lines look like, text or json, instead of `log_format` in [run]."),
     (HOME, "Where .pgpass is."),
 ];
 
 /// Those that only pg2ch reads.
 fn ours() -> impl Iterator<Item = &'static str> {
     VARIABLES.iter().map(|(name, _)| *name).filter(|name| name.starts_with("PG2CH_"))
+}
+
+/// Whether log lines are to be JSON from the first one on, before any configuration is read.
+#[must_use]
+pub fn asks_for_json() -> bool {
+    std::env::var(LOG_FORMAT).is_ok_and(|format| format == "json")
 }
 
 /// The variables of a process. An empty one counts as not set, as in libpq and in compose files.

@@ -20,14 +20,25 @@ pub const SEARCHED: &[&str] = &["pg2ch.toml", "/etc/pg2ch/pg2ch.toml"];
 
 /// The keys of each section.
 const SECTIONS: &[(&str, &[&str])] = &[
-    ("postgres", &["url", "password_file"]),
-    ("kafka", &["brokers", "sasl_password_file", "transactional", "transactional_prefix", "properties"]),
-    ("clickhouse", &["url", "password_file", "ca_cert"]),
+    ("postgres", &["url", "password_file", "password_command"]),
+    (
+        "kafka",
+        &[
+            "brokers",
+            "sasl_password_file",
+            "sasl_password_command",
+            "transactional",
+            "transactional_prefix",
+            "properties",
+        ],
+    ),
+    ("clickhouse", &["url", "password_file", "password_command", "ca_cert"]),
     ("batch", &["rows", "bytes", "insert_rows", "insert_bytes"]),
     ("timeouts", &["connect", "postgres", "row_lock", "kafka", "stable", "clickhouse", "give_up"]),
     ("retry", &["attempts", "pause", "max_pause"]),
     ("metrics", &["textfile"]),
-    ("run", &["jobs"]),
+    ("notify", &["url", "url_file", "timeout"]),
+    ("run", &["jobs", "log_format"]),
 ];
 
 /// The keys of a `[[table]]`.
@@ -287,7 +298,7 @@ impl Parser<'_> {
             Some(near) => format!("did you mean [{near}]?"),
             None => {
                 "the sections are [postgres], [kafka], [kafka.properties], [clickhouse], [batch], [timeouts], [retry], \
-                     [metrics], [run] and [[table]]"
+                     [metrics], [notify], [run] and [[table]]"
                     .to_owned()
             }
         };

@@ -10,7 +10,7 @@ use super::environment::{KAFKA_BROKERS, KAFKA_SASL_PASSWORD};
 use super::file::Value;
 use super::origin::Origin;
 use super::reader::{Given, Reader, kind, refuse};
-use super::{KafkaConfig, Secret, password, value};
+use super::{Credential, KafkaConfig, Secret, password, value};
 use crate::error::Result;
 
 const PASSWORD: &str = "sasl.password";
@@ -92,8 +92,8 @@ pub fn read(reader: &mut Reader) -> Result<KafkaConfig> {
         refuse("kafka.transactional_prefix", &prefix.origin, why, hint)
     })?;
     reader.note("kafka.transactional_prefix", &prefix.value, &prefix.origin);
-    let properties = properties(reader)?;
-    Ok(KafkaConfig { brokers, properties, transactional, transactional_prefix: prefix.value })
+    let (properties, sasl_password) = properties(reader)?;
+    Ok(KafkaConfig { brokers, properties, sasl_password, transactional, transactional_prefix: prefix.value })
 }
 
 fn brokers(reader: &mut Reader) -> Result<String> {
@@ -139,7 +139,7 @@ fn check_broker(broker: &str) -> Result<(), &'static str> {
     }
 }
 
-fn properties(reader: &mut Reader) -> Result<BTreeMap<String, Secret>> {
+fn properties(reader: &mut Reader) -> Result<(BTreeMap<String, Secret>, Option<Credential>)> {
     let mut properties: BTreeMap<String, (Secret, Origin)> = BTreeMap::new();
     if let Some(mut file) = reader.file.take() {
         for (name, entry) in std::mem::take(&mut file.properties) {
@@ -150,21 +150,42 @@ fn properties(reader: &mut Reader) -> Result<BTreeMap<String, Secret>> {
         }
         reader.file = Some(file);
     }
+    for name in ["sasl.mechanism", "sasl.mechanisms"] {
+        // The client that asks for topics' settings has no way to be given a token.
+        if let Some((value, origin)) = properties.get(name)
+            && value.reveal().to_ascii_uppercase().contains("OAUTHBEARER")
+        {
+            let hint = "set it to SCRAM-SHA-512 or PLAIN, or use a client certificate (`security.protocol = \"SSL\"`)";
+            return Err(refuse(
+                &format!("kafka.properties.{name}"),
+                origin,
+                "pg2ch cannot log in with OAUTHBEARER",
+                hint,
+            ));
+        }
+    }
     let variable = reader.environment.text(KAFKA_SASL_PASSWORD)?;
+    let kept = match &variable {
+        Some(_) => None,
+        None => password::kept(reader, "kafka", "sasl_password_file", "sasl_password_command")?,
+    };
+    let mut sasl_password = None;
     if let Some(password) = variable {
         properties.insert(PASSWORD.to_owned(), (Secret::new(password), Origin::Environment(KAFKA_SASL_PASSWORD)));
-    } else if let Some(given) = password::from_file(reader, "kafka", "sasl_password_file")? {
+    } else if let Some(given) = kept {
         if let Some((_, other)) = properties.get(PASSWORD) {
-            let why = format!("`kafka.properties.{PASSWORD}` is set as well ({other})");
-            return Err(refuse("kafka.sasl_password_file", &given.origin, why, "keep one of the two, best the file"));
+            let why = format!("`sasl_password_file` or `sasl_password_command` is set as well ({})", given.origin);
+            let place = format!("kafka.properties.{PASSWORD}");
+            return Err(refuse(&place, other, why, "keep one of the two, best the file or the command"));
         }
-        properties.insert(PASSWORD.to_owned(), (given.value, given.origin));
+        reader.note(format!("kafka.properties.{PASSWORD}"), Secret::default().to_string(), &given.origin);
+        sasl_password = Some(given.value);
     }
     for (name, (value, origin)) in &properties {
         let shown = if is_harmless(name) { value.reveal().to_owned() } else { value.to_string() };
         reader.note(format!("kafka.properties.{name}"), shown, origin);
     }
-    Ok(properties.into_iter().map(|(name, (value, _))| (name, value)).collect())
+    Ok((properties.into_iter().map(|(name, (value, _))| (name, value)).collect(), sasl_password))
 }
 
 fn property(name: &str, origin: &Origin, value: Value) -> Result<String> {

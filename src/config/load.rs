@@ -4,10 +4,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::environment::Environment;
+use super::environment::{Environment, LOG_FORMAT};
 use super::origin::{Explained, Origin};
 use super::reader::{Given, Reader, show_duration, whole};
-use super::{BatchConfig, Config, MetricsConfig, RetryConfig, Timeouts, file, kafka, servers, tables};
+use super::{BatchConfig, Config, MetricsConfig, RetryConfig, Timeouts, file, kafka, notify, servers, tables};
 use crate::error::Result;
 
 /// What the command line says about the configuration.
@@ -53,11 +53,13 @@ pub(super) fn explain_in(flags: &Flags, environment: Environment, searched: &[Pa
     let timeouts = timeouts(&mut reader, connect)?;
     let retry = retry(&mut reader)?;
     let metrics = MetricsConfig { textfile: reader.path("metrics", "textfile")? };
+    let notify = notify::read(&mut reader)?;
     let jobs = jobs(&mut reader, flags)?;
+    let log_json = log_json(&mut reader)?;
     let tables = tables::read(&mut reader, &flags.tables)?;
     warn_about_permissions(&reader);
     Ok(Explained {
-        config: Config { postgres, kafka, clickhouse, batch, timeouts, retry, metrics, jobs, tables },
+        config: Config { postgres, kafka, clickhouse, batch, timeouts, retry, metrics, notify, log_json, jobs, tables },
         file: reader.file.map(|file| file.path).zip(source),
         settings: reader.settings,
     })
@@ -84,6 +86,21 @@ fn jobs(reader: &mut Reader, flags: &Flags) -> Result<usize> {
     let (jobs, origin) = flags.jobs.map_or(in_file, |jobs| (jobs, Origin::Flag("--jobs")));
     reader.note("run.jobs", jobs.to_string(), &origin);
     Ok(size(jobs))
+}
+
+fn log_json(reader: &mut Reader) -> Result<bool> {
+    let given = reader.given_text("run", "log_format", Some(LOG_FORMAT))?;
+    let given = given.unwrap_or(Given { value: "text".to_owned(), origin: Origin::Default });
+    let json = match given.value.as_str() {
+        "text" => false,
+        "json" => true,
+        other => {
+            let why = format!("{other:?} is neither of the two");
+            return Err(super::reader::refuse("run.log_format", &given.origin, why, "write \"text\" or \"json\""));
+        }
+    };
+    reader.note("run.log_format", given.value, &given.origin);
+    Ok(json)
 }
 
 fn timeouts(reader: &mut Reader, from_url: Option<Given<Duration>>) -> Result<Timeouts> {

@@ -64,12 +64,12 @@ fn origin_of<'e>(explained: &'e Explained, key: &str) -> &'e Origin {
 fn the_defaults_fit_the_compose_file() {
     let config = defaults().config;
     assert_eq!(config.postgres.address(), "localhost:5432/app");
-    assert_eq!(config.postgres.password.unwrap().reveal(), "app");
+    assert_eq!(config.postgres.password.unwrap().take().unwrap().reveal(), "app");
     assert_eq!(config.postgres.ssl_mode, SslMode::Disable);
     assert_eq!(config.kafka.brokers, "localhost:9092");
     assert!(config.kafka.transactional);
     assert_eq!((config.clickhouse.url.as_str(), config.clickhouse.user.as_str()), ("http://localhost:8123", "app"));
-    assert_eq!(config.clickhouse.password.reveal(), "app");
+    assert_eq!(config.clickhouse.password.take().unwrap().reveal(), "app");
     assert_eq!((config.batch.rows, config.batch.bytes), (10_000, 4 << 20));
     assert_eq!((config.batch.insert_rows, config.batch.insert_bytes), (65_536, 8 << 20));
     assert_eq!(config.timeouts.clickhouse, Duration::from_secs(60));
@@ -88,6 +88,9 @@ fn the_example_loads_and_says_what_the_defaults_say() {
 /// Keys whose value in the example is one, and not the default.
 const EXAMPLES: [&str; 5] = ["ca_cert", "ssl.ca.location", "where", "columns", "exclude"];
 
+/// Keys of which the section has another one that says the same.
+const OTHERS: [&str; 3] = ["password_command", "sasl_password_command", "url_file"];
+
 #[test]
 fn every_commented_key_of_the_example_is_a_key_with_its_default() {
     let directory = Directory::new();
@@ -96,7 +99,7 @@ fn every_commented_key_of_the_example_is_a_key_with_its_default() {
     }
     let uncommented: Vec<&str> = EXAMPLE
         .lines()
-        .filter(|line| !EXAMPLES.iter().any(|key| line.starts_with(&format!("#{key} = "))))
+        .filter(|line| !EXAMPLES.iter().chain(&OTHERS).any(|key| line.starts_with(&format!("#{key} = "))))
         .map(|line| {
             line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#']) && !rest.is_empty()).unwrap_or(line)
         })
@@ -109,6 +112,7 @@ fn every_commented_key_of_the_example_is_a_key_with_its_default() {
             "password",
             "properties",
             "metrics.textfile",
+            "notify.url",
             "rename",
             "ignore",
             "allow_lossy",
@@ -128,7 +132,7 @@ fn every_commented_key_of_the_example_is_a_key_with_its_default() {
             assert_eq!(setting.value, default.value, "{}", setting.key);
         }
     }
-    assert_eq!(explained.config.postgres.password.unwrap().reveal(), "hunter2");
+    assert_eq!(explained.config.postgres.password.unwrap().take().unwrap().reveal(), "hunter2");
 }
 
 #[test]
@@ -187,6 +191,12 @@ fn kafka_properties_are_passed_on_quoted_or_not() {
     assert_eq!(explained.config.kafka.properties["sasl.password"].reveal(), "hunter2");
     let explained = with_file(text, &[("PG2CH_KAFKA_SASL_PASSWORD", "other")]).unwrap();
     assert_eq!(explained.config.kafka.properties["sasl.password"].reveal(), "other");
+}
+
+#[test]
+fn a_way_to_log_in_that_cannot_work_is_refused() {
+    let error = refused("[kafka.properties]\nsasl.mechanism = \"OAUTHBEARER\"\n");
+    assert!(error.hint().contains("SCRAM-SHA-512"), "{error}");
 }
 
 #[test]

@@ -4,11 +4,13 @@
 //! `docker-compose.yml`. [`load`] is the only way to get one.
 
 mod column_rules;
+mod credential;
 mod environment;
 mod example;
 mod file;
 mod kafka;
 mod load;
+mod notify;
 mod origin;
 mod outbox;
 mod password;
@@ -23,7 +25,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use column_rules::ColumnRules;
-pub use environment::VARIABLES;
+pub use credential::Credential;
+pub use environment::{VARIABLES, asks_for_json};
 pub use example::EXAMPLE;
 pub use load::{Flags, JOBS, explain, load};
 pub use origin::{Explained, Origin, Setting};
@@ -47,6 +50,10 @@ pub struct Config {
     pub retry: RetryConfig,
     /// Where the metrics go.
     pub metrics: MetricsConfig,
+    /// Who is told how a run goes.
+    pub notify: NotifyConfig,
+    /// Whether log lines are JSON.
+    pub log_json: bool,
     /// How many tables are moved at a time. 1 to 64.
     pub jobs: usize,
     /// What is moved, in this order. Never empty.
@@ -129,7 +136,7 @@ pub struct PostgresConfig {
     /// Role.
     pub user: String,
     /// Password, if one is needed.
-    pub password: Option<Secret>,
+    pub password: Option<Credential>,
     /// Database.
     pub dbname: String,
     /// TLS mode.
@@ -157,6 +164,8 @@ pub struct KafkaConfig {
     /// librdkafka properties passed on as they are (TLS, SASL). Those on which the promise rests are refused when the
     /// configuration is loaded.
     pub properties: BTreeMap<String, Secret>,
+    /// SASL's password, or the token of OAUTHBEARER, where it is in none of them.
+    pub sasl_password: Option<Credential>,
     /// Whether batches are sent as transactions. `false` weakens the promise, for clusters that forbid them.
     pub transactional: bool,
     /// Put in front of every `transactional.id`, which is unique in the whole cluster: staging must not fence production.
@@ -171,7 +180,7 @@ pub struct ClickHouseConfig {
     /// User.
     pub user: String,
     /// Password, maybe empty.
-    pub password: Secret,
+    pub password: Credential,
     /// PEM file of the trusted authorities for https; the system's if none is given.
     pub ca_cert: Option<PathBuf>,
 }
@@ -226,6 +235,15 @@ pub struct RetryConfig {
 pub struct MetricsConfig {
     /// Prometheus textfile, written atomically after each run.
     pub textfile: Option<PathBuf>,
+}
+
+/// Who is told how a run goes.
+#[derive(Clone, Debug, Default)]
+pub struct NotifyConfig {
+    /// The check's URL, which is a secret: whoever has it can report in its name.
+    pub url: Option<Credential>,
+    /// How long one report may take.
+    pub timeout: Duration,
 }
 
 /// What happens to a record that the target refuses.

@@ -1,18 +1,36 @@
-//! Passwords that stand in files of their own: `password_file`, systemd credentials, and libpq's `.pgpass`.
+//! Passwords that stand in files of their own (`password_file`, systemd credentials, libpq's `.pgpass`), or that a command prints.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Secret;
+use super::credential::{Credential, read, read_text};
 use super::environment::{self, Environment};
+use super::file::Value;
 use super::file::is_world_readable;
 use super::origin::Origin;
 use super::reader::{Given, Reader, refuse};
 use crate::error::{Error, Result};
 
-/// The largest password file that is read.
-const LARGEST: u64 = 64 << 10;
+/// How long a command that prints a password may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+
+/// The password that a file holds or a command prints, whichever of the two keys there is.
+///
+/// # Errors
+/// 78 if both are there, or either is refused.
+pub fn kept(reader: &mut Reader, section: &str, file: &str, command: &str) -> Result<Option<Given<Credential>>> {
+    let (from_file, from_command) = (from_file(reader, section, file)?, from_command(reader, section, command)?);
+    match (from_file, from_command) {
+        (Some(_), Some(given)) => {
+            let why = format!("`{section}.{file}` is set as well");
+            Err(refuse(&format!("{section}.{command}"), &given.origin, why, "keep one of the two"))
+        }
+        (from_file, from_command) => Ok(from_file.or(from_command)),
+    }
+}
 
 /// The password in the file named by `section.key`, if there is such a key.
 ///
@@ -21,7 +39,7 @@ const LARGEST: u64 = 64 << 10;
 ///
 /// # Errors
 /// 78 if the file cannot be read, or does not hold exactly one line.
-pub fn from_file(reader: &mut Reader, section: &str, key: &str) -> Result<Option<Given<Secret>>> {
+pub fn from_file(reader: &mut Reader, section: &str, key: &str) -> Result<Option<Given<Credential>>> {
     let Some(given) = reader.given_text(section, key, None)? else { return Ok(None) };
     let place = format!("{section}.{key}");
     if given.value.is_empty() {
@@ -32,7 +50,7 @@ pub fn from_file(reader: &mut Reader, section: &str, key: &str) -> Result<Option
         .path(environment::CREDENTIALS_DIRECTORY)
         .unwrap_or_else(|| reader.directory_of(&given.origin));
     let path = base.join(&given.value);
-    let secret = read(&path).map_err(|why| {
+    read(&path).map_err(|why| {
         let why = format!("{}: {why}", path.display());
         refuse(
             &place,
@@ -41,29 +59,27 @@ pub fn from_file(reader: &mut Reader, section: &str, key: &str) -> Result<Option
             "write the password into this file, alone on one line, and let pg2ch's user read it",
         )
     })?;
-    Ok(Some(Given { value: secret, origin: Origin::PasswordFile(path) }))
-}
-
-fn read(path: &Path) -> Result<Secret, String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
-    if file.metadata().is_ok_and(|metadata| is_world_readable(&metadata)) {
+    if path.metadata().is_ok_and(|metadata| is_world_readable(&metadata)) {
         log::warn!("the password file {} may be read by every user of this machine: `chmod 600` it", path.display());
     }
-    let text = read_text(file)?;
-    let password = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
-    if password.is_empty() {
-        return Err("it is empty".to_owned());
-    }
-    if password.chars().any(|c| matches!(c, '\n' | '\r' | '\0')) {
-        return Err("it holds more than one line".to_owned());
-    }
-    Ok(Secret::new(password))
+    Ok(Some(Given { value: Credential::File(path.clone()), origin: Origin::PasswordFile(path) }))
 }
 
-fn read_text(file: File) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
+/// The command in `section.key`, if there is such a key. It is not run yet.
+///
+/// # Errors
+/// 78 if it is no list of words.
+fn from_command(reader: &mut Reader, section: &str, key: &str) -> Result<Option<Given<Credential>>> {
+    let Some((entry, origin)) = reader.entry(section, key) else { return Ok(None) };
+    let place = format!("{section}.{key}");
+    let hint = "write program and arguments as a list: [\"/usr/local/bin/token\", \"--user\", \"pg2ch\"]; it is run without a shell";
+    let Value::List(words) = entry.value else {
+        return Err(refuse(&place, &origin, "it is not a list of strings", hint));
+    };
+    if words.first().is_none_or(String::is_empty) || words.iter().any(|word| word.contains('\0')) {
+        return Err(refuse(&place, &origin, "it names no program, or holds a NUL", hint));
+    }
+    Ok(Some(Given { value: Credential::Command { words, limit: COMMAND_LIMIT }, origin }))
 }
 
 /// The password that `.pgpass` holds for this connection, as libpq looks it up.

@@ -1,7 +1,8 @@
 //! `[postgres]` and `[clickhouse]`: a URL each, and the password from wherever it stands.
 //!
 //! Of several passwords the first of these counts: the one in the URL that the environment gives, the password variable,
-//! `password_file`, the one in the URL of the file or the default; for PostgreSQL, and where there is none, `.pgpass`.
+//! `password_file` or `password_command`, the one in the URL of the file or the default; for PostgreSQL, and where there is none,
+//! `.pgpass`.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use super::environment::{CLICKHOUSE_PASSWORD, CLICKHOUSE_URL, PGPASSWORD, POSTGR
 use super::origin::Origin;
 use super::reader::{Given, Reader, refuse};
 use super::url::{ClickHouseUrl, PostgresUrl};
-use super::{ClickHouseConfig, PostgresConfig, Secret, password};
+use super::{ClickHouseConfig, Credential, PostgresConfig, Secret, password};
 use crate::error::{Error, Result};
 
 const POSTGRES_DEFAULT: &str = "postgres://app:app@localhost:5432/app";
@@ -42,7 +43,7 @@ pub fn postgres(reader: &mut Reader) -> Result<(PostgresConfig, Option<Given<Dur
         None => {
             // As in libpq a password may be listed by host; one is asked for, the first.
             let (host, port) = &url.hosts[0];
-            password::from_pgpass(&reader.environment, host, *port, &url.dbname, &url.user)?
+            password::from_pgpass(&reader.environment, host, *port, &url.dbname, &url.user)?.map(known)
         }
     };
     note_password(reader, "postgres.password", password.as_ref());
@@ -89,7 +90,7 @@ pub fn clickhouse(reader: &mut Reader) -> Result<ClickHouseConfig> {
         }
         check_readable("clickhouse.ca_cert", &origin, path)?;
     }
-    let password = password.map(|p| p.value).unwrap_or_default();
+    let password = password.map_or_else(|| Secret::default().into(), |p| p.value);
     Ok(ClickHouseConfig { url: url.url, user: url.user, password, ca_cert })
 }
 
@@ -104,21 +105,26 @@ fn choose_password(
     variable: &'static str,
     in_url: Option<Secret>,
     url_origin: &Origin,
-) -> Result<Option<Given<Secret>>> {
+) -> Result<Option<Given<Credential>>> {
     reader.file_holds_secret |= in_url.is_some() && matches!(url_origin, Origin::File { .. });
     let in_url = in_url.map(|value| Given { value, origin: url_origin.clone() });
+    let in_url = in_url.map(known);
     if in_url.is_some() && matches!(url_origin, Origin::Environment(_)) {
         return Ok(in_url);
     }
     if let Some(text) = reader.environment.text(variable)? {
-        return Ok(Some(Given { value: Secret::new(text), origin: Origin::Environment(variable) }));
+        return Ok(Some(known(Given { value: Secret::new(text), origin: Origin::Environment(variable) })));
     }
-    Ok(password::from_file(reader, section, "password_file")?.or(in_url))
+    Ok(password::kept(reader, section, "password_file", "password_command")?.or(in_url))
 }
 
-fn note_password(reader: &mut Reader, key: &str, password: Option<&Given<Secret>>) {
+fn known(given: Given<Secret>) -> Given<Credential> {
+    Given { value: given.value.into(), origin: given.origin }
+}
+
+fn note_password(reader: &mut Reader, key: &str, password: Option<&Given<Credential>>) {
     match password {
-        Some(given) => reader.note(key, given.value.to_string(), &given.origin),
+        Some(given) => reader.note(key, Secret::default().to_string(), &given.origin),
         None => reader.note(key, "", &Origin::Default),
     }
 }

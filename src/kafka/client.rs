@@ -12,6 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::acl::Uses;
 use super::explain::{explain, is_refused, is_vague};
+use crate::certificates;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::sync;
@@ -54,10 +55,16 @@ pub fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(
     config: &Config,
     context: C,
 ) -> Result<T> {
+    // librdkafka's own look-up knows the places of the system that OpenSSL was built for.
+    if let Some(location) = certificates::location().filter(|_| uses_tls(config)) {
+        client.set("ssl.ca.location", location.to_string_lossy());
+    }
     for (name, value) in &config.kafka.properties {
         client.set(name, value.reveal());
     }
-    require_token_source(client, config)?;
+    if let Some(password) = &config.kafka.sasl_password {
+        client.set("sasl.password", password.take()?.reveal());
+    }
     client.create_with_context(context).map_err(|error| {
         let why = match error {
             // The property's value may be a secret: only its name is shown.
@@ -69,21 +76,13 @@ pub fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(
     })
 }
 
-/// Without a source of tokens librdkafka waits for one for ever.
-fn require_token_source(client: &ClientConfig, config: &Config) -> Result<()> {
-    let value = |name: &str| client.get(name).unwrap_or_default();
-    let wants_token = ["sasl.mechanism", "sasl.mechanisms"].iter().any(|name| value(name) == "OAUTHBEARER");
-    let has_source =
-        value("sasl.oauthbearer.method") == "oidc" || value("enable.sasl.oauthbearer.unsecure.jwt") == "true";
-    if !wants_token || has_source {
-        return Ok(());
-    }
-    Err(Error::config(
-        format!("cannot make a Kafka client for {}", config.kafka.brokers),
-        "sasl.mechanism is OAUTHBEARER, and nothing gives it a token",
-        "set sasl.oauthbearer.method = \"oidc\" in [kafka.properties], and sasl.oauthbearer.client.id, .client.secret and \
-         .token.endpoint.url; or use another mechanism",
-    ))
+/// Whether connections are encrypted, and no authority is named to be trusted.
+fn uses_tls(config: &Config) -> bool {
+    let properties = &config.kafka.properties;
+    let protocol = properties.get("security.protocol").map(|value| value.reveal().to_ascii_uppercase());
+    protocol.is_some_and(|name| name.contains("SSL"))
+        && !properties.contains_key("ssl.ca.location")
+        && !properties.contains_key("ssl.ca.pem")
 }
 
 /// A client that is closed beside what follows: librdkafka takes up to a tenth of a second for it, and nothing that matters

@@ -27,6 +27,7 @@ use crate::crash;
 use crate::data::{DeadLetter, RecordPosition, RowBatch};
 use crate::error::{Error, Result};
 use crate::ports::topic::{Fence, OffsetCommit, Sent};
+use crate::run_id::RunId;
 use crate::threads::watchdog::Watchdog;
 
 /// How long the sender sleeps before it looks again. It never lets the library's poll wait: that takes all the time that it is
@@ -86,6 +87,7 @@ impl KafkaWriter {
         }
         let rows = config.batch.rows.max(1000);
         client
+            .set("client.id", format!("pg2ch-{}", RunId::current()))
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", limit.as_millis().clamp(1000, 300_000).to_string())

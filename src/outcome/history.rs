@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::error::{Error, ExitCode, Result};
 use crate::postgres::{Session, connect, name_sql};
 use crate::report::{Legs, RunReport, TableReport};
+use crate::run_id::RunId;
 use crate::threads::beside;
 use crate::threads::watchdog::Watchdog;
 
@@ -106,7 +107,7 @@ fn write(mut session: Session, entries: &[Entry]) -> Result<()> {
 
 fn insert(session: &mut Session, entry: &Entry, last_seen: bool) -> Result<()> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let run_by = format!("{}:{}", host.trim(), std::process::id());
+    let run_by = format!("{}:{} run {}", host.trim(), std::process::id(), RunId::current());
     let [sent, flagged, copied, inserts, dead] = &entry.counts;
     session.call("cannot record the run in the history", |client| {
         client.execute(

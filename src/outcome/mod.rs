@@ -1,5 +1,7 @@
-//! What follows a run: how much it left behind, its entry in the history, its metrics.
+//! What follows a run: how much it left behind, its entry in the history, its metrics, and who is told of it.
 
 pub mod backlog;
+pub mod heartbeat;
 pub mod history;
 pub mod metrics;
+pub mod notify;

@@ -4,6 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
+use openssl::x509::store::X509StoreBuilder;
 use postgres::config::{ChannelBinding, SslMode as WireMode, TargetSessionAttrs};
 use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
@@ -11,8 +12,10 @@ use postgres_openssl::MakeTlsConnector;
 use super::explain::{chain, explain};
 use super::nature::{self, Nature};
 use super::session::Session;
-use crate::config::{Config, PostgresConfig, SslMode};
+use crate::certificates;
+use crate::config::{Config, Credential, PostgresConfig, Secret, SslMode};
 use crate::error::{Error, ExitCode, Result};
+use crate::run_id::RunId;
 use crate::threads::watchdog::Watchdog;
 
 /// Settings that change how a value or a name looks as text, how long a session may work, or how long a dead host keeps its
@@ -39,13 +42,15 @@ pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Sessi
     let what = format!("cannot connect to PostgreSQL at {}", postgres.address());
     // The name resolution and the handshake together get the limit of one connection attempt more.
     let limit = config.timeouts.connect * (1 + u32::try_from(postgres.hosts.len()).unwrap_or(u32::MAX));
-    let mut client = watchdog.watch(&what, limit, || open(postgres, config.timeouts.connect, role))?;
+    let password = postgres.password.as_ref().map(Credential::take).transpose()?;
+    let another = || open(postgres, password.as_ref(), config.timeouts.connect, role);
+    let mut client = watchdog.watch(&what, limit, another)?;
     // Asked before anything is set or locked: it would be left behind in the sessions of others.
     let nature = watchdog.watch(&what, limit, || Nature::of(&mut client)).map_err(|error| explain(&what, error))?;
     if !nature::is_known_unpooled(postgres) {
         let second = format!("cannot open a second session in PostgreSQL at {}", postgres.address());
         watchdog.watch(&format!("{second}, as no pool of one connection can"), limit, || {
-            let mut other = open(postgres, config.timeouts.connect, role)?;
+            let mut other = another()?;
             nature::require_unpooled(&mut client, &mut other, postgres, &nature)
         })?;
     }
@@ -61,7 +66,7 @@ pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Sessi
 /// How many pairs of descriptors must be free: the client library panics where it finds none for its event loop.
 const SPARE_PAIRS: usize = 8;
 
-fn open(config: &PostgresConfig, timeout: Duration, role: &str) -> Result<Client> {
+fn open(config: &PostgresConfig, password: Option<&Secret>, timeout: Duration, role: &str) -> Result<Client> {
     let what = || format!("cannot connect to PostgreSQL at {}", config.address());
     let spare: Result<Vec<_>, _> = (0..SPARE_PAIRS).map(|_| UnixStream::pair()).collect();
     spare.map(drop).map_err(|error| {
@@ -93,7 +98,7 @@ fn open(config: &PostgresConfig, timeout: Duration, role: &str) -> Result<Client
     if let Some(options) = &session.options {
         wire.options(options);
     }
-    if let Some(password) = &config.password {
+    if let Some(password) = password {
         wire.password(password.reveal());
     }
     let client = match config.ssl_mode {
@@ -119,7 +124,7 @@ fn refused(config: &PostgresConfig, what: &str, error: postgres::Error) -> Error
     } else if error.code().is_some() || is_io || error.is_closed() {
         explain(what, error)
     } else if config.password.is_none() {
-        let hint = "give the password: PGPASSWORD, password_file in [postgres], or ~/.pgpass";
+        let hint = "give the password: PGPASSWORD, password_file or password_command in [postgres], or ~/.pgpass";
         Error::new(ExitCode::Permission, what, chain(&error), hint).with_source(error)
     } else {
         let hint = "check sslmode in [postgres] url, and the server's `ssl` and pg_hba.conf: the two do not agree";
@@ -143,10 +148,10 @@ fn is_tls_refusal(cause: &(dyn std::error::Error + 'static)) -> bool {
     found.is_some_and(|error| error.code() == ssl::ErrorCode::SSL)
 }
 
-/// Shows a run that finds the lock taken which process holds it. PostgreSQL cuts the name at 63 bytes.
+/// Shows a run that finds the lock taken which run and which process hold it. PostgreSQL cuts the name at 63 bytes.
 fn application_name(front: &str, role: &str) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{front} {role} {}:{}", host.trim(), std::process::id())
+    format!("{front} {role} {} {}:{}", RunId::current(), host.trim(), std::process::id())
 }
 
 fn tls(config: &PostgresConfig) -> Result<MakeTlsConnector> {
@@ -164,8 +169,13 @@ fn tls(config: &PostgresConfig) -> Result<MakeTlsConnector> {
         SslMode::Require => config.ssl_root_cert.is_some(),
         SslMode::Disable | SslMode::Prefer => false,
     };
-    if let Some(file) = &config.ssl_root_cert {
-        builder.set_ca_file(file).map_err(|e| fail(&file.display().to_string(), e))?;
+    match &config.ssl_root_cert {
+        // As libpq does: this authority, and none that the system trusts besides.
+        Some(file) => X509StoreBuilder::new()
+            .map(|none| builder.set_cert_store(none.build()))
+            .and_then(|()| builder.set_ca_file(file))
+            .map_err(|e| fail(&file.display().to_string(), e))?,
+        None => certificates::trust_system(&mut builder).map_err(|e| fail("the system's certificates", e))?,
     }
     builder.set_verify(if verifies { SslVerifyMode::PEER } else { SslVerifyMode::NONE });
     if let Some((certificate, key)) = &config.ssl_client {

@@ -39,6 +39,7 @@ impl World {
             ("timeouts", String::new()),
             ("retry", String::new()),
             ("metrics", String::new()),
+            ("notify", String::new()),
             ("run", String::new()),
             ("[table]", Self::table_section(name)),
         ];

@@ -185,6 +185,6 @@ pub fn http(url: &str) -> Http {
     let mut config = pg2ch::config::load(&flags).unwrap();
     config.clickhouse.url = format!("{scheme}://{host}");
     config.clickhouse.user = user.to_owned();
-    config.clickhouse.password = pg2ch::config::Secret::new(password);
+    config.clickhouse.password = pg2ch::config::Secret::new(password).into();
     Http::new(&config).unwrap()
 }

@@ -25,7 +25,8 @@ fn the_passwords_that_count_come_from_the_nearest_place() {
         (&with_password_file, vec![variable, url], Some("from-url-variable")),
     ] {
         let config = with_file(text, &variables).unwrap().config;
-        assert_eq!(config.postgres.password.as_ref().map(Secret::reveal), password, "{text} {variables:?}");
+        let taken = config.postgres.password.map(|kept| kept.take().unwrap());
+        assert_eq!(taken.as_ref().map(Secret::reveal), password, "{text} {variables:?}");
     }
 }
 
@@ -45,7 +46,7 @@ fn a_relative_password_file_lies_beside_the_configuration() {
     directory.write("secret", "s", 0o600);
     let path = directory.write("pg2ch.toml", "[clickhouse]\nurl = \"http://h:1\"\npassword_file = \"secret\"\n", 0o600);
     let explained = explain_in(&Flags::default(), Environment::default(), &[path]).unwrap();
-    assert_eq!(explained.config.clickhouse.password.reveal(), "s");
+    assert_eq!(explained.config.clickhouse.password.take().unwrap().reveal(), "s");
     let error = refused("[clickhouse]\npassword_file = \"secret\"\n");
     assert!(error.why().contains("No such file"), "{error}");
 }
@@ -90,4 +91,45 @@ fn nothing_that_is_shown_holds_a_secret() {
                 [kafka.properties]\nsasl.password = \"hunter2\"\nssl.key.password = \"hunter2\"\nssl.sigalgs.list = \"hunter2\"\n";
     let explained = with_file(text, &[]).unwrap();
     assert!(!format!("{explained:?}").contains("hunter2"), "{explained:?}");
+}
+
+#[test]
+fn a_command_is_named_by_its_words_and_excludes_a_file() {
+    let directory = Directory::new();
+    directory.write("secret", "from-file", 0o600);
+    let credentials = ("CREDENTIALS_DIRECTORY", directory.0.to_str().unwrap());
+    let text = "[postgres]\npassword_command = [\"/bin/echo\", \"one\"]\n[clickhouse]\npassword_command = [\"/bin/echo\", \"two\"]\n\
+                [kafka]\nsasl_password_command = [\"/bin/echo\", \"three\"]\n";
+    let explained = with_file(text, &[]).unwrap();
+    let config = &explained.config;
+    let kept =
+        [config.postgres.password.as_ref(), Some(&config.clickhouse.password), config.kafka.sasl_password.as_ref()];
+    let taken = kept.map(|kept| kept.unwrap().take().unwrap());
+    assert_eq!(taken.each_ref().map(Secret::reveal), ["one", "two", "three"]);
+    let shown = |key: &str| explained.settings.iter().find(|setting| setting.key == key).unwrap().value.clone();
+    for key in ["postgres.password", "kafka.properties.sasl.password", "clickhouse.password"] {
+        assert_eq!(shown(key), "****", "{key}");
+    }
+    for (refusal, why) in [
+        ("[postgres]\npassword_command = \"/bin/echo one\"\n", "not a list"),
+        ("[postgres]\npassword_command = []\n", "names no program"),
+        ("[postgres]\npassword_command = [\"/bin/echo\"]\npassword_file = \"secret\"\n", "is set as well"),
+        ("[kafka]\nsasl_password_file = \"secret\"\n[kafka.properties]\nsasl.password = \"x\"\n", "is set as well"),
+    ] {
+        let error = with_file(refusal, &[credentials]).unwrap_err();
+        assert!(error.why().contains(why), "{error}");
+    }
+}
+
+#[test]
+fn the_url_that_is_told_of_a_run_is_a_secret_and_a_url() {
+    let explained = with_file("[notify]\nurl = \"https://hc-ping.com/hunter2\"\n", &[]).unwrap();
+    assert_eq!(explained.config.notify.url.as_ref().unwrap().take().unwrap().reveal(), "https://hc-ping.com/hunter2");
+    assert!(!format!("{explained:?}").contains("hunter2"), "{explained:?}");
+    for url in
+        ["hunter2", "ftp://h/hunter2", "https://", "https://h/hunter2?a", "https://h/hunter2#a", "https://h/ hunter2"]
+    {
+        let error = refused(&format!("[notify]\nurl = \"{url}\"\n"));
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{url}: {error}");
+    }
 }

@@ -1,6 +1,7 @@
 //! What a run does when nothing fails: alone, beside another, until it is stopped, and what it shows meanwhile.
 
 mod first_hour;
+mod followed;
 mod limits_and_signals;
 mod metrics;
 mod ordinary;

@@ -48,6 +48,23 @@ fn the_report_has_each_table_in_the_files_order() {
     worlds.iter_mut().for_each(World::assert_exactly_once);
 }
 
+/// As two hosts with one configuration and tables of their own do.
+#[test]
+fn runs_of_different_tables_do_not_meet() {
+    let mut worlds = several("hosts", [20, 30, 1]);
+    let names = worlds.each_ref().map(|world| world.name.clone());
+    let mut first = worlds[0].start_command_stopped_at(&["--once", "--table", &names[0]], "flag.commit.before");
+
+    worlds[0].run(&["--once", "--table", &names[1], "--table", &names[2]]).expect(0);
+    worlds[1].assert_exactly_once();
+    worlds[2].assert_exactly_once();
+    worlds[0].run(&["--once", "--table", &names[0]]).expect(75);
+
+    first.go_on();
+    first.end().expect(0);
+    worlds[0].assert_exactly_once();
+}
+
 #[test]
 fn one_tables_failure_stops_no_other_and_the_gravest_code_counts() {
     for jobs in [1, 3] {

@@ -2,4 +2,5 @@
 
 mod cron;
 mod installed;
+mod publishing;
 mod shells;

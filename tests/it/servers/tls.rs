@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::servers::OwnServers;
-use crate::common::{USER_LOGINS, World};
+use crate::common::{Ended, USER_LOGINS, World};
 use serde_json::Value;
 
 /// A name of this machine that stands in no certificate.
@@ -79,6 +79,7 @@ fn what_must_be_refused_is_and_what_must_be_accepted_is() {
     kafka(&mut scene);
     clickhouse(&mut scene);
     everything_encrypted(&mut scene);
+    the_systems_authorities(&mut scene);
 }
 
 fn postgres(scene: &mut Scene) {
@@ -147,6 +148,14 @@ fn kafka(scene: &mut Scene) {
             "authentication failed",
         );
     }
+    // A command that prints it.
+    let printed = |password: &str| {
+        let login = login("SCRAM-SHA-256", "").replace("\nsasl.password = \"\"", "");
+        let command = format!("sasl_password_command = [\"/bin/echo\", \"{password}\"]");
+        at("localhost", &sasl, login).replace("\n[kafka.properties]", &format!("\n{command}\n[kafka.properties]"))
+    };
+    scene.assert_accepted("topic", "kafka", &printed("app"));
+    scene.assert_refused(77, "topic", "kafka", &printed("wrong"), "authentication failed");
     // Whatever librdkafka is told to tell, and whether the broker takes the password (the first) or not.
     for (user, mechanism, code) in [("careful", "PLAIN", 0), ("app", "PLAIN", 77), ("app", "SCRAM-SHA-512", 77)] {
         let properties = login(mechanism, "hunter2-is-secret").replace("\"app\"", &format!("\"{user}\""));
@@ -194,4 +203,33 @@ fn everything_encrypted(scene: &mut Scene) {
     world.insert_rows(1000);
     world.once().expect(0);
     world.assert_exactly_once();
+}
+
+/// What the system trusts is trusted by the clients of all three servers alike, where the configuration names no authority.
+fn the_systems_authorities(scene: &mut Scene) {
+    let (ca, stranger) = (scene.ca.clone(), scene.stranger());
+    for lines in scene.world.settings.values_mut() {
+        for named in
+            [format!("&sslrootcert={ca}"), format!("ssl.ca.location = \"{ca}\"\n"), format!("ca_cert = \"{ca}\"")]
+        {
+            *lines = lines.replace(&named, "");
+        }
+    }
+    scene.world.insert_rows(10);
+    let trusting = |world: &World, authorities: &str, args: &[&str]| {
+        Ended::of(&world.command(args).env("SSL_CERT_FILE", authorities).output().unwrap())
+    };
+    trusting(&scene.world, &ca, &["--once", "--json"]).expect(0);
+    scene.world.assert_exactly_once();
+    let report: Value = serde_json::from_str(&trusting(&scene.world, &stranger, &["check", "--json"]).stdout).unwrap();
+    let errors = report["tables"][0]["errors"].to_string();
+    for server in ["PostgreSQL", "topic", "ClickHouse"] {
+        assert!(errors.contains(server), "{errors}");
+    }
+    // An authority that is named is the only one.
+    let postgres = &scene.world.settings["postgres"];
+    let named = postgres.replace("verify-full", &format!("verify-full&sslrootcert={stranger}"));
+    scene.world.settings.insert("postgres", named);
+    let ended = trusting(&scene.world, &ca, &["--once"]).expect(78);
+    assert!(ended.stderr.contains("certificate verify failed"), "{}", ended.stderr);
 }
