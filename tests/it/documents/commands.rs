@@ -363,6 +363,8 @@ fn every_command_of_the_documents_does_what_its_page_says() {
     desk.follow("docs/source.md");
     desk.follow("docs/target.md");
     desk.follow("docs/running.md");
+    desk.follow("docs/hosted.md");
+    desk.follow("docs/scale.md");
     desk.follow("docs/types.md");
     // Typed by from_scripts.rs, on servers that two scripts have worked on.
     desk.followed.insert("docs/from-scripts.md".into());
