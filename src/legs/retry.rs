@@ -15,7 +15,8 @@ pub struct Backoff {
     pause: Duration,
     max_pause: Duration,
     give_up: Duration,
-    attempts: u32,
+    /// Attempts, the present one included.
+    made: u32,
     /// When the work began, or something was last moved.
     since: Instant,
     /// When the present attempt began.
@@ -28,7 +29,7 @@ impl Backoff {
     pub fn new(config: &RetryConfig) -> Self {
         let RetryConfig { attempts, pause, max_pause, give_up } = *config;
         let now = Instant::now();
-        Self { left: attempts.saturating_sub(1), pause, max_pause, give_up, attempts, since: now, begun: now }
+        Self { left: attempts.saturating_sub(1), pause, max_pause, give_up, made: 1, since: now, begun: now }
     }
 
     /// Something was moved then: the server that fails now has worked until then.
@@ -43,7 +44,7 @@ impl Backoff {
     /// asked less often. `None` if it is not asked again.
     pub fn after(&mut self, error: &Error) -> Option<Duration> {
         let Some(pause) = error.pause() else { return self.next() };
-        let made = self.attempts.saturating_sub(self.left);
+        let made = self.made;
         self.left = self.left.min(PATIENT_ATTEMPTS.saturating_sub(made));
         let ordinary = self.next()?;
         let pause = ordinary.max(pause * 2_u32.pow(made.saturating_sub(1).min(PATIENT_ATTEMPTS)));
@@ -58,6 +59,7 @@ impl Iterator for Backoff {
     /// if the attempts are used up, or if another one, failing as slowly as this one, would end after `give_up`.
     fn next(&mut self) -> Option<Duration> {
         self.left = self.left.checked_sub(1)?;
+        self.made += 1;
         let nominal = self.pause.min(self.max_pause);
         self.pause = nominal * 2;
         let pause = nominal.mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -85,6 +87,14 @@ mod tests {
         std::thread::sleep(Duration::from_millis(250));
         slow.moved(Instant::now());
         assert!(slow.next().is_some(), "until a moment ago all went well");
+    }
+
+    #[test]
+    fn a_server_that_has_too_much_to_do_is_asked_three_times_with_growing_pauses() {
+        let busy = Error::unavailable("cannot insert", "too many parts", "wait").with_pause(Duration::from_secs(2));
+        let mut backoff = Backoff::new(&rules(Duration::from_secs(60)));
+        let pauses: Vec<_> = std::iter::from_fn(|| backoff.after(&busy)).collect();
+        assert_eq!(pauses, [Duration::from_secs(2), Duration::from_secs(4)]);
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub enum Act {
     Hold,
     /// The server never sees it: the sender is told 200 with this page.
     Page(&'static str),
+    /// The server never sees it: the sender is told that the table has too many parts.
+    TooManyParts,
+    /// The server never sees it: the sender is told 503, and to come again in so many seconds.
+    Busy(u32),
     /// The server carries it out; its answer lacks this header.
     StripHeader(&'static str),
     /// The server carries it out; its answer names another query.
@@ -188,8 +192,16 @@ impl HttpProxy {
         let answer = |status: &str, body: &str| {
             Some(format!("HTTP/1.1 {status}\r\nServer: nginx\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
         };
-        if let Act::Page(page) = act {
-            return answer("200 OK", page);
+        match act {
+            Act::Page(page) => return answer("200 OK", page),
+            Act::TooManyParts => {
+                let status = "500 Internal Server Error\r\nX-ClickHouse-Exception-Code: 252";
+                return answer(status, "Code: 252. DB::Exception: Too many parts (300). (TOO_MANY_PARTS)");
+            }
+            Act::Busy(seconds) => {
+                return answer(&format!("503 Service Unavailable\r\nRetry-After: {seconds}"), "busy");
+            }
+            _ => {}
         }
         let is_insert = request.starts_with(b"POST /?") && String::from_utf8_lossy(request).contains("query=INSERT");
         let head = request.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);

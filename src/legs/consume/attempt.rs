@@ -85,9 +85,17 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             };
             block.is_repeated = true;
             let Some(pause) = backoff.after(&error) else {
-                return if is_memory && rows.len() > 1 { self.too_large(&block, error) } else { Err(error) };
+                if is_memory && rows.len() > 1 {
+                    return self.too_large(&block, error);
+                }
+                // A server that has too much to do is not asked again by the leg, either.
+                return Err(if error.pause().is_some() { error.waited_out() } else { error });
             };
-            log::warn!("{error}\nthe same rows are sent again under the same token in {pause:?}");
+            log::warn!(
+                "{}: {}; the same rows are sent again under the same token in {pause:.1?}",
+                error.what(),
+                error.why()
+            );
             if (self.tools.pause)(pause) {
                 return Err(error);
             }

@@ -1,5 +1,7 @@
 //! Answers to an INSERT that are not ClickHouse's, or do not prove that they are.
 
+use std::time::{Duration, Instant};
+
 use crate::common::World;
 use crate::common::http_proxy::{Act, HttpProxy};
 
@@ -91,4 +93,29 @@ fn settings_of_a_profile_that_would_break_an_insert_are_overridden() {
         world.once().expect(0);
         world.assert_exactly_once();
     }
+}
+
+#[test]
+fn a_table_with_too_many_parts_is_left_alone_for_longer_each_time_and_given_up_after_three_tries() {
+    let (mut world, proxy) = world("too_many_parts", &[Act::TooManyParts; 3]);
+    world.settings.insert("retry", "attempts = 5\npause = \"20ms\"\n".into());
+    let begun = Instant::now();
+    let ended = world.once().expect(69);
+    assert!(begun.elapsed() >= Duration::from_secs(6), "pauses of two seconds and of four: {:?}", begun.elapsed());
+    assert_eq!(proxy.inserts(), 3);
+    let told: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("Too many parts")).collect();
+    assert_eq!(told.len(), 3, "a line for each repetition, and the error: {}", ended.stderr);
+    assert!(told[..2].iter().all(|line| line.contains("sent again under the same token in")), "{}", ended.stderr);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_proxy_that_asks_for_a_pause_gets_it() {
+    let (mut world, proxy) = world("retry_after", &[Act::Busy(1)]);
+    let begun = Instant::now();
+    world.once().expect(0);
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(proxy.inserts(), 4);
+    world.assert_exactly_once();
 }
