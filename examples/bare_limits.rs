@@ -86,7 +86,8 @@ fn flag(config: &Config, table: &TableConfig) -> f64 {
 
 fn insert(config: &Config, table: &TableConfig) -> f64 {
     let mut target = ClickHouseTarget::new(config, table).unwrap();
-    let format = RowFormat::of(&target.describe().unwrap().columns, &table.column_rules, target.calendar()).unwrap();
+    let format =
+        RowFormat::of(&target.describe().unwrap().columns, &table.column_rules, &[], target.calendar()).unwrap();
     let mut preparer = Preparer::new(format);
     let mut log = KafkaLog::new(config, &table.topic, &table.group, &Watchdog::of_nobody()).unwrap();
     log.partitions().unwrap();

@@ -18,7 +18,7 @@ use raw::{RawCommand, RawCompletions, RawConfig, RawConfigAction, RawDeadLetters
 
 use crate::commands::completions::Shell;
 use crate::commands::init::StartAt;
-use crate::commands::verify;
+use crate::commands::{dead_letters, verify};
 use crate::config::{self, Flags};
 use crate::error::{Error, ExitCode, Result};
 use crate::logging::Verbosity;
@@ -55,6 +55,8 @@ pub enum Command {
     DeadLetters,
     /// Insert the dead letters into the target again.
     ReplayDeadLetters,
+    /// Dismiss dead letters.
+    DropDeadLetters(dead_letters::Choice),
     /// Show the effective configuration.
     ShowConfig,
     /// Print an example configuration.
@@ -199,6 +201,9 @@ fn name_of(command: Option<&RawCommand>) -> &'static str {
         Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Replay(_)) })) => {
             "dead-letters replay"
         }
+        Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Drop(_)) })) => {
+            "dead-letters drop"
+        }
         Some(RawCommand::Config(RawConfig { action: None })) => "config",
         Some(RawCommand::Config(RawConfig { action: Some(RawConfigAction::Show(_)) })) => "config show",
         Some(RawCommand::Config(RawConfig { action: Some(RawConfigAction::Generate(_)) })) => "config generate",
@@ -336,6 +341,10 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
         Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Replay(_)) })) => {
             return Ok(Command::ReplayDeadLetters);
         }
+        Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Drop(drop)) })) => {
+            let records = drop.records.iter().map(|text| place(text)).collect::<Result<_>>()?;
+            return Ok(Command::DropDeadLetters(dead_letters::Choice { records, confirm: drop.confirm }));
+        }
         Some(RawCommand::Config(RawConfig { action: Some(RawConfigAction::Show(_)) })) => {
             return Ok(Command::ShowConfig);
         }
@@ -353,6 +362,15 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
         }
     };
     Ok(Command::Run { legs, every })
+}
+
+/// `0:17`, a record's partition and offset.
+fn place(text: &str) -> Result<(i32, i64)> {
+    let parsed =
+        text.split_once(':').and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
+    parsed.ok_or_else(|| {
+        usage(&format!("{text:?} is no partition and offset"), "write them as in `pg2ch dead-letters drop 0:17`")
+    })
 }
 
 fn count(option: &str, text: &str) -> Result<u64> {

@@ -228,6 +228,20 @@ pub struct DeadLetter {
     pub headers: Vec<u8>,
     /// Why it was refused.
     pub reason: String,
+    /// What became of it, where this is a note on a letter that came before.
+    pub fate: Fate,
+}
+
+/// What became of a dead letter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fate {
+    /// The target has refused it; nobody has dealt with it.
+    #[default]
+    Refused,
+    /// A replay has brought it into the target.
+    Replayed,
+    /// Somebody has dismissed it.
+    Dropped,
 }
 
 impl DeadLetter {
@@ -242,6 +256,7 @@ impl DeadLetter {
             value: record.value.map(<[u8]>::to_vec),
             headers: record.headers.bytes().to_vec(),
             reason,
+            fate: Fate::Refused,
         }
     }
 }

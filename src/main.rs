@@ -84,6 +84,9 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
         }
         Command::Verify(options) => Frame::new(&load()?, limits, listen()?, *json).run(&verify::Verify(*options))?,
         Command::DeadLetters => Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::List)?,
+        Command::DropDeadLetters(choice) => {
+            Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::Dismiss(choice.clone()))?
+        }
         Command::ReplayDeadLetters => Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::ReplayAll)?,
     };
     Ok(conclude((text, code), invocation))

@@ -11,11 +11,16 @@ thread_local! {
     static PLANTED: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
 }
 
+/// A fault in a whole process, named by its environment.
+#[cfg(debug_assertions)]
+static EVERYWHERE: std::sync::LazyLock<Option<String>> =
+    std::sync::LazyLock::new(|| std::env::var("PG2CH_MUTANT").ok());
+
 /// Whether this fault is planted.
 #[cfg(debug_assertions)]
 #[must_use]
 pub fn is(name: &str) -> bool {
-    PLANTED.get() == Some(name)
+    PLANTED.get() == Some(name) || EVERYWHERE.as_deref() == Some(name)
 }
 
 /// Never, in a release build.

@@ -10,7 +10,7 @@ use crate::data::{DeadLetter, RecordId};
 use crate::error::{Error, Result};
 use crate::kafka::admin::Admin;
 use crate::kafka::{KafkaLog, KafkaWriter, OffsetsOf, PolledLetter};
-use crate::ports::source::Ledger;
+use crate::ports::source::{Ledger, SourceColumn};
 use crate::ports::target::NewToken;
 use crate::ports::topic::{End, TopicLog};
 use crate::ports::{LegContext, Servers};
@@ -80,6 +80,11 @@ impl Servers for RealServers<'_> {
 
     fn ledger(&self) -> Result<Option<PgLedger>> {
         open_ledger(self.leg)
+    }
+
+    fn source_columns(&self) -> Result<Vec<SourceColumn>> {
+        let mut session = connect(self.leg.config, "columns", self.leg.watchdog)?;
+        Ok(SourceTable::find(&mut session, self.leg.table)?.columns)
     }
 
     fn give_back(&self, ledger: PgLedger) {

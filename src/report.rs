@@ -53,6 +53,8 @@ pub struct ProduceReport {
     pub too_large: Vec<TooLargeRow>,
     /// Parts of the recovery window that retention had deleted.
     pub window_lost: Vec<Lost>,
+    /// Records of this run that were lost with a topic that was deleted and recreated meanwhile.
+    pub sent_lost: Vec<Lost>,
     /// Whether the topic was found deleted and recreated.
     pub topic_recreated: bool,
     /// The next offset after the last record sent, by partition.
@@ -73,6 +75,7 @@ impl Default for ProduceReport {
             taken_back: Vec::new(),
             too_large: Vec::new(),
             window_lost: Vec::new(),
+            sent_lost: Vec::new(),
             topic_recreated: false,
             delivered: Offsets::new(),
         }

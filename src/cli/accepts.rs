@@ -34,6 +34,7 @@ const ACCEPTED: &[(&str, &[&str])] = &[
         "dead-letters replay",
         &["--config", "--table", "--max-rows", "--max-seconds", "--wait-lock", "--json", "--quiet", "--verbose"],
     ),
+    ("dead-letters drop", &["--config", "--table", "--wait-lock", "--json", "--quiet", "--verbose"]),
     ("config show", &["--config", "--table", "--jobs", "--json", "--verbose"]),
     // These print one text, whatever else there is.
     ("config", &[]),

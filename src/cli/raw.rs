@@ -175,12 +175,33 @@ pub(super) struct RawDeadLetters {
 #[argh(subcommand)]
 pub(super) enum RawDeadLettersAction {
     Replay(RawReplay),
+    Drop(RawDrop),
 }
 
 /// Insert the pending dead letters into the target, with their original partition, offset and timestamp.
 #[derive(ArgsInfo, Debug, FromArgs)]
 #[argh(subcommand, name = "replay", help_triggers("-h", "--help"))]
 pub(super) struct RawReplay {}
+
+/// Show which pending dead letters would be dismissed; with --confirm dismiss them. They stay in their topic, and are not counted any
+/// more.
+#[derive(ArgsInfo, Debug, FromArgs)]
+#[argh(
+    subcommand,
+    name = "drop",
+    help_triggers("-h", "--help"),
+    example = "pg2ch dead-letters drop 0:17 --confirm",
+    note = "Exits with 65 while a dead letter is pending. Replay inserts a dismissed letter no more."
+)]
+pub(super) struct RawDrop {
+    /// the records, as the list shows them; all that are pending, if left out
+    #[argh(positional, arg_name = "PARTITION:OFFSET")]
+    pub(super) records: Vec<String>,
+
+    /// do it
+    #[argh(switch)]
+    pub(super) confirm: bool,
+}
 
 /// Show the effective configuration, or print an example.
 #[derive(ArgsInfo, Debug, FromArgs)]

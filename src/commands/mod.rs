@@ -60,6 +60,12 @@ impl<'a> Frame<'a> {
         Ok(command.tell(&told?, self.json))
     }
 
+    /// Whether only one table is meant.
+    #[must_use]
+    pub fn has_one_table(&self) -> bool {
+        self.config.tables.len() == 1
+    }
+
     /// Does `work` for `table` on a thread that is left behind if a call in it exceeds its limit.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::TargetColumn;
+use super::differences::TargetColumn;
 use crate::clickhouse::column_type::{Column, DefaultKind};
 use crate::clickhouse::{Http, text};
 use crate::config::TargetName;

@@ -1,6 +1,6 @@
 //! Whether the target's storage keeps the rows that it is given: its engine, keys, settings, TTL, and the views behind it.
 
-use super::{Difference, Effect};
+use super::differences::{Difference, Effect};
 use crate::clickhouse::quote;
 use crate::config::{TableConfig, TargetName};
 use crate::ports::engine::Window;

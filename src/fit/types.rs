@@ -4,6 +4,7 @@
 
 use super::map::split;
 use crate::clickhouse::column_type::{ColumnType, Decimal, Integer, ScalarType};
+use crate::clickhouse::encode::shown_shifted;
 use crate::ports::source::SourceColumn;
 
 /// How well a target type takes a source column's values.
@@ -27,22 +28,11 @@ pub fn fit(column: &SourceColumn, target_type: &str) -> Fit {
             return Fit::Impossible(unsupported.to_string());
         }
     };
-    match (fit_nullable(&column.base_type, column.not_null, &target), zone_of(target_type)) {
+    match (fit_nullable(&column.base_type, column.not_null, &target), shown_shifted(column, target_type)) {
         (Fit::Impossible(why), _) => Fit::Impossible(why),
-        (_, Some(zone)) if column.base_type.contains("without time zone") && !IS_UTC.contains(&zone) => {
-            Fit::Lossy(format!("a time without time zone is stored as UTC, and a column in {zone} shows it shifted"))
-        }
-        (fit, _) => fit,
+        (_, Some(why)) => Fit::Lossy(why),
+        (fit, None) => fit,
     }
-}
-
-/// Names of time zones that show a time as it was stored.
-const IS_UTC: [&str; 6] = ["UTC", "Etc/UTC", "GMT", "Etc/GMT", "UCT", "Zulu"];
-
-/// The time zone in a type's text.
-fn zone_of(target_type: &str) -> Option<&str> {
-    let arguments = &target_type[target_type.find("DateTime")?..];
-    arguments.split_once('\'')?.1.split_once('\'').map(|(zone, _)| zone)
 }
 
 fn fit_nullable(source: &str, not_null: bool, target: &ColumnType) -> Fit {

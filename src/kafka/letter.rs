@@ -1,5 +1,5 @@
 //! How a refused record lies in the dead-letter topic: its own key and value, and headers that say where it was and why
-//! the target did not take it.
+//! the target did not take it. A note on what became of it has headers of the same names, and no value.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 
 use super::headers::{add, get, read as read_headers};
 use super::log::KafkaLog;
-use crate::data::{DeadLetter, Headers, RecordPosition};
+use crate::data::{DeadLetter, Fate, Headers, RecordPosition};
 use crate::error::Result;
 use crate::ports::topic::Polled;
 
@@ -16,6 +16,9 @@ const PARTITION: &str = "pg2ch-partition";
 const OFFSET: &str = "pg2ch-offset";
 const TIMESTAMP: &str = "pg2ch-timestamp";
 const REASON: &str = "pg2ch-reason";
+/// Stands in the place of a reason where somebody has dealt with a letter that came before.
+const FATE: &str = "pg2ch-fate";
+const FATES: [(&str, Fate); 2] = [("replayed", Fate::Replayed), ("dropped", Fate::Dropped)];
 
 /// How many headers of its own a letter has, in front of those of the record.
 const OWN: usize = 5;
@@ -55,7 +58,11 @@ pub(super) fn headers(letter: &DeadLetter, source: &str) -> OwnedHeaders {
     for (key, value) in &numbers {
         headers = headers.insert(Header { key, value: Some(value) });
     }
-    add(headers.insert(Header { key: REASON, value: Some(&letter.reason) }), Headers::of(&letter.headers))
+    let headers = match FATES.iter().find(|(_, fate)| *fate == letter.fate) {
+        Some((name, _)) => headers.insert(Header { key: FATE, value: Some(*name) }),
+        None => headers.insert(Header { key: REASON, value: Some(&letter.reason) }),
+    };
+    add(headers, Headers::of(&letter.headers))
 }
 
 fn read(message: &BorrowedMessage<'_>) -> Option<Letter> {
@@ -64,6 +71,11 @@ fn read(message: &BorrowedMessage<'_>) -> Option<Letter> {
         let header = (0..OWN).filter_map(|index| get(headers, index)).find(|header| header.key == name)?;
         std::str::from_utf8(header.value?).ok()
     };
+    let fate = match text(FATE) {
+        Some(name) => FATES.iter().find(|(known, _)| *known == name).map(|(_, fate)| *fate)?,
+        None => Fate::Refused,
+    };
+    let reason = if fate == Fate::Refused { text(REASON)?.to_owned() } else { String::new() };
     let record = DeadLetter {
         partition: text(PARTITION)?.parse().ok()?,
         offset: text(OFFSET)?.parse().ok()?,
@@ -71,7 +83,8 @@ fn read(message: &BorrowedMessage<'_>) -> Option<Letter> {
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
         headers: read_headers(message, OWN),
-        reason: text(REASON)?.to_owned(),
+        reason,
+        fate,
     };
     let at = RecordPosition { partition: message.partition(), offset: message.offset() };
     Some(Letter { at, topic: text(TOPIC)?.to_owned(), record })

@@ -99,13 +99,17 @@ impl Engine {
     /// Whether rows vanish by themselves: the table's TTL deletes them, already at an INSERT, or folds them.
     #[must_use]
     pub fn deletes_by_ttl(&self) -> bool {
-        find_outside(&self.clauses, "TTL ").is_some_and(|at| {
-            let expressions = split_arguments(&self.clauses[at + "TTL ".len()..]).0;
-            expressions.iter().any(|each| {
-                let moves = [" TO DISK ", " TO VOLUME ", " RECOMPRESS "];
-                !moves.iter().any(|kept| find_outside(&format!("{each} "), kept).is_some())
-            })
-        })
+        !self.ttl_deletes().is_empty()
+    }
+
+    /// The rules of the table's TTL by which rows vanish.
+    #[must_use]
+    pub fn ttl_deletes(&self) -> Vec<String> {
+        let Some(at) = find_outside(&self.clauses, "TTL ") else { return Vec::new() };
+        let mut rules = split_arguments(&self.clauses[at + "TTL ".len()..]).0;
+        let moves = [" TO DISK ", " TO VOLUME ", " RECOMPRESS "];
+        rules.retain(|each| !moves.iter().any(|kept| find_outside(&format!("{each} "), kept).is_some()));
+        rules
     }
 }
 

@@ -22,7 +22,7 @@ use crate::threads;
 use crate::threads::watchdog::Watchdog;
 use limits::Limits;
 use progress::Progress;
-use source::{Ledger, UnsentRows};
+use source::{Ledger, SourceColumn, UnsentRows};
 use target::{NewToken, Target};
 use topic::{Fence, TopicLog};
 
@@ -44,6 +44,12 @@ pub trait Servers {
     /// # Errors
     /// 75 if another run holds the lock; PostgreSQL's.
     fn ledger(&self) -> Result<Option<Self::Ledger>>;
+
+    /// The source's columns, for a consume leg that runs alone: the text of a record does not tell all of their types.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    fn source_columns(&self) -> Result<Vec<SourceColumn>>;
 
     /// Takes the ledger back at the end of a run, and gives up its lock: the end of the session would do it a moment later,
     /// and a run that begins in that moment would be refused.

@@ -124,23 +124,29 @@ pub fn table_comment(session: &mut Session, oid: u32, name: &str) -> Result<Opti
 pub fn read_columns(session: &mut Session, oid: u32, name: &str) -> Result<Vec<SourceColumn>> {
     let rows = session.query(
         &format!("cannot look up the columns of {name}"),
-        "WITH RECURSIVE base (attnum, type, modifier) AS (
-             SELECT attnum, atttypid, atttypmod FROM pg_catalog.pg_attribute
+        "WITH RECURSIVE base (attnum, type, modifier, is_array) AS (
+             SELECT attnum, atttypid, atttypmod, FALSE FROM pg_catalog.pg_attribute
              WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
              UNION ALL
-             SELECT b.attnum, t.typbasetype, t.typtypmod FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type
-             WHERE t.typtype = 'd')
+             SELECT b.attnum, coalesce(e.oid, t.typbasetype), CASE WHEN e.oid IS NULL THEN t.typtypmod ELSE b.modifier END,
+                b.is_array OR e.oid IS NOT NULL
+             FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type
+             LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid AND NOT b.is_array
+             WHERE t.typtype = 'd' OR e.oid IS NOT NULL)
          SELECT attname::text, pg_catalog.format_type(atttypid, atttypmod), attnotnull,
-                pg_catalog.col_description(attrelid, a.attnum), pg_catalog.format_type(b.type, b.modifier), t.typtype = 'e',
+                pg_catalog.col_description(attrelid, a.attnum), pg_catalog.format_type(b.type, b.modifier) || CASE WHEN b.is_array THEN '[]' ELSE '' END,
+                t.typtype = 'e' AND NOT b.is_array,
                 coalesce((SELECT quote_ident(n.nspname) FROM pg_catalog.pg_opclass c
                     JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
                     JOIN pg_catalog.pg_amop o ON o.amopfamily = c.opcfamily AND o.amopstrategy = 5
                         AND o.amoplefttype = c.opcintype AND o.amoprighttype = c.opcintype
                     JOIN pg_catalog.pg_operator p ON p.oid = o.amopopr JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
-                    WHERE c.opcintype = t.oid AND c.opcdefault), 'pg_catalog'),
-                t.typcategory IN ('A', 'C', 'U')
+                    WHERE c.opcintype = t.oid AND c.opcdefault AND NOT b.is_array), 'pg_catalog'),
+                b.is_array OR t.typcategory IN ('A', 'C', 'U')
          FROM pg_catalog.pg_attribute a JOIN base b USING (attnum) JOIN pg_catalog.pg_type t ON t.oid = b.type
-         WHERE attrelid = $1 AND t.typtype <> 'd' ORDER BY a.attnum",
+         WHERE attrelid = $1 AND t.typtype <> 'd'
+           AND (b.is_array OR NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid))
+         ORDER BY a.attnum",
         &[&oid],
     )?;
     Ok(rows

@@ -23,6 +23,6 @@ pub use ledger::PgLedger;
 pub use lock::{Holder, run_in_progress};
 pub use nature::{OLDEST, POOLED};
 pub use session::Session;
-pub use source_table::{SourceTable, add_flag, quote};
+pub use source_table::{SourceTable, add_flag, quote, value_sql};
 pub use unsent::{COUNTED, PgUnsentRows, count_unsent, estimate_unsent};
 pub use unsent_index::UnsentIndex;

@@ -274,8 +274,13 @@ impl SourceTable {
     /// A lateral item that makes the record's value of `row`, under the name `record`: use `row_to_json(pg2ch_record)`.
     #[must_use]
     pub fn record_sql(&self, row: &str) -> String {
-        let columns: Vec<_> = self.columns.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect();
-        format!("LATERAL (SELECT {}) AS pg2ch_record", columns.join(", "))
+        format!("LATERAL (SELECT {}) AS pg2ch_record", self.fields_sql(row, self.columns.iter()))
+    }
+
+    /// These columns of `row` as they stand in a record.
+    #[must_use]
+    pub fn fields_sql<'a>(&self, row: &str, columns: impl Iterator<Item = &'a SourceColumn>) -> String {
+        columns.map(|column| field_sql(row, column)).collect::<Vec<_>>().join(", ")
     }
 
     /// What the headers of `row` hold, each as `bytea`, in order.
@@ -327,6 +332,32 @@ impl SourceTable {
             value_part = part("pg2ch_parts.value"),
         )
     }
+}
+
+/// The most dimensions that an array of PostgreSQL's has.
+const MOST_DIMENSIONS: usize = 6;
+
+/// A column as it stands in a record.
+fn field_sql(row: &str, column: &SourceColumn) -> String {
+    let value = value_sql(row, column);
+    if column.base_type.ends_with("[]") { format!("{value} AS {}", quote(&column.name)) } else { value }
+}
+
+/// A column's value in a record, or what `to_json` makes into it. JSON tells neither an array's lower bounds nor whether `[[1]]` is one document in an
+/// array of one dimension: such an array is PostgreSQL's own text, which a String takes and an Array refuses.
+#[must_use]
+pub fn value_sql(row: &str, column: &SourceColumn) -> String {
+    let value = format!("{row}.{}", quote(&column.name));
+    let Some(element) = column.base_type.strip_suffix("[]") else { return value };
+    let mut untold: Vec<String> =
+        (1..=MOST_DIMENSIONS).map(|n| format!("pg_catalog.array_lower({value}, {n}) <> 1")).collect();
+    if matches!(element, "json" | "jsonb") {
+        untold.push(format!("pg_catalog.array_ndims({value}) > 1"));
+    }
+    format!(
+        "CASE WHEN {} THEN pg_catalog.to_json({value}::text) ELSE pg_catalog.to_json({value}) END",
+        untold.join(" OR ")
+    )
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -34,6 +34,8 @@ pub struct ClickHouse {
     pub is_altered: bool,
     /// Whether somebody has looked at the columns since they were altered.
     pub is_described: bool,
+    /// Whether it was once altered again before anybody had looked.
+    pub was_altered_unseen: bool,
     /// A materialized view behind the table.
     pub view: Option<View>,
     /// Answers come through a proxy that strips what proves them.

@@ -43,7 +43,7 @@ pub struct Life {
 pub struct Outcome {
     pub calls: usize,
     pub hits: Hits,
-    pub open_to_faults: Vec<(usize, bool)>,
+    pub open_to_faults: Vec<(usize, bool, &'static str)>,
     pub broken: Option<String>,
     pub trace: String,
 }
@@ -206,9 +206,8 @@ impl World {
 
     /// Somebody alters the type of a column.
     fn target_is_altered(&mut self) {
-        // Altered there and back between an INSERT that is refused and the look that follows, it blames the record, which becomes a
-        // dead letter: a known limit.
-        if !self.clickhouse.is_described {
+        // There and back between an INSERT that is refused and the look that follows: once. Twice in a row would blame the record.
+        if !self.clickhouse.is_described && std::mem::replace(&mut self.clickhouse.was_altered_unseen, true) {
             return;
         }
         (self.clickhouse.is_altered, self.clickhouse.is_described) = (!self.clickhouse.is_altered, false);

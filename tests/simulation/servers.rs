@@ -6,7 +6,7 @@ use pg2ch::data::RecordId;
 use pg2ch::error::Result;
 use pg2ch::mutant;
 use pg2ch::ports::Servers;
-use pg2ch::ports::source::Ledger;
+use pg2ch::ports::source::{Ledger, SourceColumn};
 use pg2ch::ports::target::NewToken;
 use pg2ch::threads::first_error;
 
@@ -51,6 +51,10 @@ impl Servers for SimServers {
         self.run.enters(Leg::Produce);
         let mut ledger = SimLedger::open(&self.run)?;
         Ok(ledger.lock(std::time::Duration::ZERO)?.then_some(ledger))
+    }
+
+    fn source_columns(&self) -> Result<Vec<SourceColumn>> {
+        Ok(Vec::new())
     }
 
     fn rows(&self, _: &SimLedger, highest: Vec<String>, clock_floor: i64) -> Result<SimRows> {

@@ -47,8 +47,8 @@ pub struct World {
     full: BTreeMap<&'static str, usize>,
     /// How often which fault hit which call.
     pub hits: Hits,
-    /// The calls at which a fault may happen, and whether they write.
-    pub open_to_faults: Vec<(usize, bool)>,
+    /// The calls at which a fault may happen, whether they write, and what they are.
+    pub open_to_faults: Vec<(usize, bool, &'static str)>,
     /// The first thing that did not hold.
     pub broken: Option<String>,
     trace: Option<Vec<String>>,
@@ -223,7 +223,7 @@ impl World {
     fn meets(&mut self, run: &Run, what: &'static str, fault: Fault, writes: bool) -> Fault {
         let fault = if writes { fault } else { fault.of_a_question() };
         if self.troubled {
-            self.open_to_faults.push((self.calls, writes));
+            self.open_to_faults.push((self.calls, writes, what));
         }
         let full = self.troubled && self.full.get(server_of(what)).is_some_and(|&until| self.calls < until);
         let goes_well = matches!(fault, Fault::Fine | Fault::Sigterm | Fault::Change);

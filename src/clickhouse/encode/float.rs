@@ -69,6 +69,21 @@ pub(super) fn float<F: Float>(cursor: &mut Cursor<'_>, context: &mut Context, ou
     Ok(())
 }
 
+/// A double in a Float32, as long as it is the same number: 0.1 is not, although both print so.
+pub(super) fn exact_float32(cursor: &mut Cursor<'_>, context: &mut Context, out: &mut Vec<u8>) -> Checked<()> {
+    if !matches!(cursor.peek(), Some(b'-' | b'0'..=b'9')) {
+        return float::<f32>(cursor, context, out);
+    }
+    let start = cursor.at();
+    let number = cursor.number()?;
+    let (narrow, double) = (parse::<f32>(number, start)?, parse::<f64>(number, start)?);
+    if f64::from(narrow).to_bits() != double.to_bits() {
+        return Err(Fault::new(start, format!("a double that Float32 would round to {:e}", f64::from(narrow))));
+    }
+    narrow.append_to(out);
+    Ok(())
+}
+
 fn parse<F: Float>(number: &str, at: usize) -> Checked<F> {
     match number.parse::<F>() {
         Ok(value) if !value.is_infinite() => Ok(value),

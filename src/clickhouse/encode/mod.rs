@@ -22,6 +22,7 @@ mod json;
 mod json_column;
 mod kinds;
 mod number;
+mod origin;
 mod position;
 mod quoted;
 mod refusal;
@@ -33,8 +34,11 @@ mod writer;
 
 pub use crate::data::CalendarRange;
 use crate::data::{POSITION_COLUMNS, RecordId, is_own};
+use crate::ports::source::SourceColumn;
 use context::Context;
 use json::Cursor;
+use origin::Origin;
+pub use origin::shown_shifted;
 use position::PositionColumn;
 pub use position::holds_position;
 use refusal::{Checked, Fault, character_start, excerpt};
@@ -53,7 +57,7 @@ pub struct RowEncoder {
     insert_columns: Vec<(String, String)>,
     /// Columns that take no values, and why.
     excluded: HashMap<String, String>,
-    /// Fields whose columns have a type that is not known.
+    /// Fields whose columns have a type that is not known, or one that would show other values.
     unknown: HashSet<String>,
     /// Which fields rows leave to their column's DEFAULT; the first shape leaves out none.
     shapes: Vec<Vec<usize>>,
@@ -69,14 +73,18 @@ impl RowEncoder {
     /// # Errors
     /// Names a column of the position whose type does not hold every value.
     pub fn new(columns: &[Column]) -> Result<RowEncoder, UnsupportedType> {
-        Self::with_rules(columns, &ColumnRules::default())
+        Self::with_rules(columns, &ColumnRules::default(), &[])
     }
 
-    /// The same for fields that have other names than their columns, or none.
+    /// The same for fields that have other names than their columns, or none, and of a source whose columns are known.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn with_rules(columns: &[Column], rules: &ColumnRules) -> Result<RowEncoder, UnsupportedType> {
+    pub fn with_rules(
+        columns: &[Column],
+        rules: &ColumnRules,
+        source_columns: &[SourceColumn],
+    ) -> Result<RowEncoder, UnsupportedType> {
         let (mut fields, mut insert_columns) = (Vec::new(), Vec::new());
         let misled = rules.misled(columns.iter().map(|column| &*column.name));
         let mut excluded: HashMap<String, String> =
@@ -100,11 +108,21 @@ impl RowEncoder {
                 unknown.insert(field.to_owned());
             }
             let field = match (source, parsed) {
-                (Some(field), Ok(known)) => Field::new(field.to_owned(), Writer::new(known), absent),
+                (Some(field), Ok(known)) => {
+                    let found = source_columns.iter().find(|column| column.name == field);
+                    let unfit = found.and_then(|found| changed_silently(found, column));
+                    if let Some(why) = unfit.filter(|_| !rules.allow_lossy.contains(field)) {
+                        excluded.insert(field.to_owned(), why);
+                        unknown.insert(field.to_owned());
+                        continue;
+                    }
+                    let origin = found.map(Origin::of).unwrap_or_default();
+                    Field::new(field.to_owned(), Writer::new(known, origin), absent)
+                }
                 // The server fills it in with its DEFAULT, or with NULL.
                 _ if may_be_left_out => continue,
                 // No record has it: every one is refused, and the type never matters.
-                _ => Field::without_source(column.name.clone(), Writer::new(ColumnType::Scalar(ScalarType::String))),
+                _ => Field::without_source(column.name.clone(), Writer::Scalar(ScalarType::String)),
             };
             insert_columns.push((column.name.clone(), column.type_name.clone()));
             fields.push(field);
@@ -222,6 +240,14 @@ impl RowEncoder {
         let reason = column.as_ref().and_then(|name| self.excluded.get(name));
         let rule = reason.map_or(rule, Clone::clone);
         Refusal { column, value: excerpt_at(record, at), rule }
+    }
+}
+
+/// Why a column would swallow the values of a source column, or show others, if that is so.
+fn changed_silently(source: &SourceColumn, column: &Column) -> Option<String> {
+    match column.default_kind {
+        DefaultKind::Ephemeral => Some("the column is EPHEMERAL and stores no value".to_owned()),
+        _ => shown_shifted(source, &column.type_name),
     }
 }
 

@@ -8,15 +8,19 @@ use std::collections::{HashMap, HashSet};
 use super::context::Context;
 use super::json::Cursor;
 use super::json_column;
+use super::origin::{Demand, Origin};
 use super::refusal::{Checked, Fault};
 use super::{float, number, text, time};
 use crate::clickhouse::column_type::{ColumnType, ScalarType};
 use crate::data::CalendarRange;
+use crate::mutant;
 
 /// Writes the values of one type.
 #[derive(Clone, Debug)]
 pub(super) enum Writer {
     Scalar(ScalarType),
+    /// A scalar of which its origin demands more than its type.
+    Strict(Demand, ScalarType),
     Nullable(Box<Writer>),
     Array(Box<Writer>),
     /// A tuple without names, from an array.
@@ -27,18 +31,25 @@ pub(super) enum Writer {
 }
 
 impl Writer {
-    pub fn new(column_type: ColumnType) -> Writer {
-        let boxed = |inner: Box<ColumnType>| Box::new(Writer::new(*inner));
+    pub fn new(column_type: ColumnType, origin: Origin) -> Writer {
+        let within = |inner: ColumnType| Writer::new(inner, origin.within());
         match column_type {
-            ColumnType::Scalar(scalar) => Writer::Scalar(scalar),
-            ColumnType::Nullable(inner) => Writer::Nullable(boxed(inner)),
-            ColumnType::Array(inner) => Writer::Array(boxed(inner)),
-            ColumnType::Tuple(elements) => Writer::Sequence(elements.into_iter().map(Writer::new).collect()),
+            ColumnType::Scalar(scalar) => {
+                let demand = match scalar {
+                    ScalarType::String => origin.of_string(),
+                    ScalarType::Float32 => origin.of_float32(),
+                    _ => None,
+                };
+                demand.map_or_else(|| Writer::Scalar(scalar.clone()), |demand| Writer::Strict(demand, scalar.clone()))
+            }
+            ColumnType::Nullable(inner) => Writer::Nullable(Box::new(Writer::new(*inner, origin))),
+            ColumnType::Array(inner) => Writer::Array(Box::new(within(*inner))),
+            ColumnType::Tuple(elements) => Writer::Sequence(elements.into_iter().map(within).collect()),
             ColumnType::NamedTuple(elements) => {
-                let field = |(name, element)| Field::new(name, Writer::new(element), Absent::Refused);
+                let field = |(name, element)| Field::new(name, within(element), Absent::Refused);
                 Writer::Object(Fields::new(elements.into_iter().map(field).collect()))
             }
-            ColumnType::Map(key, inner) => Writer::Map(key, boxed(inner)),
+            ColumnType::Map(key, inner) => Writer::Map(key, Box::new(within(*inner))),
         }
     }
 
@@ -49,7 +60,7 @@ impl Writer {
     /// Passes [`Fields::set_missing_as_null`] on to the tuples within.
     pub fn set_missing_as_null(&mut self, yes: bool) {
         match self {
-            Writer::Scalar(_) => {}
+            Writer::Scalar(_) | Writer::Strict(..) => {}
             Writer::Nullable(inner) | Writer::Array(inner) | Writer::Map(_, inner) => {
                 inner.set_missing_as_null(yes);
             }
@@ -62,6 +73,7 @@ impl Writer {
     pub fn write(&mut self, cursor: &mut Cursor<'_>, context: &mut Context, out: &mut Vec<u8>) -> Checked<()> {
         match self {
             Writer::Scalar(scalar) => write_scalar(scalar, cursor, context, out),
+            Writer::Strict(demand, scalar) => write_strict(*demand, scalar, cursor, context, out),
             Writer::Nullable(inner) => {
                 if cursor.peek() == Some(b'n') {
                     cursor.literal()?;
@@ -101,6 +113,29 @@ fn write_scalar(scalar: &ScalarType, cursor: &mut Cursor<'_>, context: &mut Cont
             write_text(scalar, quoted.text(&mut context.text)?, quoted.start, context.range, out)
         }
     }
+}
+
+fn write_strict(
+    demand: Demand,
+    scalar: &ScalarType,
+    cursor: &mut Cursor<'_>,
+    context: &mut Context,
+    out: &mut Vec<u8>,
+) -> Checked<()> {
+    match (demand, cursor.peek()) {
+        (Demand::AsSpelt, Some(b'"')) if !mutant::is("a document loses its quotes") => {
+            text::plain_string(cursor.value()?, out)
+        }
+        (Demand::OnlyString, first) if first != Some(b'"') => {
+            return Err(cursor.mismatch("a String within a document", "a string"));
+        }
+        (Demand::NoArray, Some(b'[')) => {
+            return Err(Fault::new(cursor.at(), "an array of more dimensions than the column's type has"));
+        }
+        (Demand::Exact, _) => return float::exact_float32(cursor, context, out),
+        _ => return write_scalar(scalar, cursor, context, out),
+    }
+    Ok(())
 }
 
 /// A value that JSON writes as a string: also each key of an object.

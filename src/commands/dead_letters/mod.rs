@@ -1,24 +1,25 @@
-//! `pg2ch dead-letters`: lists what the target has refused, and inserts it again.
+//! `pg2ch dead-letters`: lists what the target has refused, inserts it again, or dismisses it.
 //!
 //! A letter is *pending* while the target holds neither its record, by partition, offset and timestamp, nor a newer version of its
-//! row. Both commands exit
+//! row, and nobody has replayed or dismissed it. The commands exit
 //! with 65 while a letter is pending and with 0 once none is, so that monitoring can call the list.
 
+mod alone;
+mod dismiss;
+mod look;
 pub(super) mod read;
 mod replay;
 pub(super) mod report;
 mod settled;
 
-use self::read::Letters;
+pub use self::dismiss::Choice;
+use self::look::{Looker, letters_of};
 use self::replay::Replay;
-use self::report::{State, TableLetters, as_json, as_text, id_of};
+use self::report::{TableLetters, as_json, as_text};
 use super::{Command, Frame};
-use crate::clickhouse::ClickHouseTarget;
 use crate::config::TableConfig;
-use crate::error::{ExitCode, Result};
-use crate::kafka::{KafkaLog, Letter};
+use crate::error::{Error, ExitCode, Result};
 use crate::ports::LegContext;
-use crate::ports::topic::{End, TopicLog};
 
 /// The command that lists the letters of every table, each with whether the target holds its record by now.
 pub struct List;
@@ -50,24 +51,11 @@ pub fn pending(leg: &LegContext<'_>) -> Result<u64> {
 }
 
 fn look_through(leg: &LegContext<'_>, report: &mut TableLetters) -> Result<()> {
-    let table = leg.table;
-    let mut log = KafkaLog::new(leg.config, &table.dead_letter_topic(), &table.group, leg.watchdog)?;
-    let mut target = ClickHouseTarget::new(leg.config, table)?;
-    let ends = log.ends(End::Stable)?;
-    let mut letters = Letters::new(log, ends, &table.topic, leg)?;
+    let mut letters = letters_of(leg)?;
+    let mut looker = Looker::new(leg)?;
     while let Some(chunk) = letters.next_chunk()? {
-        let held = target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;
-        let lacking: Vec<&Letter> = chunk.iter().filter(|letter| !held.contains(&id_of(letter))).collect();
-        let settled = settled::settled(&mut target, table, &lacking);
-        for letter in &chunk {
-            let id = id_of(letter);
-            let state = match (held.contains(&id), settled.contains(&id)) {
-                (true, _) => State::Replayed,
-                (_, true) => State::Settled,
-                _ => State::Pending,
-            };
-            report.count(letter, state);
-        }
+        let states = looker.states(&letters, &chunk)?;
+        chunk.iter().zip(states).for_each(|(letter, state)| report.count(letter, state));
     }
     letters.tell(report);
     Ok(())
@@ -86,6 +74,34 @@ impl Command for ReplayAll {
             if let Some(replay) = Replay::begin(leg)? {
                 replay.run(&mut report)?;
             }
+            Ok(report)
+        })
+    }
+
+    fn tell(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
+        tell(tables, json)
+    }
+}
+
+/// The command that dismisses letters.
+pub struct Dismiss(pub Choice);
+
+impl Command for Dismiss {
+    type Told = TableLetters;
+
+    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
+        let choice = self.0.clone();
+        if !choice.records.is_empty() && !frame.has_one_table() {
+            return Err(Error::new(
+                ExitCode::Usage,
+                "cannot drop dead letters by partition and offset",
+                "several tables are configured, and each has such records",
+                "name the table: `--table NAME`",
+            ));
+        }
+        frame.on(table, move |leg| {
+            let mut report = TableLetters::of(leg.table);
+            dismiss::dismiss(leg, &choice, &mut report)?;
             Ok(report)
         })
     }

@@ -1,26 +1,34 @@
 //! Reads the letters of one table, a bounded number at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::report::TableLetters;
-use crate::data::Offsets;
+use super::report::{TableLetters, id_of};
+use crate::data::{Fate, NextOffset, Offsets, RecordId};
 use crate::error::{Error, Result};
 use crate::kafka::{KafkaLog, Letter, PolledLetter};
 use crate::ports::LegContext;
 use crate::ports::topic::TopicLog;
 use crate::shutdown::Shutdown;
 
-/// How many letters, and bytes of them, are in memory at once.
-const CHUNK_LETTERS: usize = 500;
+/// How many offsets, and bytes, the letters span that are in memory at once.
+const CHUNK_LETTERS: i64 = 500;
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// The letters of one table up to an end, oldest first in each partition.
+/// The letters of one table up to an end: one partition after the other, oldest first.
 pub struct Letters {
     log: KafkaLog,
     ends: Offsets,
-    /// Partitions that have not reached their end.
-    open: BTreeSet<i32>,
+    /// Where each partition begins.
+    starts: Offsets,
+    /// Partitions that are not begun.
+    waiting: VecDeque<(i32, NextOffset)>,
+    /// The one that is read.
+    open: Option<i32>,
+    /// What was read and belongs to the next chunk.
+    ahead: Option<Letter>,
+    /// What became of letters, by the notes that lie among them.
+    fates: HashMap<RecordId, Fate>,
     topic: String,
     limit: Duration,
     shutdown: Shutdown,
@@ -33,63 +41,97 @@ impl Letters {
     /// # Errors
     /// Kafka's.
     pub fn new(mut log: KafkaLog, ends: Offsets, topic: &str, leg: &LegContext<'_>) -> Result<Self> {
-        let mut from = log.starts()?;
-        from.retain(|partition, start| ends.get(partition).is_some_and(|end| *start < *end));
-        if !from.is_empty() {
-            log.read_from(&from, &ends)?;
-        }
-        Ok(Self {
+        let mut starts = log.starts()?;
+        starts.retain(|partition, start| ends.get(partition).is_some_and(|end| *start < *end));
+        let mut letters = Self {
             log,
             ends,
-            open: from.keys().copied().collect(),
+            waiting: starts.clone().into_iter().collect(),
+            starts,
+            open: None,
+            ahead: None,
+            fates: HashMap::new(),
             topic: topic.to_owned(),
             limit: leg.config.timeouts.kafka,
             shutdown: leg.shutdown.clone(),
             foreign: 0,
-        })
+        };
+        // A note may lie in another partition than its letter, which is read later.
+        while let Some(letter) = letters.next()? {
+            let fate = letter.record.fate;
+            if fate != Fate::Refused {
+                letters.fates.insert(id_of(&letter), fate);
+            }
+        }
+        letters.waiting = letters.starts.clone().into_iter().collect();
+        letters.foreign = 0;
+        Ok(letters)
     }
 
-    /// The next letters; `None` at the end, or when the command was asked to finish.
+    /// What somebody has made of a letter.
+    pub fn fate(&self, letter: &Letter) -> Fate {
+        self.fates.get(&id_of(letter)).copied().unwrap_or_default()
+    }
+
+    /// The next letters, of one stretch of one partition: the same ones whenever it is read. `None` at the end, or when the command was
+    /// asked to finish.
     ///
     /// # Errors
     /// Kafka's, or 69 if no record comes in time.
     pub fn next_chunk(&mut self) -> Result<Option<Vec<Letter>>> {
-        let (mut chunk, mut bytes) = (Vec::new(), 0);
-        while !self.open.is_empty() && chunk.len() < CHUNK_LETTERS && bytes < CHUNK_BYTES && !self.shutdown.is_asked() {
-            let at = match self.log.poll_letter(self.limit)? {
-                PolledLetter::Letter(letter) => {
-                    let at = letter.at;
-                    if self.is_beyond(at.partition, at.offset) {
-                        // It came after this command began.
-                    } else if letter.topic == self.topic {
-                        bytes += size(&letter);
-                        chunk.push(*letter);
-                    } else {
-                        self.foreign += 1;
-                    }
-                    at
-                }
-                PolledLetter::Foreign(at) => {
-                    self.foreign += u64::from(!self.is_beyond(at.partition, at.offset));
-                    at
-                }
-                PolledLetter::End(partition) => {
-                    self.open.remove(&partition);
+        let (mut chunk, mut bytes) = (Vec::<Letter>::new(), 0);
+        while let Some(letter) = self.ahead.take().map_or_else(|| self.next(), |ahead| Ok(Some(ahead)))? {
+            if letter.record.fate != Fate::Refused {
+                continue;
+            }
+            let stretch = |letter: &Letter| (letter.at.partition, letter.at.offset / CHUNK_LETTERS);
+            if chunk.first().is_some_and(|first| stretch(first) != stretch(&letter) || bytes >= CHUNK_BYTES) {
+                self.ahead = Some(letter);
+                break;
+            }
+            bytes += size(&letter);
+            chunk.push(letter);
+        }
+        Ok((!chunk.is_empty()).then_some(chunk))
+    }
+
+    /// The next letter or note.
+    fn next(&mut self) -> Result<Option<Letter>> {
+        while !self.shutdown.is_asked() {
+            let Some(partition) = self.open else {
+                let Some((partition, start)) = self.waiting.pop_front() else { return Ok(None) };
+                self.log.read_from(&[(partition, start)].into(), &self.ends)?;
+                self.open = Some(partition);
+                continue;
+            };
+            let (at, letter) = match self.log.poll_letter(self.limit)? {
+                PolledLetter::Letter(letter) => (letter.at, Some(*letter)),
+                PolledLetter::Foreign(at) => (at, None),
+                PolledLetter::End(ended) => {
+                    self.open = (ended != partition).then_some(partition);
                     continue;
                 }
                 PolledLetter::Nothing => {
                     return Err(Error::unavailable(
-                        format!("cannot read the dead letters in partitions {:?}", self.open),
+                        format!("cannot read the dead letters in partition {partition}"),
                         format!("no record came for {:?}", self.limit),
                         "check the brokers, and try again",
                     ));
                 }
             };
             if self.is_beyond(at.partition, at.offset + 1) {
-                self.open.remove(&at.partition);
+                self.open = None;
+            }
+            // What lies beyond came after this command began.
+            if self.is_beyond(at.partition, at.offset) {
+                continue;
+            }
+            match letter {
+                Some(letter) if letter.topic == self.topic => return Ok(Some(letter)),
+                _ => self.foreign += 1,
             }
         }
-        Ok((!chunk.is_empty()).then_some(chunk))
+        Ok(None)
     }
 
     fn is_beyond(&self, partition: i32, offset: i64) -> bool {
@@ -98,7 +140,7 @@ impl Letters {
 
     /// Whether the end was reached.
     pub fn is_complete(&self) -> bool {
-        self.open.is_empty()
+        self.open.is_none() && self.waiting.is_empty() && self.ahead.is_none()
     }
 
     /// Tells what was read.

@@ -24,6 +24,8 @@ pub enum State {
     Replayed,
     /// The target has a newer version of the row.
     Settled,
+    /// Somebody has dismissed it.
+    Dropped,
 }
 
 /// A letter, as it is shown.
@@ -50,6 +52,10 @@ pub struct TableLetters {
     pub replayed: u64,
     /// Letters whose rows it has in a newer version.
     pub settled: u64,
+    /// Letters that were dismissed.
+    pub dropped: u64,
+    /// Letters that would be dismissed.
+    pub to_drop: u64,
     /// Rows that this replay has inserted.
     pub inserted: u64,
     /// Records of the topic that are no letters of this table.
@@ -82,6 +88,7 @@ impl TableLetters {
             State::Pending => self.pending += 1,
             State::Replayed => self.replayed += 1,
             State::Settled => self.settled += 1,
+            State::Dropped => self.dropped += 1,
         }
         self.show(letter, state, &letter.record.reason);
     }
@@ -128,6 +135,7 @@ pub(super) fn as_text(tables: &[TableLetters]) -> String {
                 State::Pending => "pending",
                 State::Replayed => "replayed",
                 State::Settled => "settled",
+                State::Dropped => "dropped",
             };
             let Shown { partition, offset, time, reason, .. } = shown;
             let _ = writeln!(text, "{partition}\t{offset}\t{time}\t{key}\t{state}\t{}", plain(reason));
@@ -147,6 +155,8 @@ fn summary(table: &TableLetters) -> String {
         }
     };
     note(table.settled, format!("{} settled by newer versions", grouped(table.settled)));
+    note(table.dropped, format!("{} dropped", grouped(table.dropped)));
+    note(table.to_drop, format!("{} to be dropped: add --confirm to do it", grouped(table.to_drop)));
     note(table.inserted, format!("{} of them inserted now", grouped(table.inserted)));
     note(table.foreign, format!("{} not from this table", counted(table.foreign, "record")));
     note(table.omitted, format!("{} not shown", grouped(table.omitted)));

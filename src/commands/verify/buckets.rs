@@ -51,6 +51,8 @@ pub struct SourceSum {
     pub all: Sum,
     /// Those of flagged rows.
     pub flagged: Sum,
+    /// How many have no flag at all.
+    pub unset: u64,
 }
 
 /// The buckets that may differ, in slices that are small enough to be held.
@@ -91,7 +93,7 @@ mod tests {
     #[test]
     fn slices_hold_what_differs_and_stay_small() {
         let sum = |keys, sum| Sum { keys, sum };
-        let source = |all, flagged| SourceSum { all, flagged };
+        let source = |all, flagged| SourceSum { all, flagged, unset: 0 };
         let equal = sum(2, 9);
         let sources = [
             source(equal, equal),

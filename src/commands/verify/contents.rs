@@ -55,8 +55,8 @@ impl Contents {
         if columns.is_empty() {
             return Err(Error::config(what, "the target has none of its columns", "run `pg2ch check`"));
         }
-        let encoder =
-            RowEncoder::with_rules(&columns, rules).map_err(|error| Error::config(what, error, "run `pg2ch check`"))?;
+        let encoder = RowEncoder::with_rules(&columns, rules, &source.columns)
+            .map_err(|error| Error::config(what, error, "run `pg2ch check`"))?;
         let names = encoder.insert_columns().map(str::to_owned).collect();
         Ok((Self { encoder: encoder.with_calendar_range(calendar), fields, names, types }, left_out))
     }

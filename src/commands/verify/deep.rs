@@ -2,7 +2,7 @@
 //!
 //! Rows may be in motion while they are compared, so what differs is asked for again, in the order that a row travels:
 //! only a row that has not changed from before the second look to after it, that does not wait in the topic, and that
-//! still differs, is reported.
+//! still differs, is reported. A sample is also compared by what both servers print of it ([`shown`](super::shown)).
 
 use std::collections::HashMap;
 
@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::Verification;
 use super::contents::Contents;
 use super::report::Different;
+use super::shown::Shown;
 use super::source::SourceRow;
 use crate::crash;
 use crate::error::Result;
@@ -20,7 +21,7 @@ impl Verification<'_> {
     ///
     /// # Errors
     /// The servers'.
-    pub(super) fn compare_contents(&mut self, contents: &mut Contents) -> Result<()> {
+    pub(super) fn compare_contents(&mut self, contents: &mut Contents, shown: &Shown) -> Result<()> {
         let fields = contents.fields().to_vec();
         self.source.open_rows(&self.key, &fields)?;
         let mut typical = 256;
@@ -32,10 +33,12 @@ impl Verification<'_> {
             crash::point("verify.rows.asked");
             typical = rows.iter().map(|row| row.json.len()).sum::<usize>() / rows.len();
             let found = self.contents_of(contents, &rows)?;
-            let suspects: Vec<SourceRow> = rows.into_iter().filter(|row| differs(contents, row, &found)).collect();
+            let odd = self.look_at(shown, &rows, self.report.rows_compared == 0)?;
+            let is_suspect = |row: &SourceRow| odd.contains(&row.key.number) || differs(contents, row, &found);
+            let suspects: Vec<SourceRow> = rows.into_iter().filter(is_suspect).collect();
             self.report.rows_compared += found.len() as u64;
             if !suspects.is_empty() {
-                self.confirm_different(contents, &fields, &suspects)?;
+                self.confirm_different(contents, shown, &fields, &suspects)?;
             }
             if self.is_to_end() {
                 return self.source.stop();
@@ -48,17 +51,27 @@ impl Verification<'_> {
         self.target.contents(contents.columns(), &keys, contents)
     }
 
-    fn confirm_different(&mut self, contents: &mut Contents, fields: &[String], suspects: &[SourceRow]) -> Result<()> {
+    fn confirm_different(
+        &mut self,
+        contents: &mut Contents,
+        shown: &Shown,
+        fields: &[String],
+        suspects: &[SourceRow],
+    ) -> Result<()> {
         let keys: Vec<&str> = suspects.iter().map(|row| row.key.record_key.as_str()).collect();
         let before = self.source.flagged_rows(&self.key, fields, &keys)?;
         self.waiting.refresh()?;
         let found = self.contents_of(contents, &before)?;
+        let looked_at: Vec<&SourceRow> = before.iter().collect();
+        let (sources, targets) = (self.shown_in_source(shown, &looked_at)?, self.shown_in_target(shown, &looked_at)?);
         let after = self.source.flagged_rows(&self.key, fields, &keys)?;
         let after: HashMap<&str, &str> =
             after.iter().map(|row| (row.key.record_key.as_str(), row.json.as_str())).collect();
         let mut guilty = Vec::new();
         for row in before.iter().filter(|row| after.get(row.key.record_key.as_str()) == Some(&row.json.as_str())) {
-            if !differs(contents, row, &found) {
+            let looks_other = shown.difference(row, &sources, &targets);
+            let is_other = differs(contents, row, &found);
+            if !is_other && looks_other.is_none() {
                 continue;
             }
             let record_key = row.key.record_key.as_str();
@@ -66,10 +79,18 @@ impl Verification<'_> {
                 self.report.in_topic += 1;
             } else if self.waiting.is_dead_letter(record_key) {
                 self.report.dead_letters.count(|| self.key.shown(&row.key.text));
-            } else {
+            } else if self.waiting.is_dropped(record_key) {
+                self.report.dropped += 1;
+            } else if is_other {
                 guilty.push(record_key);
                 let told = self.tell(contents, row, &found)?;
                 self.report.tell_different(told);
+            } else if let Some((column, source, target)) = looks_other {
+                // Sent again it would be the same bytes.
+                let [source, target] = [source, target].map(|text| text.unwrap_or("NULL").to_owned());
+                let key = self.key.shown(&row.key.text);
+                let told = Different { key, column: Some(column.to_owned()), source, target };
+                self.report.tell_different(self.report.shows_more_different().then_some(told));
             }
         }
         self.repair(&guilty)

@@ -9,7 +9,7 @@ use crate::config::ColumnRules;
 use crate::error::{Error, Result};
 use crate::fit::map::split;
 use crate::ports::source::SourceColumn;
-use crate::postgres::{SourceTable, quote};
+use crate::postgres::{SourceTable, quote, value_sql};
 
 /// Stands between the columns of a key; inside a column it is escaped.
 const BETWEEN: char = '\u{1f}';
@@ -151,6 +151,31 @@ fn literal(value: &str, kind: Literal) -> String {
 }
 
 fn part(source: &SourceColumn, target: &Column) -> Option<Part> {
+    let Texts { source, target: in_target, literal, nullable } = Texts::of(source, target)?;
+    // A key that is NULL in the target is no key of the source.
+    let in_target = if nullable { format!("ifNull({in_target}, char(0))") } else { in_target };
+    Some(Part { column: target.name.clone(), source, target: in_target, literal })
+}
+
+/// Two expressions that make the same text of a value, one on each server.
+pub(super) struct Texts {
+    /// PostgreSQL's; the row's alias is `t`.
+    pub source: String,
+    /// ClickHouse's.
+    pub target: String,
+    literal: Literal,
+    /// Whether the target's may be NULL.
+    nullable: bool,
+}
+
+impl Texts {
+    /// Those for a pair of columns, if any are known.
+    pub fn of(source: &SourceColumn, target: &Column) -> Option<Self> {
+        texts(source, target)
+    }
+}
+
+fn texts(source: &SourceColumn, target: &Column) -> Option<Texts> {
     let (in_source, in_target) = (format!("t.{}", quote(&source.name)), quote_target(&target.name));
     let (nullable, scalar) = match ColumnType::parse(&target.type_name).ok()? {
         ColumnType::Scalar(scalar) => (false, scalar),
@@ -169,7 +194,8 @@ fn part(source: &SourceColumn, target: &Column) -> Option<Part> {
     let as_sent = |in_source: &str| match base.as_str() {
         "text" | "character varying" | "uuid" => plain(in_source),
         _ if is_integer => plain(in_source),
-        _ => format!("(to_json({in_source}) #>> '{{}}')"),
+        "json" | "jsonb" => plain(in_source),
+        _ => format!("(to_json({}) #>> '{{}}')", value_sql("t", source)),
     };
     let own = format!("toString({in_target})");
     let (source_text, target_text, literal) = match scalar {
@@ -196,9 +222,7 @@ fn part(source: &SourceColumn, target: &Column) -> Option<Part> {
         ScalarType::Ipv4 if base == "inet" => (format!("host({in_source})"), own, Literal::Text),
         _ => return None,
     };
-    // A key that is NULL in the target is no key of the source.
-    let target_text = if nullable { format!("ifNull({target_text}, char(0))") } else { target_text };
-    Some(Part { column: target.name.clone(), source: source_text, target: target_text, literal })
+    Some(Texts { source: source_text, target: target_text, literal, nullable })
 }
 
 /// Infinite dates have no such form, and no place in the target either.

@@ -9,6 +9,7 @@ use super::Verification;
 use super::buckets::{Bucketing, slices};
 use super::report::MOST_SHOWN;
 use super::source::SourceKey;
+use super::ttl::Ttl;
 use crate::crash;
 use crate::error::Result;
 
@@ -27,7 +28,8 @@ impl Verification<'_> {
         let in_source = self.source.sums(&self.key, buckets)?;
         for sum in &in_source {
             self.report.rows += sum.all.keys;
-            self.report.unsent += sum.all.keys - sum.flagged.keys;
+            self.report.never_sent += sum.unset;
+            self.report.unsent += sum.all.keys - sum.flagged.keys - sum.unset;
         }
         self.report.keys_in_target = in_target.iter().map(|sum| sum.keys).sum();
         if self.report.doubled_compared {
@@ -103,15 +105,25 @@ impl Verification<'_> {
         // A row that was deleted or changed meanwhile is not missing.
         let record_keys: Vec<&str> = rest.iter().map(|key| key.record_key.as_str()).collect();
         let still: HashSet<String> = self.source.still_flagged(&record_keys)?.into_iter().collect();
+        let rest: Vec<&SourceKey> = rest.into_iter().filter(|key| still.contains(&key.record_key)).collect();
+        let expired = self.expired(&rest)?;
         let mut missing = Vec::new();
-        for key in rest.into_iter().filter(|key| still.contains(&key.record_key)) {
+        for key in rest {
             let shown = || self.key.shown(&key.text);
-            if self.waiting.is_dead_letter(&key.record_key) {
+            if expired.contains(&key.number) {
+                self.report.expired += 1;
+            } else if self.waiting.is_dead_letter(&key.record_key) {
                 self.report.dead_letters.count(shown);
+            } else if self.waiting.is_dropped(&key.record_key) {
+                self.report.dropped += 1;
             } else {
                 self.report.missing.count(shown);
                 missing.push(key.record_key.as_str());
             }
+        }
+        if matches!(self.ttl, Ttl::Unknown(_)) {
+            // Those that have expired would be sent round and round.
+            return Ok(());
         }
         self.repair(&missing)
     }

@@ -12,9 +12,11 @@ mod key;
 mod keys;
 mod repair;
 mod report;
+mod shown;
 mod skip;
 mod source;
 mod target;
+mod ttl;
 mod waiting;
 
 use std::time::Instant;
@@ -23,8 +25,10 @@ use self::contents::Contents;
 use self::key::KeyText;
 use self::repair::Held;
 use self::report::{Repaired, TableReport};
+use self::shown::Shown;
 use self::source::{PATIENCE, Source};
 use self::target::TargetKeys;
+use self::ttl::Ttl;
 use self::waiting::Waiting;
 use super::{Command, Frame};
 use crate::clickhouse::ClickHouseTarget;
@@ -68,6 +72,7 @@ struct Verification<'a> {
     source: Source,
     target: TargetKeys,
     key: KeyText,
+    ttl: Ttl,
     waiting: Waiting<'a>,
     /// The lock, where the source may be changed.
     held: Option<Held>,
@@ -96,20 +101,25 @@ fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     let mut target = ClickHouseTarget::new(&patient, leg.table)?;
     let description = target.describe()?;
     require_fit(leg.table, &[], &description)?;
+    let rules = &leg.table.column_rules;
+    let ttl = Ttl::of(&description, source.table(), rules);
+    if let Ttl::Unknown(why) = &ttl {
+        report.expiry_unknown = Some(why.clone());
+    }
     let columns = description.columns;
     report.doubled_compared = true;
-    let rules = &leg.table.column_rules;
     let key = KeyText::of(source.table(), &columns, rules, &leg.table.target.to_string())?;
     let contents =
         options.deep.then(|| Contents::of(source.table(), &columns, rules, target.calendar())).transpose()?;
+    let shown = Shown::of(source.table(), &columns, rules);
     let target = TargetKeys::new(target, key.clone());
     let waiting = Waiting::new(leg)?;
-    let mut verification = Verification { leg, source, target, key, waiting, held, report };
+    let mut verification = Verification { leg, source, target, key, ttl, waiting, held, report };
     verification.compare_keys()?;
     if let Some((mut contents, left_out)) = contents {
         verification.report.deep = true;
         verification.report.columns_not_compared = left_out;
-        verification.compare_contents(&mut contents)?;
+        verification.compare_contents(&mut contents, &shown)?;
     }
     verification.report.seconds = begun.elapsed().as_secs_f64();
     Ok(verification.report)

@@ -80,12 +80,20 @@ pub struct TableReport {
     pub keys_in_target: u64,
     /// Rows whose flag is FALSE.
     pub unsent: u64,
+    /// Rows whose flag is NULL: no run ever sends them.
+    pub never_sent: u64,
     /// Flagged rows whose record is not copied yet.
     pub in_topic: u64,
     /// Keys in the target only.
     pub only_in_target: Keys,
     /// Flagged rows whose record the target has refused.
     pub dead_letters: Keys,
+    /// Flagged rows whose record the target has refused, dismissed with `dead-letters drop`.
+    pub dropped: u64,
+    /// Flagged rows that the target's TTL has deleted.
+    pub expired: u64,
+    /// Why it cannot be told which of the missing rows its TTL has deleted, if it deletes any.
+    pub expiry_unknown: Option<String>,
     /// Flagged rows that are nowhere.
     pub missing: Keys,
     /// Rows that are in the target once more than their record, the same partition, offset and timestamp.
@@ -100,6 +108,8 @@ pub struct TableReport {
     pub deep: bool,
     /// How many rows' contents were compared.
     pub rows_compared: u64,
+    /// How many of them were also compared by what both servers print.
+    pub rows_shown: u64,
     /// Columns whose contents cannot be compared.
     pub columns_not_compared: Vec<String>,
     /// What `--repair` did.
@@ -133,7 +143,7 @@ impl TableReport {
     }
 
     fn differs(&self) -> bool {
-        self.missing.count + self.doubled.count + self.dead_letters.count + self.different > 0
+        self.missing.count + self.doubled.count + self.dead_letters.count + self.different + self.never_sent > 0
     }
 
     fn text(&self) -> String {
@@ -157,6 +167,7 @@ impl TableReport {
             }
         };
         line(self.unsent, "unsent", "the next run sends them", &[]);
+        line(self.never_sent, "never sent", "the flag is NULL: set it to FALSE, and the column NOT NULL", &[]);
         line(self.in_topic, "in the topic", "the next run copies them", &[]);
         line(
             self.only_in_target.count,
@@ -165,6 +176,8 @@ impl TableReport {
             &self.only_in_target.keys,
         );
         line(self.dead_letters.count, "dead letters", "refused: see `pg2ch dead-letters`", &self.dead_letters.keys);
+        line(self.dropped, "dropped", "refused, and dismissed with `pg2ch dead-letters drop`", &[]);
+        line(self.expired, "expired", "deleted by the target's TTL", &[]);
         line(
             self.missing.count,
             "missing",
@@ -181,6 +194,10 @@ impl TableReport {
                 }
                 None => writeln!(text, "    {key}: the target cannot hold it unchanged: {source}"),
             };
+        }
+        if let Some(why) = self.expiry_unknown.as_ref().filter(|_| self.missing.count > 0) {
+            let _ =
+                writeln!(text, "  the target's TTL may have deleted what is missing; repair leaves it alone: {why}");
         }
         if !self.doubled_compared {
             let _ = writeln!(text, "  duplicate rows were not searched for: the target has no position columns");

@@ -1,11 +1,12 @@
 //! What verify asks of PostgreSQL.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::buckets::{Bucketing, SUMMED, SourceSum, Sum};
 use super::key::KeyText;
 use crate::error::Result;
-use crate::postgres::{Session, SourceTable, quote};
+use crate::postgres::{Session, SourceTable};
 
 /// How many rows are fetched at once.
 const FETCH: usize = 10_000;
@@ -78,8 +79,9 @@ impl Source {
     pub fn sums(&mut self, key: &KeyText, buckets: Bucketing) -> Result<Vec<SourceSum>> {
         let sql = format!(
             "SELECT {bucket}, count(*), sum(n & {SUMMED})::text,
-                    count(*) FILTER (WHERE flag), coalesce(sum(n & {SUMMED}) FILTER (WHERE flag), 0)::text
-             FROM (SELECT {number} AS n, t.{flag} IS TRUE AS flag FROM {name} AS t WHERE {taken} OFFSET 0) AS s GROUP BY 1",
+                    count(*) FILTER (WHERE flag), coalesce(sum(n & {SUMMED}) FILTER (WHERE flag), 0)::text,
+                    count(*) FILTER (WHERE flag IS NULL)
+             FROM (SELECT {number} AS n, t.{flag} AS flag FROM {name} AS t WHERE {taken} OFFSET 0) AS s GROUP BY 1",
             bucket = bucket_sql(buckets),
             number = key.source_number_sql(),
             flag = self.table.flag_sql(),
@@ -91,7 +93,11 @@ impl Source {
             let bucket: i64 = row.get(0);
             let sum = |keys: i64, text: &str| Sum { keys: keys.unsigned_abs(), sum: modulo(text) };
             if let Some(place) = usize::try_from(bucket).ok().and_then(|bucket| sums.get_mut(bucket)) {
-                *place = SourceSum { all: sum(row.get(1), row.get(2)), flagged: sum(row.get(3), row.get(4)) };
+                *place = SourceSum {
+                    all: sum(row.get(1), row.get(2)),
+                    flagged: sum(row.get(3), row.get(4)),
+                    unset: row.get::<_, i64>(5).unsigned_abs(),
+                };
             }
         }
         Ok(sums)
@@ -165,6 +171,33 @@ impl Source {
         Ok(found)
     }
 
+    /// What PostgreSQL prints of the rows of these record keys, as far as they are flagged: by the key's number, a text for
+    /// each of the expressions.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn shown(
+        &mut self,
+        key: &KeyText,
+        expressions: &str,
+        record_keys: &[&str],
+    ) -> Result<HashMap<u64, Vec<Option<String>>>> {
+        let mut found = HashMap::new();
+        let sql = format!(
+            "SELECT {number}, ARRAY[{expressions}]::text[] FROM {name} AS t JOIN unnest($1::text[]) AS w (pg2ch_key) ON {by_key}
+             WHERE {sent}",
+            number = key.source_number_sql(),
+            name = self.table.name,
+            by_key = self.table.key_equals_sql("t", "w.pg2ch_key"),
+            sent = self.sent_sql(),
+        );
+        for chunk in record_keys.chunks(FETCH) {
+            let rows = self.asker.query(&self.what, sql.as_str(), &[&chunk])?;
+            found.extend(rows.iter().map(|row| (row.get::<_, i64>(0).cast_unsigned(), row.get(1))));
+        }
+        Ok(found)
+    }
+
     /// Those of these record keys whose rows are there and flagged.
     ///
     /// # Errors
@@ -213,13 +246,13 @@ impl Source {
     }
 
     fn rows_sql(&self, key: &KeyText, columns: &[String]) -> String {
-        let columns: Vec<String> = columns.iter().map(|column| format!("t.{}", quote(column))).collect();
+        let compared = self.table.columns.iter().filter(|column| columns.contains(&column.name));
         format!(
             "SELECT {number}, TRUE, {text}, {record_key}, (SELECT row_to_json(pg2ch_record)::text FROM (SELECT {columns}) AS pg2ch_record) FROM {name} AS t",
             number = key.source_number_sql(),
             text = key.source_sql(),
             record_key = self.table.key_text_sql("t"),
-            columns = columns.join(", "),
+            columns = self.table.fields_sql("t", compared),
             name = self.table.name,
         )
     }

@@ -138,8 +138,41 @@ impl TargetKeys {
         rows: &Contents,
     ) -> Result<HashMap<u64, Vec<u8>>> {
         let mut found = HashMap::new();
-        for answer in self.ask_by_key(keys, |target, condition| target.newest(columns, condition))? {
+        let columns = columns.iter().map(|column| quote(column)).collect::<Vec<_>>().join(", ");
+        for answer in self.ask_by_key(keys, |target, condition| target.newest(&columns, condition))? {
             found.extend(rows.split_answer(&answer)?);
+        }
+        Ok(found)
+    }
+
+    /// What ClickHouse prints of the newest version of each of some keys: by the key's number, a text for each of `count`
+    /// expressions.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn shown_of(
+        &mut self,
+        expressions: &str,
+        count: usize,
+        keys: &[(u64, &str)],
+    ) -> Result<HashMap<u64, Vec<Option<String>>>> {
+        let mut found = HashMap::new();
+        for answer in self.ask_by_key(keys, |target, condition| target.newest(expressions, condition))? {
+            let mut rest = answer.as_slice();
+            while !rest.is_empty() {
+                let split = rest.split_first_chunk().and_then(|(number, texts)| {
+                    let (mut shown, mut rest) = (Vec::with_capacity(count), texts);
+                    for _ in 0..count {
+                        let (text, behind) = super::skip::string(rest)?;
+                        shown.push(text.split_first().filter(|(kind, _)| **kind == b'v').map(|(_, text)| lossy(text)));
+                        rest = behind;
+                    }
+                    Some((u64::from_le_bytes(*number), shown, rest))
+                });
+                let (number, shown, behind) = split.ok_or_else(|| self.unreadable(answer.len()))?;
+                found.insert(number, shown);
+                rest = behind;
+            }
         }
         Ok(found)
     }
@@ -183,13 +216,12 @@ impl TargetKeys {
         Ok(answers)
     }
 
-    fn newest(&mut self, columns: &[String], condition: &str) -> Result<Vec<u8>> {
-        let columns: Vec<String> = columns.iter().map(|column| quote(column)).collect();
+    fn newest(&mut self, columns: &str, condition: &str) -> Result<Vec<u8>> {
         let sql = format!(
             "SELECT {number} AS pg2ch_number, {columns} FROM {name} WHERE {condition} \
-             ORDER BY pg2ch_number, _timestamp DESC, _offset DESC LIMIT 1 BY pg2ch_number FORMAT RowBinary",
+             ORDER BY pg2ch_number, _timestamp DESC, _offset DESC LIMIT 1 BY pg2ch_number \
+             SETTINGS output_format_json_quote_64bit_integers = 0 FORMAT RowBinary",
             number = self.key.target_number_sql(),
-            columns = columns.join(", "),
             name = self.target.sql_name(),
         );
         self.ask(&sql)
@@ -215,7 +247,7 @@ impl TargetKeys {
     }
 
     /// An answer of `columns` UInt64 each.
-    fn numbers(&mut self, sql: &str, columns: usize) -> Result<Vec<u64>> {
+    pub(super) fn numbers(&mut self, sql: &str, columns: usize) -> Result<Vec<u64>> {
         let answer = self.ask(sql)?;
         if answer.len() % (8 * columns) != 0 {
             return Err(self.unreadable(answer.len()));
@@ -229,7 +261,7 @@ impl TargetKeys {
         let (mut rest, mut strings) = (answer.as_slice(), Vec::new());
         while !rest.is_empty() {
             let (bytes, behind) = super::skip::string(rest).ok_or_else(|| self.unreadable(answer.len()))?;
-            strings.push(String::from_utf8_lossy(bytes).into_owned());
+            strings.push(lossy(bytes));
             rest = behind;
         }
         Ok(strings)
@@ -238,6 +270,10 @@ impl TargetKeys {
     fn unreadable(&self, bytes: usize) -> Error {
         Error::bug(self.what.clone(), format!("a reply of {bytes} bytes does not have the expected form"))
     }
+}
+
+fn lossy(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).into_owned()
 }
 
 fn listed(numbers: &[u64]) -> String {

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use crate::clickhouse::ClickHouseTarget;
 use crate::commands::dead_letters::read::Letters;
 use crate::commands::dead_letters::report::id_of;
-use crate::data::Offsets;
+use crate::data::{Fate, Offsets};
 use crate::error::{Error, ExitCode, Result};
 use crate::kafka::KafkaLog;
 use crate::legs::consume::Start;
@@ -60,6 +60,8 @@ pub struct Waiting<'a> {
     next: Option<Offsets>,
     in_topic: KeySet,
     dead: Option<KeySet>,
+    /// Those of them that were dismissed.
+    dropped: KeySet,
 }
 
 impl<'a> Waiting<'a> {
@@ -70,7 +72,7 @@ impl<'a> Waiting<'a> {
     pub fn new(leg: &'a LegContext<'a>) -> Result<Self> {
         let table = leg.table;
         let log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;
-        Ok(Self { leg, log, next: None, in_topic: KeySet::default(), dead: None })
+        Ok(Self { leg, log, next: None, in_topic: KeySet::default(), dead: None, dropped: KeySet::default() })
     }
 
     /// Reads on to the present end of the topic, and the dead letters if they are not known yet.
@@ -107,6 +109,11 @@ impl<'a> Waiting<'a> {
     /// Whether a record of this key is a dead letter that the target does not hold.
     pub fn is_dead_letter(&self, record_key: &str) -> bool {
         self.dead.as_ref().is_some_and(|dead| dead.contains(record_key))
+    }
+
+    /// Whether a record of this key is a dead letter that somebody has dismissed.
+    pub fn is_dropped(&self, record_key: &str) -> bool {
+        self.dropped.contains(record_key)
     }
 
     /// Where the second leg would go on.
@@ -168,7 +175,7 @@ impl<'a> Waiting<'a> {
         Ok(())
     }
 
-    fn read_dead_letters(&self) -> Result<KeySet> {
+    fn read_dead_letters(&mut self) -> Result<KeySet> {
         let (config, table) = (self.leg.config, self.leg.table);
         let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group, self.leg.watchdog)?;
         // Without the topic there are no letters.
@@ -185,10 +192,16 @@ impl<'a> Waiting<'a> {
         while let Some(chunk) = letters.next_chunk()? {
             let held = target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;
             for letter in chunk.iter().filter(|letter| !held.contains(&id_of(letter))) {
-                dead.add(letter.record.key.as_deref().unwrap_or_default());
+                let key = letter.record.key.as_deref().unwrap_or_default();
+                match letters.fate(letter) {
+                    Fate::Refused => dead.add(key),
+                    Fate::Dropped => self.dropped.add(key),
+                    Fate::Replayed => {}
+                }
             }
         }
         dead.settle();
+        self.dropped.settle();
         Ok(dead)
     }
 }

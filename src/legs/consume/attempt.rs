@@ -239,15 +239,24 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// # Errors
     /// 69: the rows have to be encoded anew.
     fn require_unaltered(&mut self, reason: &str) -> Result<()> {
-        if self.compare_target()? {
-            return Ok(());
-        }
+        if self.compare_target()? { Ok(()) } else { Err(self.altered(reason)) }
+    }
+
+    /// The same, whatever was sent since the last look.
+    ///
+    /// # Errors
+    /// 69: the rows have to be encoded anew.
+    pub(super) fn require_as_described(&mut self, reason: &str) -> Result<()> {
+        if self.target.describe()? == self.rules.description { Ok(()) } else { Err(self.altered(reason)) }
+    }
+
+    fn altered(&mut self, reason: &str) -> Error {
         self.is_altered = true;
-        Err(Error::unavailable(
+        Error::unavailable(
             "cannot insert into the target",
             format!("it was altered after its columns were read: {reason}"),
             "wait until the ALTER ends; the next run resumes here",
-        ))
+        )
     }
 
     /// Whether the target is still the one for which the rows were encoded. An INSERT that a column's end or renaming has met

@@ -6,7 +6,7 @@
 //! missing goes under a new token. What a dead run had recorded is asked for first, and only what is missing goes under its
 //! token. Only then does the offset move.
 //!
-//! [`attempt`](super::attempt) brings one INSERT to its end.
+//! [`attempt`](super::attempt) brings one INSERT to its end; [`refused`](super::refused) finds the rows that are refused.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use super::prepared::Prepared;
 use crate::config::{OnBadRow, RetryConfig};
 use crate::crash;
 use crate::data::{DeadLetter, Ranges, RecordId};
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Error, Result};
 use crate::mutant;
 use crate::ports::target::{NewToken, Target, TargetDescription};
 use crate::ports::topic::Fence;
@@ -25,9 +25,6 @@ use crate::report::ConsumeReport;
 
 /// How often the target may be found to lack rows that it has confirmed.
 const ROUNDS: usize = 5;
-
-/// A block of at most this many rows is tried again whole for each bad row that the server names.
-const SMALL: usize = 256;
 
 /// How many dead letters a leg logs one by one.
 const MOST_TOLD: u64 = 20;
@@ -206,6 +203,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         let ranges = prepared.ranges_of(&part);
         let mut rows = prepared.rows(&part);
         self.counts.rows_held += leave_out(prepared, &mut rows, held);
+        let mut was_refused = false;
         for round in 0..ROUNDS {
             if rows.is_empty() {
                 return self.dealt_with(prepared, &part, &ranges, dead);
@@ -248,10 +246,15 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                 }
                 Ended::Refused(reason) => {
                     if let [row] = rows[..] {
+                        // Altered before the INSERT, and back before it was looked at again, the target refuses a fitting row.
+                        if !std::mem::replace(&mut was_refused, true) {
+                            token = Some(name);
+                            continue;
+                        }
                         dead.extend(self.refused_by_server(prepared, row, &reason, dead.len())?);
                         return self.dealt_with(prepared, &part, &ranges, dead);
                     }
-                    let bad = self.find_bad(prepared, &rows, dead.len());
+                    let bad = self.find_bad(prepared, &rows, dead.len())?;
                     if bad.is_empty() {
                         return self.halve(prepared, &part, &ranges, &rows);
                     }
@@ -278,39 +281,6 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             format!("it confirmed {} rows {ROUNDS} times and still does not hold them: {ranges:?}", rows.len()),
             "look for what deletes rows of the target, and at its server's log; the next run resumes here",
         ))
-    }
-
-    /// The rows that the target refuses, with their reasons, as far as it shows them without storing any; none where that is not
-    /// enough: if the run has to stop before one of them, or it refuses for what only storing shows.
-    fn find_bad(&mut self, prepared: &Prepared, rows: &[usize], before: usize) -> Vec<(usize, String)> {
-        let room = self.rules.max_dead_letters.saturating_sub(self.counts.dead_letters + before as u64);
-        let mut bad = Vec::new();
-        let found = self.rules.on_bad_row == OnBadRow::DeadLetter && self.probe(prepared, rows, room, &mut bad);
-        self.target.end_probes();
-        if found { bad } else { Vec::new() }
-    }
-
-    /// Adds the bad rows among these; whether they could all be told, and are at most `room`.
-    fn probe(&mut self, prepared: &Prepared, rows: &[usize], room: u64, bad: &mut Vec<(usize, String)>) -> bool {
-        if rows.is_empty() {
-            return true;
-        }
-        match (self.target.probe(&prepared.body_of(rows)), rows) {
-            (None, _) => false,
-            (Some(Ok(())), _) => true,
-            (Some(Err(reason)), [row]) => {
-                bad.push((*row, reason));
-                bad.len() as u64 <= room
-            }
-            (Some(Err(reason)), _) => {
-                // A constraint names the first row that breaks it; in a small block that is quicker than halving.
-                let named = named_row(&reason).filter(|row| rows.len() <= SMALL && (1..=rows.len()).contains(row));
-                let middle = named.map_or(rows.len() / 2, |row| row - 1);
-                let (one, other) = rows.split_at(middle);
-                let (first, other) = other.split_at(usize::from(named.is_some()));
-                [one, first, other].into_iter().all(|part| self.probe(prepared, part, room, bad))
-            }
-        }
     }
 
     /// Deals with the halves of a part whose INSERT was refused, each as a part of its own. The records that its columns do
@@ -354,59 +324,6 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         let held = self.target.held(ranges)?;
         Ok(leave_out(prepared, rows, &held))
     }
-
-    fn refused_by_server(
-        &mut self,
-        prepared: &Prepared,
-        row: usize,
-        reason: &str,
-        before: usize,
-    ) -> Result<Option<DeadLetter>> {
-        let id = prepared.id(row);
-        let is_known = self.tools.letters.contains(&id);
-        if let Some(error) = self.limit(&id, reason, before).filter(|_| !is_known) {
-            self.committer.forget_intents(&prepared.ranges_of(&(row..row + 1)));
-            self.committer.flush()?;
-            return Err(error);
-        }
-        self.letter(id, reason)
-    }
-
-    /// The record as a dead letter, unless it is one already.
-    fn letter(&mut self, id: RecordId, reason: &str) -> Result<Option<DeadLetter>> {
-        let is_known = self.tools.letters.contains(&id);
-        if is_known { Ok(None) } else { (self.tools.read_again)(id, reason).map(Some) }
-    }
-
-    /// The error that stops the run before a record that is refused, if it has to stop: by `on_bad_row`, or because it would be
-    /// one dead letter too many, with the `before` ones of the same part.
-    fn limit(&self, id: &RecordId, reason: &str, before: usize) -> Option<Error> {
-        let what = format!("stopped before partition {} offset {}", id.partition, id.offset);
-        if self.rules.on_bad_row == OnBadRow::Stop {
-            return Some(Error::new(
-                ExitCode::Data,
-                what,
-                format!("the target does not take the record: {reason}"),
-                "fix the target or the data; with `on_bad_row = \"dead-letter\"` the run continues without the record",
-            ));
-        }
-        let refused = self.counts.dead_letters + before as u64;
-        (refused >= self.rules.max_dead_letters).then(|| {
-            Error::new(
-                ExitCode::Data,
-                what,
-                format!("the target has refused {refused} records in this run; the next: {reason}"),
-                "this many refusals suggest that the target does not match the topic: run `pg2ch check`; `max_dead_letters` \
-                 sets the limit",
-            )
-        })
-    }
-}
-
-/// The number of the row, from 1, that the server's words name.
-fn named_row(reason: &str) -> Option<usize> {
-    let (_, rest) = reason.split_once(" at row ")?;
-    rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())].parse().ok()
 }
 
 /// Leaves out the rows whose records are `held`; returns how many.

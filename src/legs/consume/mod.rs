@@ -15,6 +15,7 @@ mod prepare;
 mod prepared;
 mod record_batch;
 mod recover;
+mod refused;
 
 pub use commit::{Committer, Known};
 pub use fetch::{BatchSize, Fetcher};
@@ -24,6 +25,7 @@ pub use prepared::Prepared;
 pub use record_batch::RecordBatch;
 pub use recover::Start;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -90,7 +92,7 @@ fn attempt<S: Servers>(
     let mut log = servers.log()?;
     let mut target = servers.target()?;
     let description = target.describe()?;
-    // A second leg alone does not ask PostgreSQL; the encoder refuses each value that does not fit.
+    // A second leg alone knows the source's columns only where there is something to copy: the encoder refuses what does not fit.
     require_fit(table, produced.columns, &description)?;
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
 
@@ -105,6 +107,10 @@ fn attempt<S: Servers>(
         }
     }
 
+    let mut columns = Cow::from(produced.columns);
+    if columns.is_empty() {
+        columns = servers.source_columns()?.into();
+    }
     let mut fence = servers.fence(&log)?;
     fence.fence()?;
     // Only now can no other run move the offsets; one that has moved them may have seen later ends.
@@ -125,7 +131,7 @@ fn attempt<S: Servers>(
     if start.asks() {
         wait_for_inserts(&mut target, leg)?;
     }
-    copy(leg, servers, log, target, &description, fence, start, &ends, report, is_altered)
+    copy(leg, servers, log, target, &description, &columns, fence, start, &ends, report, is_altered)
 }
 
 #[allow(clippy::too_many_arguments)] // each is a different thing, made once above
@@ -135,6 +141,7 @@ fn copy<S: Servers>(
     mut log: S::Log,
     mut target: S::Target,
     description: &TargetDescription,
+    columns: &[SourceColumn],
     fence: S::Fence,
     start: Start,
     ends: &Offsets,
@@ -144,7 +151,7 @@ fn copy<S: Servers>(
     let (config, table, progress) = (leg.config, leg.table, &leg.progress);
     progress.begin_records(start.behind(ends));
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
-    let format = RowFormat::of(&description.columns, &table.column_rules, target.calendar())?;
+    let format = RowFormat::of(&description.columns, &table.column_rules, columns, target.calendar())?;
     let is_asking = start.asks();
     let mut committer = Committer::new(fence, context, start.known, now);
     let rules = InsertRules {

@@ -12,6 +12,7 @@ use crate::clickhouse::encode::{CalendarRange, RowEncoder, Shape};
 use crate::config::ColumnRules;
 use crate::data::{Record, RecordId};
 use crate::error::{Error, Result};
+use crate::ports::source::SourceColumn;
 
 /// The size of a small row.
 const TYPICAL_ROW: usize = 64;
@@ -24,15 +25,20 @@ pub struct RowFormat {
 }
 
 impl RowFormat {
-    /// The format for these columns, on a server that can show these years.
+    /// The format for these columns, filled from those of `source`, on a server that can show these years.
     ///
     /// A record that lacks a column which may be NULL has NULL there, or the column's DEFAULT: it is from before the column was
     /// added, or from after it was dropped.
     ///
     /// # Errors
     /// 78 if a column of the position does not hold every value.
-    pub fn of(columns: &[Column], rules: &ColumnRules, calendar: CalendarRange) -> Result<Self> {
-        let encoder = RowEncoder::with_rules(columns, rules)
+    pub fn of(
+        columns: &[Column],
+        rules: &ColumnRules,
+        source: &[SourceColumn],
+        calendar: CalendarRange,
+    ) -> Result<Self> {
+        let encoder = RowEncoder::with_rules(columns, rules, source)
             .map_err(|error| Error::config("cannot fill the target", error, "run `pg2ch check`"))?;
         Ok(Self { encoder: encoder.with_missing_as_null(true).with_calendar_range(calendar), unfit: None })
     }

@@ -6,12 +6,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::held::{HeldRows, require_few, settle};
+use super::held::{require_few, settle};
 use super::pace::Pace;
-use crate::data::{Offsets, SentBatch, raise};
+use super::recover::Recovery;
+use crate::data::{NextOffset, Offsets, RecordPosition, SentBatch, raise};
 use crate::error::Result;
+use crate::mutant;
 use crate::ports::source::{Checkpoint, Ledger};
-use crate::report::ProduceReport;
+use crate::report::{Lost, ProduceReport};
 use crate::shutdown::Shutdown;
 
 /// How often rows that are locked at the end of the leg are tried again.
@@ -23,6 +25,10 @@ pub struct Flagger<'a, L> {
     pace: Pace,
     /// The next offset after everything that was sent, by partition.
     ends: Offsets,
+    /// Where each partition ended before this leg sent anything.
+    begun_at: Offsets,
+    /// What was sent to a topic that is no more, if it was deleted meanwhile.
+    gone: Option<Vec<Lost>>,
     timestamp_floor: i64,
     flagged: u64,
     changed: u64,
@@ -33,13 +39,16 @@ pub struct Flagger<'a, L> {
 }
 
 impl<'a, L: Ledger> Flagger<'a, L> {
-    /// Makes the stage; `held` is what recovery could not flag.
-    pub fn new(ledger: &'a mut L, held: &HeldRows, timestamp_floor: i64, pace: Pace) -> Self {
+    /// Makes the stage, on what recovery has found.
+    pub fn new(ledger: &'a mut L, recovery: &Recovery, pace: Pace) -> Self {
+        let Recovery { checkpoint, held } = recovery;
         Self {
             ledger,
             pace,
             ends: Offsets::new(),
-            timestamp_floor,
+            begun_at: checkpoint.offsets.clone(),
+            gone: None,
+            timestamp_floor: checkpoint.timestamp_floor,
             flagged: 0,
             changed: 0,
             locked: held.locked(),
@@ -53,6 +62,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
     /// # Errors
     /// PostgreSQL's; 69 if too many rows cannot be flagged; 75 if another run has taken over.
     pub fn step(&mut self, batch: &SentBatch) -> Result<()> {
+        self.notice_another_log(batch);
         self.timestamp_floor = self.timestamp_floor.max(batch.rows.timestamp_ms);
         let mut sent = batch.sent.clone();
         if sent.len() > self.pace.rows() {
@@ -79,6 +89,29 @@ impl<'a, L: Ledger> Flagger<'a, L> {
             require_few(self.locked + self.taken_back.len())?;
         }
         Ok(())
+    }
+
+    /// Offsets that go back are those of another log: the topic was deleted and recreated while this leg sent into it.
+    fn notice_another_log(&mut self, batch: &SentBatch) {
+        if mutant::is("offsets that go back are not noticed") {
+            return;
+        }
+        let end_of = |partition: i32| self.ends.get(&partition).or_else(|| self.begun_at.get(&partition)).copied();
+        let goes_back = |at: &RecordPosition| end_of(at.partition).is_some_and(|end| at.offset < end);
+        if !batch.sent.iter().any(|(_, at)| goes_back(at)) {
+            return;
+        }
+        let begun_at = std::mem::take(&mut self.begun_at);
+        let start = |partition| -> NextOffset { begun_at.get(&partition).copied().unwrap_or(0) };
+        let lost = std::mem::take(&mut self.ends).into_iter();
+        let lost: Vec<Lost> = lost.map(|(partition, to)| Lost { partition, from: start(partition), to }).collect();
+        log::error!(
+            "acknowledged offsets went back: the topic was deleted and recreated while this run sent into it; what was in it \
+             and is not copied is lost, with what this run had sent: {lost:?}\n\
+             hint: end what deletes the topic, then run `pg2ch verify --repair --confirm`, which lets the next run send again \
+             what the target lacks"
+        );
+        self.gone.get_or_insert_default().extend(lost);
     }
 
     /// Tries again to flag what this leg has found locked, for a short time.
@@ -116,6 +149,11 @@ impl<'a, L: Ledger> Flagger<'a, L> {
         report.rows_changed += self.changed;
         report.rows_locked = self.locked as u64;
         report.taken_back = std::mem::take(&mut self.taken_back);
+        if let Some(lost) = self.gone.take() {
+            report.topic_recreated = true;
+            report.sent_lost.extend(lost);
+            report.delivered.clear();
+        }
         for (&partition, &next) in &self.ends {
             raise(&mut report.delivered, partition, next);
         }

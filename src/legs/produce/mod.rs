@@ -72,7 +72,7 @@ pub fn run<S: Servers>(
     let floor = recovery.checkpoint.timestamp_floor;
     let rows = servers.rows(ledger, highest, floor)?;
     let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
-    let mut flagger = Flagger::new(ledger, &recovery.held, floor, Pace::new(config.batch.rows));
+    let mut flagger = Flagger::new(ledger, &recovery, Pace::new(config.batch.rows));
     let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held.keys);
     let mut sender = Sender::new(writer);
     progress.begin_rows();

@@ -98,6 +98,7 @@ fn window_start(checkpoint: &Checkpoint, starts: &Offsets, ends: &Offsets, repor
                     "partition {partition} ends at offset {end}, below the checkpoint {next}: the topic was deleted and recreated; records that were not copied before are lost"
                 );
                 report.topic_recreated = true;
+                report.delivered.remove(&partition);
                 start
             }
             Some(&next) if next < start => {

@@ -342,3 +342,52 @@ fn two_hundred_thousand_rows_are_compared_in_little_memory() {
     println!("at most {equal} kB where all is equal, {missing} kB where all is missing");
     assert!(equal > 1_000 && equal.max(missing) < 64_000, "{equal} kB, {missing} kB");
 }
+
+#[test]
+fn what_the_ttl_has_deleted_is_expired_and_repair_leaves_it_alone() {
+    let mut world = World::new("expired");
+    world.ch("ALTER TABLE {t} MODIFY TTL toDateTime(event_time) + toIntervalDay(30) DELETE WHERE event_type = 'login'");
+    world.insert_rows(200);
+    world.sql("UPDATE {t} SET event_time = event_time - interval '31 days' WHERE id <= 111");
+    world.sql("UPDATE {t} SET event_type = 'kept' WHERE id <= 10");
+    world.once().expect(0);
+    world.delete_from_target("id IN (5, 150)");
+
+    let report = verify(&world, &["--repair", "--deep"], 65);
+
+    assert_eq!((&report["expired"], &report["missing"]["count"]), (&101.into(), &2.into()), "{report:#}");
+    assert_eq!(report["repair"]["wanted"], 2);
+    verify(&world, &["--repair", "--confirm"], 65);
+    world.once().expect(0);
+    let report = verify(&world, &[], 0);
+    assert_eq!((&report["expired"], findings(&report)), (&101.into(), vec![]), "sent once: not round and round");
+}
+
+#[test]
+fn a_ttl_over_what_postgresql_does_not_know_leaves_repair_without_work() {
+    let mut world = World::new("expired_unknown");
+    world.ch("ALTER TABLE {t} MODIFY TTL toDateTime(_ingested_at) + toIntervalDay(30)");
+    world.insert_rows(20);
+    world.once().expect(0);
+    world.delete_from_target("id <= 3");
+    let report = verify(&world, &["--repair"], 65);
+    assert_eq!((findings(&report), &report["repair"]["wanted"]), (found("missing", 3), &0.into()));
+    assert!(report["expiry_unknown"].as_str().unwrap().contains("_ingested_at"), "{report}");
+    let told = world.run(&["verify"]).expect(65).stdout;
+    assert!(told.contains("TTL may have deleted what is missing"), "{told}");
+}
+
+#[test]
+fn a_row_whose_flag_is_null_is_never_sent_and_verify_says_so() {
+    let columns = crate::common::USER_LOGINS
+        .replace("sent_to_kafka boolean NOT NULL DEFAULT FALSE", "sent_to_kafka boolean DEFAULT FALSE");
+    let mut world = World::with("null_flag", &columns, 1);
+    world.insert_rows(10);
+    world.sql("UPDATE {t} SET sent_to_kafka = NULL WHERE id <= 3");
+    world.once().expect(0);
+    let report = verify(&world, &[], 65);
+    assert_eq!((&report["never_sent"], &report["unsent"]), (&3.into(), &0.into()), "{report}");
+    world.sql("UPDATE {t} SET sent_to_kafka = FALSE WHERE sent_to_kafka IS NULL");
+    world.once().expect(0);
+    assert_equal(&world);
+}

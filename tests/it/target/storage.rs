@@ -131,6 +131,9 @@ fn a_wall_clock_is_not_shown_shifted() {
         .sql("INSERT INTO {t} (user_id, event_type, event_time, at) VALUES (1, 'login', now(), '2026-01-02 03:04:05')");
     let ended = world.once().expect(78);
     assert!(ended.stderr.contains("shows it shifted"), "{}", ended.stderr);
+    world.run(&["produce"]).expect(0);
+    let ended = world.run(&["consume"]).expect(78);
+    assert!(ended.stderr.contains("shows it shifted"), "the consume leg alone: {}", ended.stderr);
     world.settings.insert("[table]", "allow_lossy = [\"at\"]".into());
     world.once().expect(0);
     assert_eq!(world.ch("SELECT at FROM {t}"), "2026-01-01 22:04:05.000000");

@@ -2,4 +2,5 @@
 
 mod encoded;
 mod round_trip;
+mod sources;
 mod types;

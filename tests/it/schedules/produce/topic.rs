@@ -88,6 +88,35 @@ fn a_topic_deleted_and_made_again_is_reported_and_started_over() {
 }
 
 #[test]
+fn a_topic_deleted_and_made_again_under_a_run_is_reported_with_what_went_down_with_it() {
+    let mut world = World::with("remade_meanwhile", USER_LOGINS, 1);
+    world.batch_rows(10);
+    world.insert_rows(5);
+    world.once().expect(0);
+    world.insert_rows(100);
+    let mut run = world.start_command_stopped_at(&["--once", "--json"], "flag.commit.after:3");
+    let topic = world.name.clone();
+    world.delete_topic(&topic);
+    world.create_topic(&topic, 1, &[]);
+    run.go_on();
+
+    let ended = run.end();
+
+    // Which code ends a run whose producer the new topic does not know depends on the broker; never 0.
+    assert!([65, 69].contains(&ended.code), "{ended:?}");
+    if ended.code == 65 {
+        let produce = ended.report()["produce"].clone();
+        assert_eq!(produce["topic_recreated"], true, "{produce}");
+        assert!(produce["sent_lost"][0]["to"].as_i64().unwrap() > 30, "{produce}");
+        assert!(ended.stderr.contains("verify --repair --confirm"), "{}", ended.stderr);
+    }
+    world.run(&["--once"]);
+    world.run(&["verify", "--repair", "--confirm"]).expect(65);
+    world.run(&["--once"]).expect(0);
+    assert!(world.run(&["verify"]).expect(0).stdout.contains("equal"));
+}
+
+#[test]
 fn a_window_that_retention_has_eaten_into_is_reported() {
     let mut world = World::with("eaten", USER_LOGINS, 1);
     world.insert_rows(10);

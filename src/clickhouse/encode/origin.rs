@@ -1,0 +1,99 @@
+//! What the text of a record does not tell: of what type a value is in PostgreSQL.
+//!
+//! `row_to_json` prints the document `"123"` like the text `123`, the double 0.1 like the real 0.1, and an array of two
+//! dimensions like one of documents.
+
+use crate::ports::source::SourceColumn;
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Origin {
+    kind: Kind,
+    is_array: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    /// Its text tells all that is to be known, or its source is not known.
+    #[default]
+    Plain,
+    /// An element of an array, neither an array itself nor a document.
+    Element,
+    Double,
+    Document,
+    /// A member or an element of a document.
+    Part,
+}
+
+/// What its origin demands of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// A document is kept as it is spelt, a string with its quotes.
+    AsSpelt,
+    /// Only a string becomes a String: 1 and "1" would be one.
+    OnlyString,
+    /// No array becomes a String: as a text it would be another array.
+    NoArray,
+    /// No number is rounded that has the double's precision.
+    Exact,
+}
+
+impl Origin {
+    /// The origin of a column's values.
+    pub fn of(column: &SourceColumn) -> Origin {
+        let (element, is_array) = match column.base_type.strip_suffix("[]") {
+            Some(element) => (element, true),
+            None => (column.base_type.as_str(), false),
+        };
+        let kind = match element {
+            "json" | "jsonb" => Kind::Document,
+            "double precision" => Kind::Double,
+            _ => Kind::Plain,
+        };
+        Origin { kind, is_array }
+    }
+
+    /// The origin of what is within a value.
+    pub fn within(self) -> Origin {
+        let kind = match (self.kind, self.is_array) {
+            (Kind::Plain, true) => Kind::Element,
+            (Kind::Document, false) => Kind::Part,
+            (kind, _) => kind,
+        };
+        Origin { kind, is_array: false }
+    }
+
+    /// What it demands of a String.
+    pub fn of_string(self) -> Option<Demand> {
+        match self.kind {
+            Kind::Document if !self.is_array => Some(Demand::AsSpelt),
+            Kind::Part => Some(Demand::OnlyString),
+            Kind::Element => Some(Demand::NoArray),
+            Kind::Plain | Kind::Double | Kind::Document => None,
+        }
+    }
+
+    /// What it demands of a Float32.
+    pub fn of_float32(self) -> Option<Demand> {
+        (self.kind == Kind::Double).then_some(Demand::Exact)
+    }
+}
+
+/// Names of time zones that show a time as it was stored.
+const IS_UTC: [&str; 6] = ["UTC", "Etc/UTC", "GMT", "Etc/GMT", "UCT", "Zulu"];
+
+/// Why a column of this type shows a source column's times otherwise than PostgreSQL does, if that is so.
+#[must_use]
+pub fn shown_shifted(column: &SourceColumn, target_type: &str) -> Option<String> {
+    let zone = zone_of(target_type).filter(|zone| !IS_UTC.contains(zone))?;
+    column
+        .base_type
+        .contains("without time zone")
+        .then(|| format!("a time without time zone is stored as UTC, and a column in {zone} shows it shifted"))
+}
+
+/// The time zone in a type's text.
+fn zone_of(target_type: &str) -> Option<&str> {
+    let arguments = &target_type[target_type.find("DateTime")?..];
+    arguments.split_once('\'')?.1.split_once('\'').map(|(zone, _)| zone)
+}

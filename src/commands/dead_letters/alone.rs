@@ -1,0 +1,78 @@
+//! Alone with a table's letters: the lock is held and consume runs are shut out, so that nobody else inserts the same records, or
+//! settles the same letters.
+
+use super::read::Letters;
+use super::report::id_of;
+use crate::data::{DeadLetter, Fate};
+use crate::error::Result;
+use crate::kafka::{KafkaLog, KafkaWriter, Letter};
+use crate::open::{open_fence, open_ledger};
+use crate::ports::LegContext;
+use crate::ports::source::{Ledger as _, SourceColumn};
+use crate::ports::topic::{End, Fence as _, TopicLog as _, wait_until_stable};
+use crate::postgres::PgLedger;
+
+/// The lock and the fence.
+pub(super) struct Alone {
+    /// Its session holds the lock.
+    ledger: PgLedger,
+    fence: KafkaWriter,
+}
+
+impl Alone {
+    /// Takes the lock and fences consume runs; `None` if it was asked to finish meanwhile.
+    ///
+    /// # Errors
+    /// 75 if a run holds the lock; the servers'.
+    pub fn take(leg: &LegContext<'_>) -> Result<Option<Self>> {
+        let Some(ledger) = open_ledger(leg)? else { return Ok(None) };
+        let table = leg.table;
+        let mut fence = open_fence(leg, &KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?)?;
+        fence.fence()?;
+        Ok(Some(Self { ledger, fence }))
+    }
+
+    /// The letters. What the fence has completed of a dead run counts among them.
+    ///
+    /// # Errors
+    /// 69 if a transaction hides some; Kafka's.
+    pub fn letters(&self, leg: &LegContext<'_>) -> Result<Letters> {
+        let table = leg.table;
+        let mut log = KafkaLog::new(leg.config, &table.dead_letter_topic(), &table.group, leg.watchdog)?;
+        let written = log.ends(End::Written)?;
+        let ends = wait_until_stable(&mut log, &written, leg.config.timeouts.stable, leg.shutdown)?;
+        Letters::new(log, ends, &table.topic, leg)
+    }
+
+    /// The source's columns.
+    pub fn source_columns(&self) -> &[SourceColumn] {
+        self.ledger.source_columns()
+    }
+
+    /// Writes into the dead-letter topic what became of these letters, all or none.
+    ///
+    /// # Errors
+    /// Kafka's.
+    pub fn note(&mut self, letters: &[&Letter], fate: Fate) -> Result<()> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let notes: Vec<DeadLetter> = letters
+            .iter()
+            .map(|letter| {
+                let id = id_of(letter);
+                DeadLetter {
+                    partition: id.partition,
+                    offset: id.offset,
+                    timestamp_ms: id.timestamp_ms,
+                    key: letter.record.key.clone(),
+                    value: None,
+                    headers: Vec::new(),
+                    reason: String::new(),
+                    fate,
+                }
+            })
+            .collect();
+        self.fence.commit(&[], &notes)
+    }
+}

@@ -1,0 +1,76 @@
+//! Dismisses letters: whoever has looked at them says that their records are not wanted in the target.
+//!
+//! Nothing is deleted. A note in the dead-letter topic says so, written with the table's lock held and consume runs shut out.
+
+use std::collections::BTreeSet;
+
+use super::alone::Alone;
+use super::look::{Looker, letters_of};
+use super::read::Letters;
+use super::report::{State, TableLetters, id_of};
+use crate::data::Fate;
+use crate::error::Result;
+use crate::kafka::Letter;
+use crate::ports::LegContext;
+
+/// What is to be dismissed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// The records' partitions and offsets; none for every pending letter.
+    pub records: Vec<(i32, i64)>,
+    /// Whether it is done, and not only shown.
+    pub confirm: bool,
+}
+
+/// Dismisses one table's chosen letters that are pending, or shows them.
+pub(super) fn dismiss(leg: &LegContext<'_>, choice: &Choice, report: &mut TableLetters) -> Result<()> {
+    let mut alone = None;
+    let mut letters = if choice.confirm {
+        let Some(taken) = Alone::take(leg)? else { return Ok(()) };
+        let letters = taken.letters(leg)?;
+        alone = Some(taken);
+        letters
+    } else {
+        letters_of(leg)?
+    };
+    let mut unmet: BTreeSet<(i32, i64)> = choice.records.iter().copied().collect();
+    dismiss_each(leg, choice, &mut letters, alone.as_mut(), &mut unmet, report)?;
+    letters.tell(report);
+    if report.complete {
+        for (partition, offset) in unmet {
+            log::warn!("partition {partition} offset {offset} is no pending dead letter");
+        }
+    }
+    Ok(())
+}
+
+fn dismiss_each(
+    leg: &LegContext<'_>,
+    choice: &Choice,
+    letters: &mut Letters,
+    mut alone: Option<&mut Alone>,
+    unmet: &mut BTreeSet<(i32, i64)>,
+    report: &mut TableLetters,
+) -> Result<()> {
+    let mut looker = Looker::new(leg)?;
+    while let Some(chunk) = letters.next_chunk()? {
+        let states = looker.states(letters, &chunk)?;
+        let mut dismissed: Vec<&Letter> = Vec::new();
+        for (letter, state) in chunk.iter().zip(states) {
+            let id = id_of(letter);
+            let place = (id.partition, id.offset);
+            if state != State::Pending || !(choice.records.is_empty() || choice.records.contains(&place)) {
+                report.count(letter, state);
+                continue;
+            }
+            unmet.remove(&place);
+            report.to_drop += u64::from(alone.is_none());
+            report.count(letter, if alone.is_some() { State::Dropped } else { State::Pending });
+            dismissed.push(letter);
+        }
+        if let Some(alone) = &mut alone {
+            alone.note(&dismissed, Fate::Dropped)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! Rows that the target's TTL has deleted: they are expired, not missing, and sent again they would expire again.
+//!
+//! The TTL's own text is evaluated by ClickHouse, over the values that PostgreSQL has.
+
+use std::collections::HashSet;
+
+use super::Verification;
+use super::key::Texts;
+use super::source::SourceKey;
+use super::target::TargetKeys;
+use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType};
+use crate::clickhouse::{quote, text};
+use crate::config::ColumnRules;
+use crate::error::Result;
+use crate::ports::target::TargetDescription;
+use crate::postgres::SourceTable;
+
+/// How many rows a question lists.
+const LISTED: usize = 1_000;
+
+/// What the target's TTL deletes.
+#[derive(Debug)]
+pub enum Ttl {
+    /// Nothing.
+    None,
+    /// The rows for which the condition holds.
+    Known(Expiry),
+    /// Rows that cannot be told: why.
+    Unknown(String),
+}
+
+/// The condition under which a row has expired.
+#[derive(Debug)]
+pub struct Expiry {
+    condition: String,
+    /// PostgreSQL's expressions of the values that the condition needs.
+    sources: String,
+    /// ClickHouse's expressions of the columns, made from the texts in `x`.
+    columns: String,
+}
+
+impl Ttl {
+    /// Reads the TTL of the target.
+    pub fn of(description: &TargetDescription, source: &SourceTable, rules: &ColumnRules) -> Self {
+        let deletes = description.engine.ttl_deletes();
+        if deletes.is_empty() {
+            return Self::None;
+        }
+        let words: HashSet<String> = deletes.iter().flat_map(|each| names(each)).collect();
+        let (mut sources, mut columns) = (Vec::new(), Vec::new());
+        for column in description.columns.iter().filter(|column| words.contains(&column.name)) {
+            let filled = rules.field_of(&column.name).and_then(|field| source.columns.iter().find(|c| c.name == field));
+            let takes_it = matches!(column.default_kind, DefaultKind::None | DefaultKind::Default);
+            let texts = filled.filter(|_| takes_it).and_then(|filled| Texts::of(filled, column));
+            let Some(texts) = texts else {
+                return Self::Unknown(format!("it uses the column {}, which PostgreSQL does not tell", column.name));
+            };
+            sources.push(texts.source);
+            columns.push(format!("{} AS {}", value(column, sources.len() + 1), quote(&column.name)));
+        }
+        let Some(conditions) = deletes.iter().map(|each| condition(each)).collect::<Option<Vec<_>>>() else {
+            return Self::Unknown("it folds rows into one".into());
+        };
+        Self::Known(Expiry {
+            condition: conditions.join(" OR "),
+            sources: sources.join(", "),
+            columns: columns.iter().map(|column| format!(", {column}")).collect(),
+        })
+    }
+}
+
+/// The value of a column out of the text at `place` of the tuple `x`.
+fn value(column: &Column, place: usize) -> String {
+    let is_time =
+        |scalar: &ColumnType| matches!(scalar, ColumnType::Scalar(ScalarType::DateTime | ScalarType::DateTime64(_)));
+    let has_time = match ColumnType::parse(&column.type_name) {
+        Ok(ColumnType::Nullable(inner)) => is_time(&inner),
+        Ok(other) => is_time(&other),
+        Err(_) => false,
+    };
+    let shown = if has_time { format!("parseDateTime64BestEffort(x.{place}, 6, 'UTC')") } else { format!("x.{place}") };
+    format!("CAST({shown}, {})", text(&column.type_name))
+}
+
+/// A rule of a TTL as a condition on a row; none if it does more than delete.
+fn condition(rule: &str) -> Option<String> {
+    if rule.contains(" GROUP BY ") {
+        return None;
+    }
+    let (when, only) = match rule.split_once(" WHERE ") {
+        Some((when, only)) => (when, format!(" AND ({only})")),
+        None => (rule, String::new()),
+    };
+    let when = when.trim().strip_suffix(" DELETE").unwrap_or(when);
+    Some(format!("(({when}) <= now(){only})"))
+}
+
+/// The identifiers in an expression, and other words.
+fn names(expression: &str) -> Vec<String> {
+    let quoted = expression.split('`').skip(1).step_by(2).map(str::to_owned);
+    let plain = expression.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_owned);
+    quoted.chain(plain).filter(|word| !word.is_empty()).collect()
+}
+
+impl Verification<'_> {
+    /// The numbers of those of some keys, absent in the target, whose rows the TTL has deleted.
+    pub(super) fn expired(&mut self, keys: &[&SourceKey]) -> Result<HashSet<u64>> {
+        let Ttl::Known(expiry) = &self.ttl else { return Ok(HashSet::new()) };
+        let record_keys: Vec<&str> = keys.iter().map(|key| key.record_key.as_str()).collect();
+        let rows = self.source.shown(&self.key, &expiry.sources, &record_keys)?;
+        let literal = |value: &Option<String>| value.as_deref().map_or_else(|| "NULL".into(), text);
+        let tuples: Vec<String> = rows
+            .iter()
+            .map(|(number, values)| {
+                let values: String = values.iter().map(|value| format!(", {}", literal(value))).collect();
+                format!("(toUInt64({number}){values})")
+            })
+            .collect();
+        let mut expired = HashSet::new();
+        for chunk in tuples.chunks(LISTED) {
+            expired.extend(self.target.expired(expiry, &chunk.join(", "))?);
+        }
+        Ok(expired)
+    }
+}
+
+impl TargetKeys {
+    fn expired(&mut self, expiry: &Expiry, tuples: &str) -> Result<Vec<u64>> {
+        let Expiry { condition, columns, .. } = expiry;
+        self.numbers(
+            &format!(
+                "SELECT pg2ch_number FROM (SELECT x.1 AS pg2ch_number{columns} FROM (SELECT arrayJoin([{tuples}]) AS x)) \
+                 WHERE {condition} FORMAT RowBinary"
+            ),
+            1,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_becomes_a_condition() {
+        assert_eq!(condition("d + toIntervalDay(1)").as_deref(), Some("((d + toIntervalDay(1)) <= now())"));
+        let only = condition("d + toIntervalDay(1) DELETE WHERE k = 'x'");
+        assert_eq!(only.as_deref(), Some("((d + toIntervalDay(1)) <= now() AND (k = 'x'))"));
+        assert_eq!(condition("d GROUP BY k SET v = max(v)"), None);
+    }
+
+    #[test]
+    fn the_names_in_a_rule_are_found() {
+        let found = names("`an odd` + toIntervalDay(k_1) WHERE x = 1");
+        assert!(["an odd", "k_1", "x"].iter().all(|name| found.iter().any(|word| word == name)), "{found:?}");
+    }
+}

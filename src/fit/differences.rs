@@ -1,0 +1,352 @@
+//! The source's columns compared with the target's, one by one.
+
+use super::map::{nullable_target_type, target_type};
+use super::types::{Fit, fit};
+use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, takes_null};
+use crate::clickhouse::encode::holds_position;
+use crate::clickhouse::{quote, text};
+use crate::config::{ColumnRules, TableConfig};
+use crate::data::is_own;
+use crate::ports::source::SourceColumn;
+
+/// The columns that keep a record's position, and the types that hold it.
+pub const POSITION: [(&str, &str); 3] =
+    [("_partition", "Int32"), ("_offset", "Int64"), ("_timestamp", "DateTime64(3, 'UTC')")];
+
+/// How a fix begins that no statement on the table can make.
+pub const MAKE_ANEW: &str = "-- a column of ORDER BY cannot be altered: recreate the table";
+
+/// A column of the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetColumn {
+    /// Name, type, default.
+    pub column: Column,
+    /// Whether the table's order, which cannot be altered, rests on it.
+    pub is_in_sorting_key: bool,
+}
+
+/// What a difference means for a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// It does not begin.
+    Stops,
+    /// Every record of today's shape becomes a dead letter.
+    RefusesAll,
+    /// Some records may become dead letters, or the promise is weaker, as the configuration allows.
+    Weaker,
+    /// Nothing is refused.
+    Harmless,
+}
+
+/// One thing in which the target's columns are not what the source's ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// A name that stays the same from version to version.
+    pub id: &'static str,
+    /// What it means.
+    pub effect: Effect,
+    /// What was found.
+    pub what: String,
+    /// Why it matters.
+    pub why: String,
+    /// The statements that fix it.
+    pub fix: String,
+    /// Whether the fix only adds: nothing that is stored changes.
+    pub is_additive: bool,
+}
+
+/// Compares the columns of a source with those of the target that `table` names; without a source, only the target's own.
+#[must_use]
+pub fn differences(table: &TableConfig, source: Option<&[SourceColumn]>, target: &[TargetColumn]) -> Vec<Difference> {
+    let name = format!("{}.{}", quote(&table.target.database), quote(&table.target.table));
+    let mut comparison = Comparison { name, rules: &table.column_rules, target, found: Vec::new() };
+    comparison.positions();
+    if let Some(source) = source {
+        for column in source {
+            comparison.source_column(column);
+        }
+    }
+    for column in target {
+        comparison.target_column(column, source);
+    }
+    comparison.found
+}
+
+struct Comparison<'a> {
+    name: String,
+    rules: &'a ColumnRules,
+    target: &'a [TargetColumn],
+    found: Vec<Difference>,
+}
+
+impl Comparison<'_> {
+    fn add(&mut self, id: &'static str, effect: Effect, what: String, why: impl Into<String>, fix: String) {
+        self.found.push(Difference { id, effect, what, why: why.into(), fix, is_additive: false });
+    }
+
+    fn find(&self, name: &str) -> Option<&TargetColumn> {
+        self.target.iter().find(|other| other.column.name == name)
+    }
+
+    fn positions(&mut self) {
+        for (wanted, type_name) in POSITION {
+            let Some(found) = self.find(wanted).map(|found| found.column.clone()) else {
+                let what = format!("{} has no column {wanted}", self.name);
+                let why = "a run recognises rows by their records' partition, offset and timestamp: without them a crash would duplicate rows";
+                let fix = format!("ALTER TABLE {} ADD COLUMN {} {type_name};", self.name, quote(wanted));
+                self.add("position-column", Effect::Stops, what, why, fix);
+                self.mark_additive();
+                continue;
+            };
+            if !matches!(found.default_kind, DefaultKind::None | DefaultKind::Default) {
+                let what = format!("the target's column {wanted} takes no values: it is {}", found.default_kind.name());
+                let why = "it does not keep a record's position: rows would not be recognised, and a crash would duplicate them";
+                let fix = format!(
+                    "ALTER TABLE {0} DROP COLUMN {1};\nALTER TABLE {0} ADD COLUMN {1} {type_name};",
+                    self.name,
+                    quote(wanted)
+                );
+                self.add("position-kind", Effect::Stops, what, why, fix);
+            } else if !holds_position(wanted, &found.type_name) {
+                let what = format!("the target's column {wanted} is of type {}", found.type_name);
+                let why = "it does not hold every value: rows would not be recognised by their records' positions, and a crash would duplicate them";
+                let fix = format!("ALTER TABLE {} MODIFY COLUMN {} {type_name};", self.name, quote(wanted));
+                self.add("position-type", Effect::Stops, what, why, fix);
+            }
+        }
+    }
+
+    fn mark_additive(&mut self) {
+        if let Some(last) = self.found.last_mut() {
+            last.is_additive = true;
+        }
+    }
+
+    fn source_column(&mut self, column: &SourceColumn) {
+        let Some(wanted) = self.rules.column_of(&column.name) else { return };
+        if self.rules.field_of(wanted) != Some(&column.name) {
+            let what = format!("`rename` gives the target's column {wanted} to another column than {}", column.name);
+            let why = "every record is refused: the field has no column of its own";
+            self.add(
+                "column-taken",
+                Effect::RefusesAll,
+                what,
+                why,
+                format!("-- `rename` {0} as well, or `ignore` it", column.name),
+            );
+            return;
+        }
+        match self.find(wanted).cloned() {
+            None => self.missing(column, wanted),
+            Some(other) => self.compare(column, &other),
+        }
+    }
+
+    /// Rows that are there, and records of the old shape, know nothing of the column: they have NULL there.
+    fn missing(&mut self, column: &SourceColumn, wanted: &str) {
+        let comment = column.comment.as_ref().map_or_else(String::new, |c| format!(" COMMENT {}", text(c)));
+        let fix = format!(
+            "ALTER TABLE {} ADD COLUMN {} {}{comment};",
+            self.name,
+            quote(wanted),
+            nullable_target_type(column)
+        );
+        let why = "every record is refused: pg2ch never drops a field silently";
+        self.add("column-missing", Effect::RefusesAll, format!("the target has no column {wanted}"), why, fix);
+        self.mark_additive();
+    }
+
+    fn compare(&mut self, column: &SourceColumn, other: &TargetColumn) {
+        let Column { name: target_name, type_name, default_kind } = &other.column;
+        let quoted = quote(target_name);
+        if let DefaultKind::Materialized | DefaultKind::Alias = default_kind {
+            let kind = default_kind.name();
+            self.add(
+                "column-computed",
+                Effect::RefusesAll,
+                format!("the target's column {target_name} is {kind}"),
+                "no value can be inserted into it: every record is refused",
+                format!("ALTER TABLE {} MODIFY COLUMN {quoted} REMOVE {kind};", self.name),
+            );
+            return;
+        }
+        if *default_kind == DefaultKind::Ephemeral {
+            let is_allowed = self.rules.allow_lossy.contains(&column.name);
+            let why = format!(
+                "it stores no value; a run does not start unless `allow_lossy` in [[table]] names {}",
+                column.name
+            );
+            let what = format!("the target's column {target_name} is EPHEMERAL");
+            // Nothing of it was ever stored.
+            let fix = format!(
+                "ALTER TABLE {name} DROP COLUMN {quoted};\nALTER TABLE {name} ADD COLUMN {quoted} {};",
+                target_type(column),
+                name = self.name
+            );
+            self.add("column-ephemeral", if is_allowed { Effect::Weaker } else { Effect::Stops }, what, why, fix);
+            return;
+        }
+        let pair = format!("{} is {} in PostgreSQL and {type_name} in ClickHouse", column.name, column.type_name);
+        let takes_null = matches!(ColumnType::parse(type_name), Ok(ColumnType::Nullable(_)));
+        let wanted = if takes_null { nullable_target_type(column) } else { target_type(column) };
+        let modify = format!("ALTER TABLE {} MODIFY COLUMN {quoted} {wanted};", self.name);
+        let (effect, id, why, fix) = match fit(column, type_name) {
+            Fit::Lossless => return,
+            Fit::Lossy(why) if self.rules.allow_lossy.contains(&column.name) => {
+                let why = format!("{why}; `allow_lossy` allows it, and what is refused goes to the dead letters");
+                (Effect::Weaker, "type-lossy", why, modify)
+            }
+            Fit::Lossy(why) => {
+                let why =
+                    format!("{why}; a run does not start unless `allow_lossy` in [[table]] names {}", column.name);
+                (Effect::Stops, "type-lossy", why, modify)
+            }
+            // Nothing of it was ever stored, and ClickHouse converts no such values.
+            Fit::Impossible(why) => {
+                let fix = format!(
+                    "ALTER TABLE {name} DROP COLUMN {quoted};\nALTER TABLE {name} ADD COLUMN {quoted} {wanted};",
+                    name = self.name
+                );
+                (Effect::Stops, "type-impossible", format!("{why}: a run does not start"), fix)
+            }
+        };
+        let fix = if other.is_in_sorting_key { format!("{MAKE_ANEW} with {target_name} as {wanted}") } else { fix };
+        self.add(id, effect, pair, why, fix);
+    }
+
+    fn target_column(&mut self, target: &TargetColumn, source: Option<&[SourceColumn]>) {
+        let Column { name, type_name, default_kind } = &target.column;
+        if is_own(name) || matches!(default_kind, DefaultKind::Materialized | DefaultKind::Alias) {
+            return;
+        }
+        let quoted = quote(name);
+        let Some(source) = source else { return };
+        let field = self.rules.field_of(name);
+        if source.iter().any(|column| Some(column.name.as_str()) == field) {
+            return;
+        }
+        let what = format!("nothing in the source fills the target's column {name}");
+        let (takes_null, has_default) = (takes_null(type_name), *default_kind == DefaultKind::Default);
+        let (id, effect, why, fix) = if has_default || takes_null {
+            let there = if has_default { "the column's DEFAULT" } else { "NULL" };
+            let why = format!("rows have {there} there");
+            (
+                "column-unfilled",
+                Effect::Harmless,
+                why,
+                format!(
+                    "-- nothing, if that is intended; otherwise:\n-- ALTER TABLE {} DROP COLUMN {quoted};",
+                    self.name
+                ),
+            )
+        } else {
+            let why =
+                "it has no DEFAULT and takes no NULL, and pg2ch makes up no value: every record without it is refused";
+            let fix = format!("ALTER TABLE {} MODIFY COLUMN {quoted} {};", self.name, nullable(type_name));
+            ("column-extra", Effect::RefusesAll, why.to_owned(), fix)
+        };
+        let fix = if target.is_in_sorting_key && effect != Effect::Harmless {
+            format!("{MAKE_ANEW} without {name}")
+        } else {
+            fix
+        };
+        self.add(id, effect, what, why, fix);
+    }
+}
+
+/// The type that takes what `type_name` does, and a missing value.
+fn nullable(type_name: &str) -> String {
+    let is_composite = ["Array(", "Map(", "Tuple(", "Nested("].iter().any(|start| type_name.starts_with(start));
+    match type_name.strip_prefix("LowCardinality(").and_then(|rest| rest.strip_suffix(')')) {
+        Some(inner) => format!("LowCardinality(Nullable({inner}))"),
+        None if is_composite => format!("{type_name} DEFAULT defaultValueOfTypeName({})", text(type_name)),
+        None => format!("Nullable({type_name})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ColumnChoice, OnBadRow, Outbox, TargetName};
+
+    fn table(rules: ColumnRules) -> TableConfig {
+        TableConfig {
+            source: "public.t".into(),
+            key: vec!["id".into()],
+            flag: "sent".into(),
+            condition: None,
+            columns: ColumnChoice::All,
+            topic: "t".into(),
+            target: TargetName { database: "d".into(), table: "t".into() },
+            group: "g".into(),
+            on_bad_row: OnBadRow::Stop,
+            max_dead_letters: 0,
+            column_rules: rules,
+            allow_engine: None,
+            outbox: Outbox::default(),
+        }
+    }
+
+    fn source(name: &str, type_name: &str, not_null: bool) -> SourceColumn {
+        SourceColumn {
+            name: name.into(),
+            type_name: type_name.into(),
+            base_type: type_name.into(),
+            not_null,
+            ..SourceColumn::default()
+        }
+    }
+
+    fn target(name: &str, type_name: &str) -> TargetColumn {
+        let column = Column { name: name.into(), type_name: type_name.into(), default_kind: DefaultKind::None };
+        TargetColumn { column, is_in_sorting_key: false }
+    }
+
+    /// What differs between one source column and one target column.
+    fn found(source: &SourceColumn, other: TargetColumn) -> Vec<(&'static str, Effect, String)> {
+        let mut columns: Vec<TargetColumn> = POSITION.iter().map(|(name, of)| target(name, of)).collect();
+        columns.push(other);
+        let found = differences(&table(ColumnRules::default()), Some(std::slice::from_ref(source)), &columns);
+        found.into_iter().map(|difference| (difference.id, difference.effect, difference.fix)).collect()
+    }
+
+    #[test]
+    fn a_column_keeps_its_nullability_when_its_type_is_widened() {
+        for (now, wanted) in [("Int32", "Int64"), ("Nullable(Int32)", "Nullable(Int64)")] {
+            let told = found(&source("c", "bigint", true), target("c", now));
+            let fix = format!("ALTER TABLE `d`.`t` MODIFY COLUMN `c` {wanted};");
+            assert_eq!(told, [("type-lossy", Effect::Stops, fix)], "{now}");
+        }
+    }
+
+    #[test]
+    fn a_column_of_the_sorting_key_is_not_altered() {
+        let in_key = TargetColumn { is_in_sorting_key: true, ..target("c", "Int32") };
+        let told = found(&source("c", "bigint", true), in_key);
+        assert!(told[0].2.starts_with("-- a column of ORDER BY cannot be altered"), "{told:?}");
+    }
+
+    #[test]
+    fn what_nothing_fills_is_made_to_take_a_missing_value() {
+        for (now, then) in [
+            ("Int32", "Nullable(Int32)"),
+            ("LowCardinality(String)", "LowCardinality(Nullable(String))"),
+            ("Array(String)", "Array(String) DEFAULT defaultValueOfTypeName('Array(String)')"),
+        ] {
+            let told = found(&source("c", "text", true), target("d", now));
+            let extra = told.iter().find(|(id, ..)| *id == "column-extra").unwrap();
+            assert_eq!(extra.2, format!("ALTER TABLE `d`.`t` MODIFY COLUMN `d` {then};"));
+        }
+        for quiet in ["Nullable(Int32)", "LowCardinality(Nullable(String))"] {
+            let told = found(&source("c", "text", true), target("d", quiet));
+            assert!(told.iter().any(|(id, effect, _)| (*id, *effect) == ("column-unfilled", Effect::Harmless)));
+        }
+    }
+
+    #[test]
+    fn an_ignored_column_is_not_missed() {
+        let rules = ColumnRules { ignore: ["c".into()].into(), ..ColumnRules::default() };
+        let columns: Vec<TargetColumn> = POSITION.iter().map(|(name, of)| target(name, of)).collect();
+        assert_eq!(differences(&table(rules), Some(&[source("c", "text", true)]), &columns), []);
+    }
+}
