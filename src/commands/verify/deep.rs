@@ -4,17 +4,20 @@
 //! only a row that has not changed from before the second look to after it, that does not wait in the topic, and that
 //! still differs, is reported. A sample is also compared by what both servers print of it ([`shown`](super::shown)).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::value::RawValue;
 
 use super::Verification;
 use super::contents::Contents;
 use super::report::Different;
-use super::shown::Shown;
+use super::shown::{Printed, Shown};
 use super::source::SourceRow;
 use crate::crash;
 use crate::error::Result;
+
+/// Of the rows behind the first ones, one of so many is also compared by what both servers print.
+const ONE_OF: usize = 20;
 
 impl Verification<'_> {
     /// Compares all contents.
@@ -49,6 +52,28 @@ impl Verification<'_> {
     fn contents_of(&mut self, contents: &Contents, rows: &[SourceRow]) -> Result<HashMap<u64, Vec<u8>>> {
         let keys: Vec<(u64, &str)> = rows.iter().map(|row| (row.key.number, row.key.text.as_str())).collect();
         self.target.contents(contents.columns(), &keys, contents)
+    }
+
+    /// Those of some rows, a sample but for the `first` ones, that look another way on the two servers.
+    fn look_at(&mut self, shown: &Shown, rows: &[SourceRow], first: bool) -> Result<HashSet<u64>> {
+        let sample: Vec<&SourceRow> = rows.iter().step_by(if first { 1 } else { ONE_OF }).collect();
+        if shown.count() == 0 {
+            return Ok(HashSet::new());
+        }
+        let (sources, targets) = (self.shown_in_source(shown, &sample)?, self.shown_in_target(shown, &sample)?);
+        self.report.rows_shown += sample.len() as u64;
+        let differs = |row: &&&SourceRow| shown.difference(row, &sources, &targets).is_some();
+        Ok(sample.iter().filter(differs).map(|row| row.key.number).collect())
+    }
+
+    fn shown_in_source(&mut self, shown: &Shown, rows: &[&SourceRow]) -> Result<Printed> {
+        let keys: Vec<&str> = rows.iter().map(|row| row.key.record_key.as_str()).collect();
+        self.source.shown(&self.key, shown.expressions().0, &keys)
+    }
+
+    fn shown_in_target(&mut self, shown: &Shown, rows: &[&SourceRow]) -> Result<Printed> {
+        let keys: Vec<(u64, &str)> = rows.iter().map(|row| (row.key.number, row.key.text.as_str())).collect();
+        self.target.shown_of(shown.expressions().1, shown.count(), &keys)
     }
 
     fn confirm_different(

@@ -97,6 +97,14 @@ impl Verification<'_> {
         Ok(())
     }
 
+    /// The numbers of those of some keys, absent in the target, whose rows its TTL has deleted.
+    fn expired(&mut self, keys: &[&SourceKey]) -> Result<HashSet<u64>> {
+        let Ttl::Known(expiry) = &self.ttl else { return Ok(HashSet::new()) };
+        let record_keys: Vec<&str> = keys.iter().map(|key| key.record_key.as_str()).collect();
+        let rows = self.source.shown(&self.key, &expiry.sources, &record_keys)?;
+        expiry.of_rows(&mut self.target, &rows)
+    }
+
     fn sort_absent<'k>(&mut self, absent: impl Iterator<Item = &'k SourceKey>) -> Result<()> {
         let waiting = &self.waiting;
         let (in_topic, rest): (Vec<&SourceKey>, Vec<&SourceKey>) =

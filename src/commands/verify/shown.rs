@@ -2,22 +2,17 @@
 //!
 //! A pair of columns is left out if no expressions are known that print the same on both servers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::Verification;
 use super::key::Texts;
 use super::source::SourceRow;
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType};
 use crate::clickhouse::quote as quote_target;
 use crate::config::ColumnRules;
-use crate::error::Result;
 use crate::ports::source::SourceColumn;
 use crate::postgres::{SourceTable, quote, value_sql};
-
-/// Of the rows behind the first ones, one of so many is looked at.
-const ONE_OF: usize = 20;
 
 /// The columns whose values can be compared so.
 #[derive(Debug, Default)]
@@ -54,6 +49,16 @@ impl Shown {
             targets.push(format!("ifNull(concat('v', {in_target}), 'n')"));
         }
         Self { columns, sources: sources.join(", "), targets: targets.join(", ") }
+    }
+
+    /// PostgreSQL's expressions, and ClickHouse's.
+    pub(super) fn expressions(&self) -> (&str, &str) {
+        (&self.sources, &self.targets)
+    }
+
+    /// How many columns.
+    pub(super) fn count(&self) -> usize {
+        self.columns.len()
     }
 
     /// The first column in which a row that both servers have looks another way, and what they print there.
@@ -133,28 +138,4 @@ fn expressions(source: &SourceColumn, target: &Column) -> Option<(String, String
             (source, target, false)
         }
     })
-}
-
-impl Verification<'_> {
-    /// Those of some rows, a sample but for the `first` ones, that look another way on the two servers.
-    pub(super) fn look_at(&mut self, shown: &Shown, rows: &[SourceRow], first: bool) -> Result<HashSet<u64>> {
-        let sample: Vec<&SourceRow> = rows.iter().step_by(if first { 1 } else { ONE_OF }).collect();
-        if shown.columns.is_empty() {
-            return Ok(HashSet::new());
-        }
-        let (sources, targets) = (self.shown_in_source(shown, &sample)?, self.shown_in_target(shown, &sample)?);
-        self.report.rows_shown += sample.len() as u64;
-        let differs = |row: &&&SourceRow| shown.difference(row, &sources, &targets).is_some();
-        Ok(sample.iter().filter(differs).map(|row| row.key.number).collect())
-    }
-
-    pub(super) fn shown_in_source(&mut self, shown: &Shown, rows: &[&SourceRow]) -> Result<Printed> {
-        let keys: Vec<&str> = rows.iter().map(|row| row.key.record_key.as_str()).collect();
-        self.source.shown(&self.key, &shown.sources, &keys)
-    }
-
-    pub(super) fn shown_in_target(&mut self, shown: &Shown, rows: &[&SourceRow]) -> Result<Printed> {
-        let keys: Vec<(u64, &str)> = rows.iter().map(|row| (row.key.number, row.key.text.as_str())).collect();
-        self.target.shown_of(&shown.targets, shown.columns.len(), &keys)
-    }
 }

@@ -2,11 +2,9 @@
 //!
 //! The TTL's own text is evaluated by ClickHouse, over the values that PostgreSQL has.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use super::Verification;
 use super::key::Texts;
-use super::source::SourceKey;
 use super::target::TargetKeys;
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType};
 use crate::clickhouse::{quote, text};
@@ -34,7 +32,7 @@ pub enum Ttl {
 pub struct Expiry {
     condition: String,
     /// PostgreSQL's expressions of the values that the condition needs.
-    sources: String,
+    pub sources: String,
     /// ClickHouse's expressions of the columns, made from the texts in `x`.
     columns: String,
 }
@@ -102,38 +100,30 @@ fn names(expression: &str) -> Vec<String> {
     quoted.chain(plain).filter(|word| !word.is_empty()).collect()
 }
 
-impl Verification<'_> {
-    /// The numbers of those of some keys, absent in the target, whose rows the TTL has deleted.
-    pub(super) fn expired(&mut self, keys: &[&SourceKey]) -> Result<HashSet<u64>> {
-        let Ttl::Known(expiry) = &self.ttl else { return Ok(HashSet::new()) };
-        let record_keys: Vec<&str> = keys.iter().map(|key| key.record_key.as_str()).collect();
-        let rows = self.source.shown(&self.key, &expiry.sources, &record_keys)?;
+impl Expiry {
+    /// The numbers of those rows that have expired: `rows` are what [`sources`](Self::sources) shows, by the numbers of their keys.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn of_rows(&self, target: &mut TargetKeys, rows: &HashMap<u64, Vec<Option<String>>>) -> Result<HashSet<u64>> {
         let literal = |value: &Option<String>| value.as_deref().map_or_else(|| "NULL".into(), text);
-        let tuples: Vec<String> = rows
-            .iter()
-            .map(|(number, values)| {
-                let values: String = values.iter().map(|value| format!(", {}", literal(value))).collect();
-                format!("(toUInt64({number}){values})")
-            })
-            .collect();
+        let tuple = |(number, values): (&u64, &Vec<Option<String>>)| {
+            let values: String = values.iter().map(|value| format!(", {}", literal(value))).collect();
+            format!("(toUInt64({number}){values})")
+        };
+        let tuples: Vec<String> = rows.iter().map(tuple).collect();
         let mut expired = HashSet::new();
         for chunk in tuples.chunks(LISTED) {
-            expired.extend(self.target.expired(expiry, &chunk.join(", "))?);
+            let sql = format!(
+                "SELECT pg2ch_number FROM (SELECT x.1 AS pg2ch_number{columns} FROM (SELECT arrayJoin([{tuples}]) AS x)) \
+                 WHERE {condition} FORMAT RowBinary",
+                columns = self.columns,
+                tuples = chunk.join(", "),
+                condition = self.condition,
+            );
+            expired.extend(target.numbers(&sql, 1)?);
         }
         Ok(expired)
-    }
-}
-
-impl TargetKeys {
-    fn expired(&mut self, expiry: &Expiry, tuples: &str) -> Result<Vec<u64>> {
-        let Expiry { condition, columns, .. } = expiry;
-        self.numbers(
-            &format!(
-                "SELECT pg2ch_number FROM (SELECT x.1 AS pg2ch_number{columns} FROM (SELECT arrayJoin([{tuples}]) AS x)) \
-                 WHERE {condition} FORMAT RowBinary"
-            ),
-            1,
-        )
     }
 }
 
