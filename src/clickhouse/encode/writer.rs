@@ -124,7 +124,7 @@ fn write_strict(
 ) -> Checked<()> {
     match (demand, cursor.peek()) {
         (Demand::AsSpelt, Some(b'"')) if !mutant::is("a document loses its quotes") => {
-            text::plain_string(cursor.value()?, out)
+            text::plain_string(cursor.value()?, out);
         }
         (Demand::OnlyString, first) if first != Some(b'"') => {
             return Err(cursor.mismatch("a String within a document", "a string"));
