@@ -55,6 +55,8 @@ impl PgLedger {
                 Passed::Entries => {
                     let stays: HashSet<i64> = stuck.map(|entry| entry.id).collect();
                     let ids: Vec<i64> = entries.iter().map(|entry| entry.id).filter(|id| !stays.contains(id)).collect();
+                    // Durable: an entry that a crash of PostgreSQL brings back would speak for a row that has been sent anew.
+                    transaction.batch_execute("SET LOCAL synchronous_commit = on")?;
                     statements.held.drop(transaction, &ids)?;
                     statements.checkpoint.claim(transaction)
                 }

@@ -270,7 +270,13 @@ impl Ledger for SimLedger {
         if mutant::is("an entry outlives its row's flag") {
             change.unhold.retain(|entry| !wanted.iter().any(|wanted| page[wanted.index].0 == *entry));
         }
-        self.change("postgres: flag held rows", change, None)?;
+        // Durable: an entry that a crash brings back would speak for a row that has been sent anew since.
+        let epoch = self.epoch;
+        self.write("postgres: flag held rows", move |world| {
+            world.flag_transaction(epoch, &change, None)?;
+            world.postgres.sync();
+            Ok(())
+        })?;
         Ok(Settled { flagged: flagged.flagged as u64, held: stuck, next: Some(next) })
     }
 
