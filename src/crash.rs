@@ -74,6 +74,10 @@ pub const CONSUME_DEAD_LETTER: &str = "dead-letter.sent.after";
 #[cfg(debug_assertions)]
 pub const VERIFY: &[&str] = &["verify.keys.asked", "verify.rows.asked"];
 
+/// The point of `dead-letters replay` between an INSERT's reply and the note of what became of its letters.
+#[cfg(debug_assertions)]
+pub const REPLAY: &str = "replay.note.before";
+
 /// Dies here, by SIGKILL, or stops until SIGCONT, if the test asked for it.
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {

@@ -45,6 +45,8 @@ struct State {
     is_released: bool,
     /// What is told otherwise than the server does: its text, and the other one.
     retold: Vec<(String, String)>,
+    /// Questions that the server never sees, by a text in them, and what is answered.
+    answers: Vec<(String, String)>,
     /// Settings that every request gets, as from a user's profile: those that it brings itself come later, and count.
     profile: String,
     /// Whether settings are dropped on the way, as chproxy does.
@@ -91,6 +93,11 @@ impl HttpProxy {
     /// Tells `other` wherever the server's answers say `text`.
     pub fn retell(&self, text: &str, other: &str) {
         self.shared.0.lock().unwrap().retold.push((text.to_owned(), other.to_owned()));
+    }
+
+    /// Answers questions that contain `text` with these rows, in JSONEachRow; the server does not see them.
+    pub fn answer(&self, text: &str, rows: &str) {
+        self.shared.0.lock().unwrap().answers.push((text.to_owned(), rows.to_owned()));
     }
 
     /// Gives every request these settings, as the user's profile would: `a=1&b=2`.
@@ -188,7 +195,10 @@ impl HttpProxy {
 
     /// What the proxy answers by itself.
     fn own_answer(&self, act: Act, request: &[u8]) -> Option<String> {
-        let largest = self.shared.0.lock().unwrap().largest;
+        let (largest, answers) = {
+            let state = self.shared.0.lock().unwrap();
+            (state.largest, state.answers.clone())
+        };
         let answer = |status: &str, body: &str| {
             Some(format!("HTTP/1.1 {status}\r\nServer: nginx\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
         };
@@ -203,7 +213,11 @@ impl HttpProxy {
             }
             _ => {}
         }
-        let is_insert = request.starts_with(b"POST /?") && String::from_utf8_lossy(request).contains("query=INSERT");
+        let text = String::from_utf8_lossy(request);
+        if let Some((_, rows)) = answers.iter().find(|(part, _)| text.contains(part.as_str())) {
+            return answer("200 OK\r\nX-ClickHouse-Server-Display-Name: proxy", rows);
+        }
+        let is_insert = text.starts_with("POST /?") && text.contains("query=INSERT");
         let head = request.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
         let is_larger = largest > 0 && is_insert && request.len() - head > largest;
         if is_larger { answer("413 Request Entity Too Large", "<html>413</html>") } else { None }

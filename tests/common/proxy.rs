@@ -84,7 +84,8 @@ pub fn has(pattern: &'static str) -> impl Fn(&[u8]) -> bool + Send {
 /// Whether a chunk holds a Kafka request of this kind: 0 Produce, 1 Fetch, 22 `InitProducerId`, 24 `AddPartitionsToTxn`,
 /// 26 `EndTxn`, 28 `TxnOffsetCommit`. pg2ch's requests bear its name, which makes them easy to find in a stream.
 pub fn kafka_request(api: u8) -> impl Fn(&[u8]) -> bool + Send {
-    move |chunk| chunk.windows(15).any(|w| w[0] == 0 && w[1] == api && w[2] == 0 && &w[8..] == b"\0\x05pg2ch")
+    // Behind kind, version and number stands the client's name, its length first: a producer's has the run's name at its end.
+    move |chunk| chunk.windows(15).any(|w| w[0] == 0 && w[1] == api && w[2] == 0 && w[8] == 0 && &w[10..] == b"pg2ch")
 }
 
 impl Proxy {

@@ -94,6 +94,15 @@ fn too_few_active_replicas_are_named_and_a_quorum_is_waited_for_less_long_than_t
     }
 }
 
+#[test]
+fn an_insert_that_waits_for_its_quorum_is_named() {
+    let (world, proxy) = world("engine_stuck", "ReplicatedReplacingMergeTree");
+    proxy.answer("system.zookeeper", "{\"seconds\":1000}\n");
+    let all = findings(&world);
+    let found = found(&all, "quorum-stuck").unwrap_or_else(|| panic!("{all:#?}"));
+    assert!(found["what"].as_str().unwrap().ends_with("has waited 1000 s for its quorum"), "{found}");
+}
+
 /// The definition that a Distributed table over `local` has.
 fn distributed(proxy: &HttpProxy, world: &World, local: &str, key: &str) {
     let definition = world.ch(
