@@ -38,7 +38,7 @@ pub(super) fn dismiss(leg: &LegContext<'_>, choice: &Choice, report: &mut TableL
     letters.tell(report);
     if report.complete {
         for (partition, offset) in unmet {
-            log::warn!("partition {partition} offset {offset} is no pending dead letter");
+            log::warn!("partition {partition} offset {offset} is not a pending dead letter");
         }
     }
     Ok(())

@@ -225,7 +225,7 @@ fn a_letter_that_is_dropped_waits_no_more_and_is_not_replayed() {
     assert_eq!((&shown["to_drop"], &shown["dropped"], &shown["pending"]), (&1.into(), &0.into(), &2.into()));
     assert_eq!(list(&world, 65)["pending"], 2, "nothing was done without --confirm");
     let unknown = world.run(&["dead-letters", "drop", "0:999", "--confirm"]).expect(65);
-    assert!(unknown.stderr.contains("partition 0 offset 999 is no pending dead letter"), "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("partition 0 offset 999 is not a pending dead letter"), "{}", unknown.stderr);
     world.run(&["dead-letters", "drop", "nonsense"]).expect(64);
 
     let dropped = letters(&world, &["dead-letters", "drop", &record, "--confirm"], 65);

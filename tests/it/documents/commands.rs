@@ -46,7 +46,10 @@ const CODES: &[(&str, &str, i32)] = &[
     ("docs/verify.md", "pg2ch verify --repair --confirm", 65),
     ("docs/verify.md", "pg2ch dead-letters replay", 65),
     ("docs/verify.md", "pg2ch verify", 65),
+    ("docs/verify.md", "pg2ch dead-letters drop", 65),
     ("docs/runbook.md", "pg2ch dead-letters", 65),
+    ("docs/runbook.md", "pg2ch dead-letters drop", 65),
+    ("docs/runbook.md", "pg2ch dead-letters drop 0:17", 65),
     ("docs/runbook.md", "pg2ch dead-letters replay", 65),
     ("docs/runbook.md", "pg2ch verify", 65),
     ("docs/runbook.md", "pg2ch verify --repair --confirm", 65),
@@ -203,7 +206,7 @@ impl Desk {
             // A run tells what it did only to a terminal; elsewhere it is asked to.
             .replace("./pg2ch --once", "./pg2ch --once -v")
             // A service would go on.
-            .replace("pg2ch --every 30s", "timeout --preserve-status 10 pg2ch --every 30s")
+            .replace("pg2ch --every ", "timeout --preserve-status 10 pg2ch --every ")
     }
 
     fn shell(&self, script: &str) -> Ended {

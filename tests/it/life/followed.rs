@@ -88,12 +88,13 @@ fn a_check_is_told_of_start_and_end() {
 fn a_run_that_finds_another_one_at_work_changes_nothing_of_the_check() {
     let mut world = World::new("followed_locked");
     world.insert_rows(1);
-    let first = world.start_stopped_at("flag.commit.before");
+    let mut first = world.start_stopped_at("flag.commit.before");
     let checks = Checks::start(Some("200 OK"));
     world.settings.insert("notify", format!("url = \"{}\"", checks.url));
     world.once().expect(75);
     assert_eq!(checks.paths(), ["/start", "/log"]);
-    drop(first);
+    first.go_on();
+    first.end().expect(0);
 }
 
 #[test]
