@@ -13,7 +13,7 @@ use pg2ch::error::{Error, ExitCode, Result};
 use pg2ch::logging;
 use pg2ch::logging::Verbosity;
 use pg2ch::outcome::heartbeat::Heartbeat;
-use pg2ch::outcome::notify::Told;
+use pg2ch::outcome::notify::Reported;
 use pg2ch::outcome::{backlog, metrics};
 use pg2ch::report::{Legs, RunReport, TableReport};
 use pg2ch::run;
@@ -65,9 +65,9 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
         Command::Run { legs, every: None } => {
             let config = load()?;
             let shutdown = listen()?;
-            let told = Told::start(&config.notify);
+            let reported = Reported::start(&config.notify);
             let mut report = run::run(&config, *legs, limits, &shutdown);
-            return Ok(finish(&config, &mut report, told, invocation, None));
+            return Ok(finish(&config, &mut report, reported, invocation, None));
         }
         Command::Run { legs, every: Some(pause) } => return repeat(&load()?, *legs, *pause, invocation),
         Command::ShowConfig => return Ok(show(&commands::config::show(&config::explain(flags)?, *json))),
@@ -121,9 +121,9 @@ fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation)
     let shutdown = listen()?;
     let mut heartbeat = Heartbeat::default();
     loop {
-        let told = Told::start(&config.notify);
+        let reported = Reported::start(&config.notify);
         let mut report = run::run(config, legs, &invocation.limits, &shutdown);
-        let code = finish(config, &mut report, told, invocation, Some(&mut heartbeat));
+        let code = finish(config, &mut report, reported, invocation, Some(&mut heartbeat));
         let needs_person = |table: &TableReport| matches!(table.exit_code(), ExitCode::Config | ExitCode::Permission);
         if report.tables.iter().all(needs_person) && !shutdown.is_asked() {
             return Ok(code);
@@ -136,11 +136,11 @@ fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation)
 }
 
 /// Leaves word of a run for the metrics' collector, and prints how it went: its errors, one line for a person who is there
-/// or needs it, JSON for a machine that asked. Then whoever is to be told is.
+/// or needs it, JSON for a machine that asked. Then the report of `[notify]` goes out.
 fn finish(
     config: &Config,
     report: &mut RunReport,
-    told: Told<'_>,
+    reported: Reported<'_>,
     invocation: &Invocation,
     heartbeat: Option<&mut Heartbeat>,
 ) -> ExitCode {
@@ -165,7 +165,7 @@ fn finish(
         let is_repeated = matches!(invocation.command, Command::Run { every: Some(_), .. });
         print(&if is_repeated { report.to_json_line() } else { report.to_json() });
     }
-    told.end(report);
+    reported.end(report);
     code
 }
 

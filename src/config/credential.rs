@@ -1,5 +1,5 @@
-//! A password from where it is kept. One that may change while the program runs is taken anew for each connection: a file that
-//! somebody replaces, a command whose tokens live for minutes.
+//! A password from where it is kept. One that may change is read again for each connection: a file that is replaced,
+//! a command whose tokens live for minutes.
 
 use std::fmt;
 use std::fs::File;

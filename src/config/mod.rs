@@ -240,7 +240,7 @@ pub struct MetricsConfig {
 /// Who is told how a run goes.
 #[derive(Clone, Debug, Default)]
 pub struct NotifyConfig {
-    /// The check's URL, which is a secret: whoever has it can report in its name.
+    /// The check's URL, which is a secret: anyone who has it can report in its name.
     pub url: Option<Credential>,
     /// How long one report may take.
     pub timeout: Duration,

@@ -1,4 +1,4 @@
-//! What `--every` says where nobody watches: a line for each run that moved something, and one an hour, so that a container's log
+//! What `--every` logs without a terminal: a line for each run that moved something, and one an hour, so that a container's log
 //! shows that it lives.
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Tells a check, as healthchecks.io and its kind have them, that a run started and how it ended.
+//! Reports each run's start and end to a check, as healthchecks.io and its kind have them.
 //!
 //! `URL/start` when it starts; at its end `URL/EXIT-CODE`, with the end of what the run had to say. Nothing of it makes a run fail, or
 //! wait longer than the time limit of `[notify]` for each of the two reports.
@@ -18,14 +18,14 @@ use crate::threads::beside;
 /// The most of a run's words that is sent: healthchecks.io keeps no more.
 const LARGEST: usize = 10_000;
 
-/// A run that somebody is told of.
-pub struct Told<'a> {
+/// A run that is reported.
+pub struct Reported<'a> {
     config: &'a NotifyConfig,
     /// The report of the start, which the run did not wait for.
     start: Option<JoinHandle<()>>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> Reported<'a> {
     /// Reports that a run starts. The run goes on meanwhile.
     #[must_use]
     pub fn start(config: &'a NotifyConfig) -> Self {
@@ -45,7 +45,7 @@ impl<'a> Told<'a> {
         let how = if code == ExitCode::Locked { "log".to_owned() } else { code.code().to_string() };
         let text = said(report);
         let (config, start) = (self.config.clone(), self.start);
-        // What the name's look-up or a handshake might take is not all limited by the client: whoever waits here is.
+        // What the name's look-up or a handshake might take is not all limited by the client: the wait here is.
         let until = std::time::Instant::now() + config.timeout * 2;
         let late = move || {
             let is_late = std::time::Instant::now() >= until;
@@ -99,7 +99,7 @@ fn send(config: &NotifyConfig, how: &str, text: &str) -> Result<()> {
     let sent = agent.post(format!("{}/{how}", url.reveal().trim_end_matches('/'))).send(text);
     match sent {
         Ok(answer) if answer.status().is_success() => Ok(()),
-        // Whoever is sent elsewhere has told nobody.
+        // A redirect has not reported anything.
         Ok(answer) => Err(unreported(format!("http status: {}", answer.status().as_u16()))),
         // The client's own words may repeat the URL.
         Err(ureq::Error::BadUri(_) | ureq::Error::InvalidProxyUrl) => Err(unreported("the URL cannot be used")),

@@ -1,4 +1,4 @@
-//! Alone with a table's letters: the lock is held and consume runs are shut out, so that nobody else inserts the same records, or
+//! Alone with a table's letters: the lock is held and consume runs are fenced off, so that no other program inserts the same records, or
 //! settles the same letters.
 
 use super::read::Letters;

@@ -1,6 +1,6 @@
-//! Dismisses letters: whoever has looked at them says that their records are not wanted in the target.
+//! Dismisses letters whose records are not wanted in the target.
 //!
-//! Nothing is deleted. A note in the dead-letter topic says so, written with the table's lock held and consume runs shut out.
+//! Nothing is deleted. A note in the dead-letter topic says so, written with the table's lock held and consume runs fenced off.
 
 use std::collections::BTreeSet;
 

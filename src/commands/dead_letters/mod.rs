@@ -1,7 +1,7 @@
 //! `pg2ch dead-letters`: lists what the target has refused, inserts it again, or dismisses it.
 //!
 //! A letter is *pending* while the target holds neither its record, by partition, offset and timestamp, nor a newer version of its
-//! row, and nobody has replayed or dismissed it. The commands exit
+//! row, and it was neither replayed nor dismissed. The commands exit
 //! with 65 while a letter is pending and with 0 once none is, so that monitoring can call the list.
 
 mod alone;

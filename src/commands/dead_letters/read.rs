@@ -68,7 +68,7 @@ impl Letters {
         Ok(letters)
     }
 
-    /// What somebody has made of a letter.
+    /// What became of a letter.
     pub fn fate(&self, letter: &Letter) -> Fate {
         self.fates.get(&id_of(letter)).copied().unwrap_or_default()
     }

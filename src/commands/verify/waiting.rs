@@ -111,7 +111,7 @@ impl<'a> Waiting<'a> {
         self.dead.as_ref().is_some_and(|dead| dead.contains(record_key))
     }
 
-    /// Whether a record of this key is a dead letter that somebody has dismissed.
+    /// Whether a record of this key is a dead letter that was dismissed.
     pub fn is_dropped(&self, record_key: &str) -> bool {
         self.dropped.contains(record_key)
     }
