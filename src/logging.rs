@@ -40,7 +40,7 @@ pub fn start(verbosity: Verbosity) {
     builder.format(|out, record| {
         let (level, text) = (record.level(), record.args().to_string());
         match form() {
-            Form::Json => write_json(out, level, &Said { message: Some(&text), error: None }),
+            Form::Json => write_json(out, level, &text, None),
             Form::Journal => write_for_journal(out, level, &text),
             Form::Text => {
                 let (time, style) = (out.timestamp_millis(), out.default_level_style(level));
@@ -71,7 +71,7 @@ fn print(level: Level, text: &str, error: Option<&Error>) {
     let mut out = Vec::new();
     // Memory takes everything.
     let _ = match form() {
-        Form::Json => write_json(&mut out, level, &Said { message: error.is_none().then_some(text), error }),
+        Form::Json => write_json(&mut out, level, text, error),
         Form::Journal => write_for_journal(&mut out, level, text),
         Form::Text => writeln!(out, "{text}"),
     };
@@ -95,22 +95,15 @@ fn form() -> Form {
     }
 }
 
-/// A line for a collector: a message, or an error in its parts.
-struct Said<'a> {
-    message: Option<&'a str>,
-    error: Option<&'a Error>,
-}
-
-fn write_json(out: &mut impl Write, level: Level, said: &Said<'_>) -> std::io::Result<()> {
+/// A line for a collector; an error also in its parts.
+fn write_json(out: &mut impl Write, level: Level, text: &str, error: Option<&Error>) -> std::io::Result<()> {
     let mut line = serde_json::json!({
         "time": humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         "level": level.as_str().to_lowercase(),
         "run": RunId::current().to_string(),
+        "message": text,
     });
-    if let Some(message) = said.message {
-        line["message"] = message.into();
-    }
-    if let Some(error) = said.error {
+    if let Some(error) = error {
         line["message"] = format!("{}: {}", error.what(), error.why()).into();
         line["error"] = serde_json::json!(error);
         line["exit_code"] = error.exit_code().code().into();

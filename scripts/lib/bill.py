@@ -71,11 +71,11 @@ def licences_in(folder):
 
 def component(name, version, licence, purl, checksum=None):
     """An entry of the bill."""
-    told = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
-    told["licenses"] = [{"expression": licence.replace("/", " OR ")}]
+    part = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+    part["licenses"] = [{"expression": licence.replace("/", " OR ")}]
     if checksum:
-        told["hashes"] = [{"alg": "SHA-256", "content": checksum}]
-    return told
+        part["hashes"] = [{"alg": "SHA-256", "content": checksum}]
+    return part
 
 
 def sources(packages):
@@ -113,7 +113,7 @@ def rust_licences():
 def main(target, folder):
     folder = pathlib.Path(folder)
     found = list(sources(linked(metadata(target))))
-    without = [told["name"] for told, files in found[:-1] if not files]
+    without = [part["name"] for part, files in found[:-1] if not files]
     if without:
         sys.exit(f"no licence file: {', '.join(without)}")
     own, _ = found.pop()
@@ -122,12 +122,12 @@ def main(target, folder):
         "specVersion": "1.5",
         "version": 1,
         "metadata": {"component": {**own, "type": "application"}},
-        "components": [told for told, _ in found],
+        "components": [part for part, _ in found],
     }
     (folder / "sbom.cdx.json").write_text(json.dumps(bill, indent=1) + "\n")
     text = ["What is linked into pg2ch, and under which licences.\n"]
-    for told, files in found:
-        text.append(f"{'=' * 100}\n{told['name']} {told['version']}: {told['licenses'][0]['expression']}\n")
+    for part, files in found:
+        text.append(f"{'=' * 100}\n{part['name']} {part['version']}: {part['licenses'][0]['expression']}\n")
         text += [f"--- {file.name}\n{plain(file)}" for file in files]
     (folder / "THIRD-PARTY-LICENSES.txt").write_text("\n".join(text))
 

@@ -29,7 +29,7 @@ class Network:
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def take(self, trip):
-        """From now on a round trip takes so many milliseconds."""
+        """From now on a round trip takes this many milliseconds."""
         self.process.stdin.write(f"{trip / 2000}\n")
         self.process.stdin.flush()
         if self.process.stdout.readline() != "ok\n":

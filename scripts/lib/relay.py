@@ -11,7 +11,7 @@ import selectors
 import sys
 
 CHUNK = 1 << 18
-# What a connection may have under way. A network of 10 Gbit/s and 40 ms holds as much.
+# What a connection may have in flight. A network of 10 Gbit/s and 40 ms holds as much.
 UNDER_WAY = 64 << 20
 
 

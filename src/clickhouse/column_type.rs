@@ -47,6 +47,17 @@ pub enum ColumnType {
     Map(ScalarType, Box<ColumnType>),
 }
 
+impl ColumnType {
+    /// The type of the values that are not NULL.
+    #[must_use]
+    pub fn without_null(self) -> Self {
+        match self {
+            Self::Nullable(inner) => *inner,
+            other => other,
+        }
+    }
+}
+
 /// A type whose values have no parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScalarType {

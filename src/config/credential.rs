@@ -15,6 +15,9 @@ use crate::sync::{bounded, spawn};
 /// The most that is read of a file, or of what a command prints.
 const LARGEST: u64 = 64 << 10;
 
+/// What helps against a password file that cannot be used.
+pub(super) const FILE_HINT: &str = "write the password into this file, alone on one line, and let pg2ch's user read it";
+
 /// A password, or where it is to be had.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credential {
@@ -41,8 +44,7 @@ impl Credential {
         match self {
             Self::Known(secret) => Ok(secret.clone()),
             Self::File(path) => read(path).map_err(|why| {
-                let hint = "write the password into this file, alone on one line, and let pg2ch's user read it";
-                Error::config(format!("cannot read the password file {}", path.display()), why, hint)
+                Error::config(format!("cannot read the password file {}", path.display()), why, FILE_HINT)
             }),
             Self::Command { words, limit } => printed(words, *limit),
         }

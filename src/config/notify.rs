@@ -1,4 +1,4 @@
-//! `[notify]`: the check that is told how each run goes.
+//! `[notify]`: the check that gets a report of each run.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub fn read(reader: &mut Reader) -> Result<NotifyConfig> {
     Ok(NotifyConfig { url, timeout })
 }
 
-/// Whether it is a URL that can be told of a run. The URL itself is in no message.
+/// Whether a run can be reported to this URL. The URL itself is in no message.
 fn check(url: &str) -> Result<(), &'static str> {
     if !url.starts_with("https://") && !url.starts_with("http://") {
         return Err("it does not start with https:// or http://");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Secret;
-use super::credential::{Credential, read, read_text};
+use super::credential::{Credential, FILE_HINT, read, read_text};
 use super::environment::{self, Environment};
 use super::file::Value;
 use super::file::is_world_readable;
@@ -52,12 +52,7 @@ pub fn from_file(reader: &mut Reader, section: &str, key: &str) -> Result<Option
     let path = base.join(&given.value);
     read(&path).map_err(|why| {
         let why = format!("{}: {why}", path.display());
-        refuse(
-            &place,
-            &given.origin,
-            why,
-            "write the password into this file, alone on one line, and let pg2ch's user read it",
-        )
+        refuse(&place, &given.origin, why, FILE_HINT)
     })?;
     if path.metadata().is_ok_and(|metadata| is_world_readable(&metadata)) {
         log::warn!("the password file {} may be read by every user of this machine: `chmod 600` it", path.display());

@@ -193,7 +193,7 @@ impl Check<'_> {
     fn ttl(&mut self) {
         if self.target.engine.deletes_by_ttl() {
             let what = format!("{} has a TTL that deletes rows", self.table.target);
-            let why = "rows that have expired are gone, perhaps as soon as they are inserted; `pg2ch verify` reports them as missing";
+            let why = "rows that have expired are gone, perhaps as soon as they are inserted; `pg2ch verify` counts them as expired";
             self.add("ttl", Effect::Weaker, what, why, "-- nothing, if that is intended");
         }
     }

@@ -1,4 +1,4 @@
-//! What follows a run: how much it left behind, its entry in the history, its metrics, and who is told of it.
+//! What follows a run: how much it left behind, its entry in the history, its metrics, and its report to a check.
 
 pub mod backlog;
 pub mod heartbeat;

@@ -1,8 +1,8 @@
 //! `pg2ch dead-letters`: lists what the target has refused, inserts it again, or dismisses it.
 //!
 //! A letter is *pending* while the target holds neither its record, by partition, offset and timestamp, nor a newer version of its
-//! row, and it was neither replayed nor dismissed. The commands exit
-//! with 65 while a letter is pending and with 0 once none is, so that monitoring can call the list.
+//! row, and it was neither replayed nor dismissed. The commands exit with 65 while a letter is pending and with 0 once none is, so
+//! that monitoring can call the list.
 
 mod alone;
 mod dismiss;
@@ -28,11 +28,7 @@ impl Command for List {
     type Told = TableLetters;
 
     fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
-        frame.on(table, |leg| {
-            let mut report = TableLetters::of(leg.table);
-            look_through(leg, &mut report)?;
-            Ok(report)
-        })
+        frame.on(table, look_through)
     }
 
     fn tell(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
@@ -45,20 +41,19 @@ impl Command for List {
 /// # Errors
 /// The servers', sorted by exit code.
 pub fn pending(leg: &LegContext<'_>) -> Result<u64> {
-    let mut report = TableLetters::of(leg.table);
-    look_through(leg, &mut report)?;
-    Ok(report.pending)
+    Ok(look_through(leg)?.pending)
 }
 
-fn look_through(leg: &LegContext<'_>, report: &mut TableLetters) -> Result<()> {
+fn look_through(leg: &LegContext<'_>) -> Result<TableLetters> {
+    let mut report = TableLetters::of(leg.table);
     let mut letters = letters_of(leg)?;
     let mut looker = Looker::new(leg)?;
     while let Some(chunk) = letters.next_chunk()? {
         let states = looker.states(&letters, &chunk)?;
         chunk.iter().zip(states).for_each(|(letter, state)| report.count(letter, state));
     }
-    letters.tell(report);
-    Ok(())
+    letters.tell(&mut report);
+    Ok(report)
 }
 
 /// The command that inserts the records of all pending letters into the target, with the positions and timestamps that they

@@ -88,10 +88,7 @@ fn is_same_json(one: Option<&str>, other: Option<&str>) -> bool {
 /// PostgreSQL's expression and ClickHouse's, and whether they print JSON.
 fn expressions(source: &SourceColumn, target: &Column) -> Option<(String, String, bool)> {
     let (in_source, in_target) = (format!("t.{}", quote(&source.name)), quote_target(&target.name));
-    let parsed = match ColumnType::parse(&target.type_name).ok()? {
-        ColumnType::Nullable(inner) => *inner,
-        other => other,
-    };
+    let parsed = ColumnType::parse(&target.type_name).ok()?.without_null();
     let bits = |width: u32, integer: &str| {
         let bytes = format!("pg_catalog.float{}send({in_source})", width / 8);
         format!("('x' || encode({bytes}, 'hex'))::bit({width})::{integer}::text")
@@ -109,11 +106,7 @@ fn expressions(source: &SourceColumn, target: &Column) -> Option<(String, String
         }
         (array, ColumnType::Array(element)) => {
             let of = array.strip_suffix("[]")?;
-            let element = match *element {
-                ColumnType::Nullable(inner) => *inner,
-                other => other,
-            };
-            let as_text = match (of, element) {
+            let as_text = match (of, element.without_null()) {
                 ("json" | "jsonb", ColumnType::Scalar(ScalarType::String)) => document("e"),
                 (_, ColumnType::Scalar(ScalarType::String)) => "e #>> '{}'".to_owned(),
                 ("smallint" | "integer" | "bigint", ColumnType::Scalar(ScalarType::Integer(_))) => "e".to_owned(),

@@ -69,13 +69,10 @@ impl Ttl {
 
 /// The value of a column out of the text at `place` of the tuple `x`.
 fn value(column: &Column, place: usize) -> String {
-    let is_time =
-        |scalar: &ColumnType| matches!(scalar, ColumnType::Scalar(ScalarType::DateTime | ScalarType::DateTime64(_)));
-    let has_time = match ColumnType::parse(&column.type_name) {
-        Ok(ColumnType::Nullable(inner)) => is_time(&inner),
-        Ok(other) => is_time(&other),
-        Err(_) => false,
-    };
+    let has_time = matches!(
+        ColumnType::parse(&column.type_name).map(ColumnType::without_null),
+        Ok(ColumnType::Scalar(ScalarType::DateTime | ScalarType::DateTime64(_)))
+    );
     let shown = if has_time { format!("parseDateTime64BestEffort(x.{place}, 6, 'UTC')") } else { format!("x.{place}") };
     format!("CAST({shown}, {})", text(&column.type_name))
 }

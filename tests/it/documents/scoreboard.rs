@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::common::page;
+use pg2ch::numbers::grouped;
 
 const PRODUCE: [&str; 6] = ["lock", "recover-read", "recover-flag", "read", "send", "flag"];
 const CONSUME: [&str; 6] = ["ends", "committed", "ask", "insert", "commit", "dead-letter"];
@@ -166,19 +167,6 @@ impl Board {
         }
         text + "\n"
     }
-}
-
-/// Thousands set apart.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 fn page() -> String {
