@@ -21,14 +21,11 @@ pub const PRODUCE: &[&str] = &[
     "kafka.send.after",
     "kafka.commit.before",
     "kafka.commit.after",
-    "flag.begin.after",
-    "flag.update.after",
-    "flag.commit.before",
+    "flag.before",
     "flag.commit.after",
     "finish.before",
     "finish.after",
     "checkpoint.before",
-    "checkpoint.commit.before",
     "checkpoint.after",
 ];
 
@@ -39,7 +36,8 @@ pub const PRODUCE_RECOVERY: &[&str] =
 
 /// The points around a row that cannot be flagged.
 #[cfg(debug_assertions)]
-pub const PRODUCE_HELD: &[&str] = &["hold.before", "hold.after"];
+pub const PRODUCE_HELD: &[&str] =
+    &["flag.begin.after", "flag.update.after", "hold.before", "hold.after", "flag.commit.before"];
 
 /// The points around the entry of such a row, when it is needed no more.
 #[cfg(debug_assertions)]

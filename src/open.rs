@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::clickhouse::ClickHouseTarget;
+use crate::config::Config;
 use crate::data::{DeadLetter, RecordId};
 use crate::error::{Error, Result};
 use crate::kafka::admin::Admin;
@@ -17,15 +18,26 @@ use crate::ports::{LegContext, Servers};
 use crate::postgres::{PgLedger, PgUnsentRows, Session, SourceTable, connect};
 use crate::report::Legs;
 use crate::sync;
+use crate::threads::watchdog::Watchdog;
 
 /// How old what was opened ahead may be when it is wanted. Later its answers may no longer hold, or its connections.
-const FRESH: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_secs(60);
+
+/// What a topic takes in one batch of records unless it is configured otherwise (`message.max.bytes` of a broker).
+const USUAL_LIMIT: usize = 1_048_588;
 
 /// The servers that the configuration names.
 pub struct RealServers<'a> {
     leg: &'a LegContext<'a>,
+    legs: Legs,
     log: RefCell<Option<Ahead<KafkaLog>>>,
+    /// The one that the first leg has read.
+    read_log: RefCell<Option<KafkaLog>>,
     target: RefCell<Option<Ahead<ClickHouseTarget>>>,
+    reader: RefCell<Option<Ahead<Session>>>,
+    writer: RefCell<Option<Ahead<KafkaWriter>>>,
+    limit: RefCell<Option<Ahead<Option<usize>>>>,
+    fence: RefCell<Option<Ahead<KafkaWriter>>>,
     session: RefCell<Option<Session>>,
 }
 
@@ -41,7 +53,18 @@ impl<'a> RealServers<'a> {
             let (config, table) = (leg.config.clone(), leg.table.clone());
             target = Ahead::begin("clickhouse", move || ClickHouseTarget::described(&config, &table));
         }
-        Self { leg, log: RefCell::new(log), target: RefCell::new(target), session: RefCell::new(None) }
+        Self {
+            leg,
+            legs,
+            log: RefCell::new(log),
+            read_log: RefCell::default(),
+            target: RefCell::new(target),
+            reader: RefCell::default(),
+            writer: RefCell::default(),
+            limit: RefCell::default(),
+            fence: RefCell::default(),
+            session: RefCell::default(),
+        }
     }
 
     /// The session of a ledger that was given back, for what is left to be written.
@@ -51,23 +74,22 @@ impl<'a> RealServers<'a> {
     }
 }
 
-/// Something that is being opened on a thread of its own.
+/// Something that is being opened on a thread of its own, and when it was.
 struct Ahead<T> {
-    opening: JoinHandle<Result<T>>,
-    begun: Instant,
+    opening: JoinHandle<(Result<T>, Instant)>,
 }
 
 impl<T: Send + 'static> Ahead<T> {
     /// `None` where no thread can be had.
     fn begin(name: &str, open: impl FnOnce() -> Result<T> + Send + 'static) -> Option<Self> {
-        let opening = sync::spawn(name, open).ok()?;
-        Some(Self { opening, begun: Instant::now() })
+        let opening = sync::spawn(name, move || (open(), Instant::now())).ok()?;
+        Some(Self { opening })
     }
 
     /// What was opened, or why it could not be; `None` if it is too old, or was never begun.
     fn take(ahead: &RefCell<Option<Self>>) -> Option<Result<T>> {
-        let ahead = ahead.take().filter(|ahead| ahead.begun.elapsed() < FRESH)?;
-        ahead.opening.join().ok()
+        let (opened, at) = ahead.take()?.opening.join().ok()?;
+        (at.elapsed() < FRESH).then_some(opened)
     }
 }
 
@@ -92,12 +114,33 @@ impl Servers for RealServers<'_> {
     }
 
     fn rows(&self, ledger: &PgLedger, highest: Vec<String>, clock_floor: i64) -> Result<PgUnsentRows> {
-        let session = connect(self.leg.config, "reader", self.leg.watchdog)?;
-        PgUnsentRows::new(session, ledger.table(), highest, self.leg.config.batch.bytes, clock_floor)
+        let leg = self.leg;
+        let session = Ahead::take(&self.reader).unwrap_or_else(|| open_reader(leg.config, leg.watchdog))?;
+        PgUnsentRows::new(session, ledger.table(), highest, leg.config.batch.bytes, clock_floor)
     }
 
     fn log(&self) -> Result<KafkaLog> {
-        Ahead::take(&self.log).unwrap_or_else(|| self.more_logs()())
+        let LegContext { config, table, watchdog, .. } = self.leg;
+        let opened = self.read_log.take().map(Ok).or_else(|| Ahead::take(&self.log));
+        opened.unwrap_or_else(|| KafkaLog::connected(config, &table.topic, &table.group, watchdog))
+    }
+
+    fn keep_log(&self, log: KafkaLog) {
+        self.read_log.replace(Some(log));
+    }
+
+    fn expect_rows(&self, ledger: &PgLedger, log: &KafkaLog) {
+        let (config, table, watchdog) = (self.leg.config, self.leg.table, self.leg.watchdog);
+        let (of, watch) = (config.clone(), watchdog.clone());
+        self.reader.replace(Ahead::begin("reader", move || open_reader(&of, &watch)));
+        let (of, watch, topic) = (config.clone(), watchdog.clone(), table.topic.clone());
+        self.limit.replace(Ahead::begin("limit", move || Ok(record_limit(&of, &topic, &watch))));
+        let writer = writer_of(self.leg, ledger, Some(USUAL_LIMIT));
+        self.writer.replace(Ahead::begin("writer", move || writer.and_then(KafkaWriter::connected)));
+        if self.legs == Legs::Both {
+            let fence = open_fence(self.leg, log);
+            self.fence.replace(Ahead::begin("fence", move || fence.and_then(KafkaWriter::connected)));
+        }
     }
 
     fn more_logs(&self) -> Box<dyn Fn() -> Result<KafkaLog> + Send> {
@@ -110,11 +153,17 @@ impl Servers for RealServers<'_> {
     }
 
     fn writer(&self, ledger: &PgLedger) -> Result<KafkaWriter> {
-        open_writer(self.leg, ledger)
+        let (Some(writer), Some(limit)) = (Ahead::take(&self.writer), Ahead::take(&self.limit)) else {
+            return open_writer(self.leg, ledger);
+        };
+        match limit? {
+            None | Some(USUAL_LIMIT) => writer,
+            other => writer_of(self.leg, ledger, other),
+        }
     }
 
     fn fence(&self, log: &KafkaLog) -> Result<KafkaWriter> {
-        open_fence(self.leg, log)
+        Ahead::take(&self.fence).unwrap_or_else(|| open_fence(self.leg, log))
     }
 
     fn tokens(&self) -> Result<NewToken> {
@@ -139,21 +188,36 @@ pub fn open_ledger(leg: &LegContext<'_>) -> Result<Option<PgLedger>> {
     Ok(ledger.lock(leg.limits.wait_lock)?.then_some(ledger))
 }
 
-/// The producer of the source's rows. Its name, `prefix-rows:database/schema.table`, is one for one source in the whole cluster.
+/// The session that reads rows. A value's text must not depend on the role's search path (the type names that `regclass` and
+/// the like print).
+fn open_reader(config: &Config, watchdog: &Watchdog) -> Result<Session> {
+    let mut session = connect(config, "reader", watchdog)?;
+    session.execute_batch("cannot read unsent rows", "SET search_path = pg_catalog")?;
+    Ok(session)
+}
+
+/// The producer of the source's rows.
 ///
 /// # Errors
 /// 78 if librdkafka refuses a property.
 pub fn open_writer(leg: &LegContext<'_>, ledger: &PgLedger) -> Result<KafkaWriter> {
-    let (config, table, topic) = (leg.config, ledger.table(), &leg.table.topic);
-    let id = format!("{}-rows:{}/{}", config.kafka.transactional_prefix, table.database, table.name);
-    KafkaWriter::new(config, &id, topic, record_limit(leg), None, leg.watchdog)
+    writer_of(leg, ledger, record_limit(leg.config, &leg.table.topic, leg.watchdog))
 }
 
-/// The topic's own limit on a batch of records; where it may not be asked, librdkafka's default applies, and what is too
-/// large is found by trying.
-fn record_limit(leg: &LegContext<'_>) -> Option<usize> {
-    let admin = Admin::new(leg.config, leg.watchdog);
-    let setting = admin.and_then(|admin| admin.topic_setting(&leg.table.topic, "max.message.bytes"));
+fn writer_of(leg: &LegContext<'_>, ledger: &PgLedger, limit: Option<usize>) -> Result<KafkaWriter> {
+    KafkaWriter::new(leg.config, &rows_id(leg.config, ledger), &leg.table.topic, limit, None, leg.watchdog)
+}
+
+/// The name of that producer, `prefix-rows:database/schema.table`: one for one source in the whole cluster.
+fn rows_id(config: &Config, ledger: &PgLedger) -> String {
+    let table = ledger.table();
+    format!("{}-rows:{}/{}", config.kafka.transactional_prefix, table.database, table.name)
+}
+
+/// The topic's own limit on a batch of records. Where it may not be asked what is too large is found by trying.
+fn record_limit(config: &Config, topic: &str, watchdog: &Watchdog) -> Option<usize> {
+    let admin = Admin::new(config, watchdog);
+    let setting = admin.and_then(|admin| admin.topic_setting(topic, "max.message.bytes"));
     match setting {
         Ok(value) => value.and_then(|value| value.parse().ok()),
         Err(error) => {

@@ -1,5 +1,7 @@
 //! Reads a topic with librdkafka: an assigned consumer, committed records only, no group membership.
 
+mod survey;
+
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -7,21 +9,23 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::acl::Uses;
-use super::client::{Context, Detached, GRACE, HEARING, base, make};
-use super::explain::explain;
+use super::client::{Context, Detached, GRACE, HEARING};
+use super::consumer::{FAR, NEAR, consumer};
 use super::headers;
 use crate::config::Config;
 use crate::data::{Headers, Offsets, Record};
 use crate::error::Result;
-use crate::ports::topic::{Committed, End, Polled, TopicLog};
+use crate::ports::topic::{Committed, End, Of, Polled, Survey, TopicLog};
 use crate::threads::watchdog::Watchdog;
 
-/// How many bytes of records librdkafka may hold ready, in KiB. Its own default, 64 MiB, is pg2ch's whole budget.
-const READ_AHEAD_KIB: &str = "3072";
+/// From which trip on fetches are large.
+const FAR_TRIP: Duration = Duration::from_millis(4);
+
+/// For how many records that is worth a client of its own, which takes some six trips to connect.
+const FAR_RECORDS: i64 = 20_000;
 
 /// How many reports are heard after a failure.
 const REPORTS: usize = 100;
@@ -33,6 +37,12 @@ pub struct KafkaLog {
     group: String,
     uses: Uses,
     committed_reader: Detached<BaseConsumer<Context>>,
+    /// Reads many records from far away; made when it is first needed, as the sizes belong to the client.
+    far_reader: Option<Detached<BaseConsumer<Context>>>,
+    /// Whether it is the one that reads now.
+    is_far: bool,
+    /// How long the shortest round of questions took.
+    trip: Option<Duration>,
     /// Made when it is first asked: the isolation level belongs to the client.
     written_reader: Option<Detached<BaseConsumer<Context>>>,
     partitions: Vec<i32>,
@@ -57,7 +67,10 @@ impl KafkaLog {
             brokers: config.kafka.brokers.clone(),
             group: group.to_owned(),
             uses: Uses::topics(config, &[topic]).and_group(group),
-            committed_reader: consumer(config, group, "read_committed")?,
+            committed_reader: consumer(config, group, "read_committed", NEAR)?,
+            far_reader: None,
+            is_far: false,
+            trip: None,
             written_reader: None,
             partitions: Vec::new(),
             from: Offsets::new(),
@@ -75,11 +88,17 @@ impl KafkaLog {
     /// As [`new`](Self::new) and [`partitions`](TopicLog::partitions).
     pub fn connected(config: &Config, topic: &str, group: &str, watchdog: &Watchdog) -> Result<Self> {
         let mut log = Self::new(config, topic, group, watchdog)?;
-        let written_reader = consumer(config, group, "read_uncommitted")?;
+        // It connects beside the other one.
+        let written_reader = consumer(config, group, "read_uncommitted", NEAR)?;
         log.partitions()?;
-        log.told("find", log.call("find", || written_reader.fetch_metadata(Some(topic), log.limit)))?;
-        log.written_reader = Some(written_reader);
+        log.written_reader = Some(log.know_topic(written_reader)?);
         Ok(log)
+    }
+
+    /// A client that has not heard of the topic lets its first question for offsets wait for half a second.
+    fn know_topic(&self, client: Detached<BaseConsumer<Context>>) -> Result<Detached<BaseConsumer<Context>>> {
+        self.told("find", self.call("find", || client.fetch_metadata(Some(&self.topic), self.limit)))?;
+        Ok(client)
     }
 
     /// What a transactional producer needs to commit offsets for the group.
@@ -128,22 +147,6 @@ impl KafkaLog {
         self.told(verb, self.call(verb, || context.in_turns(self.limit, ask, || self.hear())))
     }
 
-    /// Asks `consumer` for one offset of every partition at once: [`Offset::Beginning`] or [`Offset::End`], which go where
-    /// librdkafka takes a timestamp (ListOffsets knows them as -2 and -1).
-    fn offsets_at(&self, consumer: &BaseConsumer<Context>, at: Offset) -> Result<Offsets> {
-        const VERB: &str = "ask for the offsets of";
-        let wanted = self.list(|_| Some(at))?;
-        let found = self.told(VERB, self.call(VERB, || consumer.offsets_for_times(wanted, self.limit)))?;
-        let mut offsets = Offsets::new();
-        for element in found.elements() {
-            self.told(VERB, element.error())?;
-            if let Offset::Offset(offset) = element.offset() {
-                offsets.insert(element.partition(), offset);
-            }
-        }
-        Ok(offsets)
-    }
-
     /// The known partitions for which `at` has an offset, as librdkafka wants them.
     fn list(&self, at: impl Fn(i32) -> Option<Offset>) -> Result<TopicPartitionList> {
         let mut list = TopicPartitionList::new();
@@ -155,10 +158,15 @@ impl KafkaLog {
         Ok(list)
     }
 
+    /// The client that reads.
+    fn reader(&self) -> &BaseConsumer<Context> {
+        self.far_reader.as_ref().filter(|_| self.is_far).unwrap_or(&self.committed_reader)
+    }
+
     /// Where reading stands in each partition that is read.
     fn stands(&self) -> Result<Offsets> {
         let mut stands = self.from.clone();
-        let positions = self.told("read", self.call("read", || self.committed_reader.position()))?;
+        let positions = self.told("read", self.call("read", || self.reader().position()))?;
         for element in positions.elements() {
             if let (Some(at), Offset::Offset(next)) = (stands.get_mut(&element.partition()), element.offset()) {
                 *at = next.max(*at);
@@ -169,7 +177,7 @@ impl KafkaLog {
 
     fn assign(&self, from: &Offsets) -> Result<()> {
         let list = self.list(|partition| from.get(&partition).copied().map(Offset::Offset))?;
-        self.told("read", self.call("read", || self.committed_reader.assign(&list)))
+        self.told("read", self.call("read", || self.reader().assign(&list)))
     }
 
     /// Whether nothing lies below the end up to which a partition is read, though its last record or marker lies lower.
@@ -187,7 +195,7 @@ impl KafkaLog {
         self.assign(&end.map(|end| (partition, end)).into_iter().collect())?;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.call("read", || self.committed_reader.poll(left)) {
+            match self.call("read", || self.reader().poll(left)) {
                 None => break,
                 Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {
                     self.caught_up.insert(partition);
@@ -209,9 +217,9 @@ impl KafkaLog {
         loop {
             // Mostly one is there already; looking at the clock would cost more than taking it.
             let polled = if left.is_zero() {
-                self.committed_reader.poll(left)
+                self.reader().poll(left)
             } else {
-                self.watchdog.watch(&self.what("read"), left + GRACE, || self.committed_reader.poll(left))
+                self.watchdog.watch(&self.what("read"), left + GRACE, || self.reader().poll(left))
             };
             let ended = match polled {
                 Some(Ok(message)) => {
@@ -243,25 +251,11 @@ impl KafkaLog {
     fn with_written_reader<T>(&mut self, call: impl FnOnce(&Self, &BaseConsumer<Context>) -> Result<T>) -> Result<T> {
         let reader = match self.written_reader.take() {
             Some(reader) => reader,
-            None => consumer(&self.config, &self.group, "read_uncommitted")?,
+            None => self.know_topic(consumer(&self.config, &self.group, "read_uncommitted", NEAR)?)?,
         };
         let answer = call(self, &reader);
         self.written_reader = Some(reader);
         answer
-    }
-
-    fn offsets_of_group(&self, reader: &BaseConsumer<Context>) -> Result<BTreeMap<i32, Committed>> {
-        let list = self.list(|_| Some(Offset::Invalid))?;
-        let verb = format!("read the offsets of group {} in", self.group);
-        let found = self.in_turns(&verb, |turn| reader.committed_offsets(list.clone(), turn))?;
-        let mut committed = BTreeMap::new();
-        for element in found.elements() {
-            self.told(&verb, element.error())?;
-            if let Offset::Offset(next) = element.offset() {
-                committed.insert(element.partition(), Committed { next, metadata: metadata_of(&element) });
-            }
-        }
-        Ok(committed)
     }
 
     fn know_partitions(&mut self) -> Result<()> {
@@ -272,48 +266,10 @@ impl KafkaLog {
     }
 }
 
-/// Makes a consumer of `group` that reads as far as `isolation` says.
-///
-/// # Errors
-/// 78 if librdkafka refuses a property.
-pub(super) fn consumer(config: &Config, group: &str, isolation: &str) -> Result<Detached<BaseConsumer<Context>>> {
-    let mut client = base(config);
-    client
-        .set("group.id", group)
-        .set("isolation.level", isolation)
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("enable.partition.eof", "true")
-        .set("auto.offset.reset", "error")
-        // The end of a partition is reported when a fetch comes back empty: that must not take half a second.
-        .set("fetch.wait.max.ms", "10")
-        // When the queue is full fetching pauses this long; the default of a second costs more than all the rest.
-        .set("fetch.queue.backoff.ms", "5")
-        .set("queued.max.messages.kbytes", READ_AHEAD_KIB)
-        // A fetch is unpacked whole, to many times its size: a compressed topic must not cost more memory than a plain one.
-        // A larger record comes all the same (KIP-74,
-        // https://cwiki.apache.org/confluence/display/KAFKA/KIP-74%3A+Add+Fetch+Response+Size+Limit+in+Bytes).
-        .set("fetch.message.max.bytes", "65536")
-        .set("fetch.max.bytes", "1048576")
-        .set("check.crcs", "true");
-    make(&mut client, config, Context::default()).map(Detached::new)
-}
-
 impl TopicLog for KafkaLog {
     fn partitions(&mut self) -> Result<Vec<i32>> {
-        let metadata = self.in_turns("find", |turn| self.committed_reader.fetch_metadata(Some(&self.topic), turn))?;
-        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
-        let error = topic.and_then(rdkafka::metadata::MetadataTopic::error).map(Code::from);
-        let mut partitions: Vec<i32> = topic
-            .map(|topic| topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect())
-            .unwrap_or_default();
-        partitions.sort_unstable();
-        let missing = partitions.is_empty().then_some(Code::UnknownTopicOrPartition);
-        if let Some(code) = error.or(missing) {
-            return Err(explain(&self.what("find"), &KafkaError::MetadataFetch(code), None, &self.uses));
-        }
-        self.partitions.clone_from(&partitions);
-        Ok(partitions)
+        self.partitions = self.ask_partitions()?;
+        Ok(self.partitions.clone())
     }
 
     fn ends(&mut self, end: End) -> Result<Offsets> {
@@ -339,10 +295,24 @@ impl TopicLog for KafkaLog {
         self.with_written_reader(Self::offsets_of_group)
     }
 
+    fn survey(&mut self, of: Of) -> Result<Survey> {
+        self.ask_all(of)
+    }
+
     fn read_from(&mut self, from: &Offsets, until: &Offsets) -> Result<()> {
         self.from.clone_from(from);
         self.until.clone_from(until);
         self.caught_up.clear();
+        let records: i64 = until.iter().map(|(partition, end)| from.get(partition).map_or(0, |next| end - next)).sum();
+        let is_far = self.trip.is_some_and(|trip| trip >= FAR_TRIP) && records >= FAR_RECORDS;
+        if is_far && self.far_reader.is_none() {
+            self.far_reader = Some(consumer(&self.config, &self.group, "read_committed", FAR)?);
+        }
+        if is_far != self.is_far {
+            // The other one stops reading.
+            self.assign(&Offsets::new())?;
+            self.is_far = is_far;
+        }
         self.assign(from)
     }
 
@@ -359,11 +329,6 @@ impl TopicLog for KafkaLog {
             });
         })
     }
-}
-
-/// The text beside an offset. Another client may have committed bytes that are no UTF-8, on which the library panics.
-fn metadata_of(element: &TopicPartitionListElem<'_>) -> String {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default()
 }
 
 fn passes(error: &KafkaError) -> bool {

@@ -7,6 +7,7 @@
 pub mod acl;
 pub mod admin;
 pub mod client;
+mod consumer;
 pub mod explain;
 mod headers;
 mod letter;

@@ -19,9 +19,9 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::acl::Uses;
 use super::client::{Context, Detached, GRACE, HEARING, base, make};
+use super::consumer::{NEAR, consumer};
 use super::headers::add;
 use super::letter::headers;
-use super::log::consumer;
 use crate::config::Config;
 use crate::crash;
 use crate::data::{DeadLetter, RecordPosition, RowBatch};
@@ -54,6 +54,8 @@ pub struct KafkaWriter {
     plain_committer: Option<Detached<BaseConsumer<Context>>>,
     transactional: bool,
     transactional_id: String,
+    /// Whether it has been connected once.
+    is_connected: bool,
     uses: Uses,
     limit: Duration,
     watchdog: Watchdog,
@@ -99,7 +101,7 @@ impl KafkaWriter {
             .set("queue.buffering.max.messages", (rows * 2).to_string());
         let producer = Detached::new(make(&mut client, config, Deliveries::default())?);
         let plain_committer = match &offsets {
-            Some(of) if !transactional => Some(consumer(config, &of.name, "read_committed")?),
+            Some(of) if !transactional => Some(consumer(config, &of.name, "read_committed", NEAR)?),
             _ => None,
         };
         let uses = match &offsets {
@@ -109,7 +111,44 @@ impl KafkaWriter {
         };
         let (topic, transactional_id) = (topic.to_owned(), transactional_id.to_owned());
         let watchdog = watchdog.clone();
-        Ok(Self { producer, topic, offsets, plain_committer, transactional, transactional_id, uses, limit, watchdog })
+        Ok(Self {
+            producer,
+            topic,
+            offsets,
+            plain_committer,
+            transactional,
+            transactional_id,
+            is_connected: false,
+            uses,
+            limit,
+            watchdog,
+        })
+    }
+
+    /// Waits until the client is connected.
+    ///
+    /// # Errors
+    /// Any Kafka error.
+    pub fn connected(mut self) -> Result<Self> {
+        self.connect()?;
+        Ok(self)
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        if self.is_connected {
+            return Ok(());
+        }
+        // A client that is not connected looks for its coordinator again only after half a second. The first question
+        // connects it; the second waits until the answer to the first, which renames the connection, is worked in.
+        let (context, client) = (&self.producer.context().base, self.producer.client());
+        for _ in 0..2 {
+            let ask = |turn| client.fetch_metadata(Some(&self.topic), turn);
+            let hear = || self.producer.poll(HEARING);
+            let connected = self.call("fence", || context.in_turns(self.limit, ask, hear));
+            connected.map_err(|error| self.explain("fence", &error))?;
+        }
+        self.is_connected = true;
+        Ok(())
     }
 
     fn what(&self, verb: &str) -> String {
@@ -260,15 +299,7 @@ fn too_large_for_dead_letters(what: &str, letter: &DeadLetter) -> Error {
 impl Fence for KafkaWriter {
     fn fence(&mut self) -> Result<()> {
         crash::point("fence.before");
-        // A client that is not connected looks for its coordinator again only after half a second. The first question
-        // connects it; the second waits until the answer to the first, which renames the connection, is worked in.
-        let (context, client) = (&self.producer.context().base, self.producer.client());
-        for _ in 0..2 {
-            let ask = |turn| client.fetch_metadata(Some(&self.topic), turn);
-            let hear = || self.producer.poll(HEARING);
-            let connected = self.call("fence", || context.in_turns(self.limit, ask, hear));
-            connected.map_err(|error| self.explain("fence", &error))?;
-        }
+        self.connect()?;
         let begun = Instant::now();
         if self.transactional {
             self.retried("fence", |limit| self.producer.init_transactions(limit))?;

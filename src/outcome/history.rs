@@ -19,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// How many runs are kept for each source, besides the last ones.
 const KEPT: i64 = 100;
 
+const WHAT: &str = "cannot record the run in the history";
+
 /// One row of the history.
 struct Entry {
     source: String,
@@ -65,6 +67,68 @@ impl Entry {
     fn is_kept(&self) -> bool {
         self.exit_code != 0 || self.counts.iter().any(|&count| count > 0)
     }
+
+    /// One statement: what the last run did, the same among those that are kept, and the oldest of these deleted. A commit that
+    /// is lost costs a line; nobody waits for a lock.
+    fn write(&self, session: &mut Session) -> Result<()> {
+        const COLUMNS: &str =
+            "source, topic, legs, last_seen, started_at, seconds, exit_code, complete, all_sent, records_sent,
+            rows_flagged, records_copied, inserts, dead_letters, run_by, error";
+        const VALUES: &str =
+            "name, $2, $3, seen, clock_timestamp() - make_interval(secs => $4), $4, $5, $6, $7, $8, $9, $10, $11,
+            $12, $13, $14";
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let run_by = format!("{}:{} run {}", host.trim(), std::process::id(), RunId::current());
+        let [sent, flagged, copied, inserts, dead] = &self.counts;
+        let sql = format!(
+            "WITH s AS MATERIALIZED (
+                 SELECT coalesce({name}, $1) AS name, set_config('synchronous_commit', 'off', true),
+                        set_config('lock_timeout', '1s', true)),
+             seen AS (
+                 INSERT INTO pg2ch_runs ({COLUMNS}) SELECT {VALUES} FROM s, (VALUES (TRUE)) AS last (seen)
+                 ON CONFLICT (source, topic, legs) WHERE last_seen DO UPDATE SET
+                    started_at = excluded.started_at, seconds = excluded.seconds, exit_code = excluded.exit_code,
+                    complete = excluded.complete, all_sent = excluded.all_sent, records_sent = excluded.records_sent,
+                    rows_flagged = excluded.rows_flagged, records_copied = excluded.records_copied,
+                    inserts = excluded.inserts, dead_letters = excluded.dead_letters, run_by = excluded.run_by,
+                    error = excluded.error),
+             kept AS (
+                 INSERT INTO pg2ch_runs ({COLUMNS}) SELECT {VALUES} FROM s, (VALUES (FALSE)) AS last (seen) WHERE $15
+                 RETURNING 1)
+             DELETE FROM pg2ch_runs AS r USING s
+             WHERE EXISTS (SELECT FROM kept) AND r.source = s.name AND r.topic = $2 AND NOT r.last_seen AND r.id <=
+                 (SELECT o.id FROM pg2ch_runs AS o
+                  WHERE o.source = s.name AND o.topic = $2 AND NOT o.last_seen ORDER BY o.id DESC OFFSET {older} LIMIT 1)",
+            name = name_sql("$1"),
+            // The statement does not see the one that it adds.
+            older = KEPT - 1,
+        );
+        let written = session.execute_if_there(
+            WHAT,
+            &sql,
+            &[
+                &self.source,
+                &self.topic,
+                &self.legs,
+                &self.seconds,
+                &self.exit_code,
+                &self.complete,
+                &self.all_sent,
+                sent,
+                flagged,
+                copied,
+                inserts,
+                dead,
+                &run_by,
+                &self.error,
+                &self.is_kept(),
+            ],
+        )?;
+        if !written {
+            log::debug!("{WHAT}: there is no table pg2ch_runs");
+        }
+        Ok(())
+    }
 }
 
 /// Writes down what a run did to each table, through a `session` that the run has left, if there is one.
@@ -89,54 +153,5 @@ pub fn record(config: &Config, legs: Legs, report: &RunReport, session: Option<S
 }
 
 fn write(mut session: Session, entries: &[Entry]) -> Result<()> {
-    const WHAT: &str = "cannot record the run in the history";
-    if session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_runs') IS NOT NULL", &[])?.is_none() {
-        return Ok(());
-    }
-    session
-        .execute_batch(WHAT, "SET synchronous_commit = off; SET lock_timeout = '1s'; SET statement_timeout = '2s'")?;
-    for entry in entries {
-        insert(&mut session, entry, true)?;
-        if entry.is_kept() {
-            insert(&mut session, entry, false)?;
-            prune(&mut session, entry)?;
-        }
-    }
-    Ok(())
-}
-
-fn insert(session: &mut Session, entry: &Entry, last_seen: bool) -> Result<()> {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let run_by = format!("{}:{} run {}", host.trim(), std::process::id(), RunId::current());
-    let [sent, flagged, copied, inserts, dead] = &entry.counts;
-    session.call("cannot record the run in the history", |client| {
-        client.execute(
-            &format!("INSERT INTO pg2ch_runs (source, topic, legs, last_seen, started_at, seconds, exit_code, complete, all_sent,
-                records_sent, rows_flagged, records_copied, inserts, dead_letters, run_by, error)
-             VALUES (coalesce({}, $1), $2, $3, $4, clock_timestamp() - make_interval(secs => $5), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-             ON CONFLICT (source, topic, legs) WHERE last_seen DO UPDATE SET
-                started_at = excluded.started_at, seconds = excluded.seconds, exit_code = excluded.exit_code,
-                complete = excluded.complete, all_sent = excluded.all_sent, records_sent = excluded.records_sent,
-                rows_flagged = excluded.rows_flagged, records_copied = excluded.records_copied, inserts = excluded.inserts,
-                dead_letters = excluded.dead_letters, run_by = excluded.run_by, error = excluded.error", name_sql("$1")),
-            &[
-                &entry.source, &entry.topic, &entry.legs, &last_seen, &entry.seconds, &entry.exit_code, &entry.complete,
-                &entry.all_sent, sent, flagged, copied, inserts, dead, &run_by, &entry.error,
-            ],
-        )
-    })?;
-    Ok(())
-}
-
-fn prune(session: &mut Session, entry: &Entry) -> Result<()> {
-    let source = format!("coalesce({}, $1)", name_sql("$1"));
-    session.call("cannot prune the history", |client| {
-        client.execute(
-            &format!(
-            "DELETE FROM pg2ch_runs WHERE source = {source} AND topic = $2 AND NOT last_seen AND id <=
-                (SELECT id FROM pg2ch_runs WHERE source = {source} AND topic = $2 AND NOT last_seen ORDER BY id DESC OFFSET $3 LIMIT 1)"),
-            &[&entry.source, &entry.topic, &KEPT],
-        )
-    })?;
-    Ok(())
+    entries.iter().try_for_each(|entry| entry.write(&mut session))
 }

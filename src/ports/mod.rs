@@ -69,6 +69,14 @@ pub trait Servers {
     /// 78 if the client refuses its configuration.
     fn log(&self) -> Result<Self::Log>;
 
+    /// Takes back the topic that a leg has read, for the one that follows.
+    fn keep_log(&self, log: Self::Log) {
+        drop(log);
+    }
+
+    /// There are rows to send: what that takes, and the leg behind it, may be opened beside the steps that come before.
+    fn expect_rows(&self, _ledger: &Self::Ledger, _log: &Self::Log) {}
+
     /// Opens the topic again, from whichever thread, as often as it is asked.
     fn more_logs(&self) -> Box<dyn Fn() -> Result<Self::Log> + Send>;
 

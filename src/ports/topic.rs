@@ -37,6 +37,30 @@ pub struct Committed {
     pub metadata: String,
 }
 
+/// What a topic holds, and where a group stands in it: one round of questions, answered in any order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// The first offset that each partition still has.
+    pub starts: Offsets,
+    /// The stable ends. They may have been taken before the written ones: what was written is not yet what can be read.
+    pub stable: Offsets,
+    /// The written ends.
+    pub written: Offsets,
+    /// The group's offsets.
+    pub committed: BTreeMap<i32, Committed>,
+}
+
+/// Which of a group's offsets a survey asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// None.
+    Nobody,
+    /// Those [before](TopicLog::committed_before) any open transaction.
+    Before,
+    /// Those that are [decided](TopicLog::committed).
+    Now,
+}
+
 /// Reads one topic, committed records only, and what a group knows about it.
 pub trait TopicLog {
     /// The topic's partitions, ascending. Never empty.
@@ -70,6 +94,23 @@ pub trait TopicLog {
     /// Kafka's.
     fn committed_before(&mut self) -> Result<BTreeMap<i32, Committed>> {
         self.committed()
+    }
+
+    /// Asks for all of it in one round.
+    ///
+    /// # Errors
+    /// Kafka's.
+    fn survey(&mut self, of: Of) -> Result<Survey> {
+        Ok(Survey {
+            starts: self.starts()?,
+            stable: self.ends(End::Stable)?,
+            written: self.ends(End::Written)?,
+            committed: match of {
+                Of::Nobody => BTreeMap::new(),
+                Of::Before => self.committed_before()?,
+                Of::Now => self.committed()?,
+            },
+        })
     }
 
     /// Reads these partitions, from these offsets on, until it is called again. `until` are ends that each of them is known to
@@ -147,10 +188,24 @@ pub fn wait_until_stable(
     limit: Duration,
     shutdown: &Shutdown,
 ) -> Result<Offsets> {
+    let stable = log.ends(End::Stable)?;
+    wait_from(log, stable, wanted, limit, shutdown)
+}
+
+/// The same, where the stable ends were asked for already.
+///
+/// # Errors
+/// As [`wait_until_stable`].
+pub fn wait_from(
+    log: &mut impl TopicLog,
+    mut stable: Offsets,
+    wanted: &Offsets,
+    limit: Duration,
+    shutdown: &Shutdown,
+) -> Result<Offsets> {
     let until = Instant::now() + limit;
     let mut pause = Duration::from_millis(1);
     loop {
-        let stable = log.ends(End::Stable)?;
         let behind = wanted.iter().find(|(partition, next)| stable.get(partition).is_none_or(|end| end < next));
         let Some((partition, next)) = behind else { return Ok(stable) };
         if Instant::now() >= until {
@@ -171,6 +226,7 @@ pub fn wait_until_stable(
             return Ok(stable);
         }
         pause = (pause * 2).min(Duration::from_millis(50));
+        stable = log.ends(End::Stable)?;
     }
 }
 

@@ -117,14 +117,15 @@ pub fn table_comment(session: &mut Session, oid: u32, name: &str) -> Result<Opti
     Ok(row.and_then(|row| row.get(0)))
 }
 
-/// The columns of a table, in its order.
+/// The columns of a table, in its order; their types as they are written where names are looked up in pg_catalog only.
 ///
 /// # Errors
 /// PostgreSQL's.
 pub fn read_columns(session: &mut Session, oid: u32, name: &str) -> Result<Vec<SourceColumn>> {
     let rows = session.query(
         &format!("cannot look up the columns of {name}"),
-        "WITH RECURSIVE base (attnum, type, modifier, is_array) AS (
+        "WITH RECURSIVE pinned AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', 'pg_catalog', true)),
+         base (attnum, type, modifier, is_array) AS (
              SELECT attnum, atttypid, atttypmod, FALSE FROM pg_catalog.pg_attribute
              WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
              UNION ALL
@@ -136,14 +137,14 @@ pub fn read_columns(session: &mut Session, oid: u32, name: &str) -> Result<Vec<S
          SELECT attname::text, pg_catalog.format_type(atttypid, atttypmod), attnotnull,
                 pg_catalog.col_description(attrelid, a.attnum), pg_catalog.format_type(b.type, b.modifier) || CASE WHEN b.is_array THEN '[]' ELSE '' END,
                 t.typtype = 'e' AND NOT b.is_array,
-                coalesce((SELECT quote_ident(n.nspname) FROM pg_catalog.pg_opclass c
+                coalesce((SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_opclass c
                     JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
                     JOIN pg_catalog.pg_amop o ON o.amopfamily = c.opcfamily AND o.amopstrategy = 5
                         AND o.amoplefttype = c.opcintype AND o.amoprighttype = c.opcintype
                     JOIN pg_catalog.pg_operator p ON p.oid = o.amopopr JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
                     WHERE c.opcintype = t.oid AND c.opcdefault AND NOT b.is_array), 'pg_catalog'),
                 b.is_array OR t.typcategory IN ('A', 'C', 'U')
-         FROM pg_catalog.pg_attribute a JOIN base b USING (attnum) JOIN pg_catalog.pg_type t ON t.oid = b.type
+         FROM pinned CROSS JOIN pg_catalog.pg_attribute a JOIN base b USING (attnum) JOIN pg_catalog.pg_type t ON t.oid = b.type
          WHERE attrelid = $1 AND t.typtype <> 'd'
            AND (b.is_array OR NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid))
          ORDER BY a.attnum",

@@ -1,6 +1,7 @@
 //! Opens sessions: TLS as libpq's `sslmode` means it, and every setting that shapes a value's text pinned.
 
 use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
@@ -16,6 +17,7 @@ use crate::certificates;
 use crate::config::{Config, Credential, PostgresConfig, Secret, SslMode};
 use crate::error::{Error, ExitCode, Result};
 use crate::run_id::RunId;
+use crate::sync;
 use crate::threads::watchdog::Watchdog;
 
 /// Settings that change how a value or a name looks as text, how long a session may work, or how long a dead host keeps its
@@ -23,14 +25,26 @@ use crate::threads::watchdog::Watchdog;
 ///
 /// The server's keepalives are set here because only they free the advisory lock of a host that has vanished: about a
 /// minute instead of the kernel's two hours. `row_security = off` turns a policy that would silently hide rows into an error.
-const PINNED: &str = "
-    SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; SET bytea_output = 'hex';
-    SET extra_float_digits = 1; SET lc_monetary = 'C'; SET xmlbinary = 'base64'; SET xmloption = 'content';
-    SET quote_all_identifiers = off; SET array_nulls = on; SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off;
-    SET client_min_messages = 'error'; SET row_security = off; SET idle_in_transaction_session_timeout = 0;
-    SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3;
-    SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
-    WHERE name IN ('idle_session_timeout', 'transaction_timeout');";
+const PINNED: &[(&str, &str)] = &[
+    ("TimeZone", "UTC"),
+    ("DateStyle", "ISO, MDY"),
+    ("IntervalStyle", "postgres"),
+    ("bytea_output", "hex"),
+    ("extra_float_digits", "1"),
+    ("lc_monetary", "C"),
+    ("xmlbinary", "base64"),
+    ("xmloption", "content"),
+    ("quote_all_identifiers", "off"),
+    ("array_nulls", "on"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_deferrable", "off"),
+    ("client_min_messages", "error"),
+    ("row_security", "off"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("tcp_keepalives_idle", "20"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
+];
 
 /// Opens a session, named `role` among pg2ch's sessions in `pg_stat_activity`.
 ///
@@ -43,24 +57,53 @@ pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Sessi
     // The name resolution and the handshake together get the limit of one connection attempt more.
     let limit = config.timeouts.connect * (1 + u32::try_from(postgres.hosts.len()).unwrap_or(u32::MAX));
     let password = postgres.password.as_ref().map(Credential::take).transpose()?;
-    let another = || open(postgres, password.as_ref(), config.timeouts.connect, role);
-    let mut client = watchdog.watch(&what, limit, another)?;
+    // A pool shows itself by two sessions only: the second is opened beside the first.
+    let second =
+        (!nature::is_known_unpooled(postgres)).then(|| open_beside(config, password.clone(), role)).transpose()?;
+    let mut client =
+        watchdog.watch(&what, limit, || open(postgres, password.as_ref(), config.timeouts.connect, role))?;
     // Asked before anything is set or locked: it would be left behind in the sessions of others.
     let nature = watchdog.watch(&what, limit, || Nature::of(&mut client)).map_err(|error| explain(&what, error))?;
-    if !nature::is_known_unpooled(postgres) {
-        let second = format!("cannot open a second session in PostgreSQL at {}", postgres.address());
-        watchdog.watch(&format!("{second}, as no pool of one connection can"), limit, || {
-            let mut other = another()?;
-            nature::require_unpooled(&mut client, &mut other, postgres, &nature)
+    let has_second = second.is_some();
+    if let Some(second) = second {
+        let second_what = format!("cannot open a second session in PostgreSQL at {}", postgres.address());
+        watchdog.watch(&format!("{second_what}, as no pool of one connection can"), limit, || {
+            let mut other = second.join().map_err(|_| Error::bug(&second_what, "its thread has ended"))??;
+            nature.require_another(&mut other, postgres)
         })?;
     }
-    let pinned = format!(
-        "{PINNED} SET statement_timeout = {}; SET lock_timeout = {};",
-        config.timeouts.postgres.as_millis(),
-        config.timeouts.postgres.as_millis(),
-    );
-    watchdog.watch(&what, limit, || client.batch_execute(&pinned)).map_err(|error| explain(&what, error))?;
+    let pinned = pinned_sql(&nature, config.timeouts.postgres.as_millis());
+    let answer = watchdog.watch(&what, limit, || client.simple_query(&pinned));
+    nature.require_the_same(&answer.map_err(|error| explain(&what, error))?, postgres)?;
+    if has_second {
+        nature::note_unpooled(postgres);
+    }
     Ok(Session::new(client, postgres.address(), config.timeouts.postgres, watchdog.clone(), nature))
+}
+
+/// Begins to open a session on a thread of its own.
+fn open_beside(config: &Config, password: Option<Secret>, role: &str) -> Result<JoinHandle<Result<Client>>> {
+    let (postgres, timeout, role) = (config.postgres.clone(), config.timeouts.connect, role.to_owned());
+    let what = format!("cannot open a second session in PostgreSQL at {}", postgres.address());
+    sync::spawn("second session", move || open(&postgres, password.as_ref(), timeout, &role)).map_err(|error| {
+        Error::unavailable(what, error, "raise the limit on threads (ulimit -u), or lower `jobs` in [run]")
+    })
+}
+
+/// Sets everything, if the statement comes to the process that the session had before, and gives no row otherwise.
+fn pinned_sql(nature: &Nature, limit: u128) -> String {
+    let limit = limit.to_string();
+    let limits = [("statement_timeout", limit.as_str()), ("lock_timeout", limit.as_str())];
+    let settings: Vec<String> =
+        PINNED.iter().chain(&limits).map(|(name, value)| format!("('{name}', '{value}')")).collect();
+    format!(
+        "SELECT pg_catalog.set_config(name, value, false) FROM (
+             VALUES {} UNION ALL SELECT name, '0' FROM pg_catalog.pg_settings
+             WHERE name IN ('idle_session_timeout', 'transaction_timeout')) AS pinned (name, value)
+         WHERE pg_catalog.pg_backend_pid() = {}",
+        settings.join(", "),
+        nature.process()
+    )
 }
 
 /// How many pairs of descriptors must be free: the client library panics where it finds none for its event loop.

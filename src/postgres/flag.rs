@@ -9,10 +9,11 @@
 
 use std::collections::BTreeSet;
 
+use postgres::Transaction;
 use postgres::error::SqlState;
-use postgres::{Statement, Transaction};
 
-use super::session::{Attempt, Session};
+use super::flaggable::Flaggable;
+use super::session::{Attempt, Session, typed};
 use super::source_table::SourceTable;
 use super::wire::{Tid, Xid};
 use crate::crash;
@@ -23,15 +24,19 @@ use crate::ports::source::Flagged;
 /// How often a transaction is begun again after a deadlock, a lock that is not given, or a flag that is taken back.
 const ATTEMPTS: usize = 8;
 
-/// The statements of one table, prepared once.
-#[derive(Clone)]
+/// The statements of one table.
 pub struct FlagStatements {
-    what: String,
-    flag: Statement,
-    equal: Statement,
-    unflagged: Statement,
+    pub(super) what: String,
+    /// The rows that can be locked at once, as `l`: their ordinality and place. Parameters 1 to 4 are the columns of [`Named`].
+    pub(super) lock: String,
+    /// What flags the rows in `l`, and returns their flags.
+    pub(super) update: String,
+    /// The flag's column, quoted.
+    pub(super) flag: String,
+    equal: String,
+    unflagged: String,
     /// Whether triggers fire behind the UPDATE, which may change again what it returned.
-    has_after_triggers: bool,
+    pub(super) has_after_triggers: bool,
 }
 
 /// Runs inside the flagging transaction, before it commits.
@@ -47,12 +52,12 @@ pub struct Wanted<'a> {
 
 /// The same rows, or some of them, as a statement's parameters.
 #[derive(Default)]
-struct Named<'a> {
+pub(super) struct Named<'a> {
     places: Vec<usize>,
-    tables: Vec<u32>,
-    ctids: Vec<Tid>,
-    xmins: Vec<Xid>,
-    keys: Vec<&'a str>,
+    pub tables: Vec<u32>,
+    pub ctids: Vec<Tid>,
+    pub xmins: Vec<Xid>,
+    pub keys: Vec<&'a str>,
 }
 
 impl<'a> Named<'a> {
@@ -64,7 +69,7 @@ impl<'a> Named<'a> {
         self.keys.push(wanted.rows[place].1);
     }
 
-    fn of(wanted: &Wanted<'a>, places: impl Iterator<Item = usize>) -> Self {
+    pub fn of(wanted: &Wanted<'a>, places: impl Iterator<Item = usize>) -> Self {
         let mut named = Self::default();
         places.for_each(|place| named.push(wanted, place, wanted.rows[place].0));
         named
@@ -77,26 +82,23 @@ impl<'a> Named<'a> {
 }
 
 impl FlagStatements {
-    /// Prepares the statements for rows of `table` that go to `topic`.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
-    pub fn prepare(session: &mut Session, table: &SourceTable, topic: &str) -> Result<Self> {
-        let what = format!("cannot flag rows of {}", table.name);
+    /// The statements for rows of `table` that go to `topic`.
+    pub fn new(table: &SourceTable, topic: &str, flaggable: &Flaggable) -> Self {
         let (name, flag) = (&table.name, table.flag_sql());
         let by_key = table.key_equals_sql("t", "b.key");
         let same_table = |other| if table.is_partitioned { format!("AND t.tableoid = {other}") } else { String::new() };
-        let flag_sql = format!(
-            "WITH l AS MATERIALIZED (
+        let lock = format!(
+            "l AS MATERIALIZED (
                  SELECT b.n, t.tableoid AS tableoid, t.ctid AS ctid
                  FROM unnest($1::oid[], $2::tid[], $3::xid[], $4::text[]) WITH ORDINALITY AS b (tableoid, ctid, xmin, key, n)
                       JOIN {name} AS t ON t.ctid = b.ctid AND t.xmin = b.xmin {read} AND {by_key}
-                 WHERE NOT t.{flag} FOR {strength} OF t SKIP LOCKED),
-             u AS (UPDATE {name} AS t SET {flag} = TRUE FROM l WHERE t.ctid = l.ctid {locked} RETURNING t.{flag} AS flag)
-             SELECT (SELECT count(*) FILTER (WHERE flag) FROM u), (SELECT array_agg(n) FROM l)",
+                 WHERE NOT t.{flag} FOR {strength} OF t SKIP LOCKED)",
             read = same_table("b.tableoid"),
+            strength = flaggable.lock_strength,
+        );
+        let update = format!(
+            "UPDATE {name} AS t SET {flag} = TRUE FROM l WHERE t.ctid = l.ctid {locked}",
             locked = same_table("l.tableoid"),
-            strength = lock_strength(session, &what, table)?,
         );
         let equal = format!(
             "SELECT b.n, t.tableoid, t.ctid, t.xmin
@@ -108,14 +110,15 @@ impl FlagStatements {
         let unflagged = format!(
             "SELECT b.n FROM unnest($1::text[]) WITH ORDINALITY AS b (key, n) JOIN {name} AS t ON {by_key} WHERE NOT t.{flag}"
         );
-        require_flaggable(session, table)?;
-        Ok(Self {
-            flag: session.prepare(&what, &flag_sql)?,
-            equal: session.prepare(&what, &equal)?,
-            unflagged: session.prepare(&what, &unflagged)?,
-            has_after_triggers: has_after_triggers(session, &what, table)?,
-            what,
-        })
+        Self {
+            what: format!("cannot flag rows of {name}"),
+            lock,
+            update,
+            flag,
+            equal,
+            unflagged,
+            has_after_triggers: flaggable.has_after_triggers,
+        }
     }
 
     /// Flags the wanted rows, and commits together with what `before_commit` does.
@@ -198,7 +201,12 @@ impl FlagStatements {
         if rows.places.is_empty() {
             return Ok((Vec::new(), 0));
         }
-        let row = transaction.query_one(&self.flag, &[&rows.tables, &rows.ctids, &rows.xmins, &rows.keys])?;
+        let Self { lock, update, flag, .. } = self;
+        let sql = format!(
+            "WITH {lock}, u AS ({update} RETURNING t.{flag} AS flag)
+             SELECT (SELECT count(*) FILTER (WHERE flag) FROM u), (SELECT array_agg(n) FROM l)"
+        );
+        let row = transaction.query_typed_one(&sql, &typed(&[&rows.tables, &rows.ctids, &rows.xmins, &rows.keys]))?;
         let locked: Option<Vec<i64>> = row.get(1);
         let ours = locked.unwrap_or_default().into_iter().filter_map(|n| rows.place(n)).collect();
         Ok((ours, usize::try_from(row.get::<_, i64>(0)).unwrap_or_default()))
@@ -215,7 +223,7 @@ impl FlagStatements {
         let digests: Vec<_> = named.places.iter().map(|&place| (wanted.digest)(place)).collect();
         // Text is compared, so the search path is the reader's; triggers, which fire on UPDATE only, keep the role's.
         transaction.batch_execute("SET LOCAL search_path = pg_catalog")?;
-        let rows = transaction.query(&self.equal, &[&named.keys, &digests])?;
+        let rows = transaction.query_typed(&self.equal, &typed(&[&named.keys, &digests]))?;
         transaction.batch_execute("SET LOCAL search_path TO DEFAULT")?;
         let mut equal = Named::default();
         for row in rows {
@@ -230,50 +238,7 @@ impl FlagStatements {
 
     /// Which of these rows are not flagged.
     fn unflagged(&self, transaction: &mut Transaction<'_>, rows: &Named<'_>) -> Attempt<Vec<usize>> {
-        let found = transaction.query(&self.unflagged, &[&rows.keys])?;
+        let found = transaction.query_typed(&self.unflagged, &typed(&[&rows.keys]))?;
         Ok(found.iter().filter_map(|row| rows.place(row.get(0))).collect())
     }
-}
-
-/// That rows can be flagged at all: the role may update them, and so can the table (a published one without a replica
-/// identity, or with a rule, cannot). That is asked when a statement begins, not when it is prepared.
-///
-/// # Errors
-/// PostgreSQL's, sorted by exit code.
-pub fn require_flaggable(session: &mut Session, table: &SourceTable) -> Result<()> {
-    let (name, flag) = (&table.name, table.flag_sql());
-    let what = format!("cannot flag rows of {name}");
-    // As the flagging UPDATE itself: with RETURNING, which not every rule allows.
-    let sql = format!(
-        "EXPLAIN WITH u AS (UPDATE {name} SET {flag} = TRUE WHERE NOT {flag} RETURNING {flag}) SELECT count(*) FROM u"
-    );
-    session.query(&what, &sql, &[]).map(drop)
-}
-
-/// The lock that the UPDATE itself takes: the weaker one lets inserts refer to the row, unless the flag is part of a unique
-/// index that they could refer to.
-fn lock_strength(session: &mut Session, what: &str, table: &SourceTable) -> Result<&'static str> {
-    let found = session.query_opt(
-        what,
-        "SELECT 1 FROM pg_catalog.pg_index i
-         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND a.attname = $2
-         WHERE i.indrelid IN (SELECT $1::oid UNION SELECT relid::oid FROM pg_catalog.pg_partition_tree($1::oid::regclass))
-           AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL LIMIT 1",
-        &[&table.oid, &table.flag],
-    )?;
-    Ok(if found.is_some() { "UPDATE" } else { "NO KEY UPDATE" })
-}
-
-/// Whether a trigger of the table, or of one of its partitions, fires after an UPDATE. `tgtype` is a set of bits: 2 is
-/// BEFORE, 16 is UPDATE, 64 is INSTEAD OF (pg_trigger in PostgreSQL's sources).
-fn has_after_triggers(session: &mut Session, what: &str, table: &SourceTable) -> Result<bool> {
-    let found = session.query_opt(
-        what,
-        "SELECT 1 FROM pg_catalog.pg_trigger
-         WHERE (tgrelid = $1 OR tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::regclass)))
-           AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 16 <> 0 AND tgtype & (2 | 64) = 0
-         LIMIT 1",
-        &[&table.oid],
-    )?;
-    Ok(found.is_some())
 }

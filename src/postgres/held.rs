@@ -1,20 +1,18 @@
 //! The table `pg2ch_held`: rows that were delivered and are not flagged, by their key and the digest of their record.
 
-use postgres::{Statement, Transaction};
+use postgres::Transaction;
 
-use super::session::{Attempt, Session};
+use super::session::{Attempt, typed};
 use super::source_table::SourceTable;
 use crate::crash;
 use crate::data::Version;
-use crate::error::Result;
 
 /// The statements of one source and topic.
-#[derive(Clone)]
 pub(super) struct HeldStatements {
     pub source: String,
     pub topic: String,
-    hold: Statement,
-    drop: Statement,
+    hold: String,
+    drop: String,
     pub page: String,
 }
 
@@ -45,11 +43,7 @@ pub(super) fn page_sql(table: &SourceTable, topic: &str, entries: &str) -> Strin
 
 impl HeldStatements {
     /// `name` is the table's, with its schema.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
-    pub fn prepare(session: &mut Session, name: &str, table: &SourceTable, topic: &str) -> Result<Self> {
-        let what = format!("cannot hold rows of {}", table.name);
+    pub fn new(name: &str, table: &SourceTable, topic: &str) -> Self {
         let hold = format!(
             "INSERT INTO {name} (source, topic, key, digest) SELECT $1, $2, h.key, h.digest
              FROM unnest($3::text[], $4::bytea[]) AS h (key, digest)"
@@ -63,26 +57,14 @@ impl HeldStatements {
                  FROM {name} WHERE source = $1 AND topic = $2 AND id > $3 ORDER BY id LIMIT $4"
             ),
         );
-        // A role that may not do this is refused before anything is sent: privileges are asked for when a statement begins.
-        let allowed = format!(
-            "EXPLAIN WITH d AS (DELETE FROM {name} RETURNING 1)
-             INSERT INTO {name} (source, topic, key, digest) SELECT '', '', '', '' FROM d"
-        );
-        session.query(&what, &allowed, &[])?;
-        Ok(Self {
-            source: table.name.clone(),
-            topic: topic.to_owned(),
-            hold: session.prepare(&what, &hold)?,
-            drop: session.prepare(&what, &drop)?,
-            page,
-        })
+        Self { source: table.name.clone(), topic: topic.to_owned(), hold, drop, page }
     }
 
     /// Holds rows, inside the caller's transaction.
     pub fn hold(&self, transaction: &mut Transaction<'_>, keys: &[&str], digests: &[Vec<u8>]) -> Attempt<()> {
         if !keys.is_empty() {
             crash::point("hold.before");
-            transaction.execute(&self.hold, &[&self.source, &self.topic, &keys, &digests])?;
+            transaction.execute_typed(&self.hold, &typed(&[&self.source, &self.topic, &keys, &digests]))?;
             crash::point("hold.after");
         }
         Ok(())
@@ -90,7 +72,7 @@ impl HeldStatements {
 
     pub fn drop(&self, transaction: &mut Transaction<'_>, ids: &[i64]) -> Attempt<()> {
         crash::point("unhold.before");
-        transaction.execute(&self.drop, &[&self.source, &self.topic, &ids])?;
+        transaction.execute_typed(&self.drop, &typed(&[&self.source, &self.topic, &ids]))?;
         crash::point("unhold.after");
         Ok(())
     }

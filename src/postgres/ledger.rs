@@ -3,19 +3,22 @@
 //! The commits of its flags are asynchronous (`synchronous_commit = off`): flags and checkpoint move in one transaction, so a commit that a crash of PostgreSQL loses takes both back, and recovery finds the rows'
 //! records behind the checkpoint and flags them again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use postgres::{Statement, Transaction};
+use postgres::SimpleQueryRow;
 
-use super::flag::{FlagStatements, Wanted};
+use super::epoch::Epoch;
+use super::flag::{FlagStatements, Named, Wanted};
+use super::flaggable::Flaggable;
 use super::held::HeldStatements;
 use super::lock;
-use super::session::{Attempt, Session};
+use super::session::{Session, literal};
 use super::source_table::SourceTable;
-use super::unsent::highest_unsent_key;
+use super::unsent::{highest_unsent_key, highest_unsent_key_sql};
 use crate::crash;
 use crate::data::{RowBatch, record_digest};
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Error, Result};
 use crate::ports::source::{Checkpoint, Flagged, Ledger, Settled, SourceColumn, WindowRecord};
 use crate::shutdown::Shutdown;
 
@@ -30,28 +33,20 @@ pub struct PgLedger {
     /// The table of held rows, with its schema.
     pub(super) held: String,
     pub(super) has_held: bool,
+    /// What was asked in one message with the lock, until it is wanted.
+    checkpoint_ahead: Option<Vec<SimpleQueryRow>>,
+    highest_ahead: Option<Option<Vec<String>>>,
     /// How many records the window has been given.
     pub(super) window: i64,
     shutdown: Shutdown,
-    epoch: Option<i64>,
-    statements: Option<Statements>,
+    statements: Option<Arc<Statements>>,
 }
 
-#[derive(Clone)]
+/// What writes under an epoch.
 pub(super) struct Statements {
-    pub checkpoint: CheckpointStatements,
+    pub epoch: Epoch,
     pub flag: FlagStatements,
     pub held: HeldStatements,
-}
-
-/// What moves the checkpoint inside a transaction.
-#[derive(Clone)]
-pub(super) struct CheckpointStatements {
-    source: String,
-    topic: String,
-    epoch: i64,
-    claim: Statement,
-    partitions: Statement,
 }
 
 impl PgLedger {
@@ -67,13 +62,20 @@ impl PgLedger {
         shutdown: Shutdown,
     ) -> Result<Self> {
         let what = format!("cannot use the checkpoint of {}", table.name);
-        session.execute_batch(
-            &what,
-            &format!("SET synchronous_commit = off; SET lock_timeout = {}", row_lock.as_millis().max(1)),
-        )?;
-        let held = own_tables(&mut session, &what)?;
+        let held = own_tables(&mut session, &what, row_lock)?;
         let topic = topic.to_owned();
-        Ok(Self { session, table, topic, held, has_held: false, window: 0, shutdown, epoch: None, statements: None })
+        Ok(Self {
+            session,
+            table,
+            topic,
+            held,
+            has_held: false,
+            checkpoint_ahead: None,
+            highest_ahead: None,
+            window: 0,
+            shutdown,
+            statements: None,
+        })
     }
 
     /// The table.
@@ -94,36 +96,32 @@ impl PgLedger {
         }
     }
 
+    fn checkpoint_sql(&self) -> String {
+        let (source, topic) = (literal(&self.table.name), literal(&self.topic));
+        format!(
+            "SELECT source, partition, next_offset, timestamp_floor, epoch,
+                    EXISTS (SELECT FROM {} AS h WHERE h.source = {source} AND h.topic = {topic})
+             FROM pg2ch_checkpoint WHERE topic = {topic}",
+            self.held
+        )
+    }
+
     fn what(&self, verb: &str) -> String {
         format!("cannot {verb} {}", self.table.name)
     }
 
-    pub(super) fn statements(&mut self) -> Result<Statements> {
-        if let Some(statements) = &self.statements {
-            return Ok(statements.clone());
-        }
-        let what = self.what("prepare to flag rows of");
-        let Some(epoch) = self.epoch else {
-            return Err(Error::bug(what, "no epoch was taken before the first flag"));
-        };
-        let checkpoint = CheckpointStatements {
-            source: self.table.name.clone(),
-            topic: self.topic.clone(),
-            epoch,
-            claim: self.session.prepare(&what, CLAIM)?,
-            partitions: self.session.prepare(&what, MOVE)?,
-        };
-        let flag = FlagStatements::prepare(&mut self.session, &self.table, &self.topic)?;
-        let held = HeldStatements::prepare(&mut self.session, &self.held, &self.table, &self.topic)?;
-        Ok(self.statements.insert(Statements { checkpoint, flag, held }).clone())
+    pub(super) fn statements(&self) -> Result<Arc<Statements>> {
+        let taken = self.statements.clone();
+        taken.ok_or_else(|| Error::bug(self.what("flag rows of"), "no epoch was taken before the first flag"))
     }
 }
 
-/// The name of the table of held rows, with its schema.
+/// The name of the table of held rows, with its schema. Makes the session's settings what a ledger needs, too.
 ///
 /// # Errors
 /// 78 if it, or the checkpoint table, is not there or not as this version needs it.
-fn own_tables(session: &mut Session, what: &str) -> Result<String> {
+fn own_tables(session: &mut Session, what: &str, row_lock: Duration) -> Result<String> {
+    let row_lock = row_lock.as_millis().max(1).to_string();
     let found = session.query_opt(
         what,
         "SELECT pg_catalog.to_regclass('pg2ch_checkpoint') IS NOT NULL,
@@ -131,8 +129,9 @@ fn own_tables(session: &mut Session, what: &str) -> Result<String> {
                         WHERE attrelid = pg_catalog.to_regclass('pg2ch_checkpoint') AND attname = 'protocol'),
                 (SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
                  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                 WHERE c.oid = pg_catalog.to_regclass('pg2ch_held'))",
-        &[],
+                 WHERE c.oid = pg_catalog.to_regclass('pg2ch_held')),
+                pg_catalog.set_config('synchronous_commit', 'off', false), pg_catalog.set_config('lock_timeout', $1, false)",
+        &[&row_lock],
     )?;
     let (exists, is_present, held) = found.map_or((false, false, None), |row| (row.get(0), row.get(1), row.get(2)));
     let why = match (exists, is_present, held) {
@@ -144,71 +143,33 @@ fn own_tables(session: &mut Session, what: &str) -> Result<String> {
     Err(Error::config(what, why, "run `pg2ch init`, or load sql/postgres_init.sql"))
 }
 
-/// Holds the epoch's row until the transaction ends, so that no later epoch can be taken in between.
-const CLAIM: &str = "UPDATE pg2ch_checkpoint SET timestamp_floor = greatest(timestamp_floor, $4), updated_at = now()
-    WHERE source = $1 AND topic = $2 AND partition = -1 AND epoch = $3";
-
-const MOVE: &str = "INSERT INTO pg2ch_checkpoint AS c (source, topic, partition, next_offset, epoch, protocol)
-    SELECT $1, $2, p, o, $3, 2 FROM unnest($4::int[], $5::bigint[]) AS moved (p, o)
-    ON CONFLICT (source, topic, partition)
-    DO UPDATE SET next_offset = excluded.next_offset, epoch = excluded.epoch, updated_at = now()";
-
-impl CheckpointStatements {
-    /// Checks the epoch, inside the caller's transaction, and keeps others from taking the next one.
-    pub fn claim(&self, transaction: &mut Transaction<'_>) -> Attempt<()> {
-        self.apply(transaction, &Checkpoint::default())
-    }
-
-    /// Checks the epoch and moves the checkpoint, inside the caller's transaction.
-    pub fn apply(&self, transaction: &mut Transaction<'_>, to: &Checkpoint) -> Attempt<()> {
-        let claimed =
-            transaction.execute(&self.claim, &[&self.source, &self.topic, &self.epoch, &to.timestamp_floor])?;
-        if claimed != 1 {
-            return Err(shut_out(&self.source).into());
-        }
-        if to.offsets.is_empty() {
-            return Ok(());
-        }
-        let (partitions, offsets): (Vec<i32>, Vec<i64>) = to.offsets.iter().map(|(&p, &o)| (p, o)).unzip();
-        transaction.execute(&self.partitions, &[&self.source, &self.topic, &self.epoch, &partitions, &offsets])?;
-        Ok(())
-    }
-}
-
-fn shut_out(source: &str) -> Error {
-    Error::new(
-        ExitCode::Locked,
-        format!("cannot flag rows of {source}"),
-        "a newer run has taken over",
-        "nothing is lost: the newer run flags what this one sent. Check whether this job is scheduled twice",
-    )
-}
-
 impl Ledger for PgLedger {
     fn source_columns(&self) -> &[SourceColumn] {
         &self.table.columns
     }
 
     fn lock(&mut self, wait: Duration) -> Result<bool> {
-        lock::take(&mut self.session, &self.table, wait, &self.shutdown)
+        let then = format!("{}; {}", self.checkpoint_sql(), highest_unsent_key_sql(&self.table));
+        let Some(answers) = lock::take(&mut self.session, &self.table, wait, &self.shutdown, &then)? else {
+            return Ok(false);
+        };
+        // Between the two stands the answer to a SET.
+        self.highest_ahead = answers.get(2).map(|answer| highest_unsent_key(Some(answer)));
+        self.checkpoint_ahead = answers.into_iter().next();
+        Ok(true)
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         let what = self.what("read the checkpoint of");
-        let rows = self.session.query(
-            &what,
-            &format!(
-                "SELECT source, partition, next_offset, timestamp_floor, epoch,
-                        EXISTS (SELECT FROM {} AS h WHERE h.source = $2 AND h.topic = $1)
-                 FROM pg2ch_checkpoint WHERE topic = $1",
-                self.held
-            ),
-            &[&self.topic, &self.table.name],
-        )?;
-        self.has_held = rows.first().is_some_and(|row| row.get(5));
+        let rows = match self.checkpoint_ahead.take() {
+            Some(rows) => rows,
+            None => self.session.script(&what, &self.checkpoint_sql())?.pop().unwrap_or_default(),
+        };
+        let number = |row: &SimpleQueryRow, at| row.get(at).and_then(|text| text.parse().ok()).unwrap_or_default();
+        self.has_held = rows.first().is_some_and(|row| row.get(5) == Some("t"));
         let (mut checkpoint, mut epoch) = (Checkpoint::default(), None);
         for row in rows {
-            let source: String = row.get(0);
+            let source = row.get(0).unwrap_or_default();
             if source != self.table.name {
                 return Err(Error::config(
                     what,
@@ -216,44 +177,42 @@ impl Ledger for PgLedger {
                     "give each source a topic of its own; if that one has moved away, delete its rows from pg2ch_checkpoint",
                 ));
             }
-            match row.get(1) {
-                SOURCE_ROW => (checkpoint.timestamp_floor, epoch) = (row.get(3), Some(row.get(4))),
+            match row.get(1).and_then(|partition| partition.parse().ok()).unwrap_or(SOURCE_ROW) {
+                SOURCE_ROW => (checkpoint.timestamp_floor, epoch) = (number(&row, 3), Some(number(&row, 4))),
                 partition => {
-                    checkpoint.offsets.insert(partition, row.get(2));
+                    checkpoint.offsets.insert(partition, number(&row, 2));
                 }
             }
         }
-        if self.epoch.is_some() && self.epoch != epoch {
-            return Err(shut_out(&self.table.name));
+        match &self.statements {
+            Some(ours) if !ours.epoch.is(epoch) => Err(ours.epoch.shut_out()),
+            _ => Ok(checkpoint),
         }
-        Ok(checkpoint)
     }
 
     fn highest_unsent_key(&mut self) -> Result<Option<Vec<String>>> {
-        highest_unsent_key(&mut self.session, &self.table)
+        if let Some(highest) = self.highest_ahead.take() {
+            return Ok(highest);
+        }
+        let what = self.what("look for unsent rows of");
+        let answers = self.session.transaction_script(&what, &highest_unsent_key_sql(&self.table))?;
+        Ok(highest_unsent_key(answers.get(1)))
     }
 
     fn take_epoch(&mut self) -> Result<()> {
-        let what = self.what("take the next epoch of");
+        let (what, table) = (self.what("take the next epoch of"), &self.table);
+        // What was asked with the lock proves nothing from here on.
+        self.checkpoint_ahead = None;
+        self.highest_ahead = None;
         crash::point("epoch.before");
-        let (source, topic) = (self.table.name.clone(), self.topic.clone());
-        let epoch = self.session.transaction(&what, |transaction| {
-            // Durable before the first send: recovery has to find it after a crash of this run and of PostgreSQL.
-            transaction.batch_execute("SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = 0")?;
-            let row = transaction.query_one(
-                "INSERT INTO pg2ch_checkpoint AS c (source, topic, partition, next_offset, epoch, protocol)
-                 VALUES ($1, $2, -1, 0, 1, 2)
-                 ON CONFLICT (source, topic, partition) DO UPDATE SET epoch = c.epoch + 1, updated_at = now()
-                 RETURNING epoch",
-                &[&source, &topic],
-            )?;
-            Ok(row.get(0))
-        });
-        self.epoch = Some(epoch.map_err(|failure| self.session.explain(&what, failure))?);
+        let epoch = Epoch::take(&mut self.session, &what, &table.name, &self.topic)?;
         crash::point("epoch.after");
-        self.statements = None;
         // A table whose rows cannot be flagged is refused here, before anything is sent.
-        self.statements().map(drop)
+        let flaggable = Flaggable::find(&mut self.session, table, &self.held)?;
+        let flag = FlagStatements::new(table, &self.topic, &flaggable);
+        let held = HeldStatements::new(&self.held, table, &self.topic);
+        self.statements = Some(Arc::new(Statements { epoch, flag, held }));
+        Ok(())
     }
 
     fn has_held(&self) -> bool {
@@ -261,7 +220,8 @@ impl Ledger for PgLedger {
     }
 
     fn flag(&mut self, batch: &RowBatch, indices: &[usize], to: &Checkpoint) -> Result<Flagged> {
-        let Statements { checkpoint, flag, held } = self.statements()?;
+        let statements = self.statements()?;
+        let Statements { epoch, flag, held } = &*statements;
         let mut rows = Vec::with_capacity(indices.len());
         for &index in indices {
             let row = batch.row(index);
@@ -274,11 +234,15 @@ impl Ledger for PgLedger {
             record_digest(&self.topic, row.record_key, Some(row.value), row.headers)
         };
         let wanted = Wanted { rows, digest: &digest };
+        let all = Named::of(&wanted, 0..wanted.rows.len());
+        if flag.run_at_once(&mut self.session, &all, epoch, to)? {
+            return Ok(Flagged { flagged: indices.len(), ..Flagged::default() });
+        }
         let mut flagged = flag.run(&mut self.session, &wanted, &mut |transaction, flagged| {
             let keys: Vec<&str> = flagged.unflagged().map(|place| wanted.rows[place].1).collect();
             let digests: Vec<_> = flagged.unflagged().map(digest).collect();
             held.hold(transaction, &keys, &digests)?;
-            checkpoint.apply(transaction, to)
+            epoch.apply(transaction, to)
         })?;
         for place in flagged.locked.iter_mut().chain(&mut flagged.taken_back) {
             *place = indices[*place];
@@ -300,18 +264,6 @@ impl Ledger for PgLedger {
 
     fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<()> {
         let what = self.what("move the checkpoint of");
-        let checkpoint = self.statements()?.checkpoint;
-        crash::point("checkpoint.before");
-        let moved = self.session.transaction(&what, |transaction| {
-            // Durable, because it may go back: a crash of PostgreSQL that undid it would leave the checkpoint of a topic that
-            // is gone, and hide what was sent to the new one since.
-            transaction.batch_execute("SET LOCAL synchronous_commit = on")?;
-            checkpoint.apply(transaction, to)?;
-            crash::point("checkpoint.commit.before");
-            Ok(())
-        });
-        moved.map_err(|failure| self.session.explain(&what, failure))?;
-        crash::point("checkpoint.after");
-        Ok(())
+        self.statements()?.epoch.move_checkpoint(&mut self.session, &what, to)
     }
 }

@@ -4,10 +4,12 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use postgres::SimpleQueryRow;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::catalogue::name_sql;
+use super::nature::{POOLED, UNPOOL};
 use super::session::Session;
 use super::source_table::SourceTable;
 use crate::crash;
@@ -23,19 +25,43 @@ const OWN_SESSION: Duration = Duration::from_secs(10);
 /// How long the session of a run that has just been killed may take to end.
 const DEAD_SESSION: Duration = Duration::from_secs(1);
 
-/// Takes the lock of `table`; `false` if the run was asked to finish while it waited.
+/// Takes the lock of `table`, and asks `then` behind it in the same message: its answers, none of them if one has failed.
+/// `None` if the run was asked to finish while it waited.
 ///
 /// # Errors
 /// 75 after `wait`, or a second if that is longer, naming the holder.
-pub fn take(session: &mut Session, table: &SourceTable, wait: Duration, shutdown: &Shutdown) -> Result<bool> {
+pub fn take(
+    session: &mut Session,
+    table: &SourceTable,
+    wait: Duration,
+    shutdown: &Shutdown,
+    then: &str,
+) -> Result<Option<Vec<Vec<SimpleQueryRow>>>> {
     let what = format!("cannot take the lock of {}", table.name);
     let key = lock_key(&table.database, &table.name);
+    // Behind a pool of transactions the lock would stay behind in another's session.
+    let is_ours = format!("pg_catalog.pg_backend_pid()::text = '{}'", session.nature().process());
+    let lock = format!("SELECT pg_catalog.pg_try_advisory_lock({key}) WHERE {is_ours}");
+    // The lock may be there already.
+    let anew = format!("SELECT pg_catalog.pg_advisory_unlock_all() WHERE {is_ours}; {lock}");
+    // Asked once: who waits for the lock would ask in vain, again and again.
+    let mut asked = match session.transaction_script(&what, &format!("{lock}; {then}")) {
+        Err(error) if session.is_closed() => return Err(error),
+        asked => asked.ok(),
+    };
     let begun = Instant::now();
     loop {
-        let row = session.query_opt(&what, "SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key])?;
-        if row.is_some_and(|row| row.get(0)) {
+        // Where something of it has failed, whoever needs it asks by itself, and tells why.
+        let mut answers = match asked.take() {
+            Some(answers) => answers,
+            None => session.script(&what, &anew)?.into_iter().skip(1).collect(),
+        };
+        let then = answers.split_off(1.min(answers.len()));
+        let taken = answers.first().and_then(|rows| rows.first());
+        let taken = taken.ok_or_else(|| Error::config(&what, POOLED, UNPOOL))?;
+        if taken.get(0) == Some("t") {
             crash::point("lock.after");
-            return Ok(true);
+            return Ok(Some(then));
         }
         let holder = holder(session, &what, key)?;
         let is_ours = holder.as_ref().is_some_and(|holder| holder.is_ours);
@@ -51,7 +77,7 @@ pub fn take(session: &mut Session, table: &SourceTable, wait: Duration, shutdown
             ));
         }
         if shutdown.wait(RETRY) {
-            return Ok(false);
+            return Ok(None);
         }
     }
 }

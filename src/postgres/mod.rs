@@ -2,8 +2,11 @@
 
 mod catalogue;
 mod connect;
+mod epoch;
 mod explain;
 mod flag;
+mod flag_at_once;
+mod flaggable;
 mod held;
 mod ledger;
 mod lock;
@@ -18,7 +21,7 @@ mod wire;
 
 pub use catalogue::{Relation, has_unique_index, name_sql, read_columns, table_comment};
 pub use connect::connect;
-pub use flag::require_flaggable;
+pub use flaggable::require_flaggable;
 pub use ledger::PgLedger;
 pub use lock::{Holder, run_in_progress};
 pub use nature::{OLDEST, POOLED};

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use postgres::{Client, SimpleQueryMessage};
+use postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::explain::explain;
 use crate::config::PostgresConfig;
@@ -15,11 +15,12 @@ pub const OLDEST: i32 = 120_000;
 /// Why a pool of transactions is refused.
 pub const POOLED: &str = "a pooler shares server processes between sessions (transaction pooling)";
 
+/// What helps against it.
+pub const UNPOOL: &str = "name PostgreSQL itself, or a pool with pool_mode = session, in [postgres] url: locks and settings of a \
+     session do not outlive a transaction there";
+
 /// How long it is taken for granted that a server is no transaction pool.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
-
-/// How often both sessions are asked. One that has the pool to itself is recognised in the first round.
-const ROUNDS: usize = 2;
 
 /// The server that was last found to give each session a process of its own, and when.
 static UNPOOLED: Mutex<Option<(String, Instant)>> = Mutex::new(None);
@@ -45,10 +46,7 @@ impl Nature {
                     pg_catalog.current_setting('server_version'), pg_catalog.pg_is_in_recovery(),
                     pg_catalog.current_setting('default_transaction_read_only')",
         )?;
-        let row = messages.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        });
+        let row = row_of(&messages);
         let column = |at| row.and_then(|row| row.get(at)).unwrap_or_default().to_owned();
         Ok(Self {
             process: column(0),
@@ -57,6 +55,29 @@ impl Nature {
             is_standby: column(3) == "t",
             is_read_only: column(4) == "on",
         })
+    }
+
+    /// The server process behind the session.
+    pub fn process(&self) -> &str {
+        &self.process
+    }
+
+    /// That another session has a process of its own. Where a pooler gives it away after each transaction, it serves both.
+    ///
+    /// # Errors
+    /// 78 if it does not; PostgreSQL's.
+    pub fn require_another(&self, other: &mut Client, config: &PostgresConfig) -> Result<()> {
+        let what = format!("cannot use PostgreSQL at {}", config.address());
+        let theirs = Self::of(other).map_err(|error| explain(&what, error))?;
+        if theirs.process == self.process { Err(pooled(config)) } else { Ok(()) }
+    }
+
+    /// That the first session, asked once more, still has its process: then there is a row in the answer.
+    ///
+    /// # Errors
+    /// 78 if it has not.
+    pub fn require_the_same(&self, answer: &[SimpleQueryMessage], config: &PostgresConfig) -> Result<()> {
+        row_of(answer).map(drop).ok_or_else(|| pooled(config))
     }
 
     /// That a run can flag rows here; `address` is the server's.
@@ -96,34 +117,21 @@ pub fn is_known_unpooled(config: &PostgresConfig) -> bool {
     known.as_ref().is_some_and(|(address, at)| *address == config.address() && at.elapsed() < KNOWN_FOR)
 }
 
-/// That each of two sessions has a server process of its own. Where a pooler gives it away after each transaction, the
-/// process changes, or serves both.
-///
-/// # Errors
-/// 78 if it does not; PostgreSQL's.
-pub fn require_unpooled(
-    client: &mut Client,
-    other: &mut Client,
-    config: &PostgresConfig,
-    first: &Nature,
-) -> Result<()> {
-    let what = format!("cannot use PostgreSQL at {}", config.address());
-    let process = |client: &mut Client| Nature::of(client).map(|nature| nature.process);
-    for _ in 0..ROUNDS {
-        let theirs = process(other).map_err(|error| explain(&what, error))?;
-        let ours = process(client).map_err(|error| explain(&what, error))?;
-        if ours != first.process || theirs == first.process {
-            return Err(Error::config(
-                what,
-                POOLED,
-                "name PostgreSQL itself, or a pool with pool_mode = session, in [postgres] url: locks and settings of a \
-                 session do not outlive a transaction there",
-            ));
-        }
-    }
+/// Notes that this server gives each session a process of its own.
+pub fn note_unpooled(config: &PostgresConfig) {
     let proven = (config.address(), Instant::now());
     *UNPOOLED.lock().unwrap_or_else(PoisonError::into_inner) = Some(proven);
-    Ok(())
+}
+
+fn row_of(messages: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
+    messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })
+}
+
+fn pooled(config: &PostgresConfig) -> Error {
+    Error::config(format!("cannot use PostgreSQL at {}", config.address()), POOLED, UNPOOL)
 }
 
 #[cfg(test)]

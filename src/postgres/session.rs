@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use postgres::error::SqlState;
-use postgres::types::ToSql;
-use postgres::{Client, Row, Statement, ToStatement, Transaction};
+use postgres::types::{ToSql, Type};
+use postgres::{Client, Row, SimpleQueryMessage, SimpleQueryRow, Transaction};
 
 use super::explain::explain;
 use super::nature::Nature;
+use super::wire::{Tid, Xid};
 use crate::error::{Error, Result};
 use crate::threads::watchdog::Watchdog;
 
@@ -20,8 +21,46 @@ pub struct Session {
     nature: Nature,
 }
 
+/// A parameter that brings its type along. A statement whose types are given is one message and one answer: a prepared one, or
+/// one whose types the server is asked for, costs a round trip more.
+pub trait Param: Sync {
+    /// The value, and its type.
+    fn typed(&self) -> (&(dyn ToSql + Sync), Type);
+}
+
+macro_rules! params {
+    ($($name:ident: $($value:ty),+;)+) => { $($(
+        impl Param for $value {
+            fn typed(&self) -> (&(dyn ToSql + Sync), Type) {
+                (self, Type::$name)
+            }
+        }
+    )+)+ };
+}
+
+params! {
+    BOOL: bool;
+    INT4: i32;
+    INT8: i64;
+    OID: u32;
+    FLOAT8: f64;
+    TEXT: &str, String, Option<String>;
+    INT4_ARRAY: Vec<i32>;
+    INT8_ARRAY: Vec<i64>, &[i64];
+    OID_ARRAY: Vec<u32>;
+    TEXT_ARRAY: Vec<&str>, &[&str], Vec<String>, &[String], Vec<Option<String>>;
+    BYTEA_ARRAY: Vec<Vec<u8>>, &[Vec<u8>];
+    TID_ARRAY: Vec<Tid>;
+    XID_ARRAY: Vec<Xid>;
+}
+
 /// The parameters of a statement.
-pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+pub type Params<'a> = &'a [&'a dyn Param];
+
+/// The same, as the library takes them.
+pub(super) fn typed<'a>(params: Params<'a>) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
+    params.iter().map(|param| param.typed()).collect()
+}
 
 impl Session {
     pub(super) fn new(
@@ -42,6 +81,16 @@ impl Session {
     /// 69 for a standby, 78 for a server that is too old, or whose sessions may not write.
     pub fn require_writable(&self) -> Result<()> {
         self.nature.require_writable(&self.address)
+    }
+
+    /// Whether the connection is known to have ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// What the session was found to be.
+    pub(super) const fn nature(&self) -> &Nature {
+        &self.nature
     }
 
     /// Runs `call` on the client, under the time limit; `what` says, for a message, what cannot be done.
@@ -66,21 +115,52 @@ impl Session {
     ///
     /// # Errors
     /// PostgreSQL's, sorted by exit code.
-    pub fn query<S: ?Sized + ToStatement>(&mut self, what: &str, sql: &S, params: Params<'_>) -> Result<Vec<Row>> {
-        self.call(what, |client| client.query(sql, params))
+    pub fn query(&mut self, what: &str, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
+        self.call(what, |client| client.query_typed(sql, &typed(params)))
     }
 
     /// Queries one row, or none.
     ///
     /// # Errors
     /// PostgreSQL's, sorted by exit code.
-    pub fn query_opt<S: ?Sized + ToStatement>(
-        &mut self,
-        what: &str,
-        sql: &S,
-        params: Params<'_>,
-    ) -> Result<Option<Row>> {
-        self.call(what, |client| client.query_opt(sql, params))
+    pub fn query_opt(&mut self, what: &str, sql: &str, params: Params<'_>) -> Result<Option<Row>> {
+        self.call(what, |client| client.query_typed_opt(sql, &typed(params)))
+    }
+
+    /// Runs one statement; returns how many rows it has changed.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code.
+    pub fn execute(&mut self, what: &str, sql: &str, params: Params<'_>) -> Result<u64> {
+        self.call(what, |client| client.execute_typed(sql, &typed(params)))
+    }
+
+    /// As [`execute`](Self::execute); `false` where a table of the statement does not exist.
+    ///
+    /// # Errors
+    /// Any other error of PostgreSQL, sorted by exit code.
+    pub fn execute_if_there(&mut self, what: &str, sql: &str, params: Params<'_>) -> Result<bool> {
+        match self.raw(what, |client| client.execute_typed(sql, &typed(params))) {
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(false),
+            done => done.map(|_| true).map_err(|error| self.explain(what, error)),
+        }
+    }
+
+    /// Runs several statements in one message; returns the rows of each, as text.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code.
+    pub fn script(&mut self, what: &str, sql: &str) -> Result<Vec<Vec<SimpleQueryRow>>> {
+        let messages = self.call(what, |client| client.simple_query(sql))?;
+        let (mut answers, mut rows) = (Vec::new(), Vec::new());
+        for message in messages {
+            match message {
+                SimpleQueryMessage::Row(row) => rows.push(row),
+                SimpleQueryMessage::CommandComplete(_) => answers.push(std::mem::take(&mut rows)),
+                _ => {}
+            }
+        }
+        Ok(answers)
     }
 
     /// Runs statements without parameters.
@@ -89,6 +169,24 @@ impl Session {
     /// PostgreSQL's, sorted by exit code.
     pub fn execute_batch(&mut self, what: &str, sql: &str) -> Result<()> {
         self.call(what, |client| client.batch_execute(sql))
+    }
+
+    /// As [`script`](Self::script), in a transaction of its own, whose statements see what was committed before each of them:
+    /// without one they were one transaction all the same, at whatever isolation the role has.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code.
+    pub fn transaction_script(&mut self, what: &str, sql: &str) -> Result<Vec<Vec<SimpleQueryRow>>> {
+        let whole = format!("START TRANSACTION ISOLATION LEVEL READ COMMITTED; {sql}; COMMIT");
+        let answers = self.script(what, &whole);
+        if answers.is_err() {
+            // What is told is the first error.
+            let _ = self.raw(what, |client| client.batch_execute("ROLLBACK"));
+        }
+        answers.map(|mut answers| {
+            answers.pop();
+            answers.split_off(1.min(answers.len()))
+        })
     }
 
     /// Does `work` while names are looked up in pg_catalog only, so that they mean the same under any role's search path.
@@ -100,14 +198,6 @@ impl Session {
         let result = work(self);
         let reset = self.execute_batch(what, "RESET search_path");
         result.and_then(|result| reset.map(|()| result))
-    }
-
-    /// Prepares a statement.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code.
-    pub fn prepare(&mut self, what: &str, sql: &str) -> Result<Statement> {
-        self.call(what, |client| client.prepare(sql))
     }
 
     /// Runs `work` in a transaction, committed when it returns `Ok`.
@@ -142,6 +232,11 @@ pub(super) fn pin(transaction: &mut Transaction<'_>) -> Attempt<()> {
          SET LOCAL enable_seqscan = off; SET LOCAL enable_nestloop = on; SET LOCAL enable_indexscan = on; SET LOCAL jit = off",
     )?;
     Ok(())
+}
+
+/// A text as SQL writes it, whatever `standard_conforming_strings` is.
+pub(super) fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// Why a piece of work in a transaction failed.

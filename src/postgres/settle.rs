@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::flag::Wanted;
 use super::held::{Entry, HeldStatements};
 use super::ledger::PgLedger;
-use super::session::{Attempt, Failure, Params, pin};
+use super::session::{Attempt, Failure, Params, pin, typed};
 use super::wire::{Tid, Xid};
 use crate::data::Version;
 use crate::error::Result;
@@ -58,13 +58,13 @@ impl PgLedger {
                     // Durable: an entry that a crash of PostgreSQL brings back would speak for a row that has been sent anew.
                     transaction.batch_execute("SET LOCAL synchronous_commit = on")?;
                     statements.held.drop(transaction, &ids)?;
-                    statements.checkpoint.claim(transaction)
+                    statements.epoch.claim(transaction)
                 }
                 Passed::Records(checkpoint) => {
                     let (keys, digests): (Vec<&str>, Vec<Vec<u8>>) =
                         stuck.map(|entry| (entry.key.as_str(), entry.digest.clone())).unzip();
                     statements.held.hold(transaction, &keys, &digests)?;
-                    statements.checkpoint.apply(transaction, checkpoint)
+                    statements.epoch.apply(transaction, checkpoint)
                 }
             }
         })?;
@@ -79,7 +79,7 @@ impl PgLedger {
     pub(super) fn entries(&mut self, what: &str, page: &str, params: Params<'_>) -> Attempt<Vec<Entry>> {
         let rows = self.session.transaction(what, |transaction| {
             pin(transaction)?;
-            Ok(transaction.query(page, params)?)
+            Ok(transaction.query_typed(page, &typed(params))?)
         })?;
         let entry = |row: &postgres::Row| {
             let version = row.get::<_, Option<u32>>(5).map(|table| {
@@ -98,9 +98,9 @@ impl PgLedger {
         let HeldStatements { source, topic, .. } = &statements.held;
         let sql = format!("SELECT min(id) FROM {} WHERE source = $1 AND topic = $2 AND id > $3", self.held);
         let dropped = self.session.transaction(what, |transaction| {
-            let id: i64 = transaction.query_one(&sql, &[source, topic, &after])?.get(0);
+            let id: i64 = transaction.query_typed_one(&sql, &typed(&[source, topic, &after]))?.get(0);
             statements.held.drop(transaction, &[id])?;
-            statements.checkpoint.claim(transaction)?;
+            statements.epoch.claim(transaction)?;
             Ok(id)
         });
         let id = dropped.map_err(|failure| self.session.explain(what, failure))?;

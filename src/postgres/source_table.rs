@@ -81,7 +81,7 @@ impl SourceTable {
             ));
         }
         let Relation { oid, name, database, is_partitioned, .. } = relation;
-        let mut columns = session.in_catalog(&what, |session| read_columns(session, oid, &name))?;
+        let mut columns = read_columns(session, oid, &name)?;
         let column = |wanted: &str| columns.iter().find(|column| column.name == wanted).cloned();
         let flag = column(&config.flag);
         if let Some(flag) = flag.as_ref().filter(|flag| flag.type_name != "boolean") {

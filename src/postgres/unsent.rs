@@ -3,11 +3,10 @@
 //! Each batch is one statement that starts behind the last key (keyset pagination over the partial index), so that no
 //! snapshot is held between batches. Reading changes nothing: a crash here leaves nothing to repair.
 
+use postgres::SimpleQueryRow;
 use postgres::fallible_iterator::FallibleIterator;
-use postgres::types::ToSql;
-use postgres::{RowIter, Statement};
 
-use super::session::{Params, Session};
+use super::session::{Param, Session, typed};
 use super::source_table::SourceTable;
 use super::wire::{Raw, Tid, Xid};
 use crate::data::{Headers, Row, RowBatch, Version, push_header};
@@ -22,8 +21,8 @@ const FIRST_ROWS: usize = 200;
 pub struct PgUnsentRows {
     session: Session,
     what: String,
-    first: Statement,
-    rest: Statement,
+    first: String,
+    rest: String,
     key_parts: usize,
     /// The names of the headers.
     headers: Vec<String>,
@@ -35,24 +34,24 @@ pub struct PgUnsentRows {
     clock_floor: i64,
 }
 
-/// The highest unsent key of a table, its columns as text; `None` if every row is sent.
-///
-/// # Errors
-/// PostgreSQL's.
-pub fn highest_unsent_key(session: &mut Session, table: &SourceTable) -> Result<Option<Vec<String>>> {
+/// What asks for the highest unsent key of a table, its columns as text, in a transaction of its own.
+pub fn highest_unsent_key_sql(table: &SourceTable) -> String {
     let columns = table.key_columns_sql("t");
     let texts: Vec<_> = columns.iter().map(|column| format!("{column}::text")).collect();
     let descending: Vec<_> = columns.iter().map(|column| format!("{column} DESC")).collect();
-    let sql = format!(
-        "SELECT {} FROM {} AS t WHERE {} ORDER BY {} LIMIT 1",
+    format!(
+        "SET LOCAL search_path = pg_catalog; SELECT {} FROM {} AS t WHERE {} ORDER BY {} LIMIT 1",
         texts.join(", "),
         table.name,
         table.unsent_sql(),
         descending.join(", "),
-    );
-    let what = format!("cannot look for unsent rows of {}", table.name);
-    let row = session.in_catalog(&what, |session| session.query_opt(&what, sql.as_str(), &[]))?;
-    Ok(row.map(|row| (0..row.len()).map(|index| row.get(index)).collect()))
+    )
+}
+
+/// The key in its answer; `None` if every row is sent.
+pub fn highest_unsent_key(answer: Option<&Vec<SimpleQueryRow>>) -> Option<Vec<String>> {
+    let row = answer?.first()?;
+    Some((0..row.len()).map(|part| row.get(part).unwrap_or_default().to_owned()).collect())
 }
 
 /// Unsent rows are counted up to here: a table that was never sent is not read to its end for a number.
@@ -94,28 +93,24 @@ fn planned_rows(line: &str) -> Option<u64> {
 }
 
 impl PgUnsentRows {
-    /// Prepares to read the rows up to the key `highest`; no batch holds more than `max_bytes`, unless it is one row, nor
+    /// Makes ready to read the rows up to the key `highest`; no batch holds more than `max_bytes`, unless it is one row, nor
     /// bears a timestamp at or below `clock_floor` (milliseconds).
     ///
     /// # Errors
     /// PostgreSQL's.
     pub fn new(
-        mut session: Session,
+        session: Session,
         table: &SourceTable,
         highest: Vec<String>,
         max_bytes: usize,
         clock_floor: i64,
     ) -> Result<Self> {
         let what = format!("cannot read unsent rows of {}", table.name);
-        // A value's text must not depend on the role's search path (the type names that `regclass` and the like print).
-        session.execute_batch(&what, "SET search_path = pg_catalog")?;
-        let first = session.prepare(&what, &select(table, false))?;
-        let rest = session.prepare(&what, &select(table, true))?;
         Ok(Self {
             session,
             what,
-            first,
-            rest,
+            first: select(table, false),
+            rest: select(table, true),
             key_parts: table.key.len(),
             headers: table.headers.iter().map(|(name, _)| name.clone()).collect(),
             last: None,
@@ -129,22 +124,16 @@ impl PgUnsentRows {
     /// Reads `rows` into a batch until it is full; what the server has sent beyond is left to the next statement.
     fn fill(&mut self, limit: i64) -> Result<RowBatch> {
         let Self { session, what, first, rest, key_parts, headers, last, highest, max_bytes, .. } = self;
-        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&limit];
-        params.extend(highest.iter().map(|part| part as &(dyn ToSql + Sync)));
-        let statement = match &*last {
-            Some(last) => {
-                params.extend(last.iter().map(|part| part as &(dyn ToSql + Sync)));
-                &*rest
-            }
-            None => &*first,
-        };
+        let mut params: Vec<&dyn Param> = vec![&limit];
+        params.extend(highest.iter().chain(last.iter().flatten()).map(|part| part as &dyn Param));
+        let sql = if last.is_some() { rest } else { first };
         let mut batch = RowBatch::with_capacity(usize::try_from(limit).unwrap_or_default(), 0);
         let mut parts = None;
         // A key of one column is its own part.
         let (key_at, headers_at) = if *key_parts == 1 { (4, 6) } else { (6, 6 + *key_parts) };
         let mut filled = Vec::new();
         session.call(what, |client| {
-            let mut rows = query(client, statement, &params)?;
+            let mut rows = client.query_typed_raw(sql, typed(&params))?;
             while let Some(row) = rows.next()? {
                 let (ctid, xmin, Raw(key), Raw(value)): (Tid, Xid, Raw<'_>, Raw<'_>) =
                     (row.get(0), row.get(1), row.get(4), row.get(5));
@@ -185,14 +174,6 @@ impl UnsentRows for PgUnsentRows {
         }
         Ok(batch)
     }
-}
-
-fn query<'a>(
-    client: &'a mut postgres::Client,
-    statement: &Statement,
-    params: Params<'_>,
-) -> Result<RowIter<'a>, postgres::Error> {
-    client.query_raw(statement, params.iter().copied())
 }
 
 /// Columns: ctid, xmin, table, clock, key, value, then the parts of a key of several columns as text, then the headers.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use super::held::page_sql;
 use super::ledger::PgLedger;
-use super::session::{Params, pin};
+use super::session::{Params, pin, typed};
 use super::settle::Passed;
 use crate::crash;
 use crate::data::{Headers, Offsets, record_digest};
@@ -93,7 +93,7 @@ impl PgLedger {
             pin(transaction)?;
             let of_records: Params<'_> =
                 &[&before, &keys, &partitions, &timestamps, &digests, &end_partitions, &end_offsets];
-            Ok(transaction.execute(&sql, of_records)?)
+            Ok(transaction.execute_typed(&sql, &typed(of_records))?)
         });
         match inserted {
             Ok(_) => {

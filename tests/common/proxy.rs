@@ -76,6 +76,13 @@ enum When {
     Bytes(u64),
 }
 
+/// Whether a chunk makes something of the ledger durable: it ends a transaction, or writes under an epoch by itself.
+pub fn commits(chunk: &[u8]) -> bool {
+    let holds = |pattern| has(pattern)(chunk);
+    let only_reads = holds("START TRANSACTION");
+    holds("COMMIT") && !only_reads || holds("pg2ch_checkpoint SET") || holds("INTO pg2ch_checkpoint")
+}
+
 /// Whether a chunk contains `pattern`.
 pub fn has(pattern: &'static str) -> impl Fn(&[u8]) -> bool + Send {
     move |chunk| chunk.windows(pattern.len()).any(|window| window == pattern.as_bytes())

@@ -90,7 +90,17 @@ impl World {
 
     /// The same for any command.
     pub fn start_command_stopped_at(&self, args: &[&str], point: &str) -> Suspended {
+        self.stopped(self.command(args), point)
+    }
+
+    /// The same; once it goes on it comes to another point, where it dies.
+    pub fn start_command_stopped_and_killed_at(&self, args: &[&str], point: &str, end: &str) -> Suspended {
         let mut command = self.command(args);
+        command.env("PG2CH_CRASH_AT", end);
+        self.stopped(command, point)
+    }
+
+    fn stopped(&self, mut command: Command, point: &str) -> Suspended {
         command.env("PG2CH_STOP_AT", point).stdout(Stdio::piped()).stderr(Stdio::piped());
         let run = Suspended(command.spawn().unwrap());
         let stat = format!("/proc/{}/stat", run.pid());

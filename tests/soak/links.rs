@@ -4,7 +4,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use super::common::Ended;
-use super::common::proxy::{Fault, Proxy, Way, has, kafka_request};
+use super::common::proxy::{Fault, Proxy, Way, commits, has, kafka_request};
 use super::plan::Link;
 use super::subject::{KILLED, Subject};
 
@@ -75,7 +75,7 @@ fn arm(subject: &mut Subject<'_>, proxy: &Proxy, link: Link, fault: Fault, usual
         return;
     }
     match link {
-        Link::Postgres => proxy.on_nth(nth, Way::ToServer, has("COMMIT"), fault),
+        Link::Postgres => proxy.on_nth(nth, Way::ToServer, commits, fault),
         Link::Kafka => proxy.on_nth(nth, Way::ToServer, kafka_request(REQUESTS[rng.usize(..REQUESTS.len())]), fault),
         Link::ClickHouse => proxy.on_nth(nth, Way::ToServer, has("INSERT"), fault),
     }

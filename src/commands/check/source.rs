@@ -29,7 +29,6 @@ pub struct Found {
 /// # Errors
 /// PostgreSQL's.
 pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<Option<Found>> {
-    let what = format!("cannot look up table {}", table.source);
     let Some(relation) = Relation::look_up(session, &table.source)? else {
         findings.add(
             Severity::Error,
@@ -51,7 +50,7 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
         return Ok(None);
     }
     let Relation { oid, name, is_partitioned, .. } = relation;
-    let columns = session.in_catalog(&what, |session| read_columns(session, oid, &name))?;
+    let columns = read_columns(session, oid, &name)?;
     let mut found = Found { oid, name, is_partitioned, flag: None, source: None };
     flag(session, table, &columns, &mut found, findings)?;
     let key_is_fit = key(session, table, &columns, &found, findings)?;

@@ -30,8 +30,7 @@ impl Held {
         let table = leg.table;
         let mut log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;
         log.partitions()?;
-        let mut writer = open_writer(leg, &ledger)?;
-        let checkpoint = shut_out_others(&mut ledger, &mut writer)?;
+        let (_writer, checkpoint) = shut_out_others(&mut ledger, |ledger| open_writer(leg, ledger))?;
         let mut report = ProduceReport::default();
         let recovery = recover(&mut log, &mut ledger, checkpoint, leg.config, leg.shutdown, &mut report)?;
         repaired.recovered = report.rows_recovered;

@@ -89,7 +89,7 @@ impl Source {
             name = self.table.name,
         );
         let mut sums = vec![SourceSum::default(); buckets.count()];
-        for row in self.asker.query(&self.what, sql.as_str(), &[])? {
+        for row in self.asker.query(&self.what, &sql, &[])? {
             let bucket: i64 = row.get(0);
             let sum = |keys: i64, text: &str| Sum { keys: keys.unsigned_abs(), sum: modulo(text) };
             if let Some(place) = usize::try_from(bucket).ok().and_then(|bucket| sums.get_mut(bucket)) {
@@ -166,7 +166,7 @@ impl Source {
             self.sent_sql(),
         );
         for chunk in record_keys.chunks(FETCH) {
-            found.extend(self.asker.query(&self.what, sql.as_str(), &[&chunk])?.iter().map(row_of));
+            found.extend(self.asker.query(&self.what, &sql, &[&chunk])?.iter().map(row_of));
         }
         Ok(found)
     }
@@ -211,7 +211,7 @@ impl Source {
             self.sent_sql(),
         );
         for chunk in record_keys.chunks(FETCH) {
-            let rows = self.asker.query(&self.what, sql.as_str(), &[&chunk])?;
+            let rows = self.asker.query(&self.what, &sql, &[&chunk])?;
             found.extend(rows.iter().map(|row| row.get::<_, String>(0)));
         }
         Ok(found)
@@ -235,7 +235,7 @@ impl Source {
         let what = format!("cannot unflag rows of {name}");
         let mut unflagged = 0;
         for chunk in record_keys.chunks(FETCH) {
-            unflagged += self.asker.call(&what, |client| client.execute(sql.as_str(), &[&chunk]))?;
+            unflagged += self.asker.execute(&what, &sql, &[&chunk])?;
         }
         Ok(unflagged)
     }

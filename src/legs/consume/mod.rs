@@ -36,7 +36,7 @@ use crate::mutant;
 use crate::ports::limits::Budget;
 use crate::ports::source::SourceColumn;
 use crate::ports::target::{Target, TargetDescription};
-use crate::ports::topic::{End, Fence, TopicLog, read_again, wait_until_stable};
+use crate::ports::topic::{Fence, Of, Survey, TopicLog, read_again, wait_from};
 use crate::ports::{LegContext, Servers};
 use crate::report::ConsumeReport;
 use crate::threads::Spares;
@@ -96,10 +96,10 @@ fn attempt<S: Servers>(
     require_fit(table, produced.columns, &description)?;
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
 
-    let ends = wait_until_stable(&mut log, produced.delivered, config.timeouts.stable, leg.shutdown)?;
-    let starts = log.starts()?;
-    report.complete = log.ends(End::Written)? == ends;
-    let mut start = Start::of(&log.committed_before()?, &starts, &ends, context);
+    let Survey { starts, stable, written, committed } = log.survey(Of::Before)?;
+    let ends = wait_from(&mut log, stable, produced.delivered, config.timeouts.stable, leg.shutdown)?;
+    report.complete = written.iter().all(|(partition, end)| ends.get(partition).is_some_and(|stable| stable >= end));
+    let mut start = Start::of(&committed, &starts, &ends, context);
     if start.is_done(&ends) && now() < start.oldest_commit() + REFRESH_AFTER {
         start.check_log(&mut log, &starts, config.timeouts.kafka)?;
         if !start.has_strangers() {
@@ -114,8 +114,7 @@ fn attempt<S: Servers>(
     let mut fence = servers.fence(&log)?;
     fence.fence()?;
     // Only now can no other run move the offsets; one that has moved them may have seen later ends.
-    let (starts, ends) = (log.starts()?, log.ends(End::Stable)?);
-    let committed = log.committed()?;
+    let Survey { starts, stable: ends, committed, .. } = log.survey(Of::Now)?;
     if !mutant::is("offsets are not read again behind the fence") {
         start = Start::of(&committed, &starts, &ends, context);
     }

@@ -52,9 +52,8 @@ pub fn run<S: Servers>(
     }
     let config = leg.config;
     let mut log = servers.log()?;
-    log.partitions()?;
-    let mut writer = servers.writer(ledger)?;
-    let checkpoint = shut_out_others(ledger, &mut writer)?;
+    servers.expect_rows(ledger, &log);
+    let (mut writer, checkpoint) = shut_out_others(ledger, |ledger| servers.writer(ledger))?;
     let recovered_before = report.rows_recovered;
     let recovery = recover(&mut log, ledger, checkpoint, config, leg.shutdown, report)?;
     if mutant::is(FENCES_LATE) {
@@ -114,6 +113,7 @@ pub fn run<S: Servers>(
         let checkpoint = behind_markers(&mut log, leg, checkpoint)?;
         ledger.move_checkpoint(&checkpoint)?;
     }
+    servers.keep_log(log);
     Ok(())
 }
 
@@ -125,12 +125,16 @@ const FENCES_LATE: &str = "the window is read before the fence";
 ///
 /// # Errors
 /// 75 if a later run has begun; PostgreSQL's and Kafka's.
-pub fn shut_out_others(ledger: &mut impl Ledger, writer: &mut impl Fence) -> Result<Checkpoint> {
+pub fn shut_out_others<L: Ledger, F: Fence>(
+    ledger: &mut L,
+    writer: impl FnOnce(&L) -> Result<F>,
+) -> Result<(F, Checkpoint)> {
     ledger.take_epoch()?;
+    let mut writer = writer(ledger)?;
     if !mutant::is(FENCES_LATE) {
         writer.fence()?;
     }
-    ledger.checkpoint()
+    Ok((writer, ledger.checkpoint()?))
 }
 
 /// The checkpoint behind the transaction markers that follow our last records, so that the next run has no window to

@@ -16,7 +16,7 @@ use crate::data::Offsets;
 use crate::error::{Error, Result};
 use crate::mutant;
 use crate::ports::source::{Checkpoint, Ledger, WindowRecord};
-use crate::ports::topic::{End, Polled, TopicLog, wait_until_stable};
+use crate::ports::topic::{Of, Polled, Survey, TopicLog, wait_from};
 use crate::report::{Lost, ProduceReport};
 use crate::shutdown::Shutdown;
 
@@ -46,13 +46,13 @@ pub fn recover(
     report: &mut ProduceReport,
 ) -> Result<Option<Recovery>> {
     let timeouts = config.timeouts;
-    let at_once = mutant::is("the stable end is taken at once");
-    let written = log.ends(if at_once { End::Stable } else { End::Written })?;
-    let stable = wait_until_stable(log, &written, timeouts.stable, shutdown)?;
+    let Survey { starts, stable, written, .. } = log.survey(Of::Nobody)?;
+    let written = if mutant::is("the stable end is taken at once") { Offsets::new() } else { written };
+    let stable = wait_from(log, stable, &written, timeouts.stable, shutdown)?;
     if shutdown.is_asked() {
         return Ok(None);
     }
-    let from = window_start(&checkpoint, &log.starts()?, &stable, report);
+    let from = window_start(&checkpoint, &starts, &stable, report);
     let mut end = Checkpoint { offsets: stable, timestamp_floor: checkpoint.timestamp_floor };
     let windows: Offsets =
         from.into_iter().filter(|(partition, next)| end.offsets.get(partition).is_some_and(|end| next < end)).collect();

@@ -70,7 +70,7 @@ fn killed_in_the_third_batch() {
 fn killed_in_the_hundredth_batch() {
     let mut world = World::new("crash_hundredth");
     world.batch_rows(1);
-    for point in ["kafka.commit.after:100", "flag.commit.before:100", "kafka.commit.before:100"] {
+    for point in ["kafka.commit.after:100", "flag.before:100", "kafka.commit.before:100"] {
         world.insert_rows(103);
         world.kill_at(point, &["produce"]);
         let delivered = world.records();

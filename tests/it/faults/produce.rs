@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::proxy::{Fault, Proxy, Way, has, kafka_request};
+use crate::common::proxy::{Fault, Proxy, Way, commits, kafka_request};
 use crate::common::servers::OwnServers;
 use crate::common::{Ended, KILLED, USER_LOGINS, World};
 
@@ -48,7 +48,7 @@ fn made_good_at_each_commit(name: &str, fault: Fault) {
     // A run over twelve rows commits its epoch, a window now and then, three batches, and the last checkpoint.
     for nth in 1..=5 {
         world.insert_rows(12);
-        proxy.hit(nth, has("COMMIT"), fault, || world.run(&["produce"])).expect(0);
+        proxy.hit(nth, commits, fault, || world.run(&["produce"])).expect(0);
         world.assert_sent_exactly_once();
     }
 }
@@ -69,7 +69,7 @@ fn a_commit_that_reaches_postgresql_late_meets_no_other_run() {
     for nth in [1, 3, 4] {
         let proxy = Proxy::before_postgres(&mut world);
         world.insert_rows(12);
-        proxy.kill_with_held(&world, "produce", nth, has("COMMIT"));
+        proxy.kill_with_held(&world, "produce", nth, commits);
         // The dead run's session is alive as far as PostgreSQL can see: it keeps the lock until the late commit is through.
         world.run(&["produce"]).expect(75);
         proxy.pass();
@@ -177,7 +177,7 @@ fn a_postgresql_that_stops_answering_ends_the_run_with_69_within_its_limits() {
     for nth in [1, 3] {
         world.insert_rows(12);
         let begun = Instant::now();
-        let ended = proxy.hit(nth, has("COMMIT"), Fault::Stall, || world.run(&["produce"])).expect(69);
+        let ended = proxy.hit(nth, commits, Fault::Stall, || world.run(&["produce"])).expect(69);
         assert!(ended.stderr.contains("no reply within"), "{}", ended.stderr);
         assert!(begun.elapsed() < MOST, "{:?}", begun.elapsed());
         run_until_well(&world);

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::proxy::{Fault, Proxy, has, kafka_request};
+use crate::common::proxy::{Fault, Proxy, commits, has, kafka_request};
 use crate::common::{World, signal_process};
 use pg2ch::crash;
 
@@ -131,7 +131,7 @@ fn a_recovery_of_a_dead_run_that_reaches_postgresql_late_meets_no_other_run() {
         let mut world = impatient("recovery_late");
         with_a_window(&mut world);
         let proxy = Proxy::before_postgres(&mut world);
-        proxy.kill_with_held(&world, "produce", nth, has("COMMIT"));
+        proxy.kill_with_held(&world, "produce", nth, commits);
         world.run(&["produce"]).expect(75);
         proxy.pass();
         proxy.wait_for_late_deliveries(1);

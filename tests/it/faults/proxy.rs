@@ -1,7 +1,7 @@
 //! The tests' own proxy does what it says: a fault that does not happen would let every test of a fault pass.
 
 use crate::common::World;
-use crate::common::proxy::{Fault, Proxy, Way, has, kafka_request};
+use crate::common::proxy::{Fault, Proxy, Way, commits, kafka_request};
 
 #[test]
 fn a_whole_run_passes_through_three_proxies() {
@@ -23,7 +23,7 @@ fn a_request_that_is_held_back_arrives_after_its_client_is_gone() {
     let proxy = Proxy::before_postgres(&mut world);
     world.insert_rows(3);
     // The commits of a first run: the epoch, the checkpoint of an empty topic, the flags.
-    proxy.on_nth(3, Way::ToServer, has("COMMIT"), Fault::Hold);
+    proxy.on_nth(3, Way::ToServer, commits, Fault::Hold);
     let mut run = world.start(&["produce"]);
     proxy.wait_for_hit();
     run.kill().unwrap();

@@ -88,7 +88,7 @@ fn a_check_is_told_of_start_and_end() {
 fn a_run_that_finds_another_one_at_work_changes_nothing_of_the_check() {
     let mut world = World::new("followed_locked");
     world.insert_rows(1);
-    let mut first = world.start_stopped_at("flag.commit.before");
+    let mut first = world.start_stopped_at("flag.before");
     let checks = Checks::start(Some("200 OK"));
     world.settings.insert("notify", format!("url = \"{}\"", checks.url));
     world.once().expect(75);
@@ -155,7 +155,7 @@ fn a_runs_name_is_in_its_lines_its_history_and_on_the_servers() {
     let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[]);
     world.settings.insert("clickhouse", proxy.setting());
     world.insert_rows(5);
-    let mut run = world.start_command_stopped_at(&["--once", "--json", "-v"], "flag.commit.before");
+    let mut run = world.start_command_stopped_at(&["--once", "--json", "-v"], "flag.before");
     let session: String = world
         .pg
         .query_one(

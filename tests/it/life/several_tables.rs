@@ -53,7 +53,7 @@ fn the_report_has_each_table_in_the_files_order() {
 fn runs_of_different_tables_do_not_meet() {
     let mut worlds = several("hosts", [20, 30, 1]);
     let names = worlds.each_ref().map(|world| world.name.clone());
-    let mut first = worlds[0].start_command_stopped_at(&["--once", "--table", &names[0]], "flag.commit.before");
+    let mut first = worlds[0].start_command_stopped_at(&["--once", "--table", &names[0]], "flag.before");
 
     worlds[0].run(&["--once", "--table", &names[1], "--table", &names[2]]).expect(0);
     worlds[1].assert_exactly_once();
@@ -133,7 +133,7 @@ fn a_run_of_several_tables_that_is_killed_leaves_nothing_that_the_next_one_does_
     let mut worlds = several("killed", [40, 40, 40]);
     worlds[0].batch_rows(10);
     worlds[0].settings.insert("run", "jobs = 3".into());
-    for point in ["kafka.commit.after", "flag.commit.before", "flag.commit.after", "checkpoint.before"] {
+    for point in ["kafka.commit.after", "flag.before", "flag.commit.after", "checkpoint.before"] {
         worlds[0].kill_at(point, &["--once"]);
         worlds[0].once().expect(0);
         for world in &mut worlds {

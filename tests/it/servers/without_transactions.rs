@@ -26,7 +26,7 @@ fn rows_arrive_once_without_transactions_and_the_next_run_has_nothing_to_do() {
 
 #[test]
 fn a_run_that_dies_between_its_calls_is_made_good_without_transactions() {
-    for point in ["kafka.commit.after:2", "flag.commit.before:2", "clickhouse.insert.after:2", "offsets.sent.after:2"] {
+    for point in ["kafka.commit.after:2", "flag.before:2", "clickhouse.insert.after:2", "offsets.sent.after:2"] {
         let mut world = plain("plain_killed", 1);
         world.insert_rows(23);
 

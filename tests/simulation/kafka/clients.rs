@@ -6,7 +6,7 @@ use std::time::Duration;
 use pg2ch::data::{DeadLetter, Headers, Offsets, Record, RecordId, RecordPosition, RowBatch};
 use pg2ch::error::Result;
 use pg2ch::mutant;
-use pg2ch::ports::topic::{Committed, End, Fence, OffsetCommit, Polled, Sent, TopicLog};
+use pg2ch::ports::topic::{Committed, End, Fence, Of, OffsetCommit, Polled, Sent, Survey, TopicLog};
 
 use super::{Data, Entry, Kafka, MAX_VALUE, PARTITIONS, State, partition_of};
 use crate::world::{Run, World, unavailable};
@@ -48,6 +48,24 @@ impl TopicLog for SimLog {
 
     fn committed(&mut self) -> Result<BTreeMap<i32, Committed>> {
         self.run.read("kafka: committed offsets", |world| Ok(world.kafka.offsets.clone()))
+    }
+
+    fn survey(&mut self, of: Of) -> Result<Survey> {
+        self.partitions()?;
+        let mut survey = Survey::default();
+        let mut questions = [0, 1, 2, 3];
+        self.run.world().rng.shuffle(&mut questions);
+        for question in questions {
+            match (question, of) {
+                (0, _) => survey.starts = self.starts()?,
+                (1, _) => survey.stable = self.ends(End::Stable)?,
+                (2, _) => survey.written = self.ends(End::Written)?,
+                (_, Of::Nobody) => {}
+                (_, Of::Before) => survey.committed = self.committed_before()?,
+                (_, Of::Now) => survey.committed = self.committed()?,
+            }
+        }
+        Ok(survey)
     }
 
     fn read_from(&mut self, from: &Offsets, _until: &Offsets) -> Result<()> {

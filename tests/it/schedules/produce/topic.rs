@@ -3,7 +3,7 @@
 use super::{last_of, recovered_and_sent};
 use crate::common::foreign::Foreign;
 use crate::common::proxy::{Fault, Proxy, has};
-use crate::common::{USER_LOGINS, World};
+use crate::common::{Ended, KILLED, USER_LOGINS, World};
 
 #[test]
 fn foreign_records_of_every_kind_cause_no_copies() {
@@ -186,5 +186,24 @@ fn partitions_that_are_added_during_a_run_are_waited_for_like_the_others() {
     assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
     assert!(world.topic().iter().any(|record| record.partition > 0), "no record went to a new partition");
     world.run(&["--once"]).expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn partitions_that_are_added_while_a_run_waits_for_the_lock_belong_to_the_window() {
+    let mut world = World::with("added_before_the_lock", USER_LOGINS, 1);
+    world.settings.insert("kafka", "[kafka.properties]\n\"topic.metadata.refresh.interval.ms\" = \"100\"".into());
+    world.batch_rows(5);
+    world.insert_rows(60);
+    let mut dying = world.start_command_stopped_and_killed_at(&["produce"], "read.after:3", "kafka.commit.after:8");
+    // It looks at the topic while it waits.
+    let waiting = world.start(&["--once", "--wait-lock", "60s"]);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    world.add_partitions(4);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    dying.go_on();
+    assert_eq!(dying.end().code, KILLED);
+    assert!(world.topic().iter().any(|record| record.partition > 0), "no record went to a new partition");
+    Ended::after(waiting).expect(0);
     world.assert_exactly_once();
 }

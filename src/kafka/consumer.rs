@@ -1,0 +1,48 @@
+//! Makes consumers, for which partitions and offsets are named by hand.
+
+use rdkafka::consumer::BaseConsumer;
+
+use super::client::{Context, Detached, base, make};
+use crate::config::Config;
+use crate::error::Result;
+
+/// How much is fetched at a time: bytes of a partition, of all together, and KiB that librdkafka may hold ready (its own
+/// default, 64 MiB, is pg2ch's whole budget). A fetch is unpacked whole, to many times its size: a compressed topic must not
+/// cost more memory than a plain one. A larger record comes all the same (KIP-74).
+#[derive(Clone, Copy)]
+pub(super) struct FetchSize([&'static str; 3]);
+
+/// Where a fetch takes no time to come.
+pub(super) const NEAR: FetchSize = FetchSize(["65536", "1048576", "3072"]);
+
+/// Where the trip takes longer than what it brings: one fetch of a broker is under way at a time.
+pub(super) const FAR: FetchSize = FetchSize(["524288", "2097152", "6144"]);
+
+/// Makes a consumer of `group` that reads as far as `isolation` says.
+///
+/// # Errors
+/// 78 if librdkafka refuses a property.
+pub(super) fn consumer(
+    config: &Config,
+    group: &str,
+    isolation: &str,
+    FetchSize([of_partition, of_all, ahead]): FetchSize,
+) -> Result<Detached<BaseConsumer<Context>>> {
+    let mut client = base(config);
+    client
+        .set("group.id", group)
+        .set("isolation.level", isolation)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        // The end of a partition is reported when a fetch comes back empty: that must not take half a second.
+        .set("fetch.wait.max.ms", "10")
+        // When the queue is full fetching pauses this long; the default of a second costs more than all the rest.
+        .set("fetch.queue.backoff.ms", "5")
+        .set("queued.max.messages.kbytes", ahead)
+        .set("fetch.message.max.bytes", of_partition)
+        .set("fetch.max.bytes", of_all)
+        .set("check.crcs", "true");
+    make(&mut client, config, Context::default()).map(Detached::new)
+}
