@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use self::script::{Place, Script};
-use super::migration::{self, create_target};
+use super::migration::{self, REMADE, create_target};
 use super::{Command, Frame};
 use crate::clickhouse::{ClickHouseTarget, Http, quote, text};
 use crate::config::{Config, TableConfig};
@@ -227,9 +227,12 @@ impl Init<'_> {
     fn alter_target(&mut self, http: &Http, source: &SourceTable, comment: Option<&str>) -> Result<()> {
         let what = format!("cannot alter the target {}", self.table.target);
         let target = columns::read(http, &what, &self.table.target)?;
-        if let Some(why) = migration::foreign(self.leg, &target)? {
+        let anew = |script: &mut Script, why: &str| {
             let statements = migration::statements(self.table, source, comment, &target);
-            self.script.add_by_hand(Place::ClickHouse, &self.table.source, &why, &statements);
+            script.add_by_hand(Place::ClickHouse, &self.table.source, why, &statements);
+        };
+        if let Some(why) = migration::foreign(self.leg, &target)? {
+            anew(self.script, &why);
             return Ok(());
         }
         let mut found = differences(self.table, Some(&source.columns), &target);
@@ -242,8 +245,12 @@ impl Init<'_> {
                 if self.statement(Place::ClickHouse, statement) {
                     http.ask(&what, statement, &[])?;
                 }
+                continue;
+            }
+            let why = format!("{}: {}", difference.what, difference.why);
+            if REMADE.contains(&difference.id) {
+                anew(self.script, &why);
             } else {
-                let why = format!("{}: {}", difference.what, difference.why);
                 self.script.add_by_hand(Place::ClickHouse, &self.table.source, &why, &difference.fix);
             }
         }

@@ -2,8 +2,9 @@
 //! it anew with its rows in it. `check` and `init` show those; a person runs them.
 
 use crate::clickhouse::{ClickHouseTarget, quote, text};
-use crate::config::TableConfig;
+use crate::config::{DELETED_MARK, TableConfig};
 use crate::error::Result;
+use crate::fit::deletes::definition;
 use crate::fit::map::target_type;
 use crate::fit::{POSITION, TargetColumn};
 use crate::outcome::backlog;
@@ -11,6 +12,9 @@ use crate::ports::LegContext;
 use crate::ports::source::SourceColumn;
 use crate::ports::target::Target as _;
 use crate::postgres::SourceTable;
+
+/// The findings that only another table settles.
+pub const REMADE: [&str; 4] = ["engine", "engine-version", "engine-deleted", "sorting-key"];
 
 /// The names that columns of the source have in the target, without the ignored ones.
 #[must_use]
@@ -29,14 +33,19 @@ pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<
     };
     let columns: String = source.columns.iter().filter_map(column).collect();
     let key: Vec<_> = target_names(table, &source.key).into_iter().map(quote).collect();
+    let mark = source.deleted.as_ref().and_then(|deleted| {
+        let name = table.column_rules.column_of(&deleted.name)?;
+        Some((format!("    {},\n", definition(deleted, name)), format!(", {}", quote(DELETED_MARK))))
+    });
+    let (mark, hidden_by) = mark.unwrap_or_default();
     // The elements of an array may be NULL, though the key itself is not.
     let holds_null = source.key.iter().any(|column| target_type(column).contains("Nullable("));
     let nullable = if holds_null { ", allow_nullable_key = 1" } else { "" };
     format!(
-        "CREATE TABLE IF NOT EXISTS {}.{} (\n{columns}    `_partition` Int32,\n    `_offset` Int64,\n    \
+        "CREATE TABLE IF NOT EXISTS {}.{} (\n{columns}{mark}    `_partition` Int32,\n    `_offset` Int64,\n    \
          `_timestamp` DateTime64(3, 'UTC'),\n    `_ingested_at` DateTime64(3, 'UTC') DEFAULT now64(3),\n    \
          INDEX `_position` (`_partition`, `_offset`) TYPE minmax GRANULARITY 1\n)\n\
-         ENGINE = ReplacingMergeTree(`_timestamp`)\nORDER BY ({})\n\
+         ENGINE = ReplacingMergeTree(`_timestamp`{hidden_by})\nORDER BY ({})\n\
          SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1{nullable}{comment}",
         quote(&table.target.database),
         quote(&table.target.table),

@@ -58,6 +58,7 @@ const TABLE_KEYS: &[&str] = &[
     "ignore",
     "allow_lossy",
     "allow_engine",
+    "deleted",
     "headers",
     "metadata_columns",
 ];

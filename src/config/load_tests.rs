@@ -118,6 +118,7 @@ fn every_commented_key_of_the_example_is_a_key_with_its_default() {
             "allow_lossy",
             "allow_engine",
             "headers",
+            "deleted",
         ]
         .iter()
         .any(|part| setting.key.contains(part));

@@ -15,6 +15,7 @@ mod origin;
 mod outbox;
 mod password;
 mod reader;
+mod removal;
 mod servers;
 mod tables;
 mod url;
@@ -31,6 +32,7 @@ pub use example::EXAMPLE;
 pub use load::{Flags, JOBS, explain, load};
 pub use origin::{Explained, Origin, Setting};
 pub use outbox::Outbox;
+pub use removal::{DELETED_MARK, Removal};
 pub use value::{duration, nearest};
 
 /// Everything a command needs to know about its surroundings.
@@ -297,6 +299,8 @@ pub struct TableConfig {
     pub allow_engine: Option<String>,
     /// What its records have beside key and value.
     pub outbox: Outbox,
+    /// How its rows leave.
+    pub removal: Removal,
 }
 
 impl TableConfig {

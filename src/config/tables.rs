@@ -3,7 +3,9 @@
 use super::file::{File, Section};
 use super::origin::Origin;
 use super::reader::{Reader, column_names, refuse, take, text, truth, whole};
-use super::{ColumnChoice, ColumnRules, OnBadRow, Outbox, TableConfig, TargetName, column_rules, outbox, value};
+use super::{
+    ColumnChoice, ColumnRules, OnBadRow, Outbox, Removal, TableConfig, TargetName, column_rules, outbox, removal, value,
+};
 use crate::error::{Error, ExitCode, Result};
 
 /// The most dead letters that may be asked for.
@@ -49,6 +51,7 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         column_rules: ColumnRules::default(),
         allow_engine: None,
         outbox: Outbox::default(),
+        removal: Removal::default(),
     };
     for (key, value) in [
         ("source", table.source.clone()),
@@ -64,6 +67,7 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         ("max_dead_letters", table.max_dead_letters.to_string()),
         ("allow_engine", String::new()),
         ("headers", String::new()),
+        ("deleted", String::new()),
     ] {
         reader.note(format!("table[0].{key}"), value, &Origin::Default);
     }
@@ -117,6 +121,8 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
     let allow_engine = Some(allow_engine).filter(|name| !name.is_empty());
     let column_rules = column_rules::read(fields.reader, file, &mut fields.section, at, &key)?;
     let outbox = outbox::read(fields.reader, file, &mut fields.section, at, &flag)?;
+    let known = removal::Known { key: &key, flag: &flag, columns: &columns, rules: &column_rules };
+    let removal = removal::read(fields.reader, file, &mut fields.section, at, known)?;
     Ok(TableConfig {
         source,
         key,
@@ -131,6 +137,7 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
         column_rules,
         allow_engine,
         outbox,
+        removal,
     })
 }
 

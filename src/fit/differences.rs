@@ -267,7 +267,7 @@ fn nullable(type_name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ColumnChoice, OnBadRow, Outbox, TargetName};
+    use crate::config::{ColumnChoice, OnBadRow, Outbox, Removal, TargetName};
 
     fn table(rules: ColumnRules) -> TableConfig {
         TableConfig {
@@ -284,6 +284,7 @@ mod tests {
             column_rules: rules,
             allow_engine: None,
             outbox: Outbox::default(),
+            removal: Removal::default(),
         }
     }
 

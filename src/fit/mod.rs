@@ -4,6 +4,7 @@
 //! of them would lose values.
 
 pub mod columns;
+pub mod deletes;
 mod differences;
 pub mod map;
 pub mod storage;

@@ -1,5 +1,6 @@
 //! Whether the target's storage keeps the rows that it is given: its engine, keys, settings, TTL, and the views behind it.
 
+use super::deletes::{self, Misfit};
 use super::differences::{Difference, Effect};
 use crate::clickhouse::quote;
 use crate::config::{TableConfig, TargetName};
@@ -16,6 +17,7 @@ pub fn misfits(table: &TableConfig, source: &[&str], target: &TargetDescription)
     let mut check = Check { table, target, name: sql_name(&table.target), found: Vec::new() };
     check.dropped_settings();
     check.engine();
+    check.cleanup();
     check.key(source);
     check.window();
     check.buffering();
@@ -112,7 +114,7 @@ impl Check<'_> {
         }
         let version = engine.argument(0);
         if version.as_deref() == Some("_timestamp") {
-            return;
+            return self.deleted();
         }
         let what = match version {
             Some(version) => {
@@ -121,6 +123,44 @@ impl Check<'_> {
             None => format!("{} keeps, of rows with the same key, the one that was inserted last", self.table.target),
         };
         self.engine_misfit("engine-version", what, "only _timestamp shows which version of a row is the newest");
+    }
+
+    /// What a ReplacingMergeTree hides.
+    fn deleted(&mut self) {
+        let (id, target) = ("engine-deleted", &self.table.target);
+        let Some(misfit) = deletes::misfit(self.table, self.target) else { return };
+        match misfit {
+            Misfit::Unnamed(by) => {
+                let what = format!("FINAL hides the rows of {target} whose {by} is 1, and [[table]] has no `deleted`");
+                let why = "pg2ch does not know that these rows are deleted: `pg2ch verify` expects them in the target";
+                let fix = format!(
+                    "-- name the source's column in [[table]], e.g. `deleted = \"{by}\"`; nothing, if that is intended"
+                );
+                self.add(id, Effect::Weaker, what, why, fix);
+            }
+            Misfit::Shown => {
+                let what = format!("FINAL shows the rows of {target} that are deleted");
+                let why = "`deleted` in [[table]] needs the engine ReplacingMergeTree(_timestamp, _deleted)";
+                self.engine_misfit(id, what, why);
+            }
+            Misfit::Other(by) => {
+                let what = format!("FINAL hides the rows of {target} whose {by} is 1");
+                let why = "that is neither the column that `deleted` names nor a MATERIALIZED column made of it";
+                self.engine_misfit(id, what, why);
+            }
+        }
+    }
+
+    /// Merges that remove the newest version of a row let an older one show that comes late, such as a replayed dead letter.
+    fn cleanup(&mut self) {
+        let Some((setting, off)) = deletes::cleanup(|name| self.target.engine.setting(name)) else { return };
+        self.add(
+            "cleanup-merges",
+            Effect::Stops,
+            format!("{} has {setting}", self.table.target),
+            "merges would remove deleted rows, and an older version that comes late would show again",
+            format!("ALTER TABLE {} MODIFY SETTING {off};", self.name),
+        );
     }
 
     fn sharding(&mut self) {

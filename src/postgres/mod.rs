@@ -1,7 +1,9 @@
 //! What pg2ch asks of PostgreSQL: the source table, its unsent rows, and the ledger (lock, flags, checkpoint).
 
 mod catalogue;
+mod condition;
 mod connect;
+mod deletes;
 mod epoch;
 mod explain;
 mod flag;
@@ -20,6 +22,7 @@ mod window;
 mod wire;
 
 pub use catalogue::{Relation, has_unique_index, name_sql, read_columns, table_comment};
+pub use condition::condition_uses;
 pub use connect::connect;
 pub use flaggable::require_flaggable;
 pub use ledger::PgLedger;

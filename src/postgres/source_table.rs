@@ -3,6 +3,7 @@
 use postgres::error::SqlState;
 
 use super::catalogue::{Relation, has_unique_index, read_columns};
+use super::deletes;
 use super::session::Session;
 use crate::config::{ColumnChoice, TableConfig};
 use crate::error::{Error, Result};
@@ -25,6 +26,8 @@ pub struct SourceTable {
     pub key: Vec<SourceColumn>,
     /// The headers of a record, each its name and the column that fills it.
     pub headers: Vec<(String, SourceColumn)>,
+    /// The column that says that a row is deleted.
+    pub deleted: Option<SourceColumn>,
     /// The flag column, unquoted.
     pub flag: String,
     /// The condition on the rows that are sent, found to be one.
@@ -113,6 +116,7 @@ impl SourceTable {
             filled.ok_or_else(|| unfit(format!("{name} has no column {wanted}"), "check `headers` in [[table]]"))
         });
         let headers = headers.collect::<Result<_>>()?;
+        let deleted = deletes::column(config, &name, &columns, &what)?;
         columns.retain(|column| column.name != config.flag && is_sent(&column.name, config));
         let table = Self {
             name,
@@ -122,6 +126,7 @@ impl SourceTable {
             columns,
             key,
             headers,
+            deleted,
             flag: config.flag.clone(),
             condition: config.condition.clone(),
         };
@@ -170,6 +175,14 @@ impl SourceTable {
     pub fn unsent_sql(&self) -> String {
         let unsent = format!("NOT t.{}", self.flag_sql());
         if self.has_condition() { format!("{unsent} AND {}", self.taken_sql()) } else { unsent }
+    }
+
+    /// Whether a row, its alias `t`, is deleted; `None` where no column says so.
+    #[must_use]
+    pub fn deleted_sql(&self) -> Option<String> {
+        let column = self.deleted.as_ref()?;
+        let test = if deletes::is_boolean(column) { "IS TRUE" } else { "IS NOT NULL" };
+        Some(format!("t.{} {test}", quote(&column.name)))
     }
 
     /// Whether not every row is to be sent.
@@ -408,6 +421,7 @@ mod tests {
             columns: key.iter().map(column).collect(),
             key: key.iter().map(column).collect(),
             headers: Vec::new(),
+            deleted: None,
             flag: "sent".into(),
             condition: None,
         }

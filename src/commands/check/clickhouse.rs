@@ -1,21 +1,20 @@
 //! ClickHouse: the target table's engine, its settings, and what hangs on it.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::finding::{Finding, Findings, Server, Severity};
 use super::{Source, clock};
 use crate::clickhouse::{Answer, ClickHouseTarget, Http, quote, text};
-use crate::commands::migration::{self, create_target};
+use crate::commands::migration::{self, REMADE, create_target};
 use crate::config::{Config, TableConfig, TargetName};
 use crate::error::Result;
-use crate::fit::{Difference, Effect, MAKE_ANEW, TargetColumn, columns, differences, storage};
+use crate::fit::{Difference, Effect, MAKE_ANEW, TargetColumn, columns, deletes, differences, storage};
 use crate::ports::engine::Engine;
 use crate::ports::layout::Layout;
 use crate::ports::target::Target;
-
-/// The findings that only another table settles.
-const REMADE: [&str; 3] = ["engine", "engine-version", "sorting-key"];
 
 /// Where only its owner can recreate a table.
 const MEANT: &str = "-- nothing, if that is intended; `pg2ch init --print` shows a table that has it, for another name";
@@ -34,6 +33,12 @@ const SETTLED: &[&str] = &[
     "deduplication-window",
     "fsync",
 ];
+
+/// The settings that have an INSERT on disk before it is confirmed.
+const FSYNC: [&str; 2] = ["fsync_after_insert", "fsync_part_directory"];
+
+/// The oldest version whose ReplacingMergeTree takes a second argument.
+const OLDEST_DELETED: (u32, u32) = (23, 2);
 
 /// The oldest version that knows `insert_deduplication_token`.
 const OLDEST: (u32, u32) = (22, 2);
@@ -59,6 +64,12 @@ pub fn check(config: &Config, table: &TableConfig, source: Option<&Source>) -> R
     let what = format!("cannot look up the target {}", table.target);
     let mut findings = Findings::new(Server::ClickHouse);
     let version = server(&http, &what, &mut findings)?;
+    if table.removal.deleted.is_some() && is_older(&version, OLDEST_DELETED) {
+        let (what, why) =
+            (format!("the server is ClickHouse {version}"), "`deleted` needs ReplacingMergeTree(_timestamp, _deleted)");
+        let fix = format!("upgrade the server to {}.{} or later", OLDEST_DELETED.0, OLDEST_DELETED.1);
+        findings.add(Severity::Error, "clickhouse-version", what, why, fix);
+    }
     let stored = table.target.clone();
     let mut check = Check { http, config, table, stored, source, what, findings };
     // Too old a server does not even understand the questions.
@@ -99,12 +110,12 @@ fn is_older(version: &str, than: (u32, u32)) -> bool {
 }
 
 pub(super) struct Check<'a> {
-    http: Http,
+    pub(super) http: Http,
     pub(super) config: &'a Config,
     pub(super) table: &'a TableConfig,
     /// The table that stores the rows: the target, or what a Distributed one puts them into.
     pub(super) stored: TargetName,
-    source: Option<&'a Source>,
+    pub(super) source: Option<&'a Source>,
     what: String,
     pub(super) findings: Findings,
 }
@@ -175,7 +186,19 @@ impl Check<'_> {
         if description.engine.layout() == Layout::Replicated {
             self.quorum();
         }
-        self.fsync(&description.engine)
+        let defaults = self.table_defaults()?;
+        self.cleanup(&description.engine, &defaults);
+        self.fsync(&description.engine, &defaults);
+        self.deleted(&description)
+    }
+
+    /// What the server's own configuration says of tables that say nothing.
+    fn table_defaults(&self) -> Result<BTreeMap<String, String>> {
+        let cleanup = deletes::CLEANUP.map(|(name, _)| name);
+        let names: Vec<String> = FSYNC.iter().chain(&cleanup).map(|name| text(name)).collect();
+        let sql = format!("SELECT name, value FROM system.merge_tree_settings WHERE name IN ({})", names.join(", "));
+        let rows: Vec<SettingRow> = self.rows(&sql)?;
+        Ok(rows.into_iter().map(|row| (row.name, row.value)).collect())
     }
 
     fn tell(&mut self, found: Vec<Difference>) {
@@ -236,14 +259,12 @@ impl Check<'_> {
     }
 
     /// Whether an INSERT is on disk when it is confirmed. A replicated table has its data elsewhere, too.
-    fn fsync(&mut self, engine: &Engine) -> Result<()> {
+    fn fsync(&mut self, engine: &Engine, defaults: &BTreeMap<String, String>) {
         if !engine.is_merge_tree() || engine.layout() == Layout::Replicated {
-            return Ok(());
+            return;
         }
-        let sql = "SELECT name, value FROM system.merge_tree_settings WHERE name IN ('fsync_after_insert', 'fsync_part_directory')";
-        let defaults: Vec<SettingRow> = self.rows(sql)?;
-        let default = |name: &str| defaults.iter().find(|row| row.name == name).map(|row| row.value.as_str());
-        let unsynced: Vec<String> = ["fsync_after_insert", "fsync_part_directory"]
+        let default = |name: &str| defaults.get(name).map(String::as_str);
+        let unsynced: Vec<String> = FSYNC
             .into_iter()
             .filter(|name| engine.setting(name).or_else(|| default(name)) == Some("0"))
             .map(|name| format!("{name} = 1"))
@@ -258,7 +279,6 @@ impl Check<'_> {
                 format!("ALTER TABLE {name} MODIFY SETTING {};", unsynced.join(", ")),
             );
         }
-        Ok(())
     }
 
     fn index(&mut self) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod clickhouse;
 mod clock;
+mod deletes;
 mod distributed;
 mod finding;
 mod grants;

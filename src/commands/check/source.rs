@@ -1,7 +1,7 @@
 //! The source table: its columns, its key, its flag, its index of unsent rows.
 
-use super::Source;
 use super::finding::{Findings, Severity};
+use super::{Source, deletes};
 use crate::config::TableConfig;
 use crate::error::{ExitCode, Result};
 use crate::ports::source::SourceColumn;
@@ -59,6 +59,7 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
             Ok(source) => {
                 index(session, &source, findings)?;
                 condition(session, &source, findings)?;
+                deletes::condition(session, &source, findings)?;
                 let comment = table_comment(session, source.oid, &source.name)?;
                 found.source = Some(Source { columns: source.columns.clone(), table: source, comment });
             }

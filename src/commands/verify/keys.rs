@@ -105,6 +105,13 @@ impl Verification<'_> {
         expiry.of_rows(&mut self.target, &rows)
     }
 
+    /// The record keys of those of some keys, absent in the target, whose rows are deleted in the source.
+    fn deleted(&mut self, keys: &[&SourceKey]) -> Result<HashSet<String>> {
+        let Some(is_deleted) = self.source.table().deleted_sql() else { return Ok(HashSet::new()) };
+        let record_keys: Vec<&str> = keys.iter().map(|key| key.record_key.as_str()).collect();
+        Ok(self.source.flagged_where(&is_deleted, &record_keys)?.into_iter().collect())
+    }
+
     fn sort_absent<'k>(&mut self, absent: impl Iterator<Item = &'k SourceKey>) -> Result<()> {
         let waiting = &self.waiting;
         let (in_topic, rest): (Vec<&SourceKey>, Vec<&SourceKey>) =
@@ -112,9 +119,10 @@ impl Verification<'_> {
         self.report.in_topic += in_topic.len() as u64;
         // A row that was deleted or changed meanwhile is not missing.
         let record_keys: Vec<&str> = rest.iter().map(|key| key.record_key.as_str()).collect();
-        let still: HashSet<String> = self.source.still_flagged(&record_keys)?.into_iter().collect();
+        let still: HashSet<String> = self.source.flagged_where("TRUE", &record_keys)?.into_iter().collect();
         let rest: Vec<&SourceKey> = rest.into_iter().filter(|key| still.contains(&key.record_key)).collect();
         let expired = self.expired(&rest)?;
+        let deleted = self.deleted(&rest)?;
         let mut missing = Vec::new();
         for key in rest {
             let shown = || self.key.shown(&key.text);
@@ -124,6 +132,8 @@ impl Verification<'_> {
                 self.report.dead_letters.count(shown);
             } else if self.waiting.is_dropped(&key.record_key) {
                 self.report.dropped += 1;
+            } else if deleted.contains(&key.record_key) {
+                self.report.deleted += 1;
             } else {
                 self.report.missing.count(shown);
                 missing.push(key.record_key.as_str());

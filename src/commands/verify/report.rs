@@ -94,6 +94,8 @@ pub struct TableReport {
     pub expired: u64,
     /// Why it cannot be told which of the missing rows its TTL has deleted, if it deletes any.
     pub expiry_unknown: Option<String>,
+    /// Flagged rows that `deleted` says are deleted, and that the target no longer has.
+    pub deleted: u64,
     /// Flagged rows that are nowhere.
     pub missing: Keys,
     /// Rows that are in the target once more than their record, the same partition, offset and timestamp.
@@ -177,6 +179,7 @@ impl TableReport {
         );
         line(self.dead_letters.count, "dead letters", "refused: see `pg2ch dead-letters`", &self.dead_letters.keys);
         line(self.dropped, "dropped", "refused, and dismissed with `pg2ch dead-letters drop`", &[]);
+        line(self.deleted, "deleted", "deleted in PostgreSQL, and no longer in the target", &[]);
         line(self.expired, "expired", "deleted by the target's TTL", &[]);
         line(
             self.missing.count,

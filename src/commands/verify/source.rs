@@ -198,14 +198,14 @@ impl Source {
         Ok(found)
     }
 
-    /// Those of these record keys whose rows are there and flagged.
+    /// Those of these record keys whose rows are there, flagged, and meet a condition; a row's alias is `t`.
     ///
     /// # Errors
     /// PostgreSQL's.
-    pub fn still_flagged(&mut self, record_keys: &[&str]) -> Result<Vec<String>> {
+    pub fn flagged_where(&mut self, condition: &str, record_keys: &[&str]) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let sql = format!(
-            "SELECT w.pg2ch_key FROM {} AS t JOIN unnest($1::text[]) AS w (pg2ch_key) ON {} WHERE {}",
+            "SELECT w.pg2ch_key FROM {} AS t JOIN unnest($1::text[]) AS w (pg2ch_key) ON {} WHERE {} AND {condition}",
             self.table.name,
             self.table.key_equals_sql("t", "w.pg2ch_key"),
             self.sent_sql(),

@@ -371,6 +371,8 @@ fn every_command_of_the_documents_does_what_its_page_says() {
     desk.follow("docs/types.md");
     // Typed by from_scripts.rs, on servers that two scripts have worked on.
     desk.followed.insert("docs/from-scripts.md".into());
+    // Typed by tests/it/tables/soft_deletes.rs.
+    desk.followed.insert("docs/deletes.md".into());
     desk.spoil();
     desk.follow("docs/verify.md");
     desk.pg2ch("--once", 0);

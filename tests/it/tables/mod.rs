@@ -7,3 +7,4 @@ mod chosen_rows;
 mod column_rules;
 mod headers;
 mod shapes;
+mod soft_deletes;

@@ -1,0 +1,83 @@
+//! Soft deletes: whether each reaches the target, and whether the target hides what is deleted and keeps it.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::clickhouse::Check;
+use super::finding::{Findings, Severity};
+use crate::clickhouse::{Answer, text};
+use crate::error::Result;
+use crate::fit::deletes;
+use crate::ports::engine::Engine;
+use crate::ports::target::TargetDescription;
+use crate::postgres::{Session, SourceTable, condition_uses};
+
+/// A row that leaves `where` by being deleted is never sent: the target shows it for ever.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn condition(session: &mut Session, source: &SourceTable, findings: &mut Findings) -> Result<()> {
+    let Some(deleted) = source.deleted.as_ref() else { return Ok(()) };
+    if condition_uses(session, source, &deleted.name)? {
+        findings.add(
+            Severity::Warning,
+            "where-deleted",
+            format!("`where` of {} depends on {}", source.name, deleted.name),
+            "a row that leaves `where` when it is deleted is not sent: the target keeps showing it",
+            "-- let `where` take deleted rows too; nothing, if it does",
+        );
+    }
+    Ok(())
+}
+
+impl Check<'_> {
+    /// Whether the server's configuration has merges remove deleted rows. What the table says itself is a misfit.
+    pub(super) fn cleanup(&mut self, engine: &Engine, defaults: &BTreeMap<String, String>) {
+        let of_server = |name: &str| defaults.get(name).filter(|_| engine.setting(name).is_none()).map(String::as_str);
+        if engine.argument(1).is_none() || !engine.is_merge_tree() {
+            return;
+        }
+        if let Some((setting, off)) = deletes::cleanup(of_server) {
+            let (what, fix) = (format!("the server's configuration has {setting}"), self.name());
+            let why = "merges would remove deleted rows, and an older version that comes late would show again";
+            let fix = format!("ALTER TABLE {fix} MODIFY SETTING {off};");
+            self.findings.add(Severity::Error, "cleanup-merges", what, why, fix);
+        }
+    }
+
+    /// Whether the column that the engine hides rows by marks what is deleted in the source, and nothing else: the server
+    /// evaluates it.
+    pub(super) fn deleted(&mut self, description: &TargetDescription) -> Result<()> {
+        #[derive(Deserialize)]
+        struct DefaultRow {
+            default_expression: String,
+        }
+        let (Some(name), Some(by)) = (deletes::column(self.table), description.engine.argument(1)) else {
+            return Ok(());
+        };
+        let Some(source) = self.source.and_then(|source| source.table.deleted.as_ref()) else { return Ok(()) };
+        let Some(column) = description.columns.iter().find(|column| column.name == name) else { return Ok(()) };
+        let sql = format!(
+            "SELECT default_expression FROM system.columns WHERE database = {} AND table = {} AND name = {} AND default_kind = 'MATERIALIZED'",
+            text(&self.stored.database),
+            text(&self.stored.table),
+            text(&by)
+        );
+        let Some(DefaultRow { default_expression }) = self.rows(&sql)?.into_iter().next() else { return Ok(()) };
+        let question = deletes::question(&default_expression, source, name, &column.type_name);
+        if let Ok(Answer::Ok(answer)) = self.http.send(&question, &[], &[])
+            && answer.trim_ascii() == b"1"
+        {
+            return Ok(());
+        }
+        self.findings.add(
+            Severity::Error,
+            "engine-deleted",
+            format!("{by} of {} is {default_expression}", self.table.target),
+            format!("FINAL hides other rows than those whose {name} says that they are deleted"),
+            "-- recreate the table",
+        );
+        Ok(())
+    }
+}

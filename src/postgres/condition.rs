@@ -1,0 +1,32 @@
+//! Whether `where` depends on a column: PostgreSQL tells.
+
+use postgres::error::SqlState;
+
+use super::catalogue::read_columns;
+use super::session::Session;
+use super::source_table::{SourceTable, quote};
+use crate::error::Result;
+
+/// Whether `where` depends on a column of the table.
+///
+/// # Errors
+/// Any PostgreSQL error.
+pub fn condition_uses(session: &mut Session, table: &SourceTable, column: &str) -> Result<bool> {
+    if !table.has_condition() {
+        return Ok(false);
+    }
+    let what = format!("cannot look at `where` of [[table]] {}", table.name);
+    session.in_catalog(&what, |session| {
+        let columns = read_columns(session, table.oid, &table.name)?;
+        let others: Vec<String> =
+            columns.iter().filter(|other| other.name != column).map(|other| quote(&other.name)).collect();
+        // Without the column, PostgreSQL understands a condition only if it does not need it.
+        let (columns, name, taken) = (others.join(", "), &table.name, table.taken_sql());
+        let sql = format!("SELECT FROM (SELECT {columns} FROM {name}) AS t WHERE {taken}");
+        match session.raw(&what, |client| client.prepare(&sql)) {
+            Ok(_) => Ok(false),
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_COLUMN) => Ok(true),
+            Err(error) => Err(session.explain(&what, error)),
+        }
+    })
+}
