@@ -1,16 +1,16 @@
 //! ClickHouse's HTTP interface through ureq: one request, one answer, no retries and no redirects of its own.
 
-use std::fmt;
 use std::io::Read;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use ureq::Agent;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
+use super::answer::{Answer, Exception, Reply, UNKNOWN_SETTING};
 use super::page;
-use crate::config::{Config, Credential, Secret};
+use crate::config::{ClickHouseUrl, Config, Credential, Secret};
 use crate::error::{Error, ExitCode, Result};
 use crate::run_id::RunId;
 
@@ -38,17 +38,13 @@ pub(super) const PLAIN: &[(&str, &str)] = &[
     ("offset", "0"),
 ];
 
-/// What a server answers to a setting that it does not know.
-pub(super) const UNKNOWN_SETTING: i32 = 115;
-
-/// The most of an exception that is shown.
-const MAX_TOLD: usize = 2_000;
-
-/// A client of one server.
+/// A client of one server: of several in the URL, the first that answers.
 #[derive(Clone, Debug)]
 pub struct Http {
     agent: Agent,
-    url: String,
+    url: ClickHouseUrl,
+    /// Kept once it has answered: another replica may not have yet what this one has confirmed.
+    answered: Arc<OnceLock<String>>,
     user: String,
     password: Arc<Password>,
     limit: Duration,
@@ -78,75 +74,6 @@ impl Password {
     }
 }
 
-/// What the server answered.
-#[derive(Debug)]
-pub enum Answer {
-    /// The result.
-    Ok(Vec<u8>),
-    /// An exception.
-    Exception(Exception),
-}
-
-/// All that was answered to a request.
-#[derive(Debug)]
-pub(super) struct Reply {
-    /// HTTP status.
-    pub status: u16,
-    /// ClickHouse's number of its exception, from the header that no proxy writes.
-    pub code: Option<i32>,
-    /// The query's identifier as it came back.
-    pub query_id: Option<Vec<u8>>,
-    /// Whether a header is there that only ClickHouse writes.
-    pub is_clickhouse: bool,
-    /// How long the answer asks to be left alone.
-    pub retry_after: Option<Duration>,
-    /// The body, read to its end.
-    pub body: Vec<u8>,
-}
-
-impl Reply {
-    /// What it says, taken as an exception.
-    pub fn exception(&self) -> Exception {
-        let message = String::from_utf8_lossy(&self.body);
-        let message = message.trim();
-        let code = self.code.or_else(|| code_in(message)).unwrap_or(0);
-        let message = if message.is_empty() { "an empty answer" } else { message };
-        let message = page::title(&self.body).unwrap_or_else(|| cut(message));
-        Exception { code, status: self.status, message, retry_after: self.retry_after }
-    }
-}
-
-/// ClickHouse's own error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exception {
-    /// Its number (`src/Common/ErrorCodes.cpp` lists them); 0 if the answer has none: it may not be ClickHouse that answered.
-    pub code: i32,
-    /// HTTP status.
-    pub status: u16,
-    /// The server's own words; of a page only its title.
-    pub message: String,
-    /// How long the answer asks to be left alone (`Retry-After`).
-    pub retry_after: Option<Duration>,
-}
-
-impl Exception {
-    /// Whether the user lacks a privilege.
-    #[must_use]
-    pub const fn is_denied(&self) -> bool {
-        self.code == 497 // ACCESS_DENIED
-    }
-}
-
-impl fmt::Display for Exception {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.code == 0 {
-            write!(f, "HTTP status {}: {}", self.status, self.message)
-        } else {
-            f.write_str(&self.message)
-        }
-    }
-}
-
 impl Http {
     /// Makes a client; no connection is made.
     ///
@@ -170,7 +97,8 @@ impl Http {
             .new_agent();
         Ok(Self {
             agent,
-            url: clickhouse.url.trim_end_matches('/').to_owned(),
+            url: clickhouse.url.clone(),
+            answered: Arc::default(),
             user: clickhouse.user.clone(),
             password: Arc::new(Password { kept: clickhouse.password.clone(), taken: Mutex::new(None) }),
             limit: config.timeouts.clickhouse,
@@ -183,10 +111,16 @@ impl Http {
         self.limit
     }
 
-    /// The server's address.
+    /// The server's address; of several the one that has answered, or all.
     #[must_use]
-    pub fn address(&self) -> &str {
-        &self.url
+    pub fn address(&self) -> String {
+        self.answered.get().cloned().unwrap_or_else(|| self.url.to_string())
+    }
+
+    /// How many servers the URL names.
+    #[must_use]
+    pub fn servers(&self) -> usize {
+        self.url.hosts.len()
     }
 
     /// The user.
@@ -205,7 +139,7 @@ impl Http {
         if reply.status == 200 && reply.code.is_none() && page::title(&reply.body).is_none() {
             return Ok(Answer::Ok(reply.body));
         }
-        Ok(Answer::Exception(reply.exception()))
+        Ok(Answer::Exception(Exception::of(&reply)))
     }
 
     /// Sends a statement as [`send`](Self::send) does, and gives back all that was answered.
@@ -213,10 +147,31 @@ impl Http {
     /// # Errors
     /// The transport's.
     pub(super) fn exchange(&self, sql: &str, settings: &[(&str, &str)], data: &[u8]) -> Result<Reply, ureq::Error> {
+        if let Some(url) = self.answered.get() {
+            return self.request(url, sql, settings, data);
+        }
+        let mut urls = self.url.each().peekable();
+        loop {
+            let url = urls.next().unwrap_or_default();
+            match self.request(&url, sql, settings, data) {
+                Ok(reply) => {
+                    self.answered.get_or_init(|| url);
+                    return Ok(reply);
+                }
+                // Rows may have arrived although no answer came: they are not taken elsewhere.
+                Err(error) if data.is_empty() && urls.peek().is_some() => {
+                    log::warn!("ClickHouse at {url} does not answer, trying the next server: {error}");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn request(&self, url: &str, sql: &str, settings: &[(&str, &str)], data: &[u8]) -> Result<Reply, ureq::Error> {
         let password = self.password.take().map_err(|error| ureq::Error::Other(Box::new(error)))?;
         let mut request = self
             .agent
-            .post(format!("{}/", self.url))
+            .post(format!("{url}/"))
             .header("X-ClickHouse-User", &self.user)
             .header("X-ClickHouse-Key", password.reveal())
             .content_type("application/octet-stream");
@@ -273,12 +228,7 @@ impl Http {
     /// Tells an exception.
     #[must_use]
     pub fn explain(&self, what: &str, exception: &Exception) -> Error {
-        let (exit, hint) = sort(exception);
-        let error = Error::new(exit, format!("{what} in ClickHouse at {}", self.url), exception, hint);
-        match overloaded(exception) {
-            Some(pause) => error.with_pause(exception.retry_after.unwrap_or(pause)),
-            None => error,
-        }
+        exception.error(format!("{what} in ClickHouse at {}", self.address()))
     }
 
     /// Tells a request that got no answer.
@@ -298,7 +248,7 @@ impl Http {
         };
         Error::new(
             exit,
-            format!("{what} in ClickHouse at {}", self.url),
+            format!("{what} in ClickHouse at {}", self.address()),
             &error,
             "check that the server runs and that [clickhouse] url and its certificates are right; the next run resumes here",
         )
@@ -335,70 +285,6 @@ fn read_certificates(file: &std::path::Path) -> Result<Vec<ureq::tls::Certificat
     Ok(certificates)
 }
 
-/// Servers before 20.x send no code in the headers, but begin their message with it.
-fn code_in(message: &str) -> Option<i32> {
-    let rest = message.strip_prefix("Code: ")?;
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    rest[..end].parse().ok()
-}
-
-fn cut(message: &str) -> String {
-    let mut end = message.len().min(MAX_TOLD);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    message[..end].to_owned()
-}
-
-fn sort(exception: &Exception) -> (ExitCode, &'static str) {
-    match exception.code {
-        // AUTHENTICATION_FAILED, and the names that it had before.
-        516 | 192..=194 => {
-            (ExitCode::Permission, "check user and password (PG2CH_CLICKHOUSE_URL, PG2CH_CLICKHOUSE_PASSWORD)")
-        }
-        // ACCESS_DENIED, READONLY.
-        497 | 164 => (
-            ExitCode::Permission,
-            "`pg2ch check` prints the GRANT that is missing; docs/grants.md has all of them, and what the profile must allow",
-        ),
-        // UNKNOWN_TABLE, UNKNOWN_DATABASE.
-        60 | 81 => (ExitCode::Config, "run `pg2ch init` to create the target table, or correct `target` in [[table]]"),
-        // NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_SETTING, UNKNOWN_FUNCTION, SYNTAX_ERROR, NOT_IMPLEMENTED,
-        // SETTING_CONSTRAINT_VIOLATION, ILLEGAL_COLUMN, DATA_TYPE_CANNOT_BE_USED_IN_KEY, QUERY_CACHE_USED_WITH_SYSTEM_TABLE.
-        16 | 47 | 115 | 46 | 62 | 48 | 452 | 44 | 549 | 719 => (
-            ExitCode::Config,
-            "ClickHouse rejects this statement: run `pg2ch check`; the table may have changed, or the server may be too old",
-        ),
-        0 if matches!(exception.status, 401 | 403) => {
-            (ExitCode::Permission, "check user and password, and any proxy in front of ClickHouse")
-        }
-        // TOO_MANY_BYTES, TOO_MANY_ROWS, TOO_MANY_ROWS_OR_BYTES, SET_SIZE_LIMIT_EXCEEDED: limits of the user's profile.
-        307 | 158 | 396 | 191 => {
-            (ExitCode::Config, "raise the limit that the message names in the profile of pg2ch's user, or set it to 0")
-        }
-        // QUOTA_EXCEEDED.
-        201 => (ExitCode::Unavailable, "raise the quota of pg2ch's user, or wait until its interval ends: SHOW QUOTA"),
-        _ if overloaded(exception).is_some() => (
-            ExitCode::Unavailable,
-            "let ClickHouse catch up (system.parts, system.merges, system.processes); the next run resumes here",
-        ),
-        0 if matches!(exception.status, 200 | 300..=399 | 404) => (
-            ExitCode::Config,
-            "[clickhouse] url does not lead to ClickHouse's HTTP interface (port 8123, or 8443 for https)",
-        ),
-        _ => (ExitCode::Unavailable, "ClickHouse cannot do this now; the next run resumes here"),
-    }
-}
-
-/// How long a server that has too much to do is left alone at first: 503 or 429 from a proxy, TIMEOUT_EXCEEDED,
-/// TOO_MANY_SIMULTANEOUS_QUERIES, MEMORY_LIMIT_EXCEEDED, TOO_MANY_PARTS, CANNOT_SCHEDULE_TASK.
-const fn overloaded(exception: &Exception) -> Option<Duration> {
-    match (exception.code, exception.status) {
-        (159 | 202 | 241 | 252 | 439, _) | (0, 429 | 503) => Some(Duration::from_secs(2)),
-        _ => None,
-    }
-}
-
 /// An identifier, quoted.
 #[must_use]
 pub fn quote(identifier: &str) -> String {
@@ -414,12 +300,6 @@ pub fn text(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_code_is_found_in_the_message_of_an_old_server() {
-        assert_eq!(code_in("Code: 60, e.displayText() = DB::Exception: Table x doesn't exist."), Some(60));
-        assert_eq!(code_in("<html>Bad gateway</html>"), None);
-    }
 
     #[test]
     fn names_and_texts_are_quoted() {

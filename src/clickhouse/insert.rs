@@ -5,8 +5,9 @@
 
 use std::time::Instant;
 
+use super::answer::{Exception, Reply};
 use super::encode::FORMAT;
-use super::http::{Exception, Reply, run_comment};
+use super::http::run_comment;
 use super::settings::TOKEN;
 use super::target_table::ClickHouseTarget;
 use crate::error::{Error, ExitCode, Result};
@@ -89,7 +90,7 @@ impl ClickHouseTarget {
 
     /// What an answer proves. Only ClickHouse writes its headers; what stands in a body may be a proxy's quotation.
     pub(super) fn judge(&self, what: &str, reply: &Reply, query_id: &str) -> Inserted {
-        let exception = reply.exception();
+        let exception = Exception::of(reply);
         if reply.code.is_some() {
             let error = self.http().explain(what, &exception);
             return Inserted::Refused(Refused {

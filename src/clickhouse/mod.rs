@@ -1,5 +1,6 @@
 //! What pg2ch asks of ClickHouse, over its HTTP interface.
 
+mod answer;
 pub mod column_type;
 pub mod encode;
 mod http;
@@ -12,6 +13,7 @@ mod settings;
 mod target_table;
 mod views;
 
-pub use http::{Answer, Exception, Http, quote, text};
+pub use answer::{Answer, Exception};
+pub use http::{Http, quote, text};
 pub use quorum::Replicas;
 pub use target_table::ClickHouseTarget;

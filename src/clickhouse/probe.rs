@@ -1,8 +1,9 @@
 //! Tries rows without storing them: an INSERT into a twin of the target with the engine Null. It evaluates the columns'
 //! expressions and constraints, and sees neither partition key nor indexes.
 
+use super::answer::Answer;
 use super::encode::FORMAT;
-use super::http::{Answer, quote};
+use super::http::quote;
 use super::target_table::{ClickHouseTarget, Twin};
 use crate::ports::target::{Cause, Inserted};
 

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::answer::{Answer, UNKNOWN_SETTING};
 use super::column_type::{Column, DefaultKind};
 use super::encode::CalendarRange;
-use super::http::{Answer, Http, PLAIN, UNKNOWN_SETTING, quote, text};
+use super::http::{Http, PLAIN, quote, text};
 use super::settings::{Settings, TOKEN};
 use crate::config::{Config, TableConfig, TargetName};
 use crate::data::{Ranges, RecordId};
@@ -242,6 +243,7 @@ impl Target for ClickHouseTarget {
             sorting_key: key_parts(&table.sorting_key),
             partition_key: table.partition_key,
             views,
+            servers: self.http.servers(),
             dropped_settings,
         })
     }

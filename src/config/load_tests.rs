@@ -68,7 +68,10 @@ fn the_defaults_fit_the_compose_file() {
     assert_eq!(config.postgres.ssl_mode, SslMode::Disable);
     assert_eq!(config.kafka.brokers, "localhost:9092");
     assert!(config.kafka.transactional);
-    assert_eq!((config.clickhouse.url.as_str(), config.clickhouse.user.as_str()), ("http://localhost:8123", "app"));
+    assert_eq!(
+        (config.clickhouse.url.to_string().as_str(), config.clickhouse.user.as_str()),
+        ("http://localhost:8123", "app")
+    );
     assert_eq!(config.clickhouse.password.take().unwrap().reveal(), "app");
     assert_eq!((config.batch.rows, config.batch.bytes), (10_000, 4 << 20));
     assert_eq!((config.batch.insert_rows, config.batch.insert_bytes), (65_536, 8 << 20));

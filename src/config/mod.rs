@@ -33,6 +33,7 @@ pub use load::{Flags, JOBS, explain, load};
 pub use origin::{Explained, Origin, Setting};
 pub use outbox::Outbox;
 pub use removal::{DELETED_MARK, Removal};
+pub use url::ClickHouseUrl;
 pub use value::{duration, nearest};
 
 /// Everything a command needs to know about its surroundings.
@@ -177,8 +178,8 @@ pub struct KafkaConfig {
 /// The connection to ClickHouse.
 #[derive(Clone, Debug)]
 pub struct ClickHouseConfig {
-    /// `http://host:port` or `https://host:port`, with a path where a proxy needs one; never with a user or password.
-    pub url: String,
+    /// Never with a user or password.
+    pub url: ClickHouseUrl,
     /// User.
     pub user: String,
     /// Password, maybe empty.

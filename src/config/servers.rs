@@ -67,14 +67,14 @@ pub fn postgres(reader: &mut Reader) -> Result<(PostgresConfig, Option<Given<Dur
 /// 78 if a value is refused, or a file that it names cannot be read.
 pub fn clickhouse(reader: &mut Reader) -> Result<ClickHouseConfig> {
     let given = given_url(reader, "clickhouse", CLICKHOUSE_URL, CLICKHOUSE_DEFAULT)?;
-    let mut url = ClickHouseUrl::parse(&given.value).map_err(|why| {
+    let (url, user, in_url) = ClickHouseUrl::parse(&given.value).map_err(|why| {
         let hint = "write http://user@host:8123 or https://user@host:8443, with `@`, `:`, `/`, `?`, `#` and `%` in user and \
                     password percent-encoded, and the password better in `password_file` or PG2CH_CLICKHOUSE_PASSWORD";
         refuse("clickhouse.url", &given.origin, why, hint)
     })?;
-    reader.note("clickhouse.url", &url.url, &given.origin);
-    reader.note("clickhouse.user", &url.user, &given.origin);
-    let password = choose_password(reader, "clickhouse", CLICKHOUSE_PASSWORD, url.password.take(), &given.origin)?;
+    reader.note("clickhouse.url", url.to_string(), &given.origin);
+    reader.note("clickhouse.user", &user, &given.origin);
+    let password = choose_password(reader, "clickhouse", CLICKHOUSE_PASSWORD, in_url, &given.origin)?;
     note_password(reader, "clickhouse.password", password.as_ref());
     let ca_cert = reader.path("clickhouse", "ca_cert")?;
     if let Some(path) = &ca_cert {
@@ -91,7 +91,7 @@ pub fn clickhouse(reader: &mut Reader) -> Result<ClickHouseConfig> {
         check_readable("clickhouse.ca_cert", &origin, path)?;
     }
     let password = password.map_or_else(|| Secret::default().into(), |p| p.value);
-    Ok(ClickHouseConfig { url: url.url, user: url.user, password, ca_cert })
+    Ok(ClickHouseConfig { url, user, password, ca_cert })
 }
 
 fn given_url(reader: &mut Reader, section: &str, variable: &'static str, default: &str) -> Result<Given<String>> {

@@ -1,6 +1,7 @@
 //! The URLs of PostgreSQL and ClickHouse, taken apart without ever showing one: a password that was not
 //! percent-encoded may stand in any part of a malformed URL, so a refusal names the part and never quotes it.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,13 +25,15 @@ pub struct PostgresUrl {
     pub connect_timeout: Option<Duration>,
 }
 
-/// What a ClickHouse URL says.
-#[derive(Debug)]
+/// Where ClickHouse answers. It prints as one URL, with all its hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClickHouseUrl {
-    /// Scheme, host, port and path, without a slash at the end.
-    pub url: String,
-    pub user: String,
-    pub password: Option<Secret>,
+    /// `http` or `https`.
+    scheme: &'static str,
+    /// Each with its port, as URLs write them; at least one.
+    pub hosts: Vec<String>,
+    /// Without a slash at the end.
+    path: String,
 }
 
 impl PostgresUrl {
@@ -42,7 +45,7 @@ impl PostgresUrl {
         let rest = strip_scheme(text, &["postgres", "postgresql"])
             .ok_or("it does not begin with postgres:// or postgresql://")?
             .1;
-        let parts = Parts::split(rest, true)?;
+        let parts = Parts::split(rest)?;
         let dbname = decode(parts.path.strip_prefix('/').unwrap_or(parts.path), "the database")?;
         let mut fields = Fields {
             hosts: parts.hosts,
@@ -251,15 +254,14 @@ fn connect_timeout(value: &str) -> Result<Duration, String> {
 }
 
 impl ClickHouseUrl {
-    /// Takes `text` apart.
+    /// Takes `text` apart; also gives the user and the password in it.
     ///
     /// # Errors
     /// The reason, without any part of the URL.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<(Self, String, Option<Secret>), String> {
         let (scheme, rest) =
             strip_scheme(text, &["http", "https"]).ok_or("it does not begin with http:// or https://")?;
-        let parts = Parts::split(rest, false)?;
-        let (name, port) = parts.hosts.into_iter().next().unwrap_or_default();
+        let parts = Parts::split(rest)?;
         if let Some(query) = parts.query {
             return Err(if query.split('&').any(|p| p.starts_with("database=")) {
                 "it names a database, which belongs in the table's `target = \"database.table\"`".to_owned()
@@ -267,10 +269,6 @@ impl ClickHouseUrl {
                 "it has parameters after a `?`, and pg2ch sets every one itself".to_owned()
             });
         }
-        if name.is_empty() {
-            return Err("it names no host".to_owned());
-        }
-        check_host(&name, false)?;
         if parts.path.chars().any(|c| !c.is_ascii_graphic()) {
             return Err("its path has a character that needs percent-encoding".to_owned());
         }
@@ -278,20 +276,38 @@ impl ClickHouseUrl {
         if controls(&parts.user) || controls(&parts.password) {
             return Err("the user or the password has a control character".to_owned());
         }
-        let host = if name.contains(':') { format!("[{name}]") } else { name };
-        let port = port.map(|p| format!(":{p}")).unwrap_or_default();
-        Ok(Self {
-            url: format!("{scheme}://{host}{port}{}", parts.path.trim_end_matches('/')),
-            user: parts.user.filter(|u| !u.is_empty()).unwrap_or_else(|| "default".to_owned()),
-            password: parts.password.map(Secret::new),
-        })
+        let hosts = parts.hosts.into_iter().map(shown_host).collect::<Result<_, _>>()?;
+        let user = parts.user.filter(|u| !u.is_empty()).unwrap_or_else(|| "default".to_owned());
+        let path = parts.path.trim_end_matches('/').to_owned();
+        Ok((Self { scheme, hosts, path }, user, parts.password.map(Secret::new)))
     }
 
     /// Whether the connection is encrypted.
     #[must_use]
     pub fn is_https(&self) -> bool {
-        self.url.starts_with("https://")
+        self.scheme == "https"
     }
+
+    /// A URL for each host, in their order.
+    pub fn each(&self) -> impl Iterator<Item = String> {
+        self.hosts.iter().map(|host| format!("{}://{host}{}", self.scheme, self.path))
+    }
+}
+
+impl fmt::Display for ClickHouseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.scheme, self.hosts.join(","), self.path)
+    }
+}
+
+/// A host as a URL of ClickHouse writes it.
+fn shown_host((name, port): (String, Option<u16>)) -> Result<String, String> {
+    if name.is_empty() {
+        return Err("it names no host".to_owned());
+    }
+    check_host(&name, false)?;
+    let port = port.map(|p| format!(":{p}")).unwrap_or_default();
+    Ok(if name.contains(':') { format!("[{name}]{port}") } else { format!("{name}{port}") })
 }
 
 /// What stands between `scheme://` and the end of a URL; all but path and query percent-decoded.
@@ -304,8 +320,8 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// `may_be_several` hosts, separated by commas.
-    fn split(rest: &'a str, may_be_several: bool) -> Result<Self, String> {
+    /// The hosts are separated by commas.
+    fn split(rest: &'a str) -> Result<Self, String> {
         let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         // An @ further on means that a password with a / or ? in it has been cut in two: nothing below could be trusted.
         if tail.contains('@') || authority.matches('@').count() > 1 {
@@ -329,16 +345,12 @@ impl<'a> Parts<'a> {
             Some((user, password)) => (Some(decode(user, "the user")?), Some(decode(password, "the password")?)),
             None => (None, None),
         };
-        let addresses: Vec<&str> = if may_be_several { address.split(',').collect() } else { vec![address] };
-        let hosts = addresses.into_iter().map(host_and_port).collect::<Result<_, _>>()?;
+        let hosts = address.split(',').map(host_and_port).collect::<Result<_, _>>()?;
         Ok(Self { user, password: password.filter(|p| !p.is_empty()), hosts, path, query })
     }
 }
 
 fn host_and_port(address: &str) -> Result<(String, Option<u16>), String> {
-    if address.contains(',') {
-        return Err("it names several hosts, where one is expected".to_owned());
-    }
     let (host, port_text) = if let Some(rest) = address.strip_prefix('[') {
         let (host, after) = rest.split_once(']').ok_or("a `[` is not closed")?;
         host.parse::<Ipv6Addr>().map_err(|_| "the brackets do not hold an IPv6 address")?;

@@ -97,12 +97,21 @@ fn what_cannot_be_meant_is_refused() {
 
 #[test]
 fn a_clickhouse_url_gives_its_login_away_to_nobody() {
-    let url = ClickHouseUrl::parse("http://app:hunter2@localhost:8123/").unwrap();
-    assert_eq!((url.url.as_str(), url.user.as_str()), ("http://localhost:8123", "app"));
-    assert_eq!(url.password.unwrap().reveal(), "hunter2");
-    let url = ClickHouseUrl::parse("https://[::1]:8443/ch/").unwrap();
-    assert_eq!((url.url.as_str(), url.user.as_str()), ("https://[::1]:8443/ch", "default"));
-    assert!(url.password.is_none());
+    let (url, user, password) = ClickHouseUrl::parse("http://app:hunter2@localhost:8123/").unwrap();
+    assert_eq!((url.to_string().as_str(), user.as_str()), ("http://localhost:8123", "app"));
+    assert_eq!(password.unwrap().reveal(), "hunter2");
+    let (url, user, password) = ClickHouseUrl::parse("https://[::1]:8443/ch/").unwrap();
+    assert_eq!((url.to_string().as_str(), user.as_str()), ("https://[::1]:8443/ch", "default"));
+    assert!(password.is_none());
+}
+
+#[test]
+fn a_clickhouse_url_with_several_hosts_is_one_url_for_each() {
+    let (url, ..) = ClickHouseUrl::parse("https://app@a:8443,[::1]:8444,c/ch/").unwrap();
+    assert_eq!(url.to_string(), "https://a:8443,[::1]:8444,c/ch");
+    let each: Vec<String> = url.each().collect();
+    assert_eq!(each, ["https://a:8443/ch", "https://[::1]:8444/ch", "https://c/ch"]);
+    assert!(ClickHouseUrl::parse("http://a:8123,/").is_err());
 }
 
 #[test]

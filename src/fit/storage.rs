@@ -16,6 +16,7 @@ const KEEPING: [&str; 2] = ["MergeTree", "ReplacingMergeTree"];
 pub fn misfits(table: &TableConfig, source: &[&str], target: &TargetDescription) -> Vec<Difference> {
     let mut check = Check { table, target, name: sql_name(&table.target), found: Vec::new() };
     check.dropped_settings();
+    check.servers();
     check.engine();
     check.cleanup();
     check.key(source);
@@ -80,6 +81,20 @@ impl Check<'_> {
         let fix =
             "-- let the proxy pass all settings of pg2ch's user on, or let [clickhouse] url lead to ClickHouse itself";
         self.add("settings-dropped", Effect::Stops, what, why, fix);
+    }
+
+    /// Another run may use another server, and ask it what this one has stored.
+    fn servers(&mut self) {
+        let engine = &self.target.engine;
+        if self.target.servers > 1 && engine.layout() == Layout::Here {
+            let (what, servers) = (&self.table.target, self.target.servers);
+            let what =
+                format!("{what} is not replicated ({}), and [clickhouse] url names {servers} servers", engine.name);
+            let why = "each of them would hold a part of the rows, and some rows would be stored on two";
+            let fix =
+                "-- name one server in [clickhouse] url, or create the table with a Replicated engine on all of them";
+            self.add("servers", Effect::Stops, what, why, fix);
+        }
     }
 
     fn engine(&mut self) {

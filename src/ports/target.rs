@@ -24,6 +24,8 @@ pub struct TargetDescription {
     pub partition_key: String,
     /// The materialized views that see its INSERTs, down the chain.
     pub views: Vec<View>,
+    /// How many servers the configuration names for it, of which a run uses one.
+    pub servers: usize,
     /// Settings that do not reach the server: a proxy drops them.
     pub dropped_settings: Vec<String>,
 }

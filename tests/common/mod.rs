@@ -178,13 +178,11 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// A client of ClickHouse for the tests' own questions.
 pub fn http(url: &str) -> Http {
-    let (scheme, rest) = url.split_once("://").unwrap();
-    let (login, host) = rest.split_once('@').unwrap();
-    let (user, password) = login.split_once(':').unwrap();
+    let (url, user, password) = pg2ch::config::ClickHouseUrl::parse(url).unwrap();
     let flags = pg2ch::config::Flags::default();
     let mut config = pg2ch::config::load(&flags).unwrap();
-    config.clickhouse.url = format!("{scheme}://{host}");
-    config.clickhouse.user = user.to_owned();
-    config.clickhouse.password = pg2ch::config::Secret::new(password).into();
+    config.clickhouse.url = url;
+    config.clickhouse.user = user;
+    config.clickhouse.password = password.unwrap_or_default().into();
     Http::new(&config).unwrap()
 }

@@ -146,6 +146,7 @@ impl ClickHouse {
             sorting_key: vec!["id".into()],
             partition_key: String::new(),
             views: self.view.iter().map(view).collect(),
+            servers: 1,
             dropped_settings: Vec::new(),
         }
     }

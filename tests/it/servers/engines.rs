@@ -103,6 +103,37 @@ fn an_insert_that_waits_for_its_quorum_is_named() {
     assert!(found["what"].as_str().unwrap().ends_with("has waited 1000 s for its quorum"), "{found}");
 }
 
+/// A URL whose first server refuses connections.
+fn refused_first(proxy: &HttpProxy) -> String {
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    proxy.setting().replace("app:app@", &format!("app:app@{unused},"))
+}
+
+#[test]
+fn of_several_servers_the_first_that_answers_is_used() {
+    let (mut world, proxy) = world("engine_servers", "ReplicatedReplacingMergeTree");
+    world.settings.insert("clickhouse", refused_first(&proxy));
+    world.insert_rows(3);
+    let run = world.once().expect(0);
+    assert!(run.stderr.contains("does not answer, trying the next server"), "{}", run.stderr);
+    assert!(proxy.seen()[0].contains("insert_quorum=auto"));
+    world.assert_exactly_once();
+}
+
+#[test]
+fn several_servers_want_a_replicated_target() {
+    let (mut world, proxy) = world("engine_servers_here", "ReplacingMergeTree");
+    world.settings.insert("clickhouse", refused_first(&proxy));
+    world.insert_rows(3);
+    let refused = world.once().expect(78);
+    assert!(refused.stderr.contains("[clickhouse] url names 2 servers"), "{}", refused.stderr);
+    let all = findings(&world);
+    assert_eq!(found(&all, "servers").unwrap()["severity"], "error");
+    world.settings.insert("clickhouse", proxy.setting());
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
 /// The definition that a Distributed table over `local` has.
 fn distributed(proxy: &HttpProxy, world: &World, local: &str, key: &str) {
     let definition = world.ch(
