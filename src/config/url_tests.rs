@@ -1,6 +1,7 @@
 //! The URLs that people write, and those that they get wrong.
 
 use super::*;
+use crate::config::SslMode;
 
 #[test]
 fn the_default_needs_no_tls_because_it_stays_on_this_machine() {
