@@ -29,6 +29,10 @@ pub const PRODUCE: &[&str] = &[
     "checkpoint.after",
 ];
 
+/// The point behind a pass over rows that have an order.
+#[cfg(debug_assertions)]
+pub const PRODUCE_PASS: &str = "pass.end.after";
+
 /// The points that a run passes only where an earlier one has left something to recover.
 #[cfg(debug_assertions)]
 pub const PRODUCE_RECOVERY: &[&str] =

@@ -1,21 +1,21 @@
 //! Opens the real servers: the one place that knows which client stands behind each port.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::clickhouse::ClickHouseTarget;
-use crate::config::Config;
+use crate::config::{Config, TableConfig};
 use crate::data::{DeadLetter, RecordId};
 use crate::error::{Error, Result};
 use crate::kafka::admin::Admin;
 use crate::kafka::{KafkaLog, KafkaWriter, OffsetsOf, PolledLetter};
-use crate::ports::source::{Ledger, SourceColumn};
+use crate::ports::source::{Ledger, SourceColumn, UnsentRows};
 use crate::ports::target::NewToken;
 use crate::ports::topic::{End, TopicLog};
 use crate::ports::{LegContext, Servers};
-use crate::postgres::{PgLedger, PgUnsentRows, Session, SourceTable, connect};
+use crate::postgres::{PgLedger, PgPasses, PgUnsentRows, Session, SourceTable, connect};
 use crate::report::Legs;
 use crate::sync;
 use crate::threads::watchdog::Watchdog;
@@ -95,7 +95,7 @@ impl<T: Send + 'static> Ahead<T> {
 
 impl Servers for RealServers<'_> {
     type Ledger = PgLedger;
-    type Rows = PgUnsentRows;
+    type Rows = Box<dyn UnsentRows + Send>;
     type Log = KafkaLog;
     type Fence = KafkaWriter;
     type Target = ClickHouseTarget;
@@ -113,10 +113,14 @@ impl Servers for RealServers<'_> {
         self.session.replace(ledger.release());
     }
 
-    fn rows(&self, ledger: &PgLedger, highest: Vec<String>, clock_floor: i64) -> Result<PgUnsentRows> {
+    fn rows(&self, ledger: &PgLedger, highest: Vec<String>, clock_floor: i64) -> Result<Self::Rows> {
         let leg = self.leg;
         let session = Ahead::take(&self.reader).unwrap_or_else(|| open_reader(leg.config, leg.watchdog))?;
-        PgUnsentRows::new(session, ledger.table(), highest, leg.config.batch.bytes, clock_floor)
+        let (table, bytes) = (ledger.table(), leg.config.batch.bytes);
+        if table.has_order() {
+            return Ok(Box::new(PgPasses::new(session, table, bytes, clock_floor)?));
+        }
+        Ok(Box::new(PgUnsentRows::new(session, table, highest, bytes, clock_floor)?))
     }
 
     fn log(&self) -> Result<KafkaLog> {
@@ -133,8 +137,8 @@ impl Servers for RealServers<'_> {
         let (config, table, watchdog) = (self.leg.config, self.leg.table, self.leg.watchdog);
         let (of, watch) = (config.clone(), watchdog.clone());
         self.reader.replace(Ahead::begin("reader", move || open_reader(&of, &watch)));
-        let (of, watch, topic) = (config.clone(), watchdog.clone(), table.topic.clone());
-        self.limit.replace(Ahead::begin("limit", move || Ok(record_limit(&of, &topic, &watch))));
+        let (of, watch, table) = (config.clone(), watchdog.clone(), table.clone());
+        self.limit.replace(Ahead::begin("limit", move || record_limit(&of, &table, &watch)));
         let writer = writer_of(self.leg, ledger, Some(USUAL_LIMIT));
         self.writer.replace(Ahead::begin("writer", move || writer.and_then(KafkaWriter::connected)));
         if self.legs == Legs::Both {
@@ -201,7 +205,7 @@ fn open_reader(config: &Config, watchdog: &Watchdog) -> Result<Session> {
 /// # Errors
 /// 78 if librdkafka refuses a property.
 pub fn open_writer(leg: &LegContext<'_>, ledger: &PgLedger) -> Result<KafkaWriter> {
-    writer_of(leg, ledger, record_limit(leg.config, &leg.table.topic, leg.watchdog))
+    writer_of(leg, ledger, record_limit(leg.config, leg.table, leg.watchdog)?)
 }
 
 fn writer_of(leg: &LegContext<'_>, ledger: &PgLedger, limit: Option<usize>) -> Result<KafkaWriter> {
@@ -215,16 +219,45 @@ fn rows_id(config: &Config, ledger: &PgLedger) -> String {
 }
 
 /// The topic's own limit on a batch of records. Where it may not be asked what is too large is found by trying.
-fn record_limit(config: &Config, topic: &str, watchdog: &Watchdog) -> Option<usize> {
-    let admin = Admin::new(config, watchdog);
-    let setting = admin.and_then(|admin| admin.topic_setting(topic, "max.message.bytes"));
-    match setting {
-        Ok(value) => value.and_then(|value| value.parse().ok()),
+///
+/// # Errors
+/// 78 if the topic does not take records with message keys as they are.
+fn record_limit(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Result<Option<usize>> {
+    let has_message_key = !table.outbox.message_key.is_empty();
+    match Admin::new(config, watchdog).and_then(|admin| admin.topic_settings(&table.topic)) {
+        Ok(settings) => {
+            if has_message_key {
+                require_plain(table, &settings)?;
+            }
+            Ok(settings.get("max.message.bytes").and_then(|value| value.parse().ok()))
+        }
+        Err(error) if has_message_key && error.is_transient() => Err(error),
         Err(error) => {
             log::debug!("{error}");
-            None
+            Ok(None)
         }
     }
+}
+
+/// That a record whose key is not its row's stays until it is copied, with the time that it was given.
+fn require_plain(table: &TableConfig, settings: &BTreeMap<String, String>) -> Result<()> {
+    let (topic, what) = (&table.topic, format!("cannot send rows of {} with `message_key`", table.source));
+    let is = |name: &str, value: &str| settings.get(name).is_some_and(|set| set.contains(value));
+    if is("cleanup.policy", "compact") {
+        return Err(Error::config(
+            what,
+            format!("topic {topic} is compacted: of the rows with one key, Kafka keeps the last"),
+            "set `cleanup.policy=delete` on the topic: `pg2ch check` shows the command",
+        ));
+    }
+    if is("message.timestamp.type", "LogAppendTime") {
+        return Err(Error::config(
+            what,
+            format!("topic {topic} replaces the records' timestamps, by which a row's versions are told apart"),
+            "set `message.timestamp.type=CreateTime` on the topic: `pg2ch check` shows the command",
+        ));
+    }
+    Ok(())
 }
 
 /// The producer through which offsets and dead letters go: one name for one group's way through one topic. No topic's name has

@@ -26,8 +26,11 @@ pub struct Lost {
 pub struct TooLargeRow {
     /// Its key.
     pub key: String,
-    /// The size of its record's key and value.
+    /// The size of its record's key, value and headers.
     pub bytes: usize,
+    /// The key of its record, where the rows behind it with that key wait for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stops: Option<String>,
 }
 
 /// What the produce leg did to one table.

@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle};
 
 pub use std::thread::{Scope, ScopedJoinHandle, scope};
 
-pub use crossbeam_channel::{Receiver, Sender, bounded};
+pub use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 
 /// Starts a thread of that name.
 ///

@@ -60,6 +60,8 @@ const TABLE_KEYS: &[&str] = &[
     "allow_engine",
     "deleted",
     "headers",
+    "message_key",
+    "order_by",
     "metadata_columns",
 ];
 

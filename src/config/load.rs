@@ -8,7 +8,7 @@ use super::environment::{Environment, LOG_FORMAT};
 use super::origin::{Explained, Origin};
 use super::reader::{Given, Reader, show_duration, whole};
 use super::{BatchConfig, Config, MetricsConfig, RetryConfig, Timeouts, file, kafka, notify, servers, tables};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What the command line says about the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +57,13 @@ pub(super) fn explain_in(flags: &Flags, environment: Environment, searched: &[Pa
     let jobs = jobs(&mut reader, flags)?;
     let log_json = log_json(&mut reader)?;
     let tables = tables::read(&mut reader, &flags.tables)?;
+    if let Some(table) = tables.iter().find(|table| !kafka.transactional && table.outbox.has_order()) {
+        return Err(Error::config(
+            format!("cannot send the rows of {} in their order", table.source),
+            "`transactional = false` in [kafka]: what is sent twice after a crash, or comes late, is out of order",
+            "set `transactional = true` in [kafka], or remove `order_by` and `message_key` from [[table]]",
+        ));
+    }
     warn_about_permissions(&reader);
     Ok(Explained {
         config: Config { postgres, kafka, clickhouse, batch, timeouts, retry, metrics, notify, log_json, jobs, tables },

@@ -122,6 +122,8 @@ fn every_commented_key_of_the_example_is_a_key_with_its_default() {
             "allow_engine",
             "headers",
             "deleted",
+            "order_by",
+            "message_key",
         ]
         .iter()
         .any(|part| setting.key.contains(part));

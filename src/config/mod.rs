@@ -21,6 +21,7 @@ mod tables;
 mod url;
 mod value;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -298,7 +299,7 @@ pub struct TableConfig {
     pub column_rules: ColumnRules,
     /// The engine that the target may have although it loses or folds rows.
     pub allow_engine: Option<String>,
-    /// What its records have beside key and value.
+    /// The order of its rows, and what its records have beside the value.
     pub outbox: Outbox,
     /// How its rows leave.
     pub removal: Removal,
@@ -309,6 +310,16 @@ impl TableConfig {
     #[must_use]
     pub fn dead_letter_topic(&self) -> String {
         format!("{}.dead", self.topic)
+    }
+
+    /// The key of a record's row: the record's own, or, with `message_key`, the one in its value. Empty where there is none.
+    #[must_use]
+    pub fn row_key<'a>(&self, key: Option<&'a [u8]>, value: Option<&[u8]>) -> Cow<'a, [u8]> {
+        if self.outbox.message_key.is_empty() {
+            return Cow::Borrowed(key.unwrap_or_default());
+        }
+        let read = value.and_then(|value| outbox::row_key(&self.key, value));
+        Cow::Owned(read.unwrap_or_default().into_bytes())
     }
 }
 

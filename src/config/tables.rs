@@ -66,6 +66,8 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         ("on_bad_row", table.on_bad_row.name().to_owned()),
         ("max_dead_letters", table.max_dead_letters.to_string()),
         ("allow_engine", String::new()),
+        ("order_by", String::new()),
+        ("message_key", String::new()),
         ("headers", String::new()),
         ("deleted", String::new()),
     ] {

@@ -50,14 +50,6 @@ impl Admin {
         self.client.inner().context().explain(&self.what(call, topic), error, &uses)
     }
 
-    /// A setting of a topic, as the cluster has it; `None` if it has no such setting.
-    ///
-    /// # Errors
-    /// Kafka's.
-    pub fn topic_setting(&self, topic: &str, name: &str) -> Result<Option<String>> {
-        Ok(self.topic_settings(topic)?.remove(name))
-    }
-
     /// Every setting of a topic that has a value, defaults included.
     ///
     /// # Errors

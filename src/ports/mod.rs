@@ -18,8 +18,8 @@ use crate::config::{Config, TableConfig};
 use crate::data::RecordId;
 use crate::error::Result;
 use crate::shutdown::Shutdown;
-use crate::threads;
 use crate::threads::watchdog::Watchdog;
+use crate::threads::{self, Maker};
 use limits::Limits;
 use progress::Progress;
 use source::{Ledger, SourceColumn, UnsentRows};
@@ -117,7 +117,7 @@ pub trait Servers {
     fn side_by_side<A: Send, B: Send>(
         &self,
         names: [&str; 3],
-        first: impl FnMut() -> Result<Option<A>> + Send,
+        first: impl Maker<A>,
         second: impl FnMut(A) -> Result<Vec<B>> + Send,
         third: impl FnMut(B) -> Result<()> + Send,
     ) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The source: a table's unsent rows, and the ledger in which they are flagged.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::data::{Offsets, RowBatch};
@@ -14,6 +15,68 @@ pub trait UnsentRows {
     /// # Errors
     /// PostgreSQL's, sorted by exit code.
     fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch>;
+
+    /// Begins a pass, where rows have an order: what is committed now and not left out, from the lowest on. The rows that come
+    /// until the batch that is empty, or the [`end`](Self::end_pass), are those of this moment.
+    ///
+    /// # Errors
+    /// Any PostgreSQL error.
+    fn begin_pass(&mut self, left_out: &LeftOut) -> Result<()> {
+        let _ = left_out;
+        Ok(())
+    }
+
+    /// Whether the pass ends before its end: the batch that is empty is not the last of its rows.
+    fn is_cut(&self) -> bool {
+        false
+    }
+
+    /// How many rows are unsent, asked between two passes; `None` if they are too many to be counted.
+    ///
+    /// # Errors
+    /// Any PostgreSQL error.
+    fn count(&mut self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// Ends the pass, with what was not taken of it.
+    ///
+    /// # Errors
+    /// Any PostgreSQL error.
+    fn end_pass(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<U: UnsentRows + ?Sized> UnsentRows for Box<U> {
+    fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch> {
+        (**self).next_batch(max_rows)
+    }
+
+    fn begin_pass(&mut self, left_out: &LeftOut) -> Result<()> {
+        (**self).begin_pass(left_out)
+    }
+
+    fn is_cut(&self) -> bool {
+        (**self).is_cut()
+    }
+
+    fn count(&mut self) -> Result<Option<u64>> {
+        (**self).count()
+    }
+
+    fn end_pass(&mut self) -> Result<()> {
+        (**self).end_pass()
+    }
+}
+
+/// What a leg reads no more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Keys of rows that are held, or that were met in this leg and are not flagged.
+    pub keys: HashSet<Vec<u8>>,
+    /// Keys of records of which one was refused: those behind it wait.
+    pub message_keys: HashSet<Vec<u8>>,
 }
 
 /// Up to which offsets the records of a source are flagged, or their rows held.
@@ -30,8 +93,8 @@ pub struct Checkpoint {
 pub struct Flagged {
     /// Rows that are flagged now.
     pub flagged: usize,
-    /// Rows that an application changed or deleted meanwhile: they keep their flag and go out again.
-    pub changed: usize,
+    /// Indices (into the batch) of rows that an application changed or deleted meanwhile: they keep their flag and go out again.
+    pub changed: Vec<usize>,
     /// Indices (into the batch) of rows that were locked: they are held now.
     pub locked: Vec<usize>,
     /// Indices of rows whose flag a trigger took back: they are held now.
@@ -106,7 +169,8 @@ pub trait Ledger {
     /// 78 if another source feeds the same topic; 75 if another run has taken an epoch since this one did.
     fn checkpoint(&mut self) -> Result<Checkpoint>;
 
-    /// The highest unsent key, its columns as text; `None` if every row is sent.
+    /// The highest unsent key, its columns as text; `None` if every row is sent. Where rows have an order,
+    /// any unsent one.
     ///
     /// # Errors
     /// PostgreSQL's.

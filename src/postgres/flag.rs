@@ -189,10 +189,13 @@ impl FlagStatements {
             transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE")?;
         }
         if self.has_after_triggers || number < ours.len() {
-            taken_back.extend(self.unflagged(transaction, &Named::of(wanted, ours.into_iter()))?);
+            taken_back.extend(self.unflagged(transaction, &Named::of(wanted, ours.iter().copied()))?);
         }
         flagged.flagged = number;
-        flagged.changed = named.places.len() - number - flagged.locked.len();
+        let met: BTreeSet<usize> = ours.into_iter().chain(flagged.locked.iter().copied()).collect();
+        if met.len() < named.places.len() {
+            flagged.changed = named.places.into_iter().filter(|place| !met.contains(place)).collect();
+        }
         Ok(flagged)
     }
 

@@ -244,7 +244,7 @@ impl Ledger for PgLedger {
             held.hold(transaction, &keys, &digests)?;
             epoch.apply(transaction, to)
         })?;
-        for place in flagged.locked.iter_mut().chain(&mut flagged.taken_back) {
+        for place in flagged.locked.iter_mut().chain(&mut flagged.taken_back).chain(&mut flagged.changed) {
             *place = indices[*place];
         }
         Ok(flagged)

@@ -24,6 +24,10 @@ pub struct SourceTable {
     pub columns: Vec<SourceColumn>,
     /// The key's columns, in the key's order.
     pub key: Vec<SourceColumn>,
+    /// The columns that make the record's key, where that is not the row's.
+    pub message_key: Vec<SourceColumn>,
+    /// The columns in whose order rows are sent, before the key's.
+    pub order_by: Vec<SourceColumn>,
     /// The headers of a record, each its name and the column that fills it.
     pub headers: Vec<(String, SourceColumn)>,
     /// The column that says that a row is deleted.
@@ -117,6 +121,15 @@ impl SourceTable {
         });
         let headers = headers.collect::<Result<_>>()?;
         let deleted = deletes::column(config, &name, &columns, &what)?;
+        let named_in = |key: &str, names: &[String]| -> Result<Vec<SourceColumn>> {
+            let found = names.iter().map(|wanted| {
+                let why = || unfit(format!("{name} has no column {wanted}"), &format!("check `{key}` in [[table]]"));
+                column(wanted).ok_or_else(why)
+            });
+            found.collect()
+        };
+        let message_key = named_in("message_key", &config.outbox.message_key)?;
+        let order_by = named_in("order_by", &config.outbox.order_by)?;
         columns.retain(|column| column.name != config.flag && is_sent(&column.name, config));
         let table = Self {
             name,
@@ -125,6 +138,8 @@ impl SourceTable {
             is_partitioned,
             columns,
             key,
+            message_key,
+            order_by,
             headers,
             deleted,
             flag: config.flag.clone(),
@@ -132,6 +147,7 @@ impl SourceTable {
         };
         table.require_unique_key(session, &what)?;
         table.require_condition(session)?;
+        table.require_order(session, &what)?;
         Ok((table, flag.is_some()))
     }
 
@@ -220,19 +236,7 @@ impl SourceTable {
     /// The key as one text: the column's own, or a JSON array of several. `row` is the table's alias.
     #[must_use]
     pub fn key_text_sql(&self, row: &str) -> String {
-        match self.key.as_slice() {
-            [only] => format!("{row}.{}::text", quote(&only.name)),
-            several => {
-                let part = |column: &SourceColumn| {
-                    let cast = if column.as_key.is_text_in_json { "::text" } else { "" };
-                    format!("{row}.{}{cast}", quote(&column.name))
-                };
-                format!(
-                    "pg_catalog.json_build_array({})::text",
-                    several.iter().map(part).collect::<Vec<_>>().join(", ")
-                )
-            }
-        }
+        one_text(&self.key, |column| format!("{row}.{}", quote(&column.name)))
     }
 
     /// The key columns' values out of a key text `text`, each cast back to its type, in order.
@@ -309,9 +313,9 @@ impl SourceTable {
     /// Every column that a record is made of, of `row`.
     #[must_use]
     pub fn record_columns_sql(&self, row: &str) -> Vec<String> {
-        let more = self.headers.iter().map(|(_, column)| column);
+        let headers = self.headers.iter().map(|(_, column)| column);
         let mut names: Vec<&str> = Vec::new();
-        for column in self.columns.iter().chain(more) {
+        for column in self.columns.iter().chain(headers).chain(&self.message_key) {
             if !names.contains(&column.name.as_str()) {
                 names.push(&column.name);
             }
@@ -333,15 +337,21 @@ impl SourceTable {
             // A header that is NULL is none.
             headers += &format!(" || coalesce({} || {}, ''::bytea)", part(&text(name)), part(&value));
         }
+        // A record without a key has the length -1 there.
+        let key_part = part("pg2ch_parts.key");
+        let key_part = if self.message_key.is_empty() {
+            key_part
+        } else {
+            format!("coalesce({key_part}, pg_catalog.int4send(-1))")
+        };
         // OFFSET keeps the planner from making the record twice.
         format!(
             "{record}, LATERAL (SELECT pg_catalog.convert_to({key}, 'UTF8') AS key,
                  pg_catalog.convert_to(pg_catalog.row_to_json(pg2ch_record)::text, 'UTF8') AS value{made} OFFSET 0) AS pg2ch_parts,
              LATERAL (SELECT pg_catalog.sha256({topic} || {key_part} || {value_part}{headers}) AS digest) AS pg2ch_digest",
             record = self.record_sql(row),
-            key = self.key_text_sql(row),
+            key = self.record_key_sql(row),
             topic = part(&text(topic)),
-            key_part = part("pg2ch_parts.key"),
             value_part = part("pg2ch_parts.value"),
         )
     }
@@ -373,6 +383,20 @@ pub fn value_sql(row: &str, column: &SourceColumn) -> String {
     )
 }
 
+/// Columns as one text: the only one's own, or a JSON array of several.
+pub(super) fn one_text(columns: &[SourceColumn], value: impl Fn(&SourceColumn) -> String) -> String {
+    match columns {
+        [only] => format!("{}::text", value(only)),
+        several => {
+            let part = |column: &SourceColumn| {
+                let cast = if column.as_key.is_text_in_json { "::text" } else { "" };
+                format!("{}{cast}", value(column))
+            };
+            format!("pg_catalog.json_build_array({})::text", several.iter().map(part).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -391,7 +415,7 @@ fn is_sent(name: &String, config: &TableConfig) -> bool {
     }
 }
 
-fn is_misunderstood(code: &SqlState) -> bool {
+pub(super) fn is_misunderstood(code: &SqlState) -> bool {
     *code != SqlState::INSUFFICIENT_PRIVILEGE && matches!(code.code().get(..2), Some("42" | "22"))
 }
 
@@ -420,6 +444,8 @@ mod tests {
             is_partitioned: false,
             columns: key.iter().map(column).collect(),
             key: key.iter().map(column).collect(),
+            message_key: Vec::new(),
+            order_by: Vec::new(),
             headers: Vec::new(),
             deleted: None,
             flag: "sent".into(),

@@ -34,17 +34,18 @@ pub struct PgUnsentRows {
     clock_floor: i64,
 }
 
-/// What asks for the highest unsent key of a table, its columns as text, in a transaction of its own.
+/// What asks for the highest unsent key of a table, its columns as text, in a transaction of its own. Where rows have an order,
+/// any row answers: the index of the unsent ones sorts them by other columns.
 pub fn highest_unsent_key_sql(table: &SourceTable) -> String {
     let columns = table.key_columns_sql("t");
     let texts: Vec<_> = columns.iter().map(|column| format!("{column}::text")).collect();
     let descending: Vec<_> = columns.iter().map(|column| format!("{column} DESC")).collect();
+    let sorted = if table.has_order() { String::new() } else { format!("ORDER BY {}", descending.join(", ")) };
     format!(
-        "SET LOCAL search_path = pg_catalog; SELECT {} FROM {} AS t WHERE {} ORDER BY {} LIMIT 1",
+        "SET LOCAL search_path = pg_catalog; SELECT {} FROM {} AS t WHERE {} {sorted} LIMIT 1",
         texts.join(", "),
         table.name,
         table.unsent_sql(),
-        descending.join(", "),
     )
 }
 

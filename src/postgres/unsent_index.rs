@@ -28,15 +28,22 @@ impl UnsentIndex {
         session.in_catalog(&what, |session| {
             let unsent = session.query_opt(&what, "SELECT format('(NOT %I)', $1::text)", &[&table.flag])?;
             let unsent: Option<String> = unsent.map(|row| row.get(0));
+            let order: Vec<String> = table.order_columns().into_iter().map(str::to_owned).collect();
             let within = if table.has_condition() { predicate_within(session, table, &what)? } else { None };
             let mut has = |predicate: &Option<String>| -> Result<bool> {
-                let found = session.query_opt(
+                let found = session.query(
                     &what,
-                    "SELECT 1 FROM pg_catalog.pg_index
-                     WHERE indrelid = $1 AND indisvalid AND pg_catalog.pg_get_expr(indpred, indrelid) = $2 LIMIT 1",
+                    "SELECT ARRAY(SELECT coalesce(a.attname::text, '')
+                                  FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, n)
+                                  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
+                                  ORDER BY k.n)
+                     FROM pg_catalog.pg_index i
+                     WHERE indrelid = $1 AND indisvalid AND pg_catalog.pg_get_expr(indpred, indrelid) = $2",
                     &[&table.oid, predicate],
                 )?;
-                Ok(found.is_some())
+                // Without an order the key's own index sorts as well.
+                let sorts = |row: &postgres::Row| row.get::<_, Vec<String>>(0).starts_with(&order);
+                Ok(found.iter().any(|row| !table.has_order() || sorts(row)))
             };
             Ok(match within {
                 Some(_) if has(&within)? => Self::Fit,
@@ -50,7 +57,7 @@ impl UnsentIndex {
 }
 
 fn statement(table: &SourceTable, within: bool) -> String {
-    let columns: Vec<_> = table.key.iter().map(|column| quote(&column.name)).collect();
+    let columns: Vec<_> = table.order_columns().into_iter().map(quote).collect();
     // A partitioned table's index cannot be built beside its writers.
     let concurrently = if table.is_partitioned { "" } else { "CONCURRENTLY " };
     let condition = if within { format!(" AND {}", table.taken_sql()) } else { String::new() };

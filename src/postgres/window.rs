@@ -31,7 +31,9 @@ impl PgLedger {
                       end_partition int, end_offset bigint)",
             )?;
         }
-        let last = last_of_each_key(records);
+        // Where the record's key is not the row's, PostgreSQL alone finds that, in the value.
+        let has_row_key = self.table.message_key.is_empty();
+        let last = if has_row_key { last_of_each_key(records) } else { each(records) };
         crash::point("window.before");
         self.window_insert(&what, &last)?;
         crash::point("window.after");
@@ -48,19 +50,28 @@ impl PgLedger {
         // its digest, because a text may be longer than an index takes, though the table's own key is not; no UTF-8 begins
         // with its first byte. A row that is gone by now still has its earlier record replaced: it may come back as that one
         // shows it. The entry moves to the key's last record, whichever of them counts.
+        let has_row_key = self.table.message_key.is_empty();
+        let (row_key, end, newest) = if has_row_key {
+            ("r.named".to_owned(), "r.n, r.end_partition, r.end_offset", "r.n DESC")
+        } else {
+            let end = "max(r.n) OVER last, first_value(r.end_partition) OVER last, first_value(r.end_offset) OVER last";
+            // A row's versions have rising timestamps, into whichever partitions they went.
+            (format!("{} OFFSET 0", self.table.row_key_sql("r.named")), end, "r.timestamp_ms DESC, r.n DESC")
+        };
         let sql = format!(
-            "INSERT INTO pg_temp.pg2ch_window AS w
-             SELECT DISTINCT ON (k.bytes) $1 + r.n, k.key, k.bytes, r.partition, r.timestamp_ms, r.digest, r.end_partition,
-                    r.end_offset
+            "INSERT INTO pg_temp.pg2ch_window AS w (key, key_bytes, partition, timestamp_ms, digest, n, end_partition, end_offset)
+             SELECT DISTINCT ON (k.bytes) k.key, k.bytes, r.partition, r.timestamp_ms, r.digest, $1 + {end}
              FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bytea[], $6::int[], $7::bigint[])
-                      WITH ORDINALITY AS r (key, partition, timestamp_ms, digest, end_partition, end_offset, n)
+                      WITH ORDINALITY AS r (named, partition, timestamp_ms, digest, end_partition, end_offset, n)
+                  CROSS JOIN LATERAL (SELECT {row_key}) AS f (key)
                   LEFT JOIN {name} AS t ON {by_key},
-                  LATERAL (SELECT CASE WHEN t.tableoid IS NULL THEN r.key ELSE {key} END AS key OFFSET 0) AS s,
+                  LATERAL (SELECT CASE WHEN t.tableoid IS NULL THEN f.key ELSE {key} END AS key OFFSET 0) AS s,
                   LATERAL (SELECT s.key, pg_catalog.convert_to(s.key, 'UTF8') AS utf8 OFFSET 0) AS u,
                   LATERAL (SELECT u.key, CASE WHEN pg_catalog.octet_length(u.utf8) <= 64 THEN u.utf8
                            ELSE '\\xff'::bytea || pg_catalog.sha256(u.utf8) END AS bytes OFFSET 0) AS k
              WHERE NOT t.{flag} OR EXISTS (SELECT 1 FROM pg_temp.pg2ch_window AS o WHERE o.key_bytes = k.bytes)
-             ORDER BY k.bytes, r.n DESC
+             WINDOW last AS (PARTITION BY k.bytes ORDER BY r.n DESC)
+             ORDER BY k.bytes, {newest}
              ON CONFLICT (key_bytes) DO UPDATE
              SET n = excluded.n, end_partition = excluded.end_partition, end_offset = excluded.end_offset,
                  (partition, timestamp_ms, digest) = (
@@ -68,14 +79,15 @@ impl PgLedger {
                                              (w.partition, w.timestamp_ms, w.digest, FALSE)) AS c (p, t, d, newer)
                      WHERE c.newer = (excluded.partition = w.partition OR excluded.timestamp_ms >= w.timestamp_ms))",
             name = self.table.name,
-            by_key = self.table.key_equals_sql("t", "r.key"),
+            by_key = self.table.key_equals_sql("t", "f.key"),
             key = self.table.key_text_sql("t"),
             flag = self.table.flag_sql(),
         );
         // A key that PostgreSQL's text cannot hold is none of ours.
         let text =
             |key: &Option<Vec<u8>>| key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned);
-        let keys: Vec<_> = records.iter().map(|last| text(&last.counts.key)).collect();
+        let named = |record: &WindowRecord| text(if has_row_key { &record.key } else { &record.value });
+        let keys: Vec<_> = records.iter().map(|last| named(last.counts)).collect();
         let partitions: Vec<_> = records.iter().map(|last| last.counts.partition).collect();
         let timestamps: Vec<_> = records.iter().map(|last| last.counts.timestamp_ms).collect();
         let digest = |last: &Last<'_>| {
@@ -154,6 +166,11 @@ struct Last<'a> {
     counts: &'a WindowRecord,
     /// The one that was read last.
     end: &'a WindowRecord,
+}
+
+/// One entry for each record.
+fn each(records: &[WindowRecord]) -> Vec<Last<'_>> {
+    records.iter().map(|record| Last { counts: record, end: record }).collect()
 }
 
 /// One entry for each key, in the order of their last records.

@@ -1,13 +1,36 @@
 //! The stages of a leg.
 
+use std::time::Duration;
+
 use crate::error::Result;
 use crate::mutant;
-use crate::sync::{Receiver, Scope, ScopedJoinHandle, Sender, bounded, scope, spawn_scoped};
+use crate::sync::{Receiver, Scope, ScopedJoinHandle, SendTimeoutError, Sender, bounded, scope, spawn_scoped};
 
 use super::{caught, ended, started};
 
 /// How many pieces may wait between two stages: none. One in each hand keeps everybody busy, and memory small.
 const QUEUE: usize = 0;
+
+/// How long the first stage holds a piece that nobody takes before it is told.
+const KEPT_WAITING: Duration = Duration::from_secs(1);
+
+/// The first stage of a leg.
+pub trait Maker<A>: Send {
+    /// The next piece of work; `None` if there is none left.
+    ///
+    /// # Errors
+    /// Whatever fails.
+    fn make(&mut self) -> Result<Option<A>>;
+
+    /// The next stage does not take the last piece for a while: what others wait for must not be held meanwhile.
+    fn is_kept_waiting(&mut self) {}
+}
+
+impl<A, F: FnMut() -> Result<Option<A>> + Send> Maker<A> for F {
+    fn make(&mut self) -> Result<Option<A>> {
+        self()
+    }
+}
 
 /// Runs three stages, each on its own thread, until the first has nothing left or one of them fails: `first` makes pieces
 /// of work, `second` turns each into others, `third` takes those in.
@@ -18,7 +41,7 @@ const QUEUE: usize = 0;
 /// The first failure, in the data's order.
 pub fn side_by_side<A: Send, B: Send>(
     names: [&str; 3],
-    mut first: impl FnMut() -> Result<Option<A>> + Send,
+    mut first: impl Maker<A>,
     mut second: impl FnMut(A) -> Result<Vec<B>> + Send,
     mut third: impl FnMut(B) -> Result<()> + Send,
 ) -> Result<()> {
@@ -27,8 +50,15 @@ pub fn side_by_side<A: Send, B: Send>(
     scope(|scope| {
         let kept = mutant::is("a sender outlives its stage").then(|| second_out.clone());
         let ahead = Stage::begin(scope, names[0], move || {
-            while let Some(piece) = first()? {
-                if !hand_over(&first_out, piece) {
+            while let Some(piece) = first.make()? {
+                let taken = match first_out.send_timeout(piece, KEPT_WAITING) {
+                    Err(SendTimeoutError::Timeout(piece)) => {
+                        first.is_kept_waiting();
+                        hand_over(&first_out, piece)
+                    }
+                    sent => sent.is_ok() || mutant::is("a stage goes on when the next has ended"),
+                };
+                if !taken {
                     break;
                 }
             }

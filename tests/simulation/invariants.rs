@@ -6,6 +6,7 @@ use pg2ch::data::RecordId;
 
 use crate::clickhouse::{POISON, Stored};
 use crate::kafka::{Delivered, MAX_VALUE};
+use crate::postgres::{Place, Row};
 use crate::world::World;
 
 /// Every row version is once in the topic, every record once in the target or among the dead letters; and below a
@@ -26,7 +27,10 @@ fn first_broken(world: &World) -> Option<String> {
     // What retention has deleted, or went with its topic, nobody can compare a row with: it may come again.
     let mut present = kafka.history.iter().filter(|found| !found.excused);
     if let Some(twice) = present.find(|found| !versions.insert(found.data.version.xmin)) {
-        return Some(format!("a version of row {} is twice in the topic: {}", twice.data.key, twice.data.value));
+        return Some(format!("a version of row {} is twice in the topic: {}", twice.data.row, twice.data.value));
+    }
+    if let Some(broken) = out_of_order(world) {
+        return Some(broken);
     }
     let mut there = HashSet::new();
     if let Some(twice) = world.clickhouse.rows.iter().find(|row| !there.insert(row.id)) {
@@ -51,6 +55,39 @@ fn first_broken(world: &World) -> Option<String> {
         }
     }
     None
+}
+
+/// The first records of a message key lie in the order of rows whose writers waited for each other.
+fn out_of_order(world: &World) -> Option<String> {
+    if !world.postgres.in_order {
+        return None;
+    }
+    let (mut met, mut before) = (HashSet::new(), Vec::new());
+    for found in &world.kafka.history {
+        let Some(place) = world.postgres.places.get(&found.data.version.xmin) else { continue };
+        if place.member == 0 || !met.insert(place.birth) {
+            continue;
+        }
+        let is_later =
+            |other: &&Place| other.member == place.member && other.seq > place.seq && other.birth > place.birth;
+        if let Some(later) = before.iter().find(is_later) {
+            return Some(format!("{place:?} lies behind {later:?}"));
+        }
+        before.push(*place);
+    }
+    None
+}
+
+/// Whether a row waits for another of its message key, which the topic does not take.
+fn waits(world: &World, id: i64, row: &Row) -> bool {
+    let before = |(other, found): (&i64, &Row)| {
+        let (of, place) = (found.place, row.place);
+        !found.flag
+            && of.member == place.member
+            && (of.seq, *other) < (place.seq, id)
+            && found.content.json(*other).len() > MAX_VALUE
+    };
+    world.postgres.in_order && row.place.member != 0 && world.postgres.tables.rows.iter().any(before)
 }
 
 /// A row of the target that its view lacks or has twice, and of which no run has told; twice only where a repeated INSERT is
@@ -79,6 +116,9 @@ pub fn check_end(world: &mut World) {
 
 fn unfinished(world: &World) -> Option<String> {
     for (id, row) in &world.postgres.tables.rows {
+        if waits(world, *id, row) {
+            continue;
+        }
         let value = row.content.json(*id);
         let stays = world.postgres.stubborn == Some(*id) || value.len() > MAX_VALUE;
         if row.flag == stays {
@@ -116,7 +156,7 @@ fn unfinished(world: &World) -> Option<String> {
     for (id, newest) in newest {
         // Unless the newest record could not be stored, FINAL shows the row as it is; or unless the time of an older one was never
         // seen by a run, and PostgreSQL's clock went back: a known limit.
-        let last = world.kafka.history.iter().rev().find(|found| found.data.key == id.to_string());
+        let last = world.kafka.history.iter().rev().find(|found| found.data.row == id);
         let stored = last.is_some_and(|last| rows.contains_key(&last.id));
         if stored && !world.window_lost && last.is_some_and(|last| newest.content.json(id) != last.data.value) {
             return Some(format!("FINAL shows {newest:?}, the last record is {last:?}"));

@@ -21,7 +21,9 @@ pub const MAX_VALUE: usize = 400;
 
 #[derive(Clone, Debug)]
 pub struct Data {
-    pub key: String,
+    /// The row's key.
+    pub row: i64,
+    pub key: Option<String>,
     pub value: String,
     /// The bytes of its headers.
     pub headers: Vec<u8>,
@@ -114,8 +116,7 @@ impl Kafka {
 
     /// The last committed record of a row, in the topic's present life or an earlier one.
     pub fn last_of(&self, id: i64) -> Option<&Data> {
-        let key = id.to_string();
-        self.history.iter().rev().find(|found| found.data.key == key).map(|found| &found.data)
+        self.history.iter().rev().find(|found| found.data.row == id).map(|found| &found.data)
     }
 
     fn mark(&mut self, transaction: usize) {
@@ -140,7 +141,14 @@ impl Kafka {
     pub fn begin_foreign(&mut self, partition: i32) -> usize {
         let transaction = self.begin("foreign");
         let version = Version::default();
-        let data = Data { key: "foreign".into(), value: "{}".into(), headers: Vec::new(), timestamp_ms: 0, version };
+        let data = Data {
+            row: 0,
+            key: Some("foreign".into()),
+            value: "{}".into(),
+            headers: Vec::new(),
+            timestamp_ms: 0,
+            version,
+        };
         self.append(transaction, partition, data);
         transaction
     }

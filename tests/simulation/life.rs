@@ -36,6 +36,8 @@ pub struct Life {
     pub odd: bool,
     /// Some runs meet a second one that lives at the same time.
     pub two: bool,
+    /// Rows go out in an order, with message keys.
+    pub ordered: bool,
     pub mutant: Option<&'static str>,
 }
 
@@ -61,6 +63,12 @@ fn config() -> &'static Config {
 }
 
 impl Life {
+    /// A life in which nothing happens.
+    pub fn quiet(seed: u64, troubled_runs: usize) -> Self {
+        let plan = Plan::At(vec![]);
+        Self { seed, plan, troubled_runs, busy: 0, odd: false, two: false, ordered: false, mutant: None }
+    }
+
     /// A life drawn from a seed.
     pub fn random(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed ^ 0x5eed);
@@ -71,6 +79,7 @@ impl Life {
             busy: if rng.bool() { rng.usize(4..40) } else { 0 },
             odd: rng.bool(),
             two: rng.usize(..4) == 0,
+            ordered: rng.bool(),
             mutant: None,
         }
     }
@@ -83,8 +92,12 @@ impl Life {
         config.batch.insert_rows = rng.usize(2..=4);
         config.retry.attempts = rng.u32(1..=3);
         config.tables[0].on_bad_row = OnBadRow::DeadLetter;
+        if self.ordered {
+            let outbox = &mut config.tables[0].outbox;
+            (outbox.order_by, outbox.message_key) = (vec!["seq".into()], vec!["member".into()]);
+        }
         let mut world = World::new(rng, self.plan.clone(), rows, traced);
-        (world.busy, world.odd) = (self.busy, self.odd);
+        (world.busy, world.odd, world.postgres.in_order) = (self.busy, self.odd, self.ordered);
         if self.odd {
             world.make_rows_odd();
             world.make_target_odd();

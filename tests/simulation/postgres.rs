@@ -3,7 +3,7 @@
 #[path = "postgres/sessions.rs"]
 mod sessions;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use pg2ch::data::{Headers, Version, push_header};
 use pg2ch::error::Result;
@@ -60,9 +60,21 @@ pub fn record_of(value: &[u8], headers: &[u8]) -> String {
     record
 }
 
+/// Where a row belongs: the columns that `order_by` and `message_key` name, and never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The number of its INSERT: one is committed before the next is written.
+    pub birth: i64,
+    /// Its message key; 0 is NULL.
+    pub member: i64,
+    /// Its number among the rows of the member.
+    pub seq: i64,
+}
+
 #[derive(Clone, Debug)]
 pub struct Row {
     pub version: Version,
+    pub place: Place,
     pub content: Content,
     pub flag: bool,
     /// By an application.
@@ -86,6 +98,11 @@ pub struct Tables {
 
 pub struct Postgres {
     pub tables: Tables,
+    /// Whether rows go out in an order, with message keys.
+    pub in_order: bool,
+    births: i64,
+    /// The place of each version that was read.
+    pub places: HashMap<u32, Place>,
     /// How the tables were before each commit that a crash of the server may still take back.
     unsynced: Vec<Tables>,
     lock: Option<u64>,
@@ -106,6 +123,9 @@ impl Postgres {
     pub fn new(rows: u64) -> Self {
         let mut postgres = Self {
             tables: Tables::default(),
+            in_order: false,
+            births: 0,
+            places: HashMap::new(),
             unsynced: Vec::new(),
             lock: None,
             next_session: 0,
@@ -127,12 +147,25 @@ impl Postgres {
         Version { table: 1, ctid: (self.next_xid, 1), xmin: self.next_xid }
     }
 
+    fn next_place(&mut self) -> Place {
+        self.births += 1;
+        // The numbers of a member rise, as those of an aggregate's versions do.
+        Place { birth: self.births, member: self.births % 4, seq: self.births / 4 }
+    }
+
+    /// The key of a row's record.
+    pub fn record_key(&self, id: i64, row: &Row) -> Option<String> {
+        let key = if self.in_order { row.place.member } else { id };
+        (key != 0).then(|| key.to_string())
+    }
+
     /// An application inserts or changes a row, and waits for its commit.
     pub fn write(&mut self, id: i64, content: Content) {
         let version = self.next_version();
-        self.tables
-            .rows
-            .insert(id, Row { version, content, flag: false, locked: false, set_back: None, is_flagged_since: false });
+        let place = self.tables.rows.get(&id).map(|row| row.place);
+        let place = place.unwrap_or_else(|| self.next_place());
+        let row = Row { version, place, content, flag: false, locked: false, set_back: None, is_flagged_since: false };
+        self.tables.rows.insert(id, row);
         self.unsynced.clear();
     }
 
@@ -140,7 +173,7 @@ impl Postgres {
     pub fn set_back(&mut self, id: i64, records: &[Delivered]) {
         let version = self.next_version();
         // Since the checkpoint was lost the row's record speaks for it, until the checkpoint has passed that or the row is flagged.
-        let last = records.iter().rev().find(|record| record.data.key == id.to_string());
+        let last = records.iter().rev().find(|record| record.data.row == id);
         let is_passed = last.is_none_or(|last| {
             self.tables.checkpoint.offsets.get(&last.id.partition).is_some_and(|&next| last.id.offset < next)
         });
@@ -236,7 +269,7 @@ impl World {
         let mut named = Vec::new();
         for row in wanted {
             let Some(found) = self.postgres.tables.rows.get(&row.id).filter(|found| !found.flag) else {
-                flagged.changed += 1;
+                flagged.changed.push(row.index);
                 continue;
             };
             let same = found.version == row.version
@@ -245,7 +278,7 @@ impl World {
             if found.locked {
                 flagged.locked.push(row.index);
             } else if !same {
-                flagged.changed += 1;
+                flagged.changed.push(row.index);
             } else if self.postgres.stubborn == Some(row.id) {
                 flagged.taken_back.push(row.index);
             } else {
@@ -276,7 +309,7 @@ impl World {
             let set_back = row.set_back.take();
             self.postgres.flags += 1;
             if let Some(records) = set_back
-                && !self.kafka.history[records..].iter().any(|found| found.data.key == id.to_string())
+                && !self.kafka.history[records..].iter().any(|found| found.data.row == *id)
             {
                 self.broke(|| format!("row {id} was flagged though nothing was sent since its flag was set back"));
             }

@@ -8,7 +8,7 @@ use pg2ch::mutant;
 use pg2ch::ports::Servers;
 use pg2ch::ports::source::{Ledger, SourceColumn};
 use pg2ch::ports::target::NewToken;
-use pg2ch::threads::first_error;
+use pg2ch::threads::{Maker, first_error};
 
 use crate::clickhouse::SimTarget;
 use crate::faults::Leg;
@@ -102,7 +102,7 @@ impl Servers for SimServers {
     fn side_by_side<A: Send, B: Send>(
         &self,
         _: [&str; 3],
-        mut first: impl FnMut() -> Result<Option<A>> + Send,
+        mut first: impl Maker<A>,
         mut second: impl FnMut(A) -> Result<Vec<B>> + Send,
         mut third: impl FnMut(B) -> Result<()> + Send,
     ) -> Result<()> {
@@ -127,8 +127,13 @@ impl Servers for SimServers {
             }
             match self.choose(&runnable) {
                 None => break,
-                Some(Stage::First) => match first() {
-                    Ok(Some(piece)) if second_open => made.push_back(piece),
+                Some(Stage::First) => match first.make() {
+                    Ok(Some(piece)) if second_open => {
+                        made.push_back(piece);
+                        if self.run.world().one_in(4) {
+                            first.is_kept_waiting();
+                        }
+                    }
                     // Nobody takes it: the next stage has ended.
                     Ok(_) => first_open = false,
                     Err(error) => (first_open, results[0]) = (false, Err(error)),

@@ -39,11 +39,27 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     (Sender(sender), Receiver(receiver))
 }
 
+/// A piece that was not taken.
+#[derive(Debug)]
+pub enum SendTimeoutError<T> {
+    Timeout(T),
+    Disconnected(T),
+}
+
 pub struct Sender<T>(mpsc::SyncSender<T>);
 
 impl<T> Sender<T> {
     pub fn send(&self, piece: T) -> Result<(), SendError<T>> {
         self.0.send(piece)
+    }
+
+    /// There is no clock here: the time may be over whenever nobody takes it.
+    pub fn send_timeout(&self, piece: T, _: Duration) -> Result<(), SendTimeoutError<T>> {
+        shuttle::thread::yield_now();
+        self.0.try_send(piece).map_err(|error| match error {
+            TrySendError::Full(piece) => SendTimeoutError::Timeout(piece),
+            TrySendError::Disconnected(piece) => SendTimeoutError::Disconnected(piece),
+        })
     }
 
     pub fn try_send(&self, piece: T) -> Result<(), TrySendError<T>> {

@@ -151,7 +151,11 @@ impl Check<'_> {
                     Severity::Warning,
                     "partitions-added",
                     format!("topic {topic} has new partitions since records were last copied: {added:?}"),
-                    "keys may now map to other partitions, so other consumers may read a row's new version before its old one. The target uses the records' timestamps and shows the newest",
+                    if self.table.outbox.message_key.is_empty() {
+                        "keys may now map to other partitions, so other consumers may read a row's new version before its old one. The target uses the records' timestamps and shows the newest"
+                    } else {
+                        "message keys may now map to other partitions, so other consumers may read a key's new records before its old ones: the order holds within each partition"
+                    },
                     "warn the topic's consumers; if they need order within a key, switch to a new topic: `topic` in [[table]]",
                 );
             }
@@ -202,8 +206,10 @@ impl Check<'_> {
             );
         }
         if settings.get("message.timestamp.type").is_some_and(|kind| kind == "LogAppendTime") {
+            // Versions are told apart by the timestamps that a run gives, wherever they lie.
+            let is_refused = !self.table.outbox.message_key.is_empty();
             self.findings.add(
-                Severity::Warning,
+                if is_refused { Severity::Error } else { Severity::Warning },
                 "log-append-time",
                 format!("topic {topic} replaces the records' timestamps by the broker's"),
                 "the target's newest version of a row has the highest timestamp: it must be PostgreSQL's time of reading, which never goes back",

@@ -1,7 +1,7 @@
 //! The source table: its columns, its key, its flag, its index of unsent rows.
 
 use super::finding::{Findings, Severity};
-use super::{Source, deletes};
+use super::{Source, deletes, order};
 use crate::config::TableConfig;
 use crate::error::{ExitCode, Result};
 use crate::ports::source::SourceColumn;
@@ -60,6 +60,7 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
                 index(session, &source, findings)?;
                 condition(session, &source, findings)?;
                 deletes::condition(session, &source, findings)?;
+                order::check(session, &source, findings)?;
                 let comment = table_comment(session, source.oid, &source.name)?;
                 found.source = Some(Source { columns: source.columns.clone(), table: source, comment });
             }
@@ -205,6 +206,13 @@ fn index(session: &mut Session, source: &SourceTable, findings: &mut Findings) -
             "index-wide",
             format!("the index of the unsent rows of {name} also holds those outside `where`"),
             "they stay unsent, and every batch skips over them",
+            format!("{statement};"),
+        ),
+        UnsentIndex::Missing(statement) if source.has_order() => findings.add(
+            Severity::Warning,
+            "index-missing",
+            format!("{name} has no index of its unsent rows by {}", source.order_columns().join(", ")),
+            "every pass reads and sorts them all",
             format!("{statement};"),
         ),
         UnsentIndex::Missing(statement) => findings.add(

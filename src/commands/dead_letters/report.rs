@@ -42,6 +42,8 @@ pub struct Shown {
 /// The dead letters of one table.
 #[derive(Debug, Default, Serialize)]
 pub struct TableLetters {
+    #[serde(skip)]
+    table: Option<TableConfig>,
     pub source: String,
     pub topic: String,
     pub dead_letter_topic: String,
@@ -75,6 +77,7 @@ pub fn id_of(letter: &Letter) -> RecordId {
 impl TableLetters {
     pub fn of(table: &TableConfig) -> Self {
         Self {
+            table: Some(table.clone()),
             source: table.source.clone(),
             topic: table.topic.clone(),
             dead_letter_topic: table.dead_letter_topic(),
@@ -99,11 +102,13 @@ impl TableLetters {
             return;
         }
         let record = &letter.record;
+        let row_key = |table: &TableConfig| table.row_key(record.key.as_deref(), record.value.as_deref()).into_owned();
+        let key = self.table.as_ref().map_or_else(Vec::new, row_key);
         self.letters.push(Shown {
             partition: record.partition,
             offset: record.offset,
             time: time(record.timestamp_ms),
-            key: record.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned()),
+            key: (record.key.is_some() || !key.is_empty()).then(|| String::from_utf8_lossy(&key).into_owned()),
             state,
             reason: reason.to_owned(),
         });

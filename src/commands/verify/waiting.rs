@@ -141,9 +141,9 @@ impl<'a> Waiting<'a> {
         self.log.read_from(&ranges, ends)?;
         let limit = self.leg.config.timeouts.kafka;
         while !open.is_empty() {
-            let (mut last, in_topic) = (None, &mut self.in_topic);
+            let (mut last, in_topic, table) = (None, &mut self.in_topic, self.leg.table);
             let polled = self.log.poll(limit, &mut |record| {
-                in_topic.add(record.key.unwrap_or_default());
+                in_topic.add(&table.row_key(record.key, record.value));
                 last = Some((record.partition, record.offset));
             })?;
             match (polled, last) {
@@ -192,10 +192,11 @@ impl<'a> Waiting<'a> {
         while let Some(chunk) = letters.next_chunk()? {
             let held = target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;
             for letter in chunk.iter().filter(|letter| !held.contains(&id_of(letter))) {
-                let key = letter.record.key.as_deref().unwrap_or_default();
+                let record = &letter.record;
+                let key = table.row_key(record.key.as_deref(), record.value.as_deref());
                 match letters.fate(letter) {
-                    Fate::Refused => dead.add(key),
-                    Fate::Dropped => self.dropped.add(key),
+                    Fate::Refused => dead.add(&key),
+                    Fate::Dropped => self.dropped.add(&key),
                     Fate::Replayed => {}
                 }
             }

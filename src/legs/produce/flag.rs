@@ -4,6 +4,7 @@
 //! the checkpoint and flags the rows; if it dies after, there is nothing to repair. A row that cannot be flagged though
 //! unchanged is held in the same transaction, so the checkpoint passes its record all the same.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::held::{require_few, settle};
@@ -36,11 +37,13 @@ pub struct Flagger<'a, L> {
     taken_back: Vec<String>,
     /// Whether a row of this leg is among those that are locked.
     has_new_locked: bool,
+    /// The keys of rows that this leg has sent and not flagged, where it may meet them again.
+    met: Option<HashSet<Vec<u8>>>,
 }
 
 impl<'a, L: Ledger> Flagger<'a, L> {
-    /// Makes the stage, on what recovery has found.
-    pub fn new(ledger: &'a mut L, recovery: &Recovery, pace: Pace) -> Self {
+    /// Makes the stage, on what recovery has found. Whether rows come in passes, which may meet a row again.
+    pub fn new(ledger: &'a mut L, recovery: &Recovery, pace: Pace, in_passes: bool) -> Self {
         let Recovery { checkpoint, held } = recovery;
         Self {
             ledger,
@@ -54,6 +57,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
             locked: held.locked(),
             taken_back: held.taken_back.clone(),
             has_new_locked: false,
+            met: in_passes.then(HashSet::new),
         }
     }
 
@@ -81,7 +85,11 @@ impl<'a, L: Ledger> Flagger<'a, L> {
             let Self { ledger, pace, .. } = self;
             let flagged = pace.time(indices.len(), || ledger.flag(&batch.rows, &indices, &to))?;
             self.flagged += flagged.flagged as u64;
-            self.changed += flagged.changed as u64;
+            self.changed += flagged.changed.len() as u64;
+            if let Some(met) = &mut self.met {
+                let unflagged = flagged.unflagged().chain(flagged.changed.iter().copied());
+                met.extend(unflagged.map(|index| batch.rows.row(index).key.to_vec()));
+            }
             self.locked += flagged.locked.len();
             self.has_new_locked |= !flagged.locked.is_empty();
             let keys = flagged.taken_back.iter().map(|&index| batch.rows.row(index).key);
@@ -136,6 +144,11 @@ impl<'a, L: Ledger> Flagger<'a, L> {
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         let (offsets, timestamp_floor) = (self.ends.clone(), self.timestamp_floor);
         (!offsets.is_empty()).then_some(Checkpoint { offsets, timestamp_floor })
+    }
+
+    /// The keys of rows that were sent and not flagged since this was asked last.
+    pub fn take_met(&mut self) -> HashSet<Vec<u8>> {
+        self.met.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// How many rows it has flagged.

@@ -16,7 +16,7 @@ mod send;
 pub use flag::Flagger;
 pub use read::Reader;
 pub use recover::{Recovery, recover};
-pub use send::Sender;
+pub use send::{Order, Sender};
 
 use std::sync::Arc;
 
@@ -46,6 +46,13 @@ pub fn run<S: Servers>(
     report.complete = true;
     // Refuses a topic that another source feeds.
     ledger.checkpoint()?;
+    let outbox = &leg.table.outbox;
+    let order = match (outbox.has_order(), outbox.message_key.is_empty()) {
+        (false, _) => Order::Any,
+        (true, true) => Order::AsRead,
+        (true, false) => Order::ByMessageKey,
+    };
+    let in_order = order != Order::Any;
     let highest = ledger.highest_unsent_key()?;
     if highest.is_none() && !ledger.has_held() {
         return Ok(());
@@ -71,15 +78,15 @@ pub fn run<S: Servers>(
     let floor = recovery.checkpoint.timestamp_floor;
     let rows = servers.rows(ledger, highest, floor)?;
     let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
-    let mut flagger = Flagger::new(ledger, &recovery, Pace::new(config.batch.rows));
-    let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held.keys);
-    let mut sender = Sender::new(writer);
+    let mut flagger = Flagger::new(ledger, &recovery, Pace::new(config.batch.rows), in_order);
+    let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held.keys, in_order);
+    let mut sender = Sender::new(writer, order);
     progress.begin_rows();
     let mut move_rows = || loop {
-        let refused = sender.too_large();
+        let unsent = sender.unsent();
         servers.side_by_side(
             ["reader", "sender", "flagger"],
-            || reader.step(),
+            &mut reader,
             |batch| {
                 let sent = sender.step(&Arc::new(batch))?;
                 progress.sent(sent.iter().map(|batch| batch.sent.len()).sum());
@@ -92,8 +99,9 @@ pub fn run<S: Servers>(
                 Ok(())
             },
         )?;
-        // Rows that the topic does not take use up no limit: otherwise no run would ever get past them.
-        if !reader.may_read_more(sender.too_large() - refused) {
+        let mut met = sender.take_refused();
+        met.keys.extend(flagger.take_met());
+        if !reader.goes_on(sender.unsent() - unsent, met)? {
             return Ok(());
         }
     };

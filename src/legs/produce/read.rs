@@ -2,51 +2,98 @@
 //!
 //! Before: the window is recovered, so every unsent row is to be sent but those held. It changes nothing; a crash here
 //! loses nothing.
+//!
+//! Rows that have an order come in passes. A pass keeps a snapshot, which holds back vacuum and whoever alters the table, so it
+//! ends after a while, or when nobody takes its rows. The next begins at the lowest row again, once all stages have dealt with
+//! this one: it would meet unflagged what is still in hand.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use crate::crash;
 use crate::data::RowBatch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mutant;
 use crate::ports::limits::Budget;
-use crate::ports::source::UnsentRows;
+use crate::ports::source::{LeftOut, UnsentRows};
+use crate::threads::Maker;
+
+/// How many batches a pass has, and how long it takes from its first row on.
+const PASS_BATCHES: usize = 100;
+const PASS_TIME: Duration = Duration::from_secs(10);
+
+/// How many rows a leg leaves out, at most.
+const MOST_LEFT_OUT: usize = 100_000;
 
 /// The first stage of the produce leg.
 pub struct Reader<U> {
     rows: U,
     budget: Budget,
     batch_rows: usize,
-    /// Keys of rows that were delivered and could not be flagged: they must not go out twice.
-    held: HashSet<Vec<u8>>,
+    /// Rows that were delivered and could not be flagged, or were met in this leg: they must not go out, or not again.
+    left_out: LeftOut,
     rows_read: u64,
     at_end: bool,
+    passes: Option<Passes>,
+}
+
+/// Where the reader of an order stands.
+#[derive(Debug, Default)]
+struct Passes {
+    /// How many rows were unsent when the first pass had ended before its end, less those that were read since: so that a busy
+    /// table cannot keep a run alive.
+    left: Option<u64>,
+    /// All of those are read: if the pass does not come to its end, rows come faster than they are sent.
+    is_last: bool,
+    is_open: bool,
+    is_over: bool,
+    batches: usize,
+    begun: Option<Instant>,
+    failed: Option<Error>,
+}
+
+impl Passes {
+    fn is_long_enough(&self) -> bool {
+        self.batches >= PASS_BATCHES || self.begun.is_some_and(|begun| begun.elapsed() >= PASS_TIME)
+    }
 }
 
 impl<U: UnsentRows> Reader<U> {
-    /// Makes the stage; `held` are the keys to leave out.
-    pub fn new(rows: U, budget: Budget, batch_rows: usize, held: HashSet<Vec<u8>>) -> Self {
-        Self { rows, budget, batch_rows, held, rows_read: 0, at_end: false }
+    /// Makes the stage; `held` are the keys to leave out. Rows that have an order come in passes.
+    pub fn new(rows: U, budget: Budget, batch_rows: usize, held: HashSet<Vec<u8>>, in_passes: bool) -> Self {
+        let left_out = LeftOut { keys: held, ..LeftOut::default() };
+        let passes = in_passes.then(Passes::default);
+        Self { rows, budget, batch_rows, left_out, rows_read: 0, at_end: false, passes }
     }
 
-    /// The next batch that has rows to send; `None` at the end.
+    /// The next batch that has rows to send; `None` at the end, and at the end of a pass.
     ///
     /// # Errors
     /// PostgreSQL's.
     pub fn step(&mut self) -> Result<Option<RowBatch>> {
+        if !self.is_in_pass()? {
+            return Ok(None);
+        }
         loop {
             let rows = self.budget.allows(self.batch_rows);
             if rows == 0 {
+                self.end_pass()?;
                 return Ok(None);
             }
             let batch = self.rows.next_batch(rows)?;
             if batch.is_empty() {
-                self.at_end = true;
+                self.at_end = !self.rows.is_cut();
+                self.end_pass()?;
                 return Ok(None);
             }
             let batch = self.without_held(batch);
             self.budget.spend(batch.len());
             self.rows_read += batch.len() as u64;
+            if let Some(passes) = &mut self.passes {
+                passes.left = passes.left.map(|left| left.saturating_sub(batch.len() as u64));
+                passes.batches += 1;
+                passes.begun.get_or_insert_with(Instant::now);
+            }
             if !batch.is_empty() {
                 crash::point("read.after");
                 return Ok(Some(batch));
@@ -54,28 +101,78 @@ impl<U: UnsentRows> Reader<U> {
         }
     }
 
+    /// Begins a pass, where there are some and none is under way; whether there is something to read from.
+    fn is_in_pass(&mut self) -> Result<bool> {
+        let Some(passes) = &mut self.passes else { return Ok(true) };
+        if let Some(error) = passes.failed.take() {
+            return Err(error);
+        }
+        if passes.is_open && passes.is_long_enough() {
+            self.end_pass()?;
+            return Ok(false);
+        }
+        if passes.is_over && mutant::is("a pass begins before the one before is flagged") {
+            passes.is_over = false;
+        }
+        if passes.is_over {
+            return Ok(false);
+        }
+        if !passes.is_open {
+            passes.is_open = true;
+            self.rows.begin_pass(&self.left_out)?;
+        }
+        Ok(true)
+    }
+
+    fn end_pass(&mut self) -> Result<()> {
+        match &mut self.passes {
+            Some(passes) if passes.is_open => {
+                (passes.is_open, passes.is_over) = (false, true);
+                self.rows.end_pass()?;
+                crash::point("pass.end.after");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn without_held(&self, batch: RowBatch) -> RowBatch {
-        if self.held.is_empty()
+        let held = &self.left_out.keys;
+        // A pass leaves them out itself.
+        if self.passes.is_some()
+            || held.is_empty()
             || mutant::is("held rows are read")
-            || batch.iter().all(|row| !self.held.contains(row.key))
+            || batch.iter().all(|row| !held.contains(row.key))
         {
             return batch;
         }
         let mut rest = RowBatch::default();
         rest.timestamp_ms = batch.timestamp_ms;
-        for row in batch.iter().filter(|row| !self.held.contains(row.key)) {
+        for row in batch.iter().filter(|row| !held.contains(row.key)) {
             rest.push(&row);
         }
         rest
     }
 
-    /// Gives rows back that were read and are not sent; whether there is more to read now, because of them.
-    pub fn may_read_more(&mut self, not_sent: usize) -> bool {
-        if not_sent == 0 || self.at_end || self.budget.allows(1) > 0 {
-            return false;
-        }
+    /// Goes on when all that was read is dealt with, without the rows that were met and are not flagged; whether there is more
+    /// to read now. Rows that were not sent use up no limit: otherwise no run would ever get past them.
+    ///
+    /// # Errors
+    /// Any PostgreSQL error.
+    pub fn goes_on(&mut self, not_sent: usize, met: LeftOut) -> Result<bool> {
+        let had_room = self.budget.allows(1) > 0;
         self.budget.give_back(not_sent);
-        self.budget.allows(1) > 0
+        let Some(passes) = &mut self.passes else {
+            return Ok(not_sent > 0 && !self.at_end && !had_room && self.budget.allows(1) > 0);
+        };
+        self.left_out.keys.extend(met.keys);
+        self.left_out.message_keys.extend(met.message_keys);
+        if self.at_end || passes.is_last || self.left_out.keys.len() > MOST_LEFT_OUT || self.budget.allows(1) == 0 {
+            return Ok(false);
+        }
+        let left = if passes.left.is_some() { passes.left } else { self.rows.count()? };
+        self.passes = Some(Passes { left, is_last: left == Some(0), ..Passes::default() });
+        Ok(true)
     }
 
     /// How many rows it has passed on.
@@ -86,5 +183,70 @@ impl<U: UnsentRows> Reader<U> {
     /// Whether it has come to the end, and not to a limit.
     pub const fn is_complete(&self) -> bool {
         self.at_end
+    }
+}
+
+impl<U: UnsentRows + Send> Maker<RowBatch> for &mut Reader<U> {
+    fn make(&mut self) -> Result<Option<RowBatch>> {
+        self.step()
+    }
+
+    /// Whoever waits for the table waits for its snapshot, and the flagger may wait for them.
+    fn is_kept_waiting(&mut self) {
+        let ended = self.end_pass();
+        if let (Err(error), Some(passes)) = (ended, &mut self.passes) {
+            passes.failed = Some(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Headers, Row, Version};
+    use crate::ports::limits::Limits;
+    use crate::shutdown::Shutdown;
+
+    /// A table that is written faster than it is read; or one of so many rows, of which a pass gives some.
+    struct Rows {
+        left: usize,
+        grows: bool,
+    }
+
+    impl UnsentRows for Rows {
+        fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch> {
+            let mut batch = RowBatch::default();
+            for _ in 0..self.left.min(max_rows) {
+                let (version, headers) = (Version::default(), Headers::of(&[]));
+                batch.push(&Row { version, key: b"k", record_key: None, value: b"v", headers });
+            }
+            self.left -= if self.grows { 0 } else { batch.len() };
+            Ok(batch)
+        }
+
+        fn count(&mut self) -> Result<Option<u64>> {
+            Ok(Some(self.left as u64))
+        }
+    }
+
+    /// How many rows a leg reads, and whether it says that these are all.
+    fn read(rows: Rows) -> (u64, bool) {
+        let budget = Budget::new(&Limits::default(), Instant::now(), &Shutdown::default());
+        let mut reader = Reader::new(rows, budget, 1, HashSet::new(), true);
+        loop {
+            while reader.step().unwrap().is_some() {}
+            if !reader.goes_on(0, LeftOut::default()).unwrap() {
+                return (reader.rows_read(), reader.is_complete());
+            }
+        }
+    }
+
+    #[test]
+    fn a_leg_reads_in_passes_what_was_unsent_and_says_whether_these_are_all() {
+        assert_eq!(read(Rows { left: 350, grows: false }), (350, true));
+        // The last pass ends at its limit behind the last row.
+        assert_eq!(read(Rows { left: 200, grows: false }), (200, true));
+        // 100 before the count, the 50 that it says with as many as come beside them, and another pass that finds no end.
+        assert_eq!(read(Rows { left: 50, grows: true }), (300, false));
     }
 }

@@ -363,6 +363,7 @@ fn every_command_of_the_documents_does_what_its_page_says() {
     desk.follow("docs/json.md");
     desk.follow("docs/metrics.md");
     desk.follow("docs/outbox.md");
+    desk.follow("docs/debezium-outbox.md");
     desk.follow("docs/source.md");
     desk.follow("docs/target.md");
     desk.follow("docs/running.md");

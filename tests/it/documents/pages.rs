@@ -43,7 +43,18 @@ fn every_key_of_the_example_is_documented_in_its_section_with_its_default() {
         let part = rest.split("\n## ").next().unwrap();
         let row = part.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{key}`")));
         let row = row.unwrap_or_else(|| panic!("[{section}] {key} is not in docs/configuration.md"));
-        let examples = ["ca_cert", "textfile", "where", "columns", "exclude", "allow_engine", "headers", "deleted"];
+        let examples = [
+            "ca_cert",
+            "textfile",
+            "where",
+            "columns",
+            "exclude",
+            "allow_engine",
+            "headers",
+            "order_by",
+            "message_key",
+            "deleted",
+        ];
         let is_example = key.ends_with("_file") || key.ends_with("_command") || examples.contains(&key.as_str());
         assert!(is_example || row.contains(&format!("`{value}`")), "[{section}] {key} = {value}: {row}");
     }

@@ -1,10 +1,12 @@
 //! Source and target tables as people have them, and as they change.
 
+mod busy_outbox;
 mod changed_sources;
 mod changed_tables;
 mod chosen_columns;
 mod chosen_rows;
 mod column_rules;
 mod headers;
+mod outbox;
 mod shapes;
 mod soft_deletes;

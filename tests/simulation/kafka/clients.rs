@@ -9,6 +9,7 @@ use pg2ch::mutant;
 use pg2ch::ports::topic::{Committed, End, Fence, Of, OffsetCommit, Polled, Sent, Survey, TopicLog};
 
 use super::{Data, Entry, Kafka, MAX_VALUE, PARTITIONS, State, partition_of};
+use crate::postgres::id_of;
 use crate::world::{Run, World, unavailable};
 
 /// A reader of committed records.
@@ -95,7 +96,7 @@ impl TopicLog for SimLog {
                             partition,
                             offset,
                             timestamp_ms: data.timestamp_ms,
-                            key: Some(data.key.as_bytes()),
+                            key: data.key.as_deref().map(str::as_bytes),
                             value: Some(data.value.as_bytes()),
                             headers: Headers::of(&data.headers),
                         });
@@ -122,6 +123,26 @@ impl SimWriter {
     pub fn new(run: &Run, name: &'static str) -> Self {
         let made = run.world().kafka.made;
         Self { run: run.clone(), name, epoch: 0, made }
+    }
+}
+
+impl SimWriter {
+    /// The rows of the requests that are refused, because one of their rows is too large: some rows of a partition make a request.
+    fn suspects(&self, batch: &RowBatch, indices: &[usize]) -> Vec<usize> {
+        let is_too_large = |index: &usize| batch.row(*index).value.len() > MAX_VALUE;
+        if !indices.iter().any(is_too_large) {
+            return Vec::new();
+        }
+        let mut of_partition: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
+        for &index in indices {
+            of_partition.entry(partition_of(batch.row(index).record_key.unwrap_or_default())).or_default().push(index);
+        }
+        let rows = self.run.world().rng.usize(1..=3);
+        let requests = of_partition.values().flat_map(|rows_of| rows_of.chunks(rows));
+        let mut suspects: Vec<usize> =
+            requests.filter(|rows| rows.iter().any(is_too_large)).flatten().copied().collect();
+        suspects.sort_unstable();
+        suspects
     }
 }
 
@@ -156,28 +177,23 @@ impl Fence for SimWriter {
 
     fn send(&mut self, batch: &RowBatch, indices: &[usize]) -> Result<Sent> {
         let (name, epoch) = (self.name, self.epoch);
-        let too_large: BTreeSet<i32> = indices
-            .iter()
-            .filter(|&&index| batch.row(index).value.len() > MAX_VALUE)
-            .map(|&index| partition_of(batch.row(index).key))
-            .collect();
-        if !too_large.is_empty() {
-            let suspects =
-                indices.iter().copied().filter(|&index| too_large.contains(&partition_of(batch.row(index).key)));
-            return Ok(Sent::TooLarge(suspects.collect()));
+        let suspects = self.suspects(batch, indices);
+        if !suspects.is_empty() {
+            return Ok(Sent::TooLarge(suspects));
         }
         let records: Vec<(i32, Data)> = indices
             .iter()
             .map(|&index| {
                 let row = batch.row(index);
                 let data = Data {
-                    key: String::from_utf8_lossy(row.key).into_owned(),
+                    row: id_of(row.key).unwrap_or_default(),
+                    key: row.record_key.map(|key| String::from_utf8_lossy(key).into_owned()),
                     value: String::from_utf8_lossy(row.value).into_owned(),
                     headers: row.headers.bytes().to_vec(),
                     timestamp_ms: batch.timestamp_ms,
                     version: row.version,
                 };
-                (partition_of(row.key), data)
+                (partition_of(row.record_key.unwrap_or_default()), data)
             })
             .collect();
         let prefix = records[..records.len() / 2].to_vec();

@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use pg2ch::data::{Headers, Row, RowBatch};
 use pg2ch::error::Result;
 use pg2ch::mutant;
-use pg2ch::ports::source::{Checkpoint, Flagged, Held, Ledger, Settled, UnsentRows, WindowRecord};
+use pg2ch::ports::source::{Checkpoint, Flagged, Held, Ledger, LeftOut, Settled, UnsentRows, WindowRecord};
 
 use super::{Change, Wanted, id_of, record_of};
+use crate::postgres;
 use crate::world::{Run, World, shut_out, unavailable};
 
 /// The session that locks and flags.
@@ -17,10 +18,20 @@ pub struct SimLedger {
     session: (u64, u64),
     epoch: i64,
     has_held: bool,
-    /// The last record of each row, and the place of that record.
-    window: HashMap<i64, (i64, WindowRecord)>,
+    /// What the window shows of each row.
+    window: HashMap<i64, Last>,
     /// How many records the window has been given.
     given: i64,
+}
+
+/// A row's last record in the window.
+#[derive(Clone)]
+struct Last {
+    place: i64,
+    /// The offset behind it.
+    end: (i32, i64),
+    /// The record that counts: across partitions that is the newest.
+    counts: WindowRecord,
 }
 
 impl SimLedger {
@@ -157,33 +168,41 @@ impl Ledger for SimLedger {
         }
         let first_counts = mutant::is("the first record of a key counts");
         for record in records {
-            let Some(id) = record.key.as_deref().and_then(id_of) else { continue };
+            let by_value = self.run.world().postgres.in_order && !mutant::is("window by record key");
+            let id =
+                if by_value { record.value.as_deref().and_then(id_in) } else { record.key.as_deref().and_then(id_of) };
+            let Some(id) = id else { continue };
             self.given += 1;
-            if unsent.contains(&id) && !(first_counts && self.window.contains_key(&id)) {
-                self.window.insert(id, (self.given, record.clone()));
+            if !unsent.contains(&id) {
+                continue;
+            }
+            let last = Last { place: self.given, end: (record.partition, record.offset + 1), counts: record.clone() };
+            let entry = self.window.entry(id).or_insert_with(|| last.clone());
+            let known = &entry.counts;
+            let counts = if known.partition != record.partition && known.timestamp_ms > record.timestamp_ms {
+                known.clone()
+            } else {
+                record.clone()
+            };
+            if !first_counts {
+                *entry = Last { counts, ..last };
             }
         }
         Ok(())
     }
 
     fn flag_window(&mut self, after: i64, max_rows: usize, timestamp_floor: i64) -> Result<Settled> {
-        let mut page: Vec<(i64, i64, WindowRecord)> = self
-            .window
-            .iter()
-            .filter(|(_, (place, _))| *place > after)
-            .map(|(&id, (place, record))| (*place, id, record.clone()))
-            .collect();
-        page.sort_unstable_by_key(|(place, ..)| *place);
+        let behind = self.window.iter().filter(|(_, last)| last.place > after);
+        let mut page: Vec<(i64, Last)> = behind.map(|(&id, last)| (id, last.clone())).collect();
+        page.sort_unstable_by_key(|(_, last)| last.place);
         // Few rows, many pages: so that runs die between them.
         page.truncate(max_rows.min(2));
-        let Some(next) = page.last().map(|(place, ..)| *place) else {
+        let Some(next) = page.last().map(|(_, last)| last.place) else {
             self.window.clear();
             return Ok(Settled::default());
         };
         let mut to = Checkpoint { timestamp_floor, ..Checkpoint::default() };
-        for (_, _, record) in &page {
-            to.offsets.insert(record.partition, record.offset + 1);
-        }
+        to.offsets.extend(page.iter().map(|(_, last)| last.end));
         self.run.prepare();
         let (flagged, flags, wanted) = {
             let world = self.run.world();
@@ -191,7 +210,7 @@ impl Ledger for SimLedger {
             let wanted: Vec<Wanted> = page
                 .iter()
                 .enumerate()
-                .filter_map(|(index, (_, id, record))| {
+                .filter_map(|(index, (id, Last { counts: record, .. }))| {
                     let row = rows.get(id).filter(|row| !row.flag)?;
                     let made = row.content.record(*id);
                     let sent = record.value.as_deref().map(|value| record_of(value, &record.headers));
@@ -213,7 +232,7 @@ impl Ledger for SimLedger {
             .map(|wanted| (wanted.id, wanted.record))
             .collect::<Vec<_>>();
         self.has_held |= !hold.is_empty();
-        let held = |index: usize, taken_back| Held { key: page[index].1.to_string().into_bytes(), taken_back };
+        let held = |index: usize, taken_back| Held { key: page[index].0.to_string().into_bytes(), taken_back };
         let held = flagged
             .locked
             .iter()
@@ -298,6 +317,11 @@ impl SimLedger {
     }
 }
 
+/// The key in a row's JSON.
+fn id_in(value: &[u8]) -> Option<i64> {
+    std::str::from_utf8(value).ok()?.strip_prefix(r#"{"id":"#)?.split(',').next()?.parse().ok()
+}
+
 /// The reader's session.
 pub struct SimRows {
     run: Run,
@@ -305,19 +329,87 @@ pub struct SimRows {
     last: i64,
     highest: i64,
     floor: i64,
+    /// What the pass still has to give, the first row last; `None` where rows come in key order.
+    pass: Option<Vec<(i64, postgres::Row)>>,
+    /// Where a keyset would stand.
+    stands: (i64, i64),
+    /// The timestamp of the pass.
+    clock: i64,
 }
 
 impl SimRows {
     pub fn open(run: &Run, highest: &[String], floor: i64) -> Result<Self> {
-        let generation = run.read("postgres: connect the reader", |world| Ok(world.postgres.generation))?;
+        let (generation, in_order) =
+            run.read("postgres: connect the reader", |world| Ok((world.postgres.generation, world.postgres.in_order)))?;
         let highest = highest.first().and_then(|key| key.parse().ok()).unwrap_or(0);
         let floor = if mutant::is("the clock's floor is ignored") { 0 } else { floor };
-        Ok(Self { run: run.clone(), generation, last: 0, highest, floor })
+        let pass = in_order.then(Vec::new);
+        Ok(Self { run: run.clone(), generation, last: 0, highest, floor, pass, stands: (i64::MIN, 0), clock: floor })
+    }
+
+    /// What is unsent and not left out, in order.
+    fn unsent(world: &World, left_out: &LeftOut) -> Vec<(i64, postgres::Row)> {
+        let is_left_out = |id: i64, row: &postgres::Row| {
+            let key = world.postgres.record_key(id, row);
+            left_out.keys.contains(id.to_string().as_bytes()) && !mutant::is("held rows are read")
+                || key.is_some_and(|key| left_out.message_keys.contains(key.as_bytes()))
+        };
+        let rows = world.postgres.tables.rows.iter().filter(|(id, row)| !row.flag && !is_left_out(**id, row));
+        let mut rows: Vec<_> = rows.map(|(id, row)| (*id, row.clone())).collect();
+        rows.sort_by_key(|(id, row)| (row.place.seq, *id));
+        rows
+    }
+
+    fn push(world: &mut World, batch: &mut RowBatch, id: i64, row: &postgres::Row) {
+        let key = id.to_string();
+        let record_key = world.postgres.record_key(id, row);
+        let (value, headers) = (row.content.json(id), row.content.headers());
+        world.postgres.places.insert(row.version.xmin, row.place);
+        batch.push(&Row {
+            version: row.version,
+            key: key.as_bytes(),
+            record_key: record_key.as_deref().map(str::as_bytes),
+            value: value.as_bytes(),
+            headers: Headers::of(&headers),
+        });
+    }
+
+    /// The next rows of the pass.
+    fn next_of_pass(&mut self, max_rows: usize) -> Result<RowBatch> {
+        let (generation, stands, clock) = (self.generation, self.stands, self.clock);
+        let pass = self.pass.get_or_insert_default();
+        let batch = self.run.read("postgres: read rows", |world| {
+            if world.postgres.generation != generation {
+                return Err(unavailable("cannot read rows"));
+            }
+            if mutant::is("keyset instead of a pass") {
+                *pass = Self::unsent(world, &LeftOut::default());
+                pass.retain(|(id, row)| (row.place.seq, *id) > stands);
+                pass.reverse();
+            }
+            let mut batch = RowBatch::default();
+            batch.timestamp_ms = clock;
+            while batch.len() < max_rows
+                && let Some((id, row)) = pass.pop()
+            {
+                Self::push(world, &mut batch, id, &row);
+            }
+            Ok(batch)
+        })?;
+        if let Some(last) = batch.iter().last().and_then(|row| id_of(row.key)) {
+            let seq =
+                self.run.world().postgres.places.get(&batch.row(batch.len() - 1).version.xmin).map(|place| place.seq);
+            self.stands = (seq.unwrap_or_default(), last);
+        }
+        Ok(batch)
     }
 }
 
 impl UnsentRows for SimRows {
     fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch> {
+        if self.pass.is_some() {
+            return self.next_of_pass(max_rows);
+        }
         let (last, highest, generation) = (self.last, self.highest, self.generation);
         let mut batch = self.run.read("postgres: read rows", |world| {
             if world.postgres.generation != generation {
@@ -326,11 +418,8 @@ impl UnsentRows for SimRows {
             let mut batch = RowBatch::default();
             batch.timestamp_ms = world.postgres.clock;
             let unsent = world.postgres.tables.rows.range(last + 1..).filter(|(id, row)| **id <= highest && !row.flag);
-            for (id, row) in unsent.take(max_rows) {
-                let (key, value, headers) = (id.to_string(), row.content.json(*id), row.content.headers());
-                let plain = Row::plain(row.version, key.as_bytes(), value.as_bytes());
-                batch.push(&Row { headers: Headers::of(&headers), ..plain });
-            }
+            let unsent: Vec<_> = unsent.take(max_rows).map(|(id, row)| (*id, row.clone())).collect();
+            unsent.iter().for_each(|(id, row)| Self::push(world, &mut batch, *id, row));
             Ok(batch)
         })?;
         if !batch.is_empty() {
@@ -339,5 +428,25 @@ impl UnsentRows for SimRows {
             self.floor = batch.timestamp_ms - 1;
         }
         Ok(batch)
+    }
+
+    fn count(&mut self) -> Result<Option<u64>> {
+        self.run.read("postgres: count unsent rows", |world| {
+            Ok(Some(world.postgres.tables.rows.values().filter(|row| !row.flag).count() as u64))
+        })
+    }
+
+    fn begin_pass(&mut self, left_out: &LeftOut) -> Result<()> {
+        let generation = self.generation;
+        let (mut rows, clock) = self.run.read("postgres: begin a pass", |world| {
+            if world.postgres.generation != generation {
+                return Err(unavailable("cannot begin a pass"));
+            }
+            Ok((Self::unsent(world, left_out), world.postgres.clock))
+        })?;
+        rows.reverse();
+        self.clock = clock.max(self.clock + 1);
+        self.pass = Some(rows);
+        Ok(())
     }
 }

@@ -1,0 +1,203 @@
+//! Reads the unsent rows in their order, in passes: a pass is one snapshot, read by one cursor.
+//!
+//! A keyset would miss what is committed behind the place where it stands, until the next run. A pass shows what was committed
+//! when it began, from the lowest on, and whoever asks begins the next one when every row of this one is settled.
+//! Reading changes nothing: a crash here leaves nothing to repair.
+
+use postgres::fallible_iterator::FallibleIterator;
+
+use super::session::{Param, Session, typed};
+use super::source_table::SourceTable;
+use super::unsent::count_unsent;
+use super::wire::{Raw, Tid, Xid};
+use crate::data::{Headers, Row, RowBatch, Version, push_header};
+use crate::error::Result;
+use crate::ports::source::{LeftOut, UnsentRows};
+
+/// How many rows the first FETCH asks for, whose size nobody knows yet.
+const FIRST_ROWS: usize = 200;
+
+/// How many batches' bytes a FETCH may bring, whose rows turn out larger than those before them. What lies beyond waits for
+/// the next pass.
+const MOST_IN_HAND: usize = 4;
+
+/// The unsent rows of a table that has an order.
+pub struct PgPasses {
+    session: Session,
+    what: String,
+    table: SourceTable,
+    max_bytes: usize,
+    /// The size of a typical row.
+    typical_row: usize,
+    /// The records' timestamps lie above this.
+    clock_floor: i64,
+    /// The timestamp of the pass' records.
+    newest: i64,
+    pass: Option<Pass>,
+}
+
+/// A cursor, and what FETCH has brought beyond the last batch.
+struct Pass {
+    in_hand: RowBatch,
+    next: usize,
+    is_read: bool,
+    /// Whether the last FETCH has brought more than is kept: nothing behind that belongs to the pass.
+    is_cut: bool,
+}
+
+impl PgPasses {
+    /// Prepares to read the rows in passes; no batch holds more than `max_bytes`, unless it is one row, nor bears a timestamp
+    /// at or below `clock_floor` (milliseconds).
+    ///
+    /// # Errors
+    /// Any PostgreSQL error.
+    pub fn new(mut session: Session, table: &SourceTable, max_bytes: usize, clock_floor: i64) -> Result<Self> {
+        let what = format!("cannot read unsent rows of {}", table.name);
+        // A pass waits for the topic now and then; it is ended by its own limits. The first rows count, not the last.
+        session.execute_batch(
+            &what,
+            "SET search_path = pg_catalog; SET idle_in_transaction_session_timeout = 0; SET cursor_tuple_fraction = 0.01",
+        )?;
+        let typical_row = (max_bytes / FIRST_ROWS).max(1);
+        Ok(Self {
+            session,
+            what,
+            table: table.clone(),
+            max_bytes,
+            typical_row,
+            clock_floor,
+            newest: clock_floor,
+            pass: None,
+        })
+    }
+
+    /// Takes the next rows from the cursor.
+    fn read(&mut self, max_rows: usize) -> Result<()> {
+        // More than typically fits into a batch stays in hand for the next one.
+        let wanted = max_rows.min(self.max_bytes / self.typical_row + 1);
+        let sql = format!("FETCH {wanted} FROM pg2ch_pass");
+        let mut batch = RowBatch::with_capacity(wanted, 0);
+        let (table, clock_floor) = (&self.table, self.clock_floor);
+        let (mut filled, mut is_cut) = (Vec::new(), false);
+        let most_bytes = self.max_bytes.saturating_mul(MOST_IN_HAND);
+        self.session.call(&self.what, |client| {
+            let mut rows = client.query_typed_raw(&sql, typed(&[]))?;
+            while let Some(row) = rows.next()? {
+                if batch.bytes() > most_bytes {
+                    is_cut = true;
+                    break;
+                }
+                let (ctid, xmin, Raw(key), Raw(value)): (Tid, Xid, Raw<'_>, Raw<'_>) =
+                    (row.get(0), row.get(1), row.get(4), row.get(5));
+                let record_key: Option<Raw<'_>> = row.get(6);
+                filled.clear();
+                for (at, (name, _)) in table.headers.iter().enumerate() {
+                    if let Some(Raw(value)) = row.get(7 + at) {
+                        push_header(&mut filled, name, Some(value));
+                    }
+                }
+                let version = Version { table: row.get(2), ctid: (ctid.0, ctid.1), xmin: xmin.0 };
+                let record_key = record_key.map(|Raw(key)| key);
+                batch.push(&Row { version, key, record_key, value, headers: Headers::of(&filled) });
+                // A clock that goes back must not make new versions look older than those that were sent.
+                batch.timestamp_ms = row.get::<_, i64>(3).max(clock_floor + 1);
+            }
+            Ok(())
+        })?;
+        if !batch.is_empty() {
+            self.typical_row = (batch.bytes() / batch.len()).max(64);
+            self.newest = batch.timestamp_ms;
+        }
+        // What was cut off is read by none but the next pass.
+        let is_read = is_cut || batch.len() < wanted;
+        self.pass = Some(Pass { in_hand: batch, next: 0, is_read, is_cut });
+        Ok(())
+    }
+}
+
+impl UnsentRows for PgPasses {
+    fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch> {
+        let is_empty = |pass: &Pass| pass.next == pass.in_hand.len() && !pass.is_read;
+        if self.pass.as_ref().is_some_and(is_empty) {
+            self.read(max_rows)?;
+        }
+        let Some(pass) = &mut self.pass else { return Ok(RowBatch::default()) };
+        let rest = pass.in_hand.len() - pass.next;
+        if pass.next == 0 && rest <= max_rows && pass.in_hand.bytes() <= self.max_bytes {
+            pass.next = 0;
+            return Ok(std::mem::take(&mut pass.in_hand));
+        }
+        let mut batch = RowBatch::with_capacity(rest.min(max_rows), 0);
+        batch.timestamp_ms = pass.in_hand.timestamp_ms;
+        while pass.next < pass.in_hand.len() && batch.len() < max_rows {
+            let row = pass.in_hand.row(pass.next);
+            if !batch.is_empty() && batch.bytes() + row.key.len() + row.size() > self.max_bytes {
+                break;
+            }
+            batch.push(&row);
+            pass.next += 1;
+        }
+        Ok(batch)
+    }
+
+    fn begin_pass(&mut self, left_out: &LeftOut) -> Result<()> {
+        // A row may have been sent in the pass before, flagged, and changed: its versions' timestamps rise.
+        self.clock_floor = self.newest;
+        self.session.execute_batch(&self.what, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")?;
+        let keys: Vec<&str> = left_out.keys.iter().filter_map(|key| std::str::from_utf8(key).ok()).collect();
+        let stopped: Vec<&str> = left_out.message_keys.iter().filter_map(|key| std::str::from_utf8(key).ok()).collect();
+        let sql = declare(&self.table, !keys.is_empty(), !stopped.is_empty());
+        let params: Vec<&dyn Param> =
+            [&keys, &stopped].into_iter().filter(|texts| !texts.is_empty()).map(|texts| texts as _).collect();
+        self.session.execute(&self.what, &sql, &params)?;
+        self.pass = Some(Pass { in_hand: RowBatch::default(), next: 0, is_read: false, is_cut: false });
+        Ok(())
+    }
+
+    fn is_cut(&self) -> bool {
+        self.pass.as_ref().is_some_and(|pass| pass.is_cut)
+    }
+
+    fn count(&mut self) -> Result<Option<u64>> {
+        let (rows, all) = count_unsent(&mut self.session, &self.table)?;
+        Ok(all.then_some(rows.unsigned_abs()))
+    }
+
+    fn end_pass(&mut self) -> Result<()> {
+        if self.pass.take().is_some() {
+            self.session.execute_batch(&self.what, "ROLLBACK")?;
+        }
+        Ok(())
+    }
+}
+
+/// The cursor of a pass. Columns: ctid, xmin, table, clock, key, value, the record's key, then the headers. The clock is read
+/// once: the rows are those of that moment. What is left out is looked up in a hash, row by row: a join would sort anew.
+fn declare(table: &SourceTable, without_keys: bool, without_message_keys: bool) -> String {
+    let mut left_out = String::new();
+    let mut parameter = 0;
+    let message_key = table.record_key_sql("t");
+    for (wanted, text) in [(without_keys, table.key_text_sql("t")), (without_message_keys, message_key)] {
+        if wanted {
+            parameter += 1;
+            left_out += &format!(" AND (({text}) COLLATE \"C\" IN (SELECT unnest(${parameter}::text[]))) IS NOT TRUE");
+        }
+    }
+    let headers: String = table.header_values_sql("s").iter().map(|value| format!(", {value}")).collect();
+    format!(
+        "DECLARE pg2ch_pass NO SCROLL CURSOR FOR
+         SELECT s.ctid, s.xmin, s.tableoid,
+                (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) AS clock,
+                {key}, row_to_json(pg2ch_record), {record_key}{headers}
+         FROM (SELECT t.ctid, t.xmin, t.tableoid, {inner} FROM {name} AS t
+               WHERE {unsent}{left_out}
+               ORDER BY {order}) AS s, {record}",
+        key = table.key_text_sql("s"),
+        record_key = table.record_key_sql("s"),
+        inner = table.record_columns_sql("t").join(", "),
+        name = table.name,
+        unsent = table.unsent_sql(),
+        order = table.order_sql("t"),
+        record = table.record_sql("s"),
+    )
+}
