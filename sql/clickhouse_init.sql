@@ -21,4 +21,5 @@ CREATE TABLE IF NOT EXISTS analytics.user_logins
 )
 ENGINE = ReplacingMergeTree(_timestamp)
 ORDER BY id
-SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1,
+         min_rows_to_fsync_after_merge = 1;

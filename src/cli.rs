@@ -14,11 +14,13 @@ use argh::{ArgsInfo as _, CommandInfoWithArgs, EarlyExit, FlagInfoKind, FromArgs
 
 pub use accepts::{accepts, common_options};
 pub use raw::RawArguments;
-use raw::{RawCommand, RawCompletions, RawConfig, RawConfigAction, RawDeadLetters, RawDeadLettersAction, RawVerify};
+use raw::{
+    RawCommand, RawCompletions, RawConfig, RawConfigAction, RawDeadLetters, RawDeadLettersAction, RawPrune, RawVerify,
+};
 
 use crate::commands::completions::Shell;
 use crate::commands::init::StartAt;
-use crate::commands::{dead_letters, verify};
+use crate::commands::{dead_letters, prune, verify};
 use crate::config::{self, Flags};
 use crate::error::{Error, ExitCode, Result};
 use crate::logging::Verbosity;
@@ -27,6 +29,9 @@ use crate::report::Legs;
 
 /// The shortest and the longest pause between the runs of `--every`, and the longest wait for the lock.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+
+/// How long ago a row has to have been sent before it is pruned: a target on one server may lose what is younger.
+const HELD_FOR: Duration = Duration::from_secs(3600);
 
 /// What pg2ch is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +56,8 @@ pub enum Command {
     Status,
     /// Compare PostgreSQL with ClickHouse.
     Verify(verify::Options),
+    /// Delete old rows that the target holds.
+    Prune(prune::Options),
     /// List the dead letters.
     DeadLetters,
     /// Insert the dead letters into the target again.
@@ -197,6 +204,7 @@ fn name_of(command: Option<&RawCommand>) -> &'static str {
         Some(RawCommand::Check(_)) => "check",
         Some(RawCommand::Status(_)) => "status",
         Some(RawCommand::Verify(_)) => "verify",
+        Some(RawCommand::Prune(_)) => "prune",
         Some(RawCommand::DeadLetters(RawDeadLetters { action: None })) => "dead-letters",
         Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Replay(_)) })) => {
             "dead-letters replay"
@@ -337,6 +345,11 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
             }
             return Ok(Command::Verify(verify::Options { deep, repair, confirm }));
         }
+        Some(RawCommand::Prune(RawPrune { older_than, by, held_for, confirm, force })) => {
+            let older_than = age("--older-than", &older_than)?;
+            let held_for = held_for.map_or(Ok(HELD_FOR), |text| age("--held-for", &text))?;
+            return Ok(Command::Prune(prune::Options { older_than, by, held_for, confirm, force }));
+        }
         Some(RawCommand::DeadLetters(RawDeadLetters { action: None })) => return Ok(Command::DeadLetters),
         Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Replay(_)) })) => {
             return Ok(Command::ReplayDeadLetters);
@@ -385,6 +398,15 @@ fn jobs(text: &str) -> Result<u64> {
         let (least, most) = config::JOBS.into_inner();
         usage(&format!("--jobs {text:?} is not a whole number from {least} to {most}"), "such as `--jobs 4`")
     })
+}
+
+/// `7d`, at most a century.
+fn age(option: &str, text: &str) -> Result<Duration> {
+    match config::duration(text) {
+        Ok(age) if age <= Duration::from_secs(100 * 366 * 24 * 3600) => Ok(age),
+        Ok(_) => Err(usage(&format!("{option} {text:?} is more than 100 years"), &format!("such as `{option} 7d`"))),
+        Err(why) => Err(usage(&format!("{option} {text:?} {why}"), &format!("write its unit, such as `{option} 7d`"))),
+    }
 }
 
 fn interval(option: &str, text: &str) -> Result<Duration> {

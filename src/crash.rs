@@ -51,6 +51,17 @@ pub const PRODUCE_UNHELD: &[&str] = &["unhold.before", "unhold.after"];
 #[cfg(debug_assertions)]
 pub const PRODUCE_TOO_LARGE: &[&str] = &["kafka.abort.before", "kafka.abort.after"];
 
+/// The points of `pg2ch prune`, in the order in which it passes them.
+#[cfg(debug_assertions)]
+pub const PRUNE: &[&str] = &[
+    "prune.limit.before",
+    "prune.limit.after",
+    "prune.delete.before",
+    "prune.delete.after",
+    "prune.look.after",
+    "prune.commit.after",
+];
+
 /// The points of the consume leg, in the order in which a run passes them.
 #[cfg(debug_assertions)]
 pub const CONSUME: &[&str] = &[

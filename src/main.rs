@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pg2ch::cli;
 use pg2ch::cli::{Command, Invocation, Parsed};
-use pg2ch::commands::{self, Frame, check, completions, dead_letters, init, manual, status, verify};
+use pg2ch::commands::{self, Frame, check, completions, dead_letters, init, manual, prune, status, verify};
 use pg2ch::config::{self, Config};
 use pg2ch::error::{Error, ExitCode, Result};
 use pg2ch::logging;
@@ -83,6 +83,9 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
             Frame::new(&load()?, limits, Shutdown::default(), *json).run(&init::CreateMissing { print, start })?
         }
         Command::Verify(options) => Frame::new(&load()?, limits, listen()?, *json).run(&verify::Verify(*options))?,
+        Command::Prune(options) => {
+            Frame::new(&load()?, limits, listen()?, *json).run(&prune::Prune(options.clone()))?
+        }
         Command::DeadLetters => Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::List)?,
         Command::DropDeadLetters(choice) => {
             Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::Dismiss(choice.clone()))?

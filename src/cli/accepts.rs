@@ -29,6 +29,7 @@ const ACCEPTED: &[(&str, &[&str])] = &[
     // Without its result nothing would be left of it.
     ("status", &["--config", "--table", "--json", "--verbose"]),
     ("verify", &["--config", "--table", "--max-seconds", "--wait-lock", "--json", "--quiet", "--verbose"]),
+    ("prune", &["--config", "--table", "--max-rows", "--max-seconds", "--json", "--quiet", "--verbose"]),
     ("dead-letters", &["--config", "--table", "--json", "--quiet", "--verbose"]),
     (
         "dead-letters replay",

@@ -87,6 +87,7 @@ pub(super) enum RawCommand {
     Check(RawCheck),
     Status(RawStatus),
     Verify(RawVerify),
+    Prune(RawPrune),
     DeadLetters(RawDeadLetters),
     Config(RawConfig),
     Completions(RawCompletions),
@@ -156,6 +157,37 @@ pub(super) struct RawVerify {
     /// do what --repair shows
     #[argh(switch)]
     pub(super) confirm: bool,
+}
+
+/// Delete old flagged rows that the target provably holds. Without --confirm show how many.
+#[derive(ArgsInfo, Debug, FromArgs)]
+#[argh(
+    subcommand,
+    name = "prune",
+    help_triggers("-h", "--help"),
+    example = "pg2ch prune --older-than 7d --by created_at --confirm",
+    note = "A row that the target does not show unchanged is kept, whatever its age."
+)]
+pub(super) struct RawPrune {
+    /// delete rows at least this old, e.g. 7d
+    #[argh(option, arg_name = "AGE")]
+    pub(super) older_than: String,
+
+    /// the date or timestamp column that says how old a row is
+    #[argh(option, arg_name = "COLUMN")]
+    pub(super) by: String,
+
+    /// keep rows that were sent less than this ago (default: 1h)
+    #[argh(option, arg_name = "AGE")]
+    pub(super) held_for: Option<String>,
+
+    /// do it
+    #[argh(switch)]
+    pub(super) confirm: bool,
+
+    /// prune by another column than the last time; verify then no longer knows what was pruned by that one
+    #[argh(switch)]
+    pub(super) force: bool,
 }
 
 /// List the records that the target refused.

@@ -53,15 +53,15 @@ pub fn own_table_statements(name: &str) -> &'static str {
 /// # Errors
 /// PostgreSQL's.
 pub fn is_present(session: &mut Session, name: &str) -> Result<bool> {
-    let what = format!("cannot look up the table {name}");
     // An older version's checkpoint table lacks a column.
-    let found = session.query_opt(
-        &what,
-        "SELECT 1 FROM pg_catalog.pg_attribute
-         WHERE attrelid = pg_catalog.to_regclass($1) AND attname = CASE $1 WHEN $2 THEN 'protocol' ELSE 'source' END",
-        &[&name, &CHECKPOINT],
-    )?;
-    Ok(found.is_some())
+    has_column(session, name, if name == CHECKPOINT { "protocol" } else { "source" })
+}
+
+fn has_column(session: &mut Session, name: &str, column: &str) -> Result<bool> {
+    let what = format!("cannot look up the table {name}");
+    let sql =
+        "SELECT 1 FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass($1) AND attname = $2::text";
+    Ok(session.query_opt(&what, sql, &[&name, &column])?.is_some())
 }
 
 /// How often a lock that is taken is tried again.
@@ -156,7 +156,9 @@ impl Init<'_> {
     fn own_table(&mut self, session: &mut Session, name: &str) -> Result<()> {
         let what = format!("cannot create the table {name}");
         let statement = own_table_statements(name);
-        if !is_present(session, name)? && self.statement(Place::Postgres, statement) {
+        // A run does without what only `pg2ch prune` needs.
+        let newest = if name == CHECKPOINT { "pruned_below" } else { "source" };
+        if !has_column(session, name, newest)? && self.statement(Place::Postgres, statement) {
             session.execute_batch(&what, statement)?;
         }
         Ok(())

@@ -46,7 +46,8 @@ pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<
          `_timestamp` DateTime64(3, 'UTC'),\n    `_ingested_at` DateTime64(3, 'UTC') DEFAULT now64(3),\n    \
          INDEX `_position` (`_partition`, `_offset`) TYPE minmax GRANULARITY 1\n)\n\
          ENGINE = ReplacingMergeTree(`_timestamp`{hidden_by})\nORDER BY ({})\n\
-         SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1{nullable}{comment}",
+         SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1, \
+         min_rows_to_fsync_after_merge = 1{nullable}{comment}",
         quote(&table.target.database),
         quote(&table.target.table),
         key.join(", "),

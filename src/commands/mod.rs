@@ -7,6 +7,7 @@ pub mod dead_letters;
 pub mod init;
 pub mod manual;
 mod migration;
+pub mod prune;
 pub mod status;
 pub mod verify;
 

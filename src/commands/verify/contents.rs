@@ -107,6 +107,31 @@ impl Contents {
         Ok(rows)
     }
 
+    /// Versions that each have a number and a timestamp in front.
+    ///
+    /// # Errors
+    /// 70 if the bytes are not such rows.
+    pub fn split_versions(&self, answer: &[u8]) -> Result<Vec<(u64, i64, Vec<u8>)>> {
+        let (mut versions, mut rest) = (Vec::new(), answer);
+        while !rest.is_empty() {
+            let split = rest.split_first_chunk().and_then(|(number, rest)| {
+                let (timestamp, row) = rest.split_first_chunk()?;
+                let behind = self.types.iter().try_fold(row, |rest, column| skip::value(column, rest))?;
+                let content = row[..row.len() - behind.len()].to_vec();
+                Some((u64::from_le_bytes(*number), i64::from_le_bytes(*timestamp), content, behind))
+            });
+            let Some((number, timestamp, content, behind)) = split else {
+                return Err(Error::bug(
+                    "cannot read versions of the target",
+                    "they have another form than their types",
+                ));
+            };
+            versions.push((number, timestamp, content));
+            rest = behind;
+        }
+        Ok(versions)
+    }
+
     /// The first column in which two rows differ.
     pub fn first_difference(&self, mut one: &[u8], mut other: &[u8]) -> Option<&str> {
         for (name, column) in self.names.iter().zip(&self.types) {

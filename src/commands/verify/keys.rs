@@ -49,6 +49,10 @@ impl Verification<'_> {
 
     fn compare_slice(&mut self, buckets: Bucketing, slice: &[usize]) -> Result<()> {
         let in_target = self.target.numbers_in(buckets, slice)?;
+        let pruned = match &self.pruned {
+            Some(pruned) => self.target.numbers_below(buckets, slice, &pruned.condition)?,
+            None => Vec::new(),
+        };
         crash::point("verify.keys.asked");
         let mut seen = vec![false; in_target.len()];
         let mut absent: Vec<SourceKey> = Vec::new();
@@ -74,8 +78,9 @@ impl Verification<'_> {
             }
         }
         self.confirm_absent(&absent)?;
-        let extra: Vec<u64> =
-            in_target.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(number, _)| *number).collect();
+        let unseen = in_target.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(number, _)| *number);
+        let (gone, extra): (Vec<u64>, Vec<u64>) = unseen.partition(|number| pruned.binary_search(number).is_ok());
+        self.report.pruned += gone.len() as u64;
         self.tell_extra(&extra)
     }
 

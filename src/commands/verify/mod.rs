@@ -6,23 +6,25 @@
 //! delivered, and then takes the flag back from what is missing, so that the next run sends it.
 
 mod buckets;
-mod contents;
+pub(super) mod contents;
 mod deep;
-mod key;
+pub(super) mod key;
 mod keys;
+pub(super) mod pruned;
 mod repair;
 mod report;
 mod shown;
 mod skip;
-mod source;
-mod target;
+pub(super) mod source;
+pub(super) mod target;
 mod ttl;
-mod waiting;
+pub(super) mod waiting;
 
 use std::time::Instant;
 
 use self::contents::Contents;
 use self::key::KeyText;
+use self::pruned::Pruned;
 use self::repair::Held;
 use self::report::{Repaired, TableReport};
 use self::shown::Shown;
@@ -74,6 +76,8 @@ struct Verification<'a> {
     key: KeyText,
     ttl: Ttl,
     waiting: Waiting<'a>,
+    /// What `pg2ch prune` has deleted.
+    pruned: Option<Pruned>,
     /// The lock, where the source may be changed.
     held: Option<Held>,
     report: TableReport,
@@ -97,6 +101,7 @@ fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     let patient = patient(leg.config);
     let mut session = connect(&patient, "verify", leg.watchdog)?;
     let table = SourceTable::find(&mut session, leg.table)?;
+    let pruned = Pruned::recorded(&mut session, leg.table, &table)?;
     let source = Source::new(session, connect(&patient, "verify", leg.watchdog)?, table)?;
     let mut target = ClickHouseTarget::new(&patient, leg.table)?;
     let description = target.describe()?;
@@ -107,6 +112,7 @@ fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
         report.expiry_unknown = Some(why.clone());
     }
     let columns = description.columns;
+    let pruned = pruned.filter(|pruned| pruned.is_known_to(&columns));
     report.doubled_compared = true;
     let key = KeyText::of(source.table(), &columns, rules, &leg.table.target.to_string())?;
     let contents =
@@ -114,7 +120,7 @@ fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     let shown = Shown::of(source.table(), &columns, rules);
     let target = TargetKeys::new(target, key.clone());
     let waiting = Waiting::new(leg)?;
-    let mut verification = Verification { leg, source, target, key, ttl, waiting, held, report };
+    let mut verification = Verification { leg, source, target, key, ttl, waiting, pruned, held, report };
     verification.compare_keys()?;
     if let Some((mut contents, left_out)) = contents {
         verification.report.deep = true;
@@ -126,7 +132,7 @@ fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
 }
 
 /// The configuration with longer time limits: whole tables are read.
-fn patient(config: &Config) -> Config {
+pub(super) fn patient(config: &Config) -> Config {
     let mut patient = config.clone();
     patient.timeouts.postgres = patient.timeouts.postgres.max(PATIENCE);
     patient.timeouts.clickhouse = patient.timeouts.clickhouse.max(PATIENCE);

@@ -86,6 +86,8 @@ pub struct TableReport {
     pub in_topic: u64,
     /// Keys in the target only.
     pub only_in_target: Keys,
+    /// Keys in the target only that lie below the limit of `pg2ch prune`.
+    pub pruned: u64,
     /// Flagged rows whose record the target has refused.
     pub dead_letters: Keys,
     /// Flagged rows whose record the target has refused, dismissed with `dead-letters drop`.
@@ -177,6 +179,7 @@ impl TableReport {
             "not in PostgreSQL (any more), or outside `where`: deletes are not propagated",
             &self.only_in_target.keys,
         );
+        line(self.pruned, "pruned", "in the target only, below the limit of `pg2ch prune`", &[]);
         line(self.dead_letters.count, "dead letters", "refused: see `pg2ch dead-letters`", &self.dead_letters.keys);
         line(self.dropped, "dropped", "refused, and dismissed with `pg2ch dead-letters drop`", &[]);
         line(self.deleted, "deleted", "deleted in PostgreSQL, and no longer in the target", &[]);

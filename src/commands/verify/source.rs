@@ -246,15 +246,7 @@ impl Source {
     }
 
     fn rows_sql(&self, key: &KeyText, columns: &[String]) -> String {
-        let compared = self.table.columns.iter().filter(|column| columns.contains(&column.name));
-        format!(
-            "SELECT {number}, TRUE, {text}, {record_key}, (SELECT row_to_json(pg2ch_record)::text FROM (SELECT {columns}) AS pg2ch_record) FROM {name} AS t",
-            number = key.source_number_sql(),
-            text = key.source_sql(),
-            record_key = self.table.key_text_sql("t"),
-            columns = self.table.fields_sql("t", compared),
-            name = self.table.name,
-        )
+        format!("SELECT {} FROM {} AS t", row_sql(&self.table, key, columns), self.table.name)
     }
 
     fn open(&mut self, sql: &str) -> Result<()> {
@@ -286,6 +278,18 @@ fn bucket_sql(buckets: Bucketing) -> String {
     format!("((n >> {}) & {})", buckets.shift(), buckets.count() - 1)
 }
 
+/// What [`row_of`] needs of a row, its alias `t`; `columns` are those that are compared.
+pub fn row_sql(table: &SourceTable, key: &KeyText, columns: &[String]) -> String {
+    let compared = table.columns.iter().filter(|column| columns.contains(&column.name));
+    format!(
+        "{number}, TRUE, {text}, {record_key}, (SELECT row_to_json(pg2ch_record)::text FROM (SELECT {columns}) AS pg2ch_record)",
+        number = key.source_number_sql(),
+        text = key.source_sql(),
+        record_key = table.key_text_sql("t"),
+        columns = table.fields_sql("t", compared),
+    )
+}
+
 fn key_of(row: &postgres::Row) -> SourceKey {
     SourceKey {
         number: row.get::<_, i64>(0).cast_unsigned(),
@@ -295,7 +299,8 @@ fn key_of(row: &postgres::Row) -> SourceKey {
     }
 }
 
-fn row_of(row: &postgres::Row) -> SourceRow {
+/// A row with what is compared of it.
+pub fn row_of(row: &postgres::Row) -> SourceRow {
     SourceRow { key: key_of(row), json: row.get(4) }
 }
 

@@ -16,6 +16,20 @@ const PASS_ROWS: u64 = 4_000_000;
 /// How many numbers a condition lists.
 const LISTED: usize = 5_000;
 
+/// How many rows are asked for that may be the newest version of one key.
+const VERSIONS: usize = 20;
+
+/// What may be the newest version of a key: several rows, where they have one timestamp.
+#[derive(Debug, Default)]
+pub struct Newest {
+    /// Their timestamp, in milliseconds.
+    pub timestamp_ms: i64,
+    /// The values of the columns that were asked for, as RowBinary has them.
+    pub contents: Vec<Vec<u8>>,
+    /// Whether no more of them were left out.
+    pub are_all: bool,
+}
+
 /// The target table, asked about keys.
 pub struct TargetKeys {
     target: ClickHouseTarget,
@@ -143,6 +157,62 @@ impl TargetKeys {
             found.extend(rows.split_answer(&answer)?);
         }
         Ok(found)
+    }
+
+    /// What may be the newest version of each of some keys, by the key's number.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn newest_versions(
+        &mut self,
+        columns: &[String],
+        keys: &[(u64, &str)],
+        rows: &Contents,
+    ) -> Result<HashMap<u64, Newest>> {
+        let columns = columns.iter().map(|column| quote(column)).collect::<Vec<_>>().join(", ");
+        let answers = self.ask_by_key(keys, |target, condition| {
+            let sql = format!(
+                "SELECT {number} AS pg2ch_number, toInt64(toUnixTimestamp64Milli(_timestamp)) AS pg2ch_at, {columns} FROM {name} \
+                 WHERE {condition} ORDER BY pg2ch_number, _timestamp DESC LIMIT {VERSIONS} BY pg2ch_number \
+                 SETTINGS output_format_json_quote_64bit_integers = 0 FORMAT RowBinary",
+                number = target.key.target_number_sql(),
+                name = target.target.sql_name(),
+            );
+            target.ask(&sql)
+        })?;
+        let mut found: HashMap<u64, Newest> = HashMap::new();
+        for answer in answers {
+            let mut seen: HashMap<u64, usize> = HashMap::new();
+            for (number, timestamp_ms, content) in rows.split_versions(&answer)? {
+                let newest = found.entry(number).or_insert_with(|| Newest { timestamp_ms, ..Newest::default() });
+                let seen = seen.entry(number).or_default();
+                *seen += 1;
+                if newest.timestamp_ms == timestamp_ms {
+                    newest.contents.push(content);
+                }
+                newest.are_all = *seen < VERSIONS || newest.contents.len() < VERSIONS;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The numbers of those keys in some buckets whose newest version meets a condition, sorted.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn numbers_below(&mut self, buckets: Bucketing, slice: &[usize], condition: &str) -> Result<Vec<u64>> {
+        let list: Vec<String> = slice.iter().map(usize::to_string).collect();
+        let sql = format!(
+            "SELECT n FROM (SELECT {number} AS n, argMax({condition}, (_timestamp, _offset)) AS is_below FROM {name} \
+             WHERE bitShiftRight(n, {shift}) IN ({list}) GROUP BY n) WHERE is_below FORMAT RowBinary",
+            number = self.key.target_number_sql(),
+            name = self.target.sql_name(),
+            shift = buckets.shift(),
+            list = list.join(","),
+        );
+        let mut numbers = self.numbers(&sql, 1)?;
+        numbers.sort_unstable();
+        Ok(numbers)
     }
 
     /// What ClickHouse prints of the newest version of each of some keys: by the key's number, a text for each of `count`

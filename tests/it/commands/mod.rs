@@ -3,5 +3,6 @@
 mod cli;
 mod dead_letters;
 mod init;
+mod prune;
 mod status;
 mod verify;

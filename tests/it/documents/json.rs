@@ -56,6 +56,7 @@ fn every_key_of_every_document_is_described_and_there() {
     world.ch("ALTER TABLE {t} DELETE WHERE id = 1 SETTINGS mutations_sync = 1");
     world.ch("ALTER TABLE {t} UPDATE event_type = 'other' WHERE id = 2 SETTINGS mutations_sync = 1");
     let verified = document(&world, &["verify", "--deep", "--repair"]);
+    let pruned = document(&world, &["prune", "--older-than", "7d", "--by", "event_time"]);
     let letters = [document(&world, &["dead-letters"]), document(&world, &["dead-letters", "replay"])];
     let (told, checked) = (document(&world, &["status"]), document(&world, &["check"]));
     let (shown, made) = (document(&world, &["config", "show"]), document(&world, &["init"]));
@@ -74,6 +75,7 @@ fn every_key_of_every_document_is_described_and_there() {
         &["too_large[]", "window_lost[]", "lost[]", "inserted_while_altered[]", "fields_lacking"],
     );
     assert_described("## verify\n", &[verified], &[]);
+    assert_described("## prune\n", &[pruned], &[]);
     assert_described("## dead-letters\n", &letters, &[]);
     assert_described("## status\n", &[told, told_of_a_run, told_less], &[]);
     assert_described("## check\n", &[checked, checked_less], &[]);

@@ -1,0 +1,117 @@
+//! What was deleted, or would be, and what was kept, for a person and for a machine.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::config::TableConfig;
+use crate::error::ExitCode;
+use crate::numbers::{counted, grouped};
+
+/// A warning.
+pub const DELETES_PUBLISHED: &str = "a publication carries deletes: its subscribers lose the rows too";
+
+/// Rows that are kept, by what is in the way.
+#[derive(Debug, Default, Serialize)]
+pub struct Kept {
+    /// A record of the key is not copied yet.
+    pub in_topic: u64,
+    /// A record of the key is a dead letter.
+    pub dead_letters: u64,
+    /// The target does not have the key.
+    pub absent: u64,
+    /// The target's newest version is another one.
+    pub different: u64,
+    /// The record was read less than `--held-for` ago.
+    pub too_new: u64,
+}
+
+/// What was done to one table.
+#[derive(Debug, Default, Serialize)]
+pub struct TableReport {
+    /// Source table.
+    pub source: String,
+    /// Topic.
+    pub topic: String,
+    /// Target table.
+    pub target: String,
+    /// The column that says how old a row is.
+    pub by: String,
+    /// Rows below it are old.
+    pub limit: String,
+    /// Whether rows were deleted, and not only counted.
+    pub confirmed: bool,
+    /// Whether all old rows were looked at: no limit, no signal.
+    pub complete: bool,
+    /// Flagged, old rows that were looked at.
+    pub rows: u64,
+    /// Those that the target provably holds.
+    pub deletable: u64,
+    /// Those that were deleted.
+    pub deleted: u64,
+    /// Those that an application had locked, or changed meanwhile.
+    pub changed: u64,
+    /// Those that the target does not provably hold.
+    pub kept: Kept,
+    /// Columns that are not sent: they are gone with the rows.
+    pub columns_gone: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl TableReport {
+    /// Nothing done yet.
+    pub fn of(table: &TableConfig, by: &str, confirmed: bool) -> Self {
+        Self {
+            source: table.source.clone(),
+            topic: table.topic.clone(),
+            target: table.target.to_string(),
+            by: by.to_owned(),
+            confirmed,
+            complete: true,
+            ..Self::default()
+        }
+    }
+
+    fn text(&self) -> String {
+        let Self { source, by, limit, .. } = self;
+        let mut text = if self.confirmed {
+            format!("{source}: {} deleted, {by} before {limit}", counted(self.deleted, "row"))
+        } else {
+            format!(
+                "{source}: {} would be deleted, {by} before {limit}; add --confirm to do it",
+                counted(self.deletable, "row")
+            )
+        };
+        let stopped = if self.complete { "" } else { "; not all were looked at" };
+        let _ = writeln!(text, " ({} looked at{stopped}, {:.1} s)", counted(self.rows, "row"), self.seconds);
+        let Kept { in_topic, dead_letters, absent, different, too_new } = self.kept;
+        for (count, what) in [
+            (self.changed, "locked or changed by an application meanwhile"),
+            (in_topic, "kept: a record of the row is not copied yet"),
+            (dead_letters, "kept: a record of the row is a dead letter"),
+            (absent, "kept: the target does not have the row"),
+            (different, "kept: the newest version in the target differs"),
+            (too_new, "kept: sent less than --held-for ago"),
+        ] {
+            if count > 0 {
+                let _ = writeln!(text, "  {:>10}  {what}", grouped(count));
+            }
+        }
+        if !self.columns_gone.is_empty() {
+            let _ = writeln!(text, "  not in the target, gone with the rows: {}", self.columns_gone.join(", "));
+        }
+        text
+    }
+}
+
+/// All tables, as they are printed, and the exit code.
+pub fn printed(tables: &[TableReport], json: bool) -> (String, ExitCode) {
+    let code = ExitCode::Done;
+    let text = if json {
+        format!("{:#}", serde_json::json!({ "tables": tables, "exit_code": code.code() }))
+    } else {
+        tables.iter().map(TableReport::text).collect()
+    };
+    (text, code)
+}

@@ -1,0 +1,292 @@
+//! Old flagged rows: read page by page, and deleted where each is still the version that was read.
+//!
+//! As for flagging, rows are locked with SKIP LOCKED first and named by table, place, writer and key.
+
+use std::time::Duration;
+
+use postgres::{Row, Transaction};
+
+use super::session::{Attempt, Session};
+use super::source_table::{SourceTable, quote};
+use super::wire::{Tid, Xid};
+use crate::crash;
+use crate::data::Version;
+use crate::error::{Error, Result};
+use crate::ports::source::SourceColumn;
+
+/// Which rows are old.
+#[derive(Clone, Debug)]
+pub struct Age {
+    /// The date or timestamp that says how old a row is.
+    pub by: SourceColumn,
+    /// How old it has to be.
+    pub older_than: Duration,
+    /// Whether a limit that was recorded for another column may be replaced.
+    pub force: bool,
+}
+
+/// A row of a page.
+pub struct OldRow {
+    /// The version that was read.
+    pub version: Version,
+    /// The key's text.
+    pub key: String,
+    /// When it was read, in milliseconds, by PostgreSQL's clock.
+    pub read_ms: i64,
+    /// What was selected of it.
+    pub selected: Row,
+}
+
+/// The rows of one table that are flagged and old.
+pub struct OldRows {
+    reader: Session,
+    /// Has the role's own search path: triggers fire in it.
+    deleter: Session,
+    table: SourceTable,
+    topic: String,
+    age: Age,
+    row_lock: Duration,
+    /// Rows below it are old.
+    limit: String,
+    /// The last row of the page before.
+    after: Option<(String, String)>,
+    is_recorded: bool,
+}
+
+impl OldRows {
+    /// Takes the limit: one instant, by PostgreSQL's clock.
+    ///
+    /// # Errors
+    /// 78 if rows cannot be deleted, or another column's limit is recorded; any PostgreSQL error.
+    pub fn new(
+        mut reader: Session,
+        mut deleter: Session,
+        table: SourceTable,
+        topic: &str,
+        age: Age,
+        row_lock: Duration,
+    ) -> Result<Self> {
+        let what = format!("cannot prune {}", table.name);
+        let microseconds = i64::try_from(age.older_than.as_micros()).unwrap_or(i64::MAX);
+        let sql = format!("SELECT (now() - $1::bigint * interval '1 microsecond')::{}::text", kind(&age.by));
+        reader.execute_batch(&what, "SET search_path = pg_catalog")?;
+        let limit: Option<String> = reader.query_opt(&what, &sql, &[&microseconds])?.map(|row| row.get(0));
+        // Privileges and rules are asked for when a statement begins.
+        let allowed = format!("EXPLAIN WITH d AS (DELETE FROM {} WHERE FALSE RETURNING 1) SELECT FROM d", table.name);
+        deleter.query(&what, &allowed, &[])?;
+        let mut rows = Self {
+            reader,
+            deleter,
+            table,
+            topic: topic.to_owned(),
+            age,
+            row_lock,
+            limit: limit.unwrap_or_default(),
+            after: None,
+            is_recorded: false,
+        };
+        rows.require_recordable()?;
+        Ok(rows)
+    }
+
+    /// The limit.
+    #[must_use]
+    pub fn limit(&self) -> &str {
+        &self.limit
+    }
+
+    fn what(&self) -> String {
+        format!("cannot prune {}", self.table.name)
+    }
+
+    fn by_sql(&self) -> String {
+        format!("t.{}", quote(&self.age.by.name))
+    }
+
+    /// The next rows, at most `most`, in the order of their age; of each, `selected` and what names it.
+    ///
+    /// # Errors
+    /// Any PostgreSQL error.
+    pub fn page(&mut self, selected: &str, most: usize) -> Result<Vec<OldRow>> {
+        let (by, kind, what) = (self.by_sql(), kind(&self.age.by), self.what());
+        let behind = if self.after.is_some() {
+            let later = self.table.key_compares_sql("t", ">", &self.table.key_values_sql("$3::text"));
+            format!(" AND {by} >= ($2::text)::{kind} AND ({by} > ($2::text)::{kind} OR {later})")
+        } else {
+            // The parameters have to be there.
+            " AND $2::text IS NULL AND $3::text IS NULL".to_owned()
+        };
+        let sql = format!(
+            "SELECT {selected}, t.tableoid, t.ctid, t.xmin, {key}, {by}::text, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+             FROM {name} AS t WHERE t.{flag} AND {by} < ($1::text)::{kind}{behind} ORDER BY {by}, {order} LIMIT {most}",
+            key = self.table.key_text_sql("t"),
+            name = self.table.name,
+            flag = self.table.flag_sql(),
+            order = self.table.key_columns_sql("t").join(", "),
+        );
+        let (last_by, last_key) = self.after.clone().unzip();
+        let found = self.reader.query(&what, sql.as_str(), &[&self.limit, &last_by, &last_key])?;
+        let mut rows = Vec::with_capacity(found.len());
+        for row in found {
+            let own = row.len() - OWN;
+            let (ctid, xmin): (Tid, Xid) = (row.get(own + 1), row.get(own + 2));
+            let version = Version { table: row.get(own), ctid: (ctid.0, ctid.1), xmin: xmin.0 };
+            let key: String = row.get(own + 3);
+            self.after = Some((row.get(own + 4), key.clone()));
+            rows.push(OldRow { version, key, read_ms: row.get(own + 5), selected: row });
+        }
+        Ok(rows)
+    }
+
+    /// That the limit can be recorded.
+    fn require_recordable(&mut self) -> Result<()> {
+        let what = self.what();
+        let sql = "SELECT pruned_by FROM pg2ch_checkpoint WHERE source = $1 AND topic = $2 AND partition = -1";
+        let row = self.deleter.query_opt(&what, sql, &[&self.table.name, &self.topic])?;
+        let Some(row) = row else {
+            let hint = "run `pg2ch --once` first: only rows that a run has sent can be pruned";
+            return Err(Error::config(what, "pg2ch_checkpoint has no row of this table", hint));
+        };
+        match row.get::<_, Option<String>>(0) {
+            Some(other) if other != self.age.by.name && !self.age.force => Err(Error::config(
+                what,
+                format!("rows were pruned by {other} before, and `pg2ch verify` knows only one limit"),
+                format!(
+                    "name the same column, `--by {other}`, or add --force: verify then counts what was pruned before as only in the target"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Records the limit, durably, before the first row below it is deleted. It is never lowered.
+    ///
+    /// # Errors
+    /// Any PostgreSQL error.
+    pub fn record_limit(&mut self) -> Result<()> {
+        if self.is_recorded {
+            return Ok(());
+        }
+        let (what, kind) = (self.what(), kind(&self.age.by));
+        let sql = format!(
+            "UPDATE pg2ch_checkpoint SET pruned_by = $3,
+                 pruned_below = CASE WHEN pruned_by = $3 THEN greatest(pruned_below::{kind}, ($4::text)::{kind})::text ELSE $4 END
+             WHERE source = $1 AND topic = $2 AND partition = -1"
+        );
+        let (source, topic, by, limit) = (&self.table.name, &self.topic, &self.age.by.name, &self.limit);
+        crash::point("prune.limit.before");
+        let recorded = self.deleter.transaction(&what, |transaction| {
+            transaction.batch_execute("SET LOCAL synchronous_commit = on")?;
+            Ok(transaction.execute(sql.as_str(), &[source, topic, by, limit])?)
+        });
+        let recorded = recorded.map_err(|failure| self.deleter.explain(&what, failure))?;
+        if recorded != 1 {
+            let why = "the row of this table in pg2ch_checkpoint has vanished";
+            return Err(Error::unavailable(what, why, "run `pg2ch --once`, and prune again"));
+        }
+        crash::point("prune.limit.after");
+        self.is_recorded = true;
+        Ok(())
+    }
+
+    /// Deletes those of some rows that are still flagged, old, and the version that was read; returns how many. One that an
+    /// application has locked is left alone.
+    ///
+    /// # Errors
+    /// 78 if one is still there afterwards: a trigger or rule keeps it. Nothing is deleted then. Any PostgreSQL error.
+    pub fn delete(&mut self, rows: &[&OldRow]) -> Result<u64> {
+        let what = self.what();
+        let (sql, look) = (self.delete_sql(), self.look_sql());
+        let lock_timeout = self.row_lock.as_millis().max(1);
+        let (limit, mut is_kept) = (&self.limit, false);
+        let deleted = self.deleter.transaction(&what, |transaction| {
+            transaction.batch_execute(&format!(
+                "SET LOCAL pg2ch.prune = 'on'; SET LOCAL lock_timeout = {lock_timeout}; SET LOCAL synchronous_commit = on"
+            ))?;
+            crash::point("prune.delete.before");
+            let keys = delete_in(transaction, &sql, rows, limit)?;
+            crash::point("prune.delete.after");
+            // Triggers that are deferred fire now, where they can be seen.
+            transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE")?;
+            let left: i64 = transaction.query_one(&look, &[&keys])?.get(0);
+            crash::point("prune.look.after");
+            if left > 0 {
+                is_kept = true;
+                return Err(Error::bug(&what, "rows are there after their DELETE").into());
+            }
+            Ok(keys.len() as u64)
+        });
+        if is_kept {
+            return Err(self.kept()?);
+        }
+        let deleted = deleted.map_err(|failure| self.deleter.explain(&what, failure))?;
+        crash::point("prune.commit.after");
+        Ok(deleted)
+    }
+
+    fn delete_sql(&self) -> String {
+        let same_table =
+            |other| if self.table.is_partitioned { format!("AND t.tableoid = {other}") } else { String::new() };
+        format!(
+            "WITH l AS MATERIALIZED (
+                 SELECT b.key, t.tableoid AS tableoid, t.ctid AS ctid
+                 FROM unnest($1::oid[], $2::tid[], $3::xid[], $4::text[]) AS b (tableoid, ctid, xmin, key)
+                      JOIN {name} AS t ON t.ctid = b.ctid AND t.xmin = b.xmin {read} AND {by_key}
+                 WHERE t.{flag} AND {by} < ($5::text)::{kind} FOR UPDATE OF t SKIP LOCKED),
+             d AS (DELETE FROM {name} AS t USING l WHERE t.ctid = l.ctid {locked} RETURNING 1)
+             SELECT (SELECT array_agg(key) FROM l), (SELECT count(*) FROM d)",
+            name = self.table.name,
+            read = same_table("b.tableoid"),
+            locked = same_table("l.tableoid"),
+            by_key = self.table.key_equals_sql("t", "b.key"),
+            flag = self.table.flag_sql(),
+            by = self.by_sql(),
+            kind = kind(&self.age.by),
+        )
+    }
+
+    fn look_sql(&self) -> String {
+        let by_key = self.table.key_equals_sql("t", "b.key");
+        format!("SELECT count(*) FROM unnest($1::text[]) AS b (key) JOIN {} AS t ON {by_key}", self.table.name)
+    }
+
+    /// Why rows are there after their DELETE.
+    fn kept(&mut self) -> Result<Error> {
+        let what = self.what();
+        // tgtype is a set of bits: 8 is DELETE (pg_trigger in PostgreSQL's sources).
+        let sql = "SELECT coalesce(string_agg(DISTINCT tgname, ', '), 'none') FROM pg_catalog.pg_trigger
+             WHERE (tgrelid = $1 OR tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::regclass)))
+               AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0";
+        let triggers: Option<String> = self.deleter.query_opt(&what, sql, &[&self.table.oid])?.map(|row| row.get(0));
+        Ok(Error::config(
+            what,
+            format!(
+                "rows are still there after their DELETE, which is rolled back: triggers on DELETE are {}",
+                triggers.unwrap_or_default()
+            ),
+            "let the trigger pass a session of prune: IF current_setting('pg2ch.prune', TRUE) = 'on' THEN RETURN OLD; END IF",
+        ))
+    }
+}
+
+/// How many columns stand behind what is selected.
+const OWN: usize = 6;
+
+/// Returns the keys of the rows that were locked and deleted.
+fn delete_in(transaction: &mut Transaction<'_>, sql: &str, rows: &[&OldRow], limit: &String) -> Attempt<Vec<String>> {
+    let tables: Vec<u32> = rows.iter().map(|row| row.version.table).collect();
+    let ctids: Vec<Tid> = rows.iter().map(|row| Tid(row.version.ctid.0, row.version.ctid.1)).collect();
+    let xmins: Vec<Xid> = rows.iter().map(|row| Xid(row.version.xmin)).collect();
+    let keys: Vec<&str> = rows.iter().map(|row| row.key.as_str()).collect();
+    let row = transaction.query_one(sql, &[&tables, &ctids, &xmins, &keys, limit])?;
+    Ok(row.get::<_, Option<Vec<String>>>(0).unwrap_or_default())
+}
+
+/// The type in which ages are compared: whole, whatever the column's precision.
+fn kind(by: &SourceColumn) -> &'static str {
+    match by.base_type.as_str() {
+        "date" => "date",
+        with_zone if with_zone.ends_with("with time zone") => "timestamptz",
+        _ => "timestamp",
+    }
+}

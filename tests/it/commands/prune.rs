@@ -1,0 +1,292 @@
+//! `pg2ch prune` deletes old flagged rows that the target provably holds, and nothing else.
+
+use serde_json::Value;
+
+use crate::common::World;
+use crate::common::servers::Servers;
+
+const AGE: &[&str] = &["prune", "--json", "--older-than", "7d", "--by", "event_time", "--held-for", "0s"];
+
+/// Rows of which the first five are old, all of them sent and copied.
+fn world(name: &str) -> World {
+    let mut world = World::new(name);
+    world.stop_merges();
+    world.insert_rows(8);
+    world.sql("UPDATE {t} SET event_time = now() - interval '30 days' WHERE id <= 5");
+    world.once().expect(0);
+    world
+}
+
+fn prune(world: &World, more: &[&str], code: i32) -> Value {
+    world.run(&[AGE, more].concat()).expect(code).report()
+}
+
+fn confirmed(world: &World) -> Value {
+    prune(world, &["--confirm"], 0)
+}
+
+fn refused(world: &World, why: &str) {
+    for more in [&[][..], &["--confirm"]] {
+        let ended = world.run(&[AGE, more].concat()).expect(78);
+        assert!(ended.stderr.contains(why), "{}", ended.stderr);
+    }
+}
+
+fn ids(world: &mut World) -> String {
+    let sql = format!("SELECT coalesce(string_agg(id::text, ' ' ORDER BY id), '') FROM {}", world.name);
+    world.pg.query_one(&sql, &[]).unwrap().get(0)
+}
+
+fn kept(report: &Value, what: &str) -> i64 {
+    report["kept"][what].as_i64().unwrap()
+}
+
+#[test]
+fn old_rows_that_the_target_holds_are_deleted_and_verify_knows_them() {
+    let mut world = world("prune");
+    let dry = prune(&world, &[], 0);
+    assert_eq!(
+        (&dry["deletable"], &dry["deleted"], ids(&mut world).as_str()),
+        (&5.into(), &0.into(), "1 2 3 4 5 6 7 8")
+    );
+    let done = confirmed(&world);
+    assert_eq!((&done["deleted"], &done["complete"], ids(&mut world).as_str()), (&5.into(), &true.into(), "6 7 8"));
+    assert_eq!(world.ch_number("SELECT count() FROM {t}"), 8);
+    for deep in [&["verify", "--json"][..], &["verify", "--json", "--deep"]] {
+        let report = world.run(deep).expect(0).report();
+        assert_eq!((&report["pruned"], &report["only_in_target"]["count"]), (&5.into(), &0.into()), "{report}");
+    }
+    // A young row that is deleted by hand is none of them.
+    world.sql("DELETE FROM {t} WHERE id = 7");
+    let report = world.run(&["verify", "--json"]).expect(0).report();
+    assert_eq!((&report["pruned"], &report["only_in_target"]["count"]), (&5.into(), &1.into()), "{report}");
+    // What was pruned is not asked for again, and a run goes on.
+    assert_eq!(confirmed(&world)["rows"], 0);
+    world.insert_rows(1);
+    world.once().expect(0);
+    world.run(&["check"]).expect(0);
+}
+
+#[test]
+fn pages_are_gone_through_to_the_end_whatever_stays() {
+    let mut world = World::new("prune_pages");
+    world.insert_rows(2_500);
+    world.sql("UPDATE {t} SET event_time = '2020-01-01' WHERE id <= 2300");
+    world.once().expect(0);
+    world.sql("UPDATE {t} SET user_id = -1 WHERE id % 100 = 0");
+    let limited = prune(&world, &["--confirm", "--max-rows", "1100"], 0);
+    assert_eq!((&limited["complete"], &limited["rows"]), (&false.into(), &1100.into()), "{limited}");
+    let done = confirmed(&world);
+    assert_eq!((kept(&done, "different"), &done["complete"]), (23, &true.into()), "{done}");
+    assert_eq!(world.sql_number("SELECT count(*) FROM {t} WHERE event_time < '2021-01-01'"), 23);
+    world.run(&["verify"]).expect(0);
+}
+
+#[test]
+fn a_row_that_the_target_does_not_show_unchanged_is_kept() {
+    let mut world = world("prune_kept");
+    // One has another content in the target, one is gone from it, one is unsent again, one waits in the topic.
+    world.sql("UPDATE {t} SET user_id = 1000 WHERE id = 1");
+    world.delete_from_target("id = 2");
+    world.sql("UPDATE {t} SET sent_to_kafka = FALSE WHERE id = 3");
+    world.run(&["produce"]).expect(0);
+    world.sql("UPDATE {t} SET sent_to_kafka = FALSE WHERE id = 4");
+    let done = confirmed(&world);
+    assert_eq!(ids(&mut world), "1 2 3 4 6 7 8");
+    assert_eq!((kept(&done, "different"), kept(&done, "absent"), kept(&done, "in_topic")), (1, 1, 1), "{done}");
+    // The record of a row that was read just now.
+    world.once().expect(0);
+    let young =
+        world.run(&["prune", "--json", "--older-than", "7d", "--by", "event_time", "--confirm"]).expect(0).report();
+    assert_eq!((&young["deleted"], kept(&young, "too_new")), (&0.into(), 2), "{young}");
+    confirmed(&world);
+    assert_eq!(ids(&mut world), "1 2 6 7 8");
+}
+
+#[test]
+fn the_row_of_a_dead_letter_is_kept() {
+    let mut world = world("prune_letter");
+    world.ch("ALTER TABLE {t} ADD CONSTRAINT picky CHECK user_id < 100");
+    world.sql("UPDATE {t} SET user_id = 500, sent_to_kafka = FALSE WHERE id = 1");
+    world.once().expect(65);
+    // Even if it is again what the target shows.
+    world.sql("UPDATE {t} SET user_id = 1 WHERE id = 1");
+    let done = confirmed(&world);
+    assert_eq!((kept(&done, "dead_letters"), ids(&mut world).as_str()), (1, "1 6 7 8"), "{done}");
+}
+
+#[test]
+fn of_two_versions_with_one_timestamp_both_must_be_the_row() {
+    let mut world = world("prune_tie");
+    world.ch(
+        "INSERT INTO {t} SELECT * REPLACE (user_id + 1 AS user_id, _offset + 1000 AS _offset) FROM {t} WHERE id = 2",
+    );
+    let done = confirmed(&world);
+    assert_eq!((kept(&done, "different"), ids(&mut world).as_str()), (1, "2 6 7 8"), "{done}");
+}
+
+#[test]
+fn a_row_that_is_changed_or_locked_between_proof_and_delete_survives() {
+    let mut world = world("prune_changed");
+    let mut run = world.start_command_stopped_at(&[AGE, &["--confirm"]].concat(), "prune.delete.before");
+    world.sql("UPDATE {t} SET user_id = 77 WHERE id = 1");
+    world.sql("UPDATE {t} SET user_id = user_id WHERE id = 2");
+    let mut lock = world.another_session();
+    lock.batch_execute(&format!("BEGIN; SELECT FROM {} WHERE id = 3 FOR KEY SHARE", world.name)).unwrap();
+    run.go_on();
+    let report = run.end().expect(0).report();
+    assert_eq!(
+        (&report["deleted"], &report["changed"], ids(&mut world).as_str()),
+        (&2.into(), &3.into(), "1 2 3 6 7 8")
+    );
+}
+
+#[test]
+fn a_kill_before_or_after_each_call_deletes_nothing_that_the_target_lacks() {
+    for point in pg2ch::crash::PRUNE {
+        let mut world = world("prune_killed");
+        world.kill_at(point, &[AGE, &["--confirm"]].concat());
+        let is_committed = *point == "prune.commit.after";
+        assert_eq!(ids(&mut world), if is_committed { "6 7 8" } else { "1 2 3 4 5 6 7 8" }, "{point}");
+        let report = world.run(&["verify", "--json", "--deep"]).expect(0).report();
+        assert_eq!(report["only_in_target"]["count"], 0, "{point}: {report}");
+        confirmed(&world);
+        assert_eq!(ids(&mut world), "6 7 8", "{point}");
+        assert_eq!(world.run(&["verify", "--json"]).expect(0).report()["pruned"], 5, "{point}");
+    }
+}
+
+#[test]
+fn a_trigger_that_keeps_rows_rolls_the_page_back_and_is_named() {
+    for (when, body) in [
+        ("BEFORE", "UPDATE {t} SET payload = NULL, sent_to_kafka = FALSE WHERE id = OLD.id; RETURN NULL"),
+        ("BEFORE", "IF OLD.id = 3 THEN RETURN NULL; END IF; RETURN OLD"),
+        ("AFTER", "INSERT INTO {t} SELECT OLD.*; RETURN NULL"),
+    ] {
+        let mut world = world("prune_trigger");
+        let name = world.name.clone();
+        let body = body.replace("{t}", &name);
+        world
+            .pg
+            .batch_execute(&format!(
+                "CREATE FUNCTION {name}_keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; END $$;
+                 CREATE {} keep_it {when} DELETE ON {name} {} FOR EACH ROW EXECUTE FUNCTION {name}_keep()",
+                if when == "AFTER" { "CONSTRAINT TRIGGER" } else { "TRIGGER" },
+                if when == "AFTER" { "DEFERRABLE INITIALLY DEFERRED" } else { "" },
+            ))
+            .unwrap();
+        let ended = world.run(&[AGE, &["--confirm"]].concat()).expect(78);
+        assert!(ended.stderr.contains("keep_it") && ended.stderr.contains("pg2ch.prune"), "{}", ended.stderr);
+        assert_eq!((ids(&mut world).as_str(), world.unsent()), ("1 2 3 4 5 6 7 8", 0));
+        // The hint works.
+        world
+            .pg
+            .batch_execute(&format!(
+                "CREATE OR REPLACE FUNCTION {name}_keep() RETURNS trigger LANGUAGE plpgsql AS $$
+                 BEGIN IF current_setting('pg2ch.prune', TRUE) = 'on' THEN RETURN OLD; END IF; {body}; END $$"
+            ))
+            .unwrap();
+        confirmed(&world);
+        assert_eq!(ids(&mut world), "6 7 8");
+    }
+}
+
+#[test]
+fn what_prune_refuses_it_refuses_in_a_dry_run_too() {
+    let mut world = world("prune_refused");
+    let name = world.name.clone();
+    world
+        .pg
+        .batch_execute(&format!("CREATE TABLE {name}_child (of bigint REFERENCES {name} ON DELETE CASCADE)"))
+        .unwrap();
+    refused(&world, &format!("of {name}_child refers to it"));
+    world.pg.batch_execute(&format!("DROP TABLE {name}_child")).unwrap();
+    for (settings, why) in [
+        ("exclude = [\"event_time\"]", "the records have no column event_time"),
+        ("ignore = [\"event_time\"]", "does not have event_time as a date or time"),
+        ("ignore = [\"payload\"]", "payload of its records cannot be compared"),
+    ] {
+        world.settings.insert("[table]", settings.into());
+        refused(&world, why);
+    }
+    world.settings.remove("[table]");
+    for setting in ["fsync_after_insert", "fsync_part_directory", "min_rows_to_fsync_after_merge"] {
+        world.ch(&format!("ALTER TABLE {{t}} MODIFY SETTING {setting} = 0"));
+        let ended = world.run(AGE).expect(78);
+        let hint = ended.stderr.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap().to_owned();
+        world.ch(&hint);
+        prune(&world, &[], 0);
+    }
+    let by_number = world.run(&["prune", "--older-than", "7d", "--by", "user_id"]).expect(78);
+    assert!(by_number.stderr.contains("user_id is of type bigint"), "{}", by_number.stderr);
+    world.run(&["prune", "--older-than", "7d"]).expect(64);
+    world.run(&["prune", "--by", "event_time", "--older-than", "soon"]).expect(64);
+    assert_eq!(ids(&mut world), "1 2 3 4 5 6 7 8");
+}
+
+#[test]
+fn the_limit_is_never_lowered_and_belongs_to_one_column() {
+    let mut world = World::with(
+        "prune_limit",
+        &format!("{}, made timestamptz NOT NULL DEFAULT now()", crate::common::USER_LOGINS),
+        1,
+    );
+    world.insert_rows(4);
+    world.sql("UPDATE {t} SET event_time = now() - interval '30 days' WHERE id <= 2");
+    world.once().expect(0);
+    confirmed(&world);
+    let limit = |world: &mut World| {
+        let sql = "SELECT pruned_below FROM pg2ch_checkpoint WHERE topic = $1 AND partition = -1";
+        world.pg.query_one(sql, &[&world.name.clone()]).unwrap().get::<_, String>(0)
+    };
+    let first = limit(&mut world);
+    world.sql("UPDATE {t} SET event_time = now() - interval '60 days', sent_to_kafka = FALSE WHERE id = 3");
+    world.once().expect(0);
+    world.run(&["prune", "--older-than", "50d", "--by", "event_time", "--held-for", "0s", "--confirm"]).expect(0);
+    assert_eq!((limit(&mut world), ids(&mut world).as_str()), (first, "4"));
+    let other = ["prune", "--older-than", "1ms", "--by", "made", "--held-for", "0s", "--confirm"];
+    let refused = world.run(&other).expect(78);
+    assert!(refused.stderr.contains("--by event_time") && refused.stderr.contains("--force"), "{}", refused.stderr);
+    world.run(&[&other[..], &["--force"]].concat()).expect(0);
+    assert_eq!(ids(&mut world), "");
+    assert_eq!(world.run(&["verify", "--json"]).expect(0).report()["pruned"], 4);
+}
+
+#[test]
+fn a_dry_run_names_the_columns_that_will_be_gone() {
+    let mut world = world("prune_gone");
+    world.settings.insert("[table]", "exclude = [\"payload\"]".into());
+    let told = world.run(&["prune", "--older-than", "7d", "--by", "event_time", "--held-for", "0s"]).expect(0).stdout;
+    assert!(told.contains("gone with the rows: payload") && told.contains("5 rows would be deleted"), "{told}");
+    assert_eq!(ids(&mut world), "1 2 3 4 5 6 7 8");
+}
+
+#[test]
+fn partitions_a_key_of_several_columns_and_a_date_are_no_hindrance() {
+    let mut world = World::unmade(
+        Servers::shared(),
+        "prune_parts",
+        "tenant text NOT NULL, id bigint NOT NULL, day date NOT NULL, gone_at timestamptz, sent_to_kafka boolean NOT NULL DEFAULT FALSE,
+         PRIMARY KEY (tenant, id, day)) PARTITION BY RANGE (day",
+        2,
+    );
+    let name = world.name.clone();
+    for (part, from, to) in [("old", "2020-01-01", "2021-01-01"), ("new", "2021-01-01", "2200-01-01")] {
+        let sql = format!("CREATE TABLE {name}_{part} PARTITION OF {name} FOR VALUES FROM ('{from}') TO ('{to}')");
+        world.pg.batch_execute(&sql).unwrap();
+    }
+    world.settings.insert("[table]", "key = [\"tenant\", \"id\", \"day\"]\ndeleted = \"gone_at\"".into());
+    world.run(&["init"]).expect(0);
+    world.sql(
+        "INSERT INTO {t} SELECT CASE n % 3 WHEN 0 THEN 'it''s' ELSE 'b' END, n,
+             CASE WHEN n > 3 THEN date '2020-05-05' ELSE current_date END, CASE n % 2 WHEN 0 THEN now() END FROM generate_series(1, 9) n",
+    );
+    world.once().expect(0);
+    let done = world
+        .run(&["prune", "--json", "--older-than", "30d", "--by", "day", "--held-for", "0s", "--confirm"])
+        .expect(0)
+        .report();
+    assert_eq!((&done["deleted"], ids(&mut world).as_str()), (&6.into(), "1 2 3"), "{done}");
+    let report = world.run(&["verify", "--json", "--deep"]).expect(0).report();
+    assert_eq!((&report["pruned"], &report["only_in_target"]["count"]), (&6.into(), &0.into()), "{report}");
+}
