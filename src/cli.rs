@@ -21,7 +21,7 @@ use raw::{
 use crate::commands::completions::Shell;
 use crate::commands::init::StartAt;
 use crate::commands::{dead_letters, prune, verify};
-use crate::config::{self, Flags};
+use crate::config::{self, Flags, HELD_FOR};
 use crate::error::{Error, ExitCode, Result};
 use crate::logging::Verbosity;
 use crate::ports::limits::Limits;
@@ -29,9 +29,6 @@ use crate::report::Legs;
 
 /// The shortest and the longest pause between the runs of `--every`, and the longest wait for the lock.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
-
-/// How long ago a row has to have been sent before it is pruned: a target on one server may lose what is younger.
-const HELD_FOR: Duration = Duration::from_secs(3600);
 
 /// What pg2ch is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use pg2ch::logging::Verbosity;
 use pg2ch::outcome::heartbeat::Heartbeat;
 use pg2ch::outcome::notify::Reported;
 use pg2ch::outcome::{backlog, metrics};
+use pg2ch::ports::limits::Limits;
 use pg2ch::report::{Legs, RunReport, TableReport};
 use pg2ch::run;
 use pg2ch::run_id::RunId;
@@ -66,7 +67,7 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
             let config = load()?;
             let shutdown = listen()?;
             let reported = Reported::start(&config.notify);
-            let mut report = run::run(&config, *legs, limits, &shutdown);
+            let mut report = move_rows(&config, *legs, limits, &shutdown);
             return Ok(finish(&config, &mut report, reported, invocation, None));
         }
         Command::Run { legs, every: Some(pause) } => return repeat(&load()?, *legs, *pause, invocation),
@@ -93,6 +94,13 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
         Command::ReplayDeadLetters => Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::ReplayAll)?,
     };
     Ok(conclude((text, code), invocation))
+}
+
+/// One run, and what `keep` prunes at its end.
+fn move_rows(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown) -> RunReport {
+    let mut report = run::run(config, legs, limits, shutdown);
+    prune::keep(config, &mut report, limits, shutdown);
+    report
 }
 
 fn show(text: &str) -> ExitCode {
@@ -125,7 +133,7 @@ fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation)
     let mut heartbeat = Heartbeat::default();
     loop {
         let reported = Reported::start(&config.notify);
-        let mut report = run::run(config, legs, &invocation.limits, &shutdown);
+        let mut report = move_rows(config, legs, &invocation.limits, &shutdown);
         let code = finish(config, &mut report, reported, invocation, Some(&mut heartbeat));
         let needs_person = |table: &TableReport| matches!(table.exit_code(), ExitCode::Config | ExitCode::Permission);
         if report.tables.iter().all(needs_person) && !shutdown.is_asked() {

@@ -173,6 +173,8 @@ pub struct TableReport {
     pub produce: Option<ProduceReport>,
     /// The second leg, if it ran.
     pub consume: Option<ConsumeReport>,
+    /// Rows that `keep` has deleted from the source, behind the legs.
+    pub pruned: u64,
     /// Why it did not come to its end.
     pub error: Option<Error>,
     /// What it has left behind.
@@ -233,6 +235,7 @@ struct TableJson<'a> {
     seconds: f64,
     produce: Option<&'a ProduceReport>,
     consume: Option<&'a ConsumeReport>,
+    pruned: u64,
     left: Left,
     error: Option<&'a Error>,
 }
@@ -316,6 +319,7 @@ fn table_json(table: &TableReport) -> TableJson<'_> {
         seconds: millis(table.seconds),
         produce: table.produce.as_ref(),
         consume: table.consume.as_ref(),
+        pruned: table.pruned,
         left: table.left,
         error: table.error.as_ref(),
     }

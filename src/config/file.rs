@@ -59,6 +59,7 @@ const TABLE_KEYS: &[&str] = &[
     "allow_lossy",
     "allow_engine",
     "deleted",
+    "keep",
     "headers",
     "message_key",
     "order_by",

@@ -124,6 +124,7 @@ fn every_commented_key_of_the_example_is_a_key_with_its_default() {
             "deleted",
             "order_by",
             "message_key",
+            "keep",
         ]
         .iter()
         .any(|part| setting.key.contains(part));

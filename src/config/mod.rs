@@ -33,7 +33,7 @@ pub use example::EXAMPLE;
 pub use load::{Flags, JOBS, explain, load};
 pub use origin::{Explained, Origin, Setting};
 pub use outbox::Outbox;
-pub use removal::{DELETED_MARK, Removal};
+pub use removal::{DELETED_MARK, HELD_FOR, Keep, Removal};
 pub use url::ClickHouseUrl;
 pub use value::{duration, nearest};
 

@@ -70,6 +70,7 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         ("message_key", String::new()),
         ("headers", String::new()),
         ("deleted", String::new()),
+        ("keep", String::new()),
     ] {
         reader.note(format!("table[0].{key}"), value, &Origin::Default);
     }

@@ -46,6 +46,7 @@ mod tests {
             target: "a.t".into(),
             produce,
             consume: None,
+            pruned: 0,
             error: None,
             left: crate::report::Left::default(),
             seconds: 0.1,

@@ -57,6 +57,7 @@ pub const METRICS: &[Metric] = &[
     ("pg2ch_rows_inserted_total", "counter", "Rows inserted into ClickHouse."),
     ("pg2ch_inserts_total", "counter", "INSERT requests sent to ClickHouse."),
     ("pg2ch_dead_letters_total", "counter", "Records that the target refused."),
+    ("pg2ch_rows_pruned_total", "counter", "Rows that `keep` has deleted from the source."),
     ("pg2ch_offsets_lost_total", "counter", "Offsets that retention deleted before they were copied."),
 ];
 
@@ -164,6 +165,7 @@ fn update(values: &mut Values, table: &TableReport, now: f64) {
     add("pg2ch_rows_inserted_total", consumed(|leg| leg.rows_inserted));
     add("pg2ch_inserts_total", consumed(|leg| leg.inserts));
     add("pg2ch_dead_letters_total", consumed(|leg| leg.dead_letters));
+    add("pg2ch_rows_pruned_total", table.pruned);
     let lost = |leg: &ConsumeReport| leg.lost.iter().map(|lost| (lost.to - lost.from).unsigned_abs()).sum();
     add("pg2ch_offsets_lost_total", consumed(lost));
 }
@@ -191,6 +193,7 @@ mod tests {
             target: "d.t".into(),
             produce: Some(produce),
             consume: None,
+            pruned: 0,
             error,
             left: Left::default(),
             seconds: 1.5,

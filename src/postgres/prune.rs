@@ -2,6 +2,7 @@
 //!
 //! As for flagging, rows are locked with SKIP LOCKED first and named by table, place, writer and key.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use postgres::{Row, Transaction};
@@ -222,6 +223,27 @@ impl OldRows {
         let deleted = deleted.map_err(|failure| self.deleter.explain(&what, failure))?;
         crash::point("prune.commit.after");
         Ok(deleted)
+    }
+
+    /// Those partitions that have no other rows than so many: the number of each, by its OID.
+    ///
+    /// # Errors
+    /// Any PostgreSQL error.
+    pub fn partitions_of(&mut self, rows: &BTreeMap<u32, u64>) -> Result<Vec<String>> {
+        let (what, mut found) = (self.what(), Vec::new());
+        let named = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class AS c
+             JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1";
+        for (oid, count) in rows.iter().filter(|_| self.table.is_partitioned) {
+            let Some(name) = self.reader.query_opt(&what, named, &[oid])?.map(|row| row.get::<_, String>(0)) else {
+                continue;
+            };
+            let sql = format!("SELECT count(*) FROM (SELECT FROM {name} LIMIT {}) AS s", count + 1);
+            let there: Option<i64> = self.reader.query_opt(&what, &sql, &[])?.map(|row| row.get(0));
+            if there.is_some_and(|there| there.unsigned_abs() == *count) {
+                found.push(name);
+            }
+        }
+        Ok(found)
     }
 
     fn delete_sql(&self) -> String {

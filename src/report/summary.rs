@@ -8,6 +8,7 @@ pub fn of(table: &TableReport) -> String {
     let mut parts = Vec::new();
     parts.extend(table.produce.as_ref().filter(|leg| leg.moved_something()).map(produced));
     parts.extend(table.consume.as_ref().filter(|leg| leg.moved_something()).map(copied));
+    parts.extend((table.pruned > 0).then(|| format!("{} pruned", counted(table.pruned, "row"))));
     if parts.is_empty() {
         // Where something was left, or failed, nothing moved although there was something to do.
         let is_done = table.is_complete() && table.left.is_nothing();
@@ -78,6 +79,7 @@ mod tests {
             target: "a.t".into(),
             produce,
             consume,
+            pruned: 0,
             error: None,
             left: Left::default(),
             seconds: 2.0,

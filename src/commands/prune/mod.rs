@@ -7,6 +7,7 @@ mod fit;
 mod proof;
 mod report;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use self::proof::Proof;
@@ -14,11 +15,14 @@ use self::report::TableReport;
 use super::verify::patient;
 use super::{Command, Frame};
 use crate::clickhouse::ClickHouseTarget;
-use crate::config::TableConfig;
+use crate::config::{Config, TableConfig};
 use crate::error::{ExitCode, Result};
 use crate::ports::LegContext;
+use crate::ports::limits::Limits;
 use crate::ports::target::Target as _;
 use crate::postgres::{Age, OldRow, OldRows, SourceTable, connect};
+use crate::report::RunReport;
+use crate::shutdown::Shutdown;
 
 /// How many rows are looked at, and deleted, at once.
 const PAGE: usize = 1_000;
@@ -54,6 +58,32 @@ impl Command for Prune {
     }
 }
 
+/// How many rows are looked at, at most, where `keep` asks for it at a run's end.
+const AT_A_RUNS_END: u64 = 10 * PAGE as u64;
+
+/// Prunes what `keep` asks for, at a run's end: the tables whose second leg has come to its end.
+pub fn keep(config: &Config, run: &mut RunReport, limits: &Limits, shutdown: &Shutdown) {
+    let begun = Instant::now();
+    for table in &config.tables {
+        let Some(keep) = &table.removal.keep else { continue };
+        let told = run.tables.iter_mut().find(|told| told.source == table.source);
+        let Some(told) = told.filter(|told| told.consume.is_some() && told.is_complete()) else { continue };
+        let passed = (run.seconds + begun.elapsed().as_secs_f64()) as u64;
+        let most = limits.max_seconds.map(|most| most.saturating_sub(passed));
+        if shutdown.is_asked() || most == Some(0) {
+            continue;
+        }
+        let limits = Limits { max_rows: Some(AT_A_RUNS_END), max_seconds: most, ..*limits };
+        let options =
+            Options { older_than: keep.age, by: keep.by.clone(), held_for: keep.held_for, confirm: true, force: false };
+        match Prune(options).ask(&Frame::new(config, &limits, shutdown.clone(), false), table) {
+            Ok(pruned) => told.pruned = pruned.deleted,
+            Err(error) => told.error = Some(error),
+        }
+    }
+    run.seconds += begun.elapsed().as_secs_f64();
+}
+
 fn prune(leg: &LegContext<'_>, options: &Options) -> Result<TableReport> {
     let begun = Instant::now();
     let patient = patient(leg.config);
@@ -70,7 +100,9 @@ fn prune(leg: &LegContext<'_>, options: &Options) -> Result<TableReport> {
     let row_lock = leg.config.timeouts.row_lock;
     let mut rows = OldRows::new(session, deleter, table, &leg.table.topic, age, row_lock)?;
     rows.limit().clone_into(&mut report.limit);
-    Pruning { leg, options, proof, report: &mut report }.run(&mut rows)?;
+    let mut pruning = Pruning { leg, options, proof, report: &mut report, partitions: BTreeMap::new() };
+    pruning.run(&mut rows)?;
+    pruning.tell_partitions(&mut rows)?;
     report.seconds = begun.elapsed().as_secs_f64();
     Ok(report)
 }
@@ -80,10 +112,12 @@ struct Pruning<'a> {
     options: &'a Options,
     proof: Proof<'a>,
     report: &'a mut TableReport,
+    /// How many rows that are provable, and not deleted, each partition has.
+    partitions: BTreeMap<u32, u64>,
 }
 
 impl Pruning<'_> {
-    fn run(mut self, rows: &mut OldRows) -> Result<()> {
+    fn run(&mut self, rows: &mut OldRows) -> Result<()> {
         loop {
             if self.is_to_end() {
                 self.report.complete = false;
@@ -95,6 +129,9 @@ impl Pruning<'_> {
                 return Ok(());
             }
             let provable = self.proof.of(&page, self.report)?;
+            for row in &provable {
+                *self.partitions.entry(row.version.table).or_default() += u64::from(!self.options.confirm);
+            }
             if self.options.confirm {
                 self.delete(rows, &provable)?;
                 // Whether it is to end is asked at the next page.
@@ -114,6 +151,14 @@ impl Pruning<'_> {
         self.report.deletable += provable.len() as u64;
         self.report.deleted += deleted;
         self.report.changed += provable.len() as u64 - deleted;
+        Ok(())
+    }
+
+    /// Names the partitions that hold no other rows.
+    fn tell_partitions(&mut self, rows: &mut OldRows) -> Result<()> {
+        if self.report.complete {
+            self.report.partitions = rows.partitions_of(&self.partitions)?;
+        }
         Ok(())
     }
 

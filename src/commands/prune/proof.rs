@@ -79,20 +79,20 @@ impl<'a> Proof<'a> {
         for (old, row) in page.iter().zip(&rows) {
             report.rows += 1;
             let record_key = row.key.record_key.as_str();
-            let newest = found.get(&row.key.number);
             if self.waiting.is_in_topic(record_key) {
                 report.kept.in_topic += 1;
             } else if self.waiting.is_dead_letter(record_key) || self.waiting.is_dropped(record_key) {
                 report.kept.dead_letters += 1;
-            } else if newest.is_none() {
-                report.kept.absent += 1;
-            } else if !newest.is_some_and(|newest| self.equals(row, newest)) {
-                report.kept.different += 1;
-            } else if !newest.is_some_and(|newest| old.read_ms.saturating_sub(newest.timestamp_ms) >= self.held_for_ms)
-            {
-                report.kept.too_new += 1;
+            } else if let Some(newest) = found.get(&row.key.number) {
+                if !self.equals(row, newest) {
+                    report.kept.different += 1;
+                } else if old.read_ms.saturating_sub(newest.timestamp_ms) < self.held_for_ms {
+                    report.kept.too_new += 1;
+                } else {
+                    provable.push(old);
+                }
             } else {
-                provable.push(old);
+                report.kept.absent += 1;
             }
         }
         Ok(provable)

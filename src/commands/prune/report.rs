@@ -55,6 +55,8 @@ pub struct TableReport {
     pub kept: Kept,
     /// Columns that are not sent: they are gone with the rows.
     pub columns_gone: Vec<String>,
+    /// Partitions that had only rows that the target provably holds.
+    pub partitions: Vec<String>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -97,6 +99,16 @@ impl TableReport {
             if count > 0 {
                 let _ = writeln!(text, "  {:>10}  {what}", grouped(count));
             }
+        }
+        if !self.partitions.is_empty() && !self.confirmed {
+            let _ = writeln!(text, "  partitions that will be empty: {}", self.partitions.join(", "));
+        }
+        for name in self.partitions.iter().filter(|_| self.confirmed) {
+            let _ = writeln!(
+                text,
+                "  {name} is empty; to drop it, if it still is:\n    BEGIN; LOCK TABLE {name}; DO $$ BEGIN IF EXISTS (SELECT FROM {name}) \
+                 THEN RAISE 'not empty'; END IF; END $$; DROP TABLE {name}; COMMIT;"
+            );
         }
         if !self.columns_gone.is_empty() {
             let _ = writeln!(text, "  not in the target, gone with the rows: {}", self.columns_gone.join(", "));

@@ -4,5 +4,6 @@ mod cli;
 mod dead_letters;
 mod init;
 mod prune;
+mod prune_busy;
 mod status;
 mod verify;

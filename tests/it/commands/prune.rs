@@ -282,11 +282,52 @@ fn partitions_a_key_of_several_columns_and_a_date_are_no_hindrance() {
              CASE WHEN n > 3 THEN date '2020-05-05' ELSE current_date END, CASE n % 2 WHEN 0 THEN now() END FROM generate_series(1, 9) n",
     );
     world.once().expect(0);
-    let done = world
-        .run(&["prune", "--json", "--older-than", "30d", "--by", "day", "--held-for", "0s", "--confirm"])
-        .expect(0)
-        .report();
-    assert_eq!((&done["deleted"], ids(&mut world).as_str()), (&6.into(), "1 2 3"), "{done}");
+    let prune = ["prune", "--older-than", "30d", "--by", "day", "--held-for", "0s"];
+    let dry = world.run(&prune).expect(0).stdout;
+    assert!(dry.contains(&format!("partitions that will be empty: public.{name}_old\n")), "{dry}");
+    let done = world.run(&[&prune[..], &["--confirm"]].concat()).expect(0).stdout;
+    assert!(done.contains("6 rows deleted") && done.contains(&format!("public.{name}_old is empty")), "{done}");
+    assert_eq!(ids(&mut world), "1 2 3");
+    // The statement that it prints drops the partition, and refuses once it has a row.
+    let drop = done.lines().find(|line| line.trim_start().starts_with("BEGIN;")).unwrap();
+    let insert = "INSERT INTO {t} (tenant, id, day, sent_to_kafka) VALUES ('b', 100, '2020-01-01', TRUE)";
+    world.sql(insert);
+    assert!(world.another_session().batch_execute(drop).is_err());
+    world.sql("DELETE FROM {t} WHERE id = 100");
+    world.pg.batch_execute(drop).unwrap();
+    assert_eq!(world.sql_number("SELECT count(*) FROM pg_inherits WHERE inhparent = '{t}'::regclass"), 1);
     let report = world.run(&["verify", "--json", "--deep"]).expect(0).report();
     assert_eq!((&report["pruned"], &report["only_in_target"]["count"]), (&6.into(), &0.into()), "{report}");
+}
+
+#[test]
+fn keep_prunes_at_the_end_of_a_run_that_came_to_its_end() {
+    let mut world = world("prune_keep");
+    let keep = |world: &mut World, by: &str| {
+        let keep = format!("keep = {{ age = \"7d\", by = \"{by}\", held_for = \"0s\" }}");
+        world.settings.insert("[table]", keep);
+    };
+    keep(&mut world, "event_time");
+    world.insert_rows(2);
+    // A leg alone that does not copy, and a run that is not complete, prune nothing.
+    world.run(&["produce"]).expect(0);
+    let part = world.run(&["--once", "--json", "--max-rows", "1"]).expect(0);
+    assert_eq!((part.report()["complete"].as_bool(), part.report()["pruned"].as_u64()), (Some(false), Some(0)));
+    assert_eq!(ids(&mut world), "1 2 3 4 5 6 7 8 9 10");
+    let done = world.once().expect(0).report();
+    assert_eq!((done["pruned"].as_u64(), ids(&mut world).as_str()), (Some(5), "6 7 8 9 10"), "{done}");
+    assert_eq!(world.once().expect(0).report()["pruned"], 0);
+    // What prune refuses is reported behind the legs.
+    keep(&mut world, "user_id");
+    world.insert_rows(1);
+    let refused = world.once().expect(78);
+    assert!(refused.stderr.contains("user_id is of type bigint"), "{}", refused.stderr);
+    assert_eq!((world.unsent(), world.ch_number("SELECT count() FROM {t}")), (0, 11));
+    for wrong in
+        ["keep = \"7d\"", "keep = { age = \"7d\" }", "keep = { age = \"soon\", by = \"a\" }", "keep = { old = \"7d\" }"]
+    {
+        world.settings.insert("[table]", wrong.into());
+        let refused = world.once().expect(78);
+        assert!(refused.stderr.contains("keep"), "{wrong}: {}", refused.stderr);
+    }
 }
