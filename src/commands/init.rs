@@ -158,7 +158,8 @@ impl Init<'_> {
         let statement = own_table_statements(name);
         // A run does without what only `pg2ch prune` needs.
         let newest = if name == CHECKPOINT { "pruned_below" } else { "source" };
-        if !has_column(session, name, newest)? && self.statement(Place::Postgres, statement) {
+        let is_up_to_date = is_present(session, name)? && has_column(session, name, newest)?;
+        if !is_up_to_date && self.statement(Place::Postgres, statement) {
             session.execute_batch(&what, statement)?;
         }
         Ok(())

@@ -253,6 +253,7 @@ fn every_crash_point_of_the_program_is_in_a_list_and_every_listed_one_in_the_pro
         crash::CONSUME,
         &[crash::CONSUME_DEAD_LETTER],
         crash::VERIFY,
+        crash::PRUNE,
         &[crash::REPLAY],
     ];
     let listed: BTreeSet<String> = lists.iter().flat_map(|list| list.iter()).map(|&name| name.to_owned()).collect();
