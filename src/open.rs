@@ -67,7 +67,7 @@ impl<'a> RealServers<'a> {
         }
     }
 
-    /// The session of a ledger that was given back, for what is left to be written.
+    /// The session of a ledger that was given back, for what is left to be written. It may have a lock still.
     #[must_use]
     pub fn into_session(self) -> Option<Session> {
         self.session.into_inner()
@@ -110,7 +110,9 @@ impl Servers for RealServers<'_> {
     }
 
     fn give_back(&self, ledger: PgLedger) {
-        self.session.replace(ledger.release());
+        // Where the history is written next, the lock is given back in the same message.
+        let is_last = self.leg.config.tables.len() == 1;
+        self.session.replace(if is_last { Some(ledger.into_session()) } else { ledger.release() });
     }
 
     fn rows(&self, ledger: &PgLedger, highest: Vec<String>, clock_floor: i64) -> Result<Self::Rows> {
@@ -184,11 +186,7 @@ impl Servers for RealServers<'_> {
 /// # Errors
 /// 75 if another run holds the lock; PostgreSQL's.
 pub fn open_ledger(leg: &LegContext<'_>) -> Result<Option<PgLedger>> {
-    let mut session = connect(leg.config, "ledger", leg.watchdog)?;
-    session.require_writable()?;
-    let table = SourceTable::find(&mut session, leg.table)?;
-    let row_lock = leg.config.timeouts.row_lock;
-    let mut ledger = PgLedger::new(session, table, &leg.table.topic, row_lock, leg.shutdown.clone())?;
+    let mut ledger = PgLedger::open(leg.config, leg.table, leg.shutdown, leg.watchdog)?;
     Ok(ledger.lock(leg.limits.wait_lock)?.then_some(ledger))
 }
 

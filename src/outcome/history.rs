@@ -1,7 +1,7 @@
 //! What the last runs did, kept in PostgreSQL for `pg2ch status`.
 //!
-//! It is written after a run has ended, with the lock given back, and never makes a run fail: without the table, the
-//! privilege or the server there is no history.
+//! It is written after a run has ended, in one message that gives the lock back, and never makes a run fail: without the table,
+//! the privilege or the server there is no history, and the session's end gives the lock back.
 
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ impl Entry {
         let sql = format!(
             "WITH s AS MATERIALIZED (
                  SELECT coalesce({name}, $1) AS name, set_config('synchronous_commit', 'off', true),
-                        set_config('lock_timeout', '1s', true)),
+                        set_config('lock_timeout', '1s', true), pg_advisory_unlock_all()),
              seen AS (
                  INSERT INTO pg2ch_runs ({COLUMNS}) SELECT {VALUES} FROM s, (VALUES (TRUE)) AS last (seen)
                  ON CONFLICT (source, topic, legs) WHERE last_seen DO UPDATE SET
@@ -126,6 +126,7 @@ impl Entry {
         )?;
         if !written {
             log::debug!("{WHAT}: there is no table pg2ch_runs");
+            session.execute_batch(WHAT, "SELECT pg_advisory_unlock_all()")?;
         }
         Ok(())
     }

@@ -1,6 +1,10 @@
 //! What the catalogue says about a table, fit as a source or not.
 
-use super::session::Session;
+use postgres::SimpleQueryRow;
+
+use super::answers::{Answers, is_true};
+use super::session::{Session, literal};
+use crate::config::TableConfig;
 use crate::error::Result;
 use crate::ports::source::{AsKey, SourceColumn};
 
@@ -14,7 +18,44 @@ pub fn name_sql(parameter: &str) -> String {
     )
 }
 
-/// Something of the name that the configuration gives, fit or not.
+/// A source as the catalogue shows it, fit or not.
+#[derive(Clone, Debug)]
+pub struct Catalogue {
+    /// What bears its name.
+    pub relation: Relation,
+    /// Its columns, in its order; their types as they are written where names are looked up in pg_catalog only.
+    pub columns: Vec<SourceColumn>,
+    /// Whether a unique index covers exactly the key's columns, and takes for equal what the columns themselves do: one with
+    /// another collation or operator class may let in two keys that a comparison of the column takes for one.
+    pub has_unique_index: bool,
+}
+
+impl Catalogue {
+    /// Looks a source up; `None` if there is nothing of its name.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn look_up(session: &mut Session, config: &TableConfig) -> Result<Option<Self>> {
+        let answers = session.script(&format!("cannot look up table {}", config.source), &Self::sql(config))?;
+        Ok(Self::of(&answers))
+    }
+
+    /// What asks for it, in three statements. Behind them names are looked up in pg_catalog only, until the transaction ends.
+    pub(super) fn sql(config: &TableConfig) -> String {
+        let oid = format!("pg_catalog.to_regclass({})", literal(&config.source));
+        format!("{}; {}; {}", relation_sql(&oid), unique_index_sql(&oid, &config.key), columns_sql(&oid))
+    }
+
+    /// The answers to it.
+    pub(super) fn of(answers: &Answers) -> Option<Self> {
+        let [relation, unique_index, columns, ..] = answers.as_slice() else { return None };
+        let relation = Relation::of(relation.first()?)?;
+        let columns = columns.iter().map(column_of).collect();
+        Some(Self { relation, columns, has_unique_index: !unique_index.is_empty() })
+    }
+}
+
+/// Something of the name that the configuration gives.
 #[derive(Clone, Debug)]
 pub struct Relation {
     /// Its OID.
@@ -32,30 +73,17 @@ pub struct Relation {
 }
 
 impl Relation {
-    /// Looks a table up; `None` if there is nothing of this name.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
-    pub fn look_up(session: &mut Session, source: &str) -> Result<Option<Self>> {
-        let row = session.query_opt(
-            &format!("cannot look up table {source}"),
-            "SELECT c.oid, format('%I.%I', n.nspname, c.relname), current_database()::text, c.relkind::text,
-                    c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
-             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE c.oid = pg_catalog.to_regclass($1)",
-            &[&source],
-        )?;
-        Ok(row.map(|row| {
-            let kind: String = row.get(3);
-            Self {
-                oid: row.get(0),
-                name: row.get(1),
-                database: row.get(2),
-                is_partitioned: kind == "p",
-                kind,
-                has_heirs: row.get(4),
-            }
-        }))
+    fn of(row: &SimpleQueryRow) -> Option<Self> {
+        let text = |at| Some(row.get(at)?.to_owned());
+        let kind = text(3)?;
+        Some(Self {
+            oid: row.get(0)?.parse().ok()?,
+            name: text(1)?,
+            database: text(2)?,
+            is_partitioned: kind == "p",
+            kind,
+            has_heirs: is_true(row, 4),
+        })
     }
 
     /// Why it cannot be a source, if it cannot.
@@ -76,19 +104,46 @@ impl Relation {
     }
 }
 
-/// Whether a unique index covers exactly these columns, and takes for equal what the columns themselves do: one with another
-/// collation or operator class may let in two keys that a comparison of the column takes for one.
+/// A table's comment.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub fn has_unique_index(session: &mut Session, oid: u32, name: &str, columns: &[&str]) -> Result<bool> {
-    let found = session.query_opt(
-        &format!("cannot look up the indexes of {name}"),
+pub fn table_comment(session: &mut Session, oid: u32, name: &str) -> Result<Option<String>> {
+    let what = format!("cannot look up the comment of {name}");
+    let row = session.query_opt(&what, "SELECT pg_catalog.obj_description($1, 'pg_class')", &[&oid])?;
+    Ok(row.and_then(|row| row.get(0)))
+}
+
+/// The names of all columns of a table, in its order.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn column_names(session: &mut Session, oid: u32, name: &str) -> Result<Vec<String>> {
+    let rows = session.query(
+        &format!("cannot look up the columns of {name}"),
+        "SELECT attname::text FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        &[&oid],
+    )?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+fn relation_sql(oid: &str) -> String {
+    format!(
+        "SELECT c.oid, format('%I.%I', n.nspname, c.relname), current_database()::text, c.relkind::text,
+                c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid}"
+    )
+}
+
+/// Has a row if there is such an index.
+fn unique_index_sql(oid: &str, columns: &[String]) -> String {
+    let columns: Vec<_> = columns.iter().map(|column| literal(column)).collect();
+    format!(
         "SELECT 1 FROM pg_catalog.pg_index i
-         WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+         WHERE i.indrelid = {oid} AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
            AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
-             = (SELECT array_agg(k ORDER BY k COLLATE \"C\") FROM unnest($2::text[]) AS k)
+             = (SELECT array_agg(k ORDER BY k COLLATE \"C\") FROM unnest(ARRAY[{columns}]::text[]) AS k)
            AND NOT EXISTS (
                SELECT FROM unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[]) WITH ORDINALITY AS k (attnum, class, coll, n)
                JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
@@ -102,32 +157,17 @@ pub fn has_unique_index(session: &mut Session, oid: u32, name: &str, columns: &[
                        AND usual.amoplefttype = d.opcintype AND usual.amoprighttype = d.opcintype
                    WHERE c.oid = k.class AND used.amopopr <> usual.amopopr)))
          LIMIT 1",
-        &[&oid, &columns],
-    )?;
-    Ok(found.is_some())
+        columns = columns.join(", "),
+    )
 }
 
-/// A table's comment.
-///
-/// # Errors
-/// PostgreSQL's.
-pub fn table_comment(session: &mut Session, oid: u32, name: &str) -> Result<Option<String>> {
-    let what = format!("cannot look up the comment of {name}");
-    let row = session.query_opt(&what, "SELECT pg_catalog.obj_description($1, 'pg_class')", &[&oid])?;
-    Ok(row.and_then(|row| row.get(0)))
-}
-
-/// The columns of a table, in its order; their types as they are written where names are looked up in pg_catalog only.
-///
-/// # Errors
-/// PostgreSQL's.
-pub fn read_columns(session: &mut Session, oid: u32, name: &str) -> Result<Vec<SourceColumn>> {
-    let rows = session.query(
-        &format!("cannot look up the columns of {name}"),
-        "WITH RECURSIVE pinned AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', 'pg_catalog', true)),
+fn columns_sql(oid: &str) -> String {
+    format!(
+        "WITH RECURSIVE named AS MATERIALIZED (SELECT {oid} AS oid),
+         pinned AS MATERIALIZED (SELECT oid, pg_catalog.set_config('search_path', 'pg_catalog', true) FROM named),
          base (attnum, type, modifier, is_array) AS (
-             SELECT attnum, atttypid, atttypmod, FALSE FROM pg_catalog.pg_attribute
-             WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
+             SELECT attnum, atttypid, atttypmod, FALSE FROM pinned JOIN pg_catalog.pg_attribute ON attrelid = pinned.oid
+             WHERE attnum > 0 AND NOT attisdropped
              UNION ALL
              SELECT b.attnum, coalesce(e.oid, t.typbasetype), CASE WHEN e.oid IS NULL THEN t.typtypmod ELSE b.modifier END,
                 b.is_array OR e.oid IS NOT NULL
@@ -144,22 +184,22 @@ pub fn read_columns(session: &mut Session, oid: u32, name: &str) -> Result<Vec<S
                     JOIN pg_catalog.pg_operator p ON p.oid = o.amopopr JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
                     WHERE c.opcintype = t.oid AND c.opcdefault AND NOT b.is_array), 'pg_catalog'),
                 b.is_array OR t.typcategory IN ('A', 'C', 'U')
-         FROM pinned CROSS JOIN pg_catalog.pg_attribute a JOIN base b USING (attnum) JOIN pg_catalog.pg_type t ON t.oid = b.type
-         WHERE attrelid = $1 AND t.typtype <> 'd'
+         FROM pinned JOIN pg_catalog.pg_attribute a ON a.attrelid = pinned.oid JOIN base b USING (attnum) JOIN pg_catalog.pg_type t ON t.oid = b.type
+         WHERE t.typtype <> 'd'
            AND (b.is_array OR NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid))
-         ORDER BY a.attnum",
-        &[&oid],
-    )?;
-    Ok(rows
-        .iter()
-        .map(|row| SourceColumn {
-            name: row.get(0),
-            type_name: row.get(1),
-            not_null: row.get(2),
-            comment: row.get(3),
-            base_type: row.get(4),
-            is_enum: row.get(5),
-            as_key: AsKey { operators: row.get(6), is_text_in_json: row.get(7) },
-        })
-        .collect())
+         ORDER BY a.attnum"
+    )
+}
+
+fn column_of(row: &SimpleQueryRow) -> SourceColumn {
+    let text = |at| row.get(at).unwrap_or_default().to_owned();
+    SourceColumn {
+        name: text(0),
+        type_name: text(1),
+        not_null: is_true(row, 2),
+        comment: row.get(3).map(str::to_owned),
+        base_type: text(4),
+        is_enum: is_true(row, 5),
+        as_key: AsKey { operators: text(6), is_text_in_json: is_true(row, 7) },
+    }
 }

@@ -2,7 +2,7 @@
 
 use postgres::error::SqlState;
 
-use super::catalogue::read_columns;
+use super::catalogue::column_names;
 use super::session::Session;
 use super::source_table::{SourceTable, quote};
 use crate::error::Result;
@@ -17,9 +17,8 @@ pub fn condition_uses(session: &mut Session, table: &SourceTable, column: &str) 
     }
     let what = format!("cannot look at `where` of [[table]] {}", table.name);
     session.in_catalog(&what, |session| {
-        let columns = read_columns(session, table.oid, &table.name)?;
-        let others: Vec<String> =
-            columns.iter().filter(|other| other.name != column).map(|other| quote(&other.name)).collect();
+        let columns = column_names(session, table.oid, &table.name)?;
+        let others: Vec<String> = columns.iter().filter(|other| *other != column).map(|other| quote(other)).collect();
         // Without the column, PostgreSQL understands a condition only if it does not need it.
         let (columns, name, taken) = (others.join(", "), &table.name, table.taken_sql());
         let sql = format!("SELECT FROM (SELECT {columns} FROM {name}) AS t WHERE {taken}");

@@ -1,5 +1,6 @@
 //! Opens sessions: TLS as libpq's `sslmode` means it, and every setting that shapes a value's text pinned.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use postgres::config::{ChannelBinding, SslMode as WireMode, TargetSessionAttrs};
 use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
+use super::answers::{Answers, answers_of};
 use super::explain::{chain, explain};
 use super::nature::{self, Nature};
 use super::session::Session;
@@ -52,6 +54,21 @@ const PINNED: &[(&str, &str)] = &[
 /// 69 if the server cannot be reached in time, 77 if it refuses the user or the password, 78 if the database does not
 /// exist, a certificate file cannot be read, the certificate of either side is refused, or a pooler shares sessions.
 pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Session> {
+    connect_and_ask(config, role, &[], "", watchdog).map(|(session, _)| session)
+}
+
+/// The same, with more `settings`; the queries in `then` go out in the same message. Their answers are missing if one has failed:
+/// the caller then sends them again by themselves, and reports why.
+///
+/// # Errors
+/// As [`connect`].
+pub(super) fn connect_and_ask(
+    config: &Config,
+    role: &str,
+    settings: &[(&str, &str)],
+    then: &str,
+    watchdog: &Watchdog,
+) -> Result<(Session, Option<Answers>)> {
     let postgres = &config.postgres;
     let what = format!("cannot connect to PostgreSQL at {}", postgres.address());
     // The name resolution and the handshake together get the limit of one connection attempt more.
@@ -72,13 +89,24 @@ pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Sessi
             nature.require_another(&mut other, postgres)
         })?;
     }
-    let pinned = pinned_sql(&nature, config.timeouts.postgres.as_millis());
-    let answer = watchdog.watch(&what, limit, || client.simple_query(&pinned));
-    nature.require_the_same(&answer.map_err(|error| explain(&what, error))?, postgres)?;
+    let pinned = pinned_sql(&nature, config.timeouts.postgres.as_millis(), settings);
+    let mut ask = |sql: &str| {
+        let answers = watchdog.watch(&what, limit, || client.simple_query(sql));
+        answers.map(answers_of).map_err(|error| explain(&what, error))
+    };
+    let (set, answers) = match ask(&format!("{pinned}; {then}")) {
+        Ok(mut answers) => {
+            let then = answers.split_off(1.min(answers.len()));
+            (answers, Some(then))
+        }
+        Err(error) if then.is_empty() || error.is_transient() => return Err(error),
+        Err(_) => (ask(&pinned)?, None),
+    };
+    nature.require_the_same(set.first(), postgres)?;
     if has_second {
         nature::note_unpooled(postgres);
     }
-    Ok(Session::new(client, postgres.address(), config.timeouts.postgres, watchdog.clone(), nature))
+    Ok((Session::new(client, postgres.address(), config.timeouts.postgres, watchdog.clone(), nature), answers))
 }
 
 /// Begins to open a session on a thread of its own.
@@ -91,11 +119,11 @@ fn open_beside(config: &Config, password: Option<Secret>, role: &str) -> Result<
 }
 
 /// Sets everything, if the statement comes to the process that the session had before, and gives no row otherwise.
-fn pinned_sql(nature: &Nature, limit: u128) -> String {
+fn pinned_sql(nature: &Nature, limit: u128, more: &[(&str, &str)]) -> String {
     let limit = limit.to_string();
-    let limits = [("statement_timeout", limit.as_str()), ("lock_timeout", limit.as_str())];
-    let settings: Vec<String> =
-        PINNED.iter().chain(&limits).map(|(name, value)| format!("('{name}', '{value}')")).collect();
+    let mut settings = BTreeMap::from([("statement_timeout", limit.as_str()), ("lock_timeout", limit.as_str())]);
+    settings.extend(PINNED.iter().chain(more).copied());
+    let settings: Vec<String> = settings.iter().map(|(name, value)| format!("('{name}', '{value}')")).collect();
     format!(
         "SELECT pg_catalog.set_config(name, value, false) FROM (
              VALUES {} UNION ALL SELECT name, '0' FROM pg_catalog.pg_settings

@@ -8,19 +8,24 @@ use std::time::Duration;
 
 use postgres::SimpleQueryRow;
 
+use super::catalogue::Catalogue;
+use super::connect::connect_and_ask;
 use super::epoch::Epoch;
 use super::flag::{FlagStatements, Named, Wanted};
 use super::flaggable::Flaggable;
 use super::held::HeldStatements;
 use super::lock;
+use super::own_tables::{OWN_TABLES, held_table};
 use super::session::{Session, literal};
 use super::source_table::SourceTable;
 use super::unsent::{highest_unsent_key, highest_unsent_key_sql};
+use crate::config::{Config, TableConfig};
 use crate::crash;
 use crate::data::{RowBatch, record_digest};
 use crate::error::{Error, Result};
 use crate::ports::source::{Checkpoint, Flagged, Ledger, Settled, SourceColumn, WindowRecord};
 use crate::shutdown::Shutdown;
+use crate::threads::watchdog::Watchdog;
 
 /// The partition number of the source's own row in the checkpoint table: its epoch and its timestamp floor.
 const SOURCE_ROW: i32 = -1;
@@ -50,20 +55,29 @@ pub(super) struct Statements {
 }
 
 impl PgLedger {
-    /// Makes the ledger of `table`'s way into `topic` on `session`; a lock of the whole table is waited for `row_lock` long.
+    /// Opens the ledger of a table; its lock is not taken yet. A lock of the whole table, as a change of its columns takes it, is
+    /// waited for as long as one of a row.
     ///
     /// # Errors
-    /// 78 if there are no tables of pg2ch's own, or only an older version's; PostgreSQL's.
-    pub fn new(
-        mut session: Session,
-        table: SourceTable,
-        topic: &str,
-        row_lock: Duration,
-        shutdown: Shutdown,
-    ) -> Result<Self> {
-        let what = format!("cannot use the checkpoint of {}", table.name);
-        let held = own_tables(&mut session, &what, row_lock)?;
-        let topic = topic.to_owned();
+    /// 78 if the table is unfit, or there are no tables of pg2ch's own, or only an older version's; PostgreSQL's.
+    pub fn open(config: &Config, table: &TableConfig, shutdown: &Shutdown, watchdog: &Watchdog) -> Result<Self> {
+        let row_lock = config.timeouts.row_lock.as_millis().max(1).to_string();
+        let settings = [("synchronous_commit", "off"), ("lock_timeout", row_lock.as_str())];
+        let asked = format!("{OWN_TABLES}; {}", Catalogue::sql(table));
+        let (mut session, answers) = connect_and_ask(config, "ledger", &settings, &asked, watchdog)?;
+        session.require_writable()?;
+        let (own, found) = match answers {
+            Some(mut answers) => {
+                let found = answers.split_off(1.min(answers.len()));
+                (answers, Catalogue::of(&found))
+            }
+            None => {
+                let found = Catalogue::look_up(&mut session, table)?;
+                (session.script("cannot look up the checkpoint", OWN_TABLES)?, found)
+            }
+        };
+        let (topic, table) = (table.topic.clone(), SourceTable::of(&mut session, table, found)?);
+        let held = held_table(own.first(), &table.name)?;
         Ok(Self {
             session,
             table,
@@ -73,7 +87,7 @@ impl PgLedger {
             checkpoint_ahead: None,
             highest_ahead: None,
             window: 0,
-            shutdown,
+            shutdown: shutdown.clone(),
             statements: None,
         })
     }
@@ -96,6 +110,12 @@ impl PgLedger {
         }
     }
 
+    /// The session, with the lock that goes with it.
+    #[must_use]
+    pub fn into_session(self) -> Session {
+        self.session
+    }
+
     fn checkpoint_sql(&self) -> String {
         let (source, topic) = (literal(&self.table.name), literal(&self.topic));
         format!(
@@ -114,33 +134,6 @@ impl PgLedger {
         let taken = self.statements.clone();
         taken.ok_or_else(|| Error::bug(self.what("flag rows of"), "no epoch was taken before the first flag"))
     }
-}
-
-/// The name of the table of held rows, with its schema. Makes the session's settings what a ledger needs, too.
-///
-/// # Errors
-/// 78 if it, or the checkpoint table, is not there or not as this version needs it.
-fn own_tables(session: &mut Session, what: &str, row_lock: Duration) -> Result<String> {
-    let row_lock = row_lock.as_millis().max(1).to_string();
-    let found = session.query_opt(
-        what,
-        "SELECT pg_catalog.to_regclass('pg2ch_checkpoint') IS NOT NULL,
-                EXISTS (SELECT FROM pg_catalog.pg_attribute
-                        WHERE attrelid = pg_catalog.to_regclass('pg2ch_checkpoint') AND attname = 'protocol'),
-                (SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
-                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                 WHERE c.oid = pg_catalog.to_regclass('pg2ch_held')),
-                pg_catalog.set_config('synchronous_commit', 'off', false), pg_catalog.set_config('lock_timeout', $1, false)",
-        &[&row_lock],
-    )?;
-    let (exists, is_present, held) = found.map_or((false, false, None), |row| (row.get(0), row.get(1), row.get(2)));
-    let why = match (exists, is_present, held) {
-        (true, true, Some(held)) => return Ok(held),
-        (true, false, _) => "the table pg2ch_checkpoint is of an older version of pg2ch",
-        (true, true, None) => "the role's search path has no table pg2ch_held",
-        (false, ..) => "the role's search path has no table pg2ch_checkpoint",
-    };
-    Err(Error::config(what, why, "run `pg2ch init`, or load sql/postgres_init.sql"))
 }
 
 impl Ledger for PgLedger {

@@ -4,10 +4,10 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use postgres::SimpleQueryRow;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::answers::Answers;
 use super::catalogue::name_sql;
 use super::nature::{POOLED, UNPOOL};
 use super::session::Session;
@@ -36,7 +36,7 @@ pub fn take(
     wait: Duration,
     shutdown: &Shutdown,
     then: &str,
-) -> Result<Option<Vec<Vec<SimpleQueryRow>>>> {
+) -> Result<Option<Answers>> {
     let what = format!("cannot take the lock of {}", table.name);
     let key = lock_key(&table.database, &table.name);
     // Behind a pool of transactions the lock would stay behind in another's session.

@@ -1,5 +1,6 @@
 //! What pg2ch asks of PostgreSQL: the source table, its unsent rows, and the ledger (lock, flags, checkpoint).
 
+mod answers;
 mod catalogue;
 mod condition;
 mod connect;
@@ -13,6 +14,7 @@ mod held;
 mod ledger;
 mod lock;
 mod nature;
+mod own_tables;
 mod passes;
 mod prune;
 mod session;
@@ -24,7 +26,7 @@ mod unsent_index;
 mod window;
 mod wire;
 
-pub use catalogue::{Relation, has_unique_index, name_sql, read_columns, table_comment};
+pub use catalogue::{Catalogue, Relation, column_names, name_sql, table_comment};
 pub use condition::condition_uses;
 pub use connect::connect;
 pub use flaggable::require_flaggable;

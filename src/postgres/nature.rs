@@ -3,8 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use postgres::{Client, SimpleQueryRow};
 
+use super::answers::answers_of;
 use super::explain::explain;
 use crate::config::PostgresConfig;
 use crate::error::{Error, Result};
@@ -46,7 +47,8 @@ impl Nature {
                     pg_catalog.current_setting('server_version'), pg_catalog.pg_is_in_recovery(),
                     pg_catalog.current_setting('default_transaction_read_only')",
         )?;
-        let row = row_of(&messages);
+        let answers = answers_of(messages);
+        let row = answers.first().and_then(|rows| rows.first());
         let column = |at| row.and_then(|row| row.get(at)).unwrap_or_default().to_owned();
         Ok(Self {
             process: column(0),
@@ -72,12 +74,12 @@ impl Nature {
         if theirs.process == self.process { Err(pooled(config)) } else { Ok(()) }
     }
 
-    /// That the first session, asked once more, still has its process: then there is a row in the answer.
+    /// That the first session, asked once more, still has its process: then there are rows in the answer.
     ///
     /// # Errors
     /// 78 if it has not.
-    pub fn require_the_same(&self, answer: &[SimpleQueryMessage], config: &PostgresConfig) -> Result<()> {
-        row_of(answer).map(drop).ok_or_else(|| pooled(config))
+    pub fn require_the_same(&self, answer: Option<&Vec<SimpleQueryRow>>, config: &PostgresConfig) -> Result<()> {
+        if answer.is_some_and(|rows| !rows.is_empty()) { Ok(()) } else { Err(pooled(config)) }
     }
 
     /// That a run can flag rows here; `address` is the server's.
@@ -121,13 +123,6 @@ pub fn is_known_unpooled(config: &PostgresConfig) -> bool {
 pub fn note_unpooled(config: &PostgresConfig) {
     let proven = (config.address(), Instant::now());
     *UNPOOLED.lock().unwrap_or_else(PoisonError::into_inner) = Some(proven);
-}
-
-fn row_of(messages: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
-    messages.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    })
 }
 
 fn pooled(config: &PostgresConfig) -> Error {

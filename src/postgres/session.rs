@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use postgres::error::SqlState;
 use postgres::types::{ToSql, Type};
-use postgres::{Client, Row, SimpleQueryMessage, SimpleQueryRow, Transaction};
+use postgres::{Client, Row, Transaction};
 
+use super::answers::{Answers, answers_of};
 use super::explain::explain;
 use super::nature::Nature;
 use super::wire::{Tid, Xid};
@@ -150,17 +151,8 @@ impl Session {
     ///
     /// # Errors
     /// PostgreSQL's, sorted by exit code.
-    pub fn script(&mut self, what: &str, sql: &str) -> Result<Vec<Vec<SimpleQueryRow>>> {
-        let messages = self.call(what, |client| client.simple_query(sql))?;
-        let (mut answers, mut rows) = (Vec::new(), Vec::new());
-        for message in messages {
-            match message {
-                SimpleQueryMessage::Row(row) => rows.push(row),
-                SimpleQueryMessage::CommandComplete(_) => answers.push(std::mem::take(&mut rows)),
-                _ => {}
-            }
-        }
-        Ok(answers)
+    pub fn script(&mut self, what: &str, sql: &str) -> Result<Answers> {
+        self.call(what, |client| client.simple_query(sql)).map(answers_of)
     }
 
     /// Runs statements without parameters.
@@ -176,7 +168,7 @@ impl Session {
     ///
     /// # Errors
     /// PostgreSQL's, sorted by exit code.
-    pub fn transaction_script(&mut self, what: &str, sql: &str) -> Result<Vec<Vec<SimpleQueryRow>>> {
+    pub fn transaction_script(&mut self, what: &str, sql: &str) -> Result<Answers> {
         let whole = format!("START TRANSACTION ISOLATION LEVEL READ COMMITTED; {sql}; COMMIT");
         let answers = self.script(what, &whole);
         if answers.is_err() {

@@ -2,7 +2,7 @@
 
 use postgres::error::SqlState;
 
-use super::catalogue::{Relation, has_unique_index, read_columns};
+use super::catalogue::{Catalogue, Relation};
 use super::deletes;
 use super::session::Session;
 use crate::config::{ColumnChoice, TableConfig};
@@ -57,7 +57,16 @@ impl SourceTable {
     /// # Errors
     /// 78 if the table, or a column, is missing or unfit; PostgreSQL's.
     pub fn find(session: &mut Session, config: &TableConfig) -> Result<Self> {
-        let (table, has_flag) = Self::find_without_flag(session, config)?;
+        let found = Catalogue::look_up(session, config)?;
+        Self::of(session, config, found)
+    }
+
+    /// The table that was looked up.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub(super) fn of(session: &mut Session, config: &TableConfig, found: Option<Catalogue>) -> Result<Self> {
+        let (table, has_flag) = Self::of_any(session, config, found)?;
         if has_flag {
             return Ok(table);
         }
@@ -73,9 +82,14 @@ impl SourceTable {
     /// # Errors
     /// As [`find`](Self::find), but for a missing flag.
     pub fn find_without_flag(session: &mut Session, config: &TableConfig) -> Result<(Self, bool)> {
+        let found = Catalogue::look_up(session, config)?;
+        Self::of_any(session, config, found)
+    }
+
+    fn of_any(session: &mut Session, config: &TableConfig, found: Option<Catalogue>) -> Result<(Self, bool)> {
         let what = format!("cannot use table {} as the source", config.source);
         let unfit = |why: String, hint: &str| Error::config(&what, why, hint);
-        let relation = Relation::look_up(session, &config.source)?.ok_or_else(|| {
+        let Catalogue { relation, mut columns, has_unique_index } = found.ok_or_else(|| {
             unfit(
                 "the table does not exist in the database".into(),
                 "check `source` in [[table]] (schema.table, quoted as in SQL) and the database in the PostgreSQL URL",
@@ -88,7 +102,6 @@ impl SourceTable {
             ));
         }
         let Relation { oid, name, database, is_partitioned, .. } = relation;
-        let mut columns = read_columns(session, oid, &name)?;
         let column = |wanted: &str| columns.iter().find(|column| column.name == wanted).cloned();
         let flag = column(&config.flag);
         if let Some(flag) = flag.as_ref().filter(|flag| flag.type_name != "boolean") {
@@ -145,7 +158,7 @@ impl SourceTable {
             flag: config.flag.clone(),
             condition: config.condition.clone(),
         };
-        table.require_unique_key(session, &what)?;
+        table.require_unique_key(has_unique_index, &what)?;
         table.require_condition(session)?;
         table.require_order(session, &what)?;
         Ok((table, flag.is_some()))
@@ -208,11 +221,10 @@ impl SourceTable {
     }
 
     /// Everything rests on a key naming one row: without a unique index two rows would pass for versions of one.
-    fn require_unique_key(&self, session: &mut Session, what: &str) -> Result<()> {
+    fn require_unique_key(&self, has_unique_index: bool, what: &str) -> Result<()> {
         let names: Vec<&str> = self.key.iter().map(|column| column.name.as_str()).collect();
-        let unique = has_unique_index(session, self.oid, &self.name, &names)?;
         let nullable = self.key.iter().find(|column| !column.not_null);
-        match (unique, nullable) {
+        match (has_unique_index, nullable) {
             (true, None) => Ok(()),
             (false, _) => Err(Error::config(
                 what,

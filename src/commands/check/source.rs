@@ -6,8 +6,7 @@ use crate::config::TableConfig;
 use crate::error::{ExitCode, Result};
 use crate::ports::source::SourceColumn;
 use crate::postgres::{
-    COUNTED, Relation, Session, SourceTable, UnsentIndex, add_flag, has_unique_index, quote, read_columns,
-    require_flaggable, table_comment,
+    COUNTED, Catalogue, Relation, Session, SourceTable, UnsentIndex, add_flag, quote, require_flaggable, table_comment,
 };
 
 /// A table that exists, fit or not.
@@ -29,7 +28,7 @@ pub struct Found {
 /// # Errors
 /// PostgreSQL's.
 pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<Option<Found>> {
-    let Some(relation) = Relation::look_up(session, &table.source)? else {
+    let Some(Catalogue { relation, columns, has_unique_index }) = Catalogue::look_up(session, table)? else {
         findings.add(
             Severity::Error,
             "source-missing",
@@ -50,10 +49,9 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
         return Ok(None);
     }
     let Relation { oid, name, is_partitioned, .. } = relation;
-    let columns = read_columns(session, oid, &name)?;
     let mut found = Found { oid, name, is_partitioned, flag: None, source: None };
     flag(session, table, &columns, &mut found, findings)?;
-    let key_is_fit = key(session, table, &columns, &found, findings)?;
+    let key_is_fit = key(table, &columns, &found, has_unique_index, findings);
     if key_is_fit && found.flag.is_some() {
         match fit_source(session, table) {
             Ok(source) => {
@@ -156,12 +154,12 @@ fn default(session: &mut Session, flag: &str, found: &Found, findings: &mut Find
 
 /// Whether the key names one row.
 fn key(
-    session: &mut Session,
     table: &TableConfig,
     columns: &[SourceColumn],
     found: &Found,
+    has_unique_index: bool,
     findings: &mut Findings,
-) -> Result<bool> {
+) -> bool {
     let (name, before) = (&found.name, findings.len());
     for wanted in &table.key {
         match columns.iter().find(|column| column.name == *wanted) {
@@ -184,7 +182,7 @@ fn key(
     }
     let exists = |wanted: &String| columns.iter().any(|column| column.name == *wanted);
     let names: Vec<&str> = table.key.iter().map(String::as_str).collect();
-    if table.key.iter().all(exists) && !has_unique_index(session, found.oid, name, &names)? {
+    if table.key.iter().all(exists) && !has_unique_index {
         let quoted: Vec<_> = table.key.iter().map(|column| quote(column)).collect();
         findings.add(
             Severity::Error,
@@ -194,7 +192,7 @@ fn key(
             format!("CREATE UNIQUE INDEX ON {name} ({});", quoted.join(", ")),
         );
     }
-    Ok(findings.len() == before)
+    findings.len() == before
 }
 
 fn index(session: &mut Session, source: &SourceTable, findings: &mut Findings) -> Result<()> {

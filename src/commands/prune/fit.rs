@@ -12,7 +12,7 @@ use crate::ports::engine::Engine;
 use crate::ports::layout::Layout;
 use crate::ports::source::SourceColumn;
 use crate::ports::target::TargetDescription;
-use crate::postgres::{Session, SourceTable, read_columns};
+use crate::postgres::{Session, SourceTable, column_names};
 
 /// How long parts that were merged have to stay, in seconds, where the merged part is not fsynced: until the kernel has written it.
 const LIFETIME: u64 = 480;
@@ -131,8 +131,7 @@ fn publishes_deletes(session: &mut Session, table: &SourceTable, what: &str) -> 
 /// # Errors
 /// Any PostgreSQL error.
 pub fn columns_gone(session: &mut Session, table: &SourceTable) -> Result<Vec<String>> {
-    let what = format!("cannot prune {}", table.name);
-    let all = session.in_catalog(&what, |session| read_columns(session, table.oid, &table.name))?;
+    let all = column_names(session, table.oid, &table.name)?;
     let is_sent = |name: &str| name == table.flag || table.columns.iter().any(|column| column.name == name);
-    Ok(all.into_iter().map(|column| column.name).filter(|name| !is_sent(name)).collect())
+    Ok(all.into_iter().filter(|name| !is_sent(name)).collect())
 }
