@@ -68,8 +68,9 @@ def apt_install(*packages):
 
 def first_available(names):
     """The first of these Debian packages that this release has; the first of all where it has none, for apt-get to complain of."""
-    shown = (subprocess.run(["apt-cache", "show", name], capture_output=True).returncode == 0 for name in names)
-    return next((name for name, known in zip(names, shown) if known), names[0])
+    # It succeeds, and prints nothing, for a package that others only name.
+    shown = (subprocess.run(["apt-cache", "show", name], capture_output=True).stdout for name in names)
+    return next((name for name, package in zip(names, shown) if package), names[0])
 
 
 def note_installed(packages):

@@ -37,7 +37,7 @@ $(advise_cargo)"
 advise_cargo() {
     local sudo=
     ((EUID == 0)) || sudo='sudo '
-    if apt-cache show rustup > /dev/null 2>&1; then
+    if is_listed rustup; then
         echo "    ${sudo}apt-get install rustup && rustup default stable"
         return
     fi
@@ -61,8 +61,11 @@ missing_packages() {
 has_package() {
     command -v apt-cache > /dev/null || return 1
     [[ -n $(find /var/lib/apt/lists -maxdepth 1 -name '*Packages*' -print -quit) ]] || apt_get update > /dev/null
-    apt-cache show "$1" > /dev/null 2>&1
+    is_listed "$1"
 }
+
+# Whether apt's lists have a package of that name. apt-cache succeeds, and prints nothing, for one that others only name.
+is_listed() { [[ $(apt-cache show "$1" 2> /dev/null) ]]; }
 
 # apt-get, as root or through sudo.
 apt_get() {
