@@ -235,6 +235,8 @@ pub struct SourceColumn {
     pub base_type: String,
     /// Whether that is an enum.
     pub is_enum: bool,
+    /// Whether that is a composite type, or an array of one.
+    pub is_composite: bool,
     /// Whether it refuses NULL.
     pub not_null: bool,
     /// Its comment.

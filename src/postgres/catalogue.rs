@@ -183,7 +183,7 @@ fn columns_sql(oid: &str) -> String {
                         AND o.amoplefttype = c.opcintype AND o.amoprighttype = c.opcintype
                     JOIN pg_catalog.pg_operator p ON p.oid = o.amopopr JOIN pg_catalog.pg_namespace n ON n.oid = p.oprnamespace
                     WHERE c.opcintype = t.oid AND c.opcdefault AND NOT b.is_array), 'pg_catalog'),
-                b.is_array OR t.typcategory IN ('A', 'C', 'U')
+                b.is_array OR t.typcategory IN ('A', 'C', 'U'), t.typtype = 'c'
          FROM pinned JOIN pg_catalog.pg_attribute a ON a.attrelid = pinned.oid JOIN base b USING (attnum) JOIN pg_catalog.pg_type t ON t.oid = b.type
          WHERE t.typtype <> 'd'
            AND (b.is_array OR NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid))
@@ -201,5 +201,6 @@ fn column_of(row: &SimpleQueryRow) -> SourceColumn {
         base_type: text(4),
         is_enum: is_true(row, 5),
         as_key: AsKey { operators: text(6), is_text_in_json: is_true(row, 7) },
+        is_composite: is_true(row, 8),
     }
 }

@@ -374,20 +374,28 @@ const MOST_DIMENSIONS: usize = 6;
 
 /// A column as it stands in a record.
 fn field_sql(row: &str, column: &SourceColumn) -> String {
-    let value = value_sql(row, column);
-    if column.base_type.ends_with("[]") { format!("{value} AS {}", quote(&column.name)) } else { value }
+    format!("{} AS {}", value_sql(row, column), quote(&column.name))
 }
 
-/// A column's value in a record, or what `to_json` makes into it. JSON tells neither an array's lower bounds nor whether `[[1]]` is one document in an
-/// array of one dimension: such an array is PostgreSQL's own text, which a String takes and an Array refuses.
+/// A column's value in a record, or what `to_json` makes into it. JSON tells neither an array's lower bounds nor whether `[[1]]` is one
+/// document in an array of one dimension: such an array is PostgreSQL's own text, which a String takes and an Array refuses. So is a
+/// composite value with such bounds in it.
 #[must_use]
 pub fn value_sql(row: &str, column: &SourceColumn) -> String {
     let value = format!("{row}.{}", quote(&column.name));
-    let Some(element) = column.base_type.strip_suffix("[]") else { return value };
-    let mut untold: Vec<String> =
-        (1..=MOST_DIMENSIONS).map(|n| format!("pg_catalog.array_lower({value}, {n}) <> 1")).collect();
-    if matches!(element, "json" | "jsonb") {
-        untold.push(format!("pg_catalog.array_ndims({value}) > 1"));
+    let mut untold = Vec::new();
+    if let Some(element) = column.base_type.strip_suffix("[]") {
+        untold.extend((1..=MOST_DIMENSIONS).map(|n| format!("pg_catalog.array_lower({value}, {n}) <> 1")));
+        if matches!(element, "json" | "jsonb") {
+            untold.push(format!("pg_catalog.array_ndims({value}) > 1"));
+        }
+    }
+    if column.is_composite {
+        // As in ("[0:1]={1,2}"). A text in it that looks like bounds makes it a text, too: nothing is lost by that.
+        untold.push(format!("{value}::text OPERATOR(pg_catalog.~) '[[]-?[0-9]+:-?[0-9]+[]]=[{{]'"));
+    }
+    if untold.is_empty() {
+        return value;
     }
     format!(
         "CASE WHEN {} THEN pg_catalog.to_json({value}::text) ELSE pg_catalog.to_json({value}) END",

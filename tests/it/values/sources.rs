@@ -108,6 +108,34 @@ fn an_array_of_other_dimensions_or_bounds_is_refused_or_kept_as_its_text() {
 }
 
 #[test]
+fn a_composite_value_with_array_bounds_in_it_is_kept_as_its_text() {
+    let columns = "id bigint PRIMARY KEY, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
+    let mut world = World::unmade(Servers::shared(), "parts", columns, 1);
+    world.sql("CREATE TYPE {t}_part AS (n int[], note text)");
+    world.sql("ALTER TABLE {t} ADD part {t}_part, ADD parts {t}_part[]");
+    world.run(&["init"]).expect(0);
+    world.sql(
+        "INSERT INTO {t} (id, part, parts) VALUES
+         (1, ROW('{1,2}', 'a'), NULL), (2, ROW('[0:1]={1,2}', 'a'), NULL), (3, ROW('[0:0][-1:0]={{1,2}}', NULL), NULL),
+         (4, ROW(NULL, 'see [0:1]'), NULL), (5, NULL, ARRAY[ROW('{1}', 'a'), ROW('[2:2]={1}', 'b')]::{t}_part[]),
+         (6, NULL, ARRAY[ROW('{1}', NULL)]::{t}_part[])",
+    );
+
+    world.once().expect(0);
+
+    let rows = [
+        json!([1, "{\"n\":[1,2],\"note\":\"a\"}", null]),
+        json!([2, "(\"[0:1]={1,2}\",a)", null]),
+        json!([3, "(\"[0:0][-1:0]={{1,2}}\",)", null]),
+        json!([4, "{\"n\":null,\"note\":\"see [0:1]\"}", null]),
+        json!([5, null, "{\"({1},a)\",\"([2:2]={1},b)\"}"]),
+        json!([6, null, "[{\"n\":[1],\"note\":null}]"]),
+    ];
+    assert_eq!(shown(&world, "id, part, parts"), rows);
+    world.run(&["verify", "--deep"]).expect(0);
+}
+
+#[test]
 fn a_double_that_a_float32_would_round_is_refused_though_both_print_alike() {
     let columns = "id bigint PRIMARY KEY, d double precision NOT NULL, r real NOT NULL DEFAULT 0.1, \
         ds double precision[] NOT NULL DEFAULT '{}', sent_to_kafka boolean NOT NULL DEFAULT FALSE";
