@@ -3,5 +3,6 @@
 //! A row goes through [`produce`] (PostgreSQL to Kafka), then, as a record, through [`consume`] (Kafka to ClickHouse).
 
 pub mod consume;
+mod pace;
 pub mod produce;
 pub mod retry;

@@ -59,6 +59,8 @@ struct State {
     /// Requests that were delivered after their client had gone, and answered by the server.
     late: usize,
     connections: u64,
+    /// How many bytes a second a direction of a connection takes.
+    rate: Option<u64>,
     bytes: HashMap<u64, [u64; 2]>,
     total: [u64; 2],
 }
@@ -168,6 +170,11 @@ impl Proxy {
         if fault == Fault::Cut {
             state.open.values().for_each(|pair| close(&pair.0, &pair.1));
         }
+    }
+
+    /// From now on each direction of a connection takes this many bytes a second.
+    pub fn slow(&self, rate: u64) {
+        self.shared.lock().rate = Some(rate);
     }
 
     /// Cuts the connections that are open; new ones pass.
@@ -327,6 +334,14 @@ impl Shared {
             (Some(Fault::Cut), _) => Verdict::Cut(0),
             (Some(Fault::DropReply), Way::ToClient) => Verdict::Swallow,
             (Some(Fault::Hold), Way::ToServer) | (Some(Fault::Stall), _) => Verdict::Wait,
+        }
+    }
+
+    /// Takes the time that these bytes take.
+    fn take_time(&self, bytes: usize) {
+        let rate = self.lock().rate;
+        if let Some(rate) = rate {
+            std::thread::sleep(Duration::from_micros(bytes as u64 * 1_000_000 / rate));
         }
     }
 

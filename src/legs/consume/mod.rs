@@ -27,11 +27,13 @@ pub use recover::Start;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::data::{Offsets, Ranges};
 use crate::error::{Error, Result};
 use crate::fit::require_fit;
+use crate::legs::pace::Pace;
 use crate::mutant;
 use crate::ports::limits::Budget;
 use crate::ports::source::SourceColumn;
@@ -54,6 +56,10 @@ pub struct Produced<'a> {
     /// The source's columns; none if this run has no first leg.
     pub columns: &'a [SourceColumn],
 }
+
+/// How many bytes the first INSERT of a leg has: what a slow link takes in time, too, and what lets the stages work side by side
+/// soon. The next ones grow to the configured size while they are quick.
+const FIRST_BLOCK: usize = 1 << 20;
 
 /// How often the target may be found altered in one leg.
 const ALTERATIONS: usize = 5;
@@ -183,6 +189,8 @@ fn copy<S: Servers>(
     let ended = finish_intents(leg, &mut log, &start.intents, &mut preparer, &mut inserter).and_then(|()| {
         progress.copied(inserter.records_copied());
         let size = BatchSize { records: config.batch.insert_rows, bytes: config.batch.insert_bytes };
+        let pace = Mutex::new(Pace::new(FIRST_BLOCK, size.bytes, config.timeouts.clickhouse / 10));
+        let pace = || pace.lock().unwrap_or_else(PoisonError::into_inner);
         let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
         let from = inserter.committer().next();
         let mut fetcher = Fetcher::new(&mut log, &from, ends, size, budget, config.timeouts.kafka)?;
@@ -191,13 +199,15 @@ fn copy<S: Servers>(
             ["fetcher", "preparer", "inserter"],
             || fetcher.step_into(batches.take()),
             |batch| {
-                let ready = preparer.step(&batch, size, || prepared_ones.take())?;
+                let block = BatchSize { bytes: pace().size(), ..size };
+                let ready = preparer.step(&batch, block, || prepared_ones.take())?;
                 batches.give_back(batch.emptied());
                 Ok(ready.into_iter().collect())
             },
             |prepared| {
-                let before = inserter.records_copied();
+                let (before, begun) = (inserter.records_copied(), Instant::now());
                 inserter.step(&prepared)?;
+                pace().took(prepared.bytes(), begun.elapsed());
                 progress.copied(inserter.records_copied() - before);
                 prepared_ones.give_back(prepared.emptied());
                 Ok(())

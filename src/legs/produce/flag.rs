@@ -8,10 +8,10 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::held::{require_few, settle};
-use super::pace::Pace;
 use super::recover::Recovery;
 use crate::data::{NextOffset, Offsets, RecordPosition, SentBatch, raise};
 use crate::error::Result;
+use crate::legs::pace::Pace;
 use crate::mutant;
 use crate::ports::source::{Checkpoint, Ledger};
 use crate::report::{Lost, ProduceReport};
@@ -69,13 +69,13 @@ impl<'a, L: Ledger> Flagger<'a, L> {
         self.notice_another_log(batch);
         self.timestamp_floor = self.timestamp_floor.max(batch.rows.timestamp_ms);
         let mut sent = batch.sent.clone();
-        if sent.len() > self.pace.rows() {
+        if sent.len() > self.pace.size() {
             // What is flagged so far must be, in each partition, all that lies below its end.
             sent.sort_unstable_by_key(|(_, at)| (at.offset, at.partition));
         }
         let mut rest = sent.as_slice();
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(self.pace.rows().min(rest.len()));
+            let (now, later) = rest.split_at(self.pace.size().min(rest.len()));
             rest = later;
             for (_, at) in now {
                 raise(&mut self.ends, at.partition, at.offset + 1);

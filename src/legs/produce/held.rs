@@ -4,9 +4,10 @@
 //! nobody. A row whose record still has that digest is flagged as soon as that can be done; until then it is not read.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
-use super::pace::Pace;
 use crate::error::{Error, Result};
+use crate::legs::pace::Pace;
 use crate::ports::source::Settled;
 use crate::shutdown::Shutdown;
 
@@ -33,6 +34,12 @@ impl HeldRows {
     }
 }
 
+/// How many rows are flagged in a transaction, `most` of them at last: few enough that no application waits long for a row that it
+/// has locked. A trigger can make each row slow.
+pub fn flagging_pace(most: usize) -> Pace {
+    Pace::new(100, most, Duration::from_millis(500))
+}
+
 /// Flags what can be flagged of rows that were delivered, page by page; `page` takes the entry after which it begins, and how
 /// many rows it may take.
 ///
@@ -46,7 +53,7 @@ pub fn settle(
     let mut rows = HeldRows::default();
     let mut after = Some(0);
     while let Some(place) = after {
-        let limit = pace.rows();
+        let limit = pace.size();
         let settled = pace.time(limit, || page(place, limit))?;
         rows.flagged += settled.flagged;
         for held in settled.held {

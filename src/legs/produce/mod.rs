@@ -8,7 +8,6 @@
 
 mod flag;
 mod held;
-mod pace;
 mod read;
 mod recover;
 mod send;
@@ -20,7 +19,7 @@ pub use send::{Order, Sender};
 
 use std::sync::Arc;
 
-use self::pace::Pace;
+use self::held::flagging_pace;
 use crate::crash;
 use crate::error::Result;
 use crate::mutant;
@@ -78,7 +77,7 @@ pub fn run<S: Servers>(
     let floor = recovery.checkpoint.timestamp_floor;
     let rows = servers.rows(ledger, highest, floor)?;
     let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
-    let mut flagger = Flagger::new(ledger, &recovery, Pace::new(config.batch.rows), in_order);
+    let mut flagger = Flagger::new(ledger, &recovery, flagging_pace(config.batch.rows), in_order);
     let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held.keys, in_order);
     let mut sender = Sender::new(writer, order);
     progress.begin_rows();

@@ -8,8 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::held::{HeldRows, settle};
-use super::pace::Pace;
+use super::held::{HeldRows, flagging_pace, settle};
 use crate::config::Config;
 use crate::crash;
 use crate::data::Offsets;
@@ -58,7 +57,7 @@ pub fn recover(
         from.into_iter().filter(|(partition, next)| end.offsets.get(partition).is_some_and(|end| next < end)).collect();
     let has_window = !windows.is_empty()
         || end.offsets.iter().any(|(partition, next)| checkpoint.offsets.get(partition) != Some(next));
-    let pace = Pace::new(config.batch.rows);
+    let pace = flagging_pace(config.batch.rows);
     if has_window {
         let newest = read_window(log, ledger, &windows, &end.offsets, timeouts.kafka)?;
         let floor = end.timestamp_floor.max(newest);

@@ -36,6 +36,7 @@ pub fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 fn to_server(shared: &Shared, id: u64, mut client: TcpStream, mut server: TcpStream) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read @ 1..) = client.read(&mut buffer) {
+        shared.take_time(read);
         let passed = match shared.judge(id, Way::ToServer, &buffer[..read]) {
             Verdict::Cut(bytes) => {
                 let _ = server.write_all(&buffer[..bytes.min(read)]);
@@ -92,6 +93,7 @@ fn deliver_late(shared: &Shared, id: u64, mut held: Vec<u8>, client: &mut TcpStr
 fn to_client(shared: &Shared, id: u64, mut client: TcpStream, mut server: TcpStream) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read @ 1..) = server.read(&mut buffer) {
+        shared.take_time(read);
         match shared.judge(id, Way::ToClient, &buffer[..read]) {
             Verdict::Pass => {}
             Verdict::Cut(bytes) => {

@@ -12,3 +12,4 @@ mod produce_each_step;
 mod proxy;
 mod refusals;
 mod servers_restarted;
+mod slow;
