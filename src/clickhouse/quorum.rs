@@ -60,7 +60,7 @@ impl ClickHouseTarget {
     }
 
     /// Whether the table has one replica only. A user who may not know is taken to have several.
-    fn is_alone(&mut self) -> bool {
+    pub fn is_alone(&mut self) -> bool {
         let (what, sql) = (format!("cannot count the replicas of {}", self.name()), Replicas::sql(self.name()));
         let replicas = self.replicas.get_or_insert_with(|| {
             let found = self.http.rows(&what, &sql, &[("output_format_json_quote_64bit_integers", "0")]);

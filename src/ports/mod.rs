@@ -7,6 +7,7 @@ pub mod engine;
 pub mod layout;
 pub mod limits;
 pub mod progress;
+pub mod prune;
 pub mod source;
 pub mod target;
 pub mod topic;

@@ -77,11 +77,12 @@ pub enum Plan {
     OneIn(usize),
 }
 
-/// The leg that makes a call.
+/// The leg that makes a call, or `prune`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Leg {
     Produce,
     Consume,
+    Prune,
 }
 
 /// Leg, call and fault → how often.

@@ -32,6 +32,9 @@ fn first_broken(world: &World) -> Option<String> {
     if let Some(broken) = out_of_order(world) {
         return Some(broken);
     }
+    if let Some(lost) = world.lost_by_prune() {
+        return Some(lost);
+    }
     let mut there = HashSet::new();
     if let Some(twice) = world.clickhouse.rows.iter().find(|row| !there.insert(row.id)) {
         return Some(format!("{:?} is twice in the target", twice.id));

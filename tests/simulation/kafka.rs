@@ -101,7 +101,7 @@ impl Kafka {
         self.partitions.get(&partition).map_or(0, |found| found.log.len() as i64)
     }
 
-    fn stable(&self, partition: i32) -> i64 {
+    pub fn stable(&self, partition: i32) -> i64 {
         let Some(found) = self.partitions.get(&partition) else { return 0 };
         let undecided = found.log.iter().position(|entry| match entry {
             Entry::Data { transaction, .. } => self.transactions[*transaction].unmarked.contains(&partition),
@@ -117,6 +117,20 @@ impl Kafka {
     /// The last committed record of a row, in the topic's present life or an earlier one.
     pub fn last_of(&self, id: i64) -> Option<&Data> {
         self.history.iter().rev().find(|found| found.data.row == id).map(|found| &found.data)
+    }
+
+    /// The keys of the committed records from an offset to another.
+    pub fn rows_between(&self, partition: i32, from: i64, end: i64) -> impl Iterator<Item = i64> {
+        let found = self.partitions.get(&partition);
+        let entries = found
+            .into_iter()
+            .flat_map(move |found| (from.max(found.start)..end).filter_map(|at| found.log.get(at as usize)));
+        entries.filter_map(|entry| match entry {
+            Entry::Data { transaction, data } => {
+                (self.transactions[*transaction].state == State::Committed).then_some(data.row)
+            }
+            Entry::Marker => None,
+        })
     }
 
     fn mark(&mut self, transaction: usize) {

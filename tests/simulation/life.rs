@@ -20,6 +20,7 @@ use crate::faults::{Hits, Plan};
 use crate::invariants;
 use crate::kafka::{MAX_VALUE, PARTITIONS};
 use crate::postgres::Content;
+use crate::prune::prune;
 use crate::servers::SimServers;
 use crate::world::{Run, Shared, World};
 
@@ -38,6 +39,8 @@ pub struct Life {
     pub two: bool,
     /// Rows go out in an order, with message keys.
     pub ordered: bool,
+    /// Old rows are pruned between runs, and beside them.
+    pub prune: bool,
     pub mutant: Option<&'static str>,
 }
 
@@ -66,7 +69,7 @@ impl Life {
     /// A life in which nothing happens.
     pub fn quiet(seed: u64, troubled_runs: usize) -> Self {
         let plan = Plan::At(vec![]);
-        Self { seed, plan, troubled_runs, busy: 0, odd: false, two: false, ordered: false, mutant: None }
+        Self { seed, plan, troubled_runs, busy: 0, odd: false, two: false, ordered: false, prune: false, mutant: None }
     }
 
     /// A life drawn from a seed.
@@ -80,6 +83,7 @@ impl Life {
             odd: rng.bool(),
             two: rng.usize(..4) == 0,
             ordered: rng.bool(),
+            prune: rng.usize(..3) == 0,
             mutant: None,
         }
     }
@@ -107,8 +111,13 @@ impl Life {
         for _ in 0..self.troubled_runs {
             if self.two && world.lock().rng.bool() {
                 self.two_runs(&world, &config);
+            } else if self.prune && world.lock().rng.bool() {
+                self.prune_beside_a_run(&world, &config);
             } else {
                 run(&world, &config, Side::ALONE);
+            }
+            if self.prune {
+                prune(&world, &config, 0);
             }
             let mut world = world.lock();
             if self.odd {
@@ -123,6 +132,9 @@ impl Life {
         let second = run(&world, &config, Side::ALONE);
         world.lock().check_clean("second", &second);
         invariants::check_end(&mut world.lock());
+        if self.prune {
+            prune(&world, &config, 0);
+        }
         // The third has nothing to do.
         let third = run(&world, &config, Side::ALONE);
         world.lock().check_clean("third", &third);
@@ -131,6 +143,30 @@ impl Life {
         let mut world = world.lock();
         let (hits, open_to_faults) = (std::mem::take(&mut world.hits), std::mem::take(&mut world.open_to_faults));
         Outcome { calls: world.calls, hits, open_to_faults, broken: world.broken.clone(), trace: world.trace() }
+    }
+
+    /// A run and a prune at the same time: one of them may sleep while the other works.
+    fn prune_beside_a_run(&self, world: &Arc<Shared>, config: &Config) {
+        let slot = {
+            let mut world = world.lock();
+            world.two_runs();
+            world.rng.usize(..2)
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                mutant::plant(self.mutant);
+                if slot == 1 {
+                    prune(world, config, 1);
+                } else {
+                    run(world, config, Side { slot: 1, legs: Legs::Both });
+                }
+            });
+            if slot == 0 {
+                prune(world, config, 0);
+            } else {
+                run(world, config, Side::ALONE);
+            }
+        });
     }
 
     /// Two runs that live at the same time, as on two hosts, or where the first one's lock was lost.
@@ -381,6 +417,7 @@ impl World {
         // What the view has of the rows before nobody compares any more.
         self.clickhouse.view = None;
         self.clickhouse.made += 1;
+        self.postgres.pruned.clear();
         self.kafka.foreign.extend(0..PARTITIONS);
         self.kafka.set_back = true;
         self.excuse_what_is_gone();

@@ -18,6 +18,7 @@ mod life;
 #[path = "../common/page.rs"]
 mod page;
 mod postgres;
+mod prune;
 mod scoreboard;
 #[path = "../common/seeds.rs"]
 mod seeds;
@@ -57,8 +58,8 @@ fn one_seed_is_lived_with_a_trace_if_it_is_asked_for() {
 #[test]
 fn every_single_fault_at_every_call_is_survived() {
     const AGAIN: &str = "cargo test --test simulation every_single_fault";
-    for (busy, ordered) in [(0, false), (9, false), (0, true), (9, true)] {
-        let quiet = Life { busy, ordered, ..Life::quiet(1, 1) };
+    for (busy, ordered, prune) in [(0, false, false), (9, false, true), (0, true, true), (9, true, false)] {
+        let quiet = Life { busy, ordered, prune, ..Life::quiet(1, 1) };
         let calls = live(&quiet, AGAIN).unwrap().calls;
         side_by_side(THREADS, 1..calls as u64 + 1, |call| {
             FAULTS.iter().try_for_each(|&fault| {
@@ -146,7 +147,7 @@ fn live_with(call: &str, fault: Fault) -> Outcome {
 }
 
 /// Faults planted in the protocol (those that `grep mutant::is` finds), each of which breaks the promise.
-const MUTANTS: [&str; 36] = [
+const MUTANTS: [&str; 43] = [
     "flag before the acknowledgement",
     "flag any version of the row",
     "the first record of a key counts",
@@ -183,6 +184,13 @@ const MUTANTS: [&str; 36] = [
     "the stable end is taken at once",
     "offsets are not read again behind the fence",
     "a recorded insert is finished in other ranges",
+    "prune: a key in the target is enough",
+    "prune: a committed offset is enough",
+    "prune: what waits is not looked for",
+    "prune: the topic is read before the rows",
+    "prune: any version is deleted",
+    "prune: nobody looks again",
+    "prune: no limit is recorded",
 ];
 
 /// Those that only rows with an order bring to light.
@@ -196,16 +204,24 @@ const TAKE_ORDER: [&str; 5] = [
 
 /// Those that few lives show, and the seed by which each was found last: the search begins there, and takes others if that no longer
 /// shows it.
-const RARE: [(&str, u64); 3] = [
+const RARE: [(&str, u64); 6] = [
     ("a checkpoint moved alone is not durable", 19_810),
     ("a recorded insert is finished in other ranges", 8_611),
     ("an entry is deleted before its row is flagged", 2_425),
+    ("prune: any version is deleted", 2_046),
+    ("prune: what waits is not looked for", 2_046),
+    ("prune: the topic is read before the rows", 6_102),
 ];
 
 /// A life in which a planted fault is looked for. Three of four are hard: their runs often meet a second one, rows change all the
 /// time, two have odd things happen besides, and some faults show only there.
 fn life_with(mutant: &'static str, seed: u64) -> Life {
-    let life = Life { mutant: Some(mutant), ordered: TAKE_ORDER.contains(&mutant), ..Life::random(seed) };
+    let life = Life {
+        mutant: Some(mutant),
+        ordered: TAKE_ORDER.contains(&mutant),
+        prune: mutant.starts_with("prune: "),
+        ..Life::random(seed)
+    };
     match seed % 4 {
         0 => life,
         kind => Life { two: true, busy: 3, odd: kind > 1, troubled_runs: 4, ..life },

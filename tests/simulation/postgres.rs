@@ -94,6 +94,15 @@ pub struct Tables {
     /// Rows that were delivered and are not flagged: their entries' key and record.
     pub held: BTreeMap<i64, (i64, String)>,
     next_entry: i64,
+    /// Up to where rows may have been pruned.
+    pub limit: Option<i64>,
+}
+
+/// A row that was pruned.
+pub struct Pruned {
+    pub content: Content,
+    /// How old it was.
+    pub birth: i64,
 }
 
 pub struct Postgres {
@@ -117,6 +126,10 @@ pub struct Postgres {
     pub stubborn: Option<i64>,
     /// Rows flagged since it was set to 0.
     pub flags: u64,
+    /// What was pruned, until its key is written again.
+    pub pruned: BTreeMap<i64, Pruned>,
+    /// A trigger keeps this row from being deleted.
+    pub keeps: Option<i64>,
 }
 
 impl Postgres {
@@ -135,6 +148,8 @@ impl Postgres {
             clock: 1_000_000,
             stubborn: None,
             flags: 0,
+            pruned: BTreeMap::new(),
+            keeps: None,
         };
         for id in 1..=rows as i64 {
             postgres.write(id, Content::new(format!("first of {id}"), id));
@@ -166,6 +181,7 @@ impl Postgres {
         let place = place.unwrap_or_else(|| self.next_place());
         let row = Row { version, place, content, flag: false, locked: false, set_back: None, is_flagged_since: false };
         self.tables.rows.insert(id, row);
+        self.pruned.remove(&id);
         self.unsynced.clear();
     }
 
@@ -196,6 +212,23 @@ impl Postgres {
     pub fn delete(&mut self, id: i64) {
         self.tables.rows.remove(&id);
         self.unsynced.clear();
+    }
+
+    /// How many rows were born.
+    pub const fn births(&self) -> i64 {
+        self.births
+    }
+
+    /// `prune` deletes a row, and waits for its commit.
+    pub fn prune(&mut self, id: i64, pruned: Pruned) {
+        self.delete(id);
+        self.pruned.insert(id, pruned);
+    }
+
+    /// `prune` records its limit, and waits for its commit.
+    pub fn record_limit(&mut self, limit: i64) {
+        self.tables.limit = self.tables.limit.max(Some(limit));
+        self.sync();
     }
 
     /// Moves every row without changing it, as VACUUM FULL does.

@@ -1,71 +1,109 @@
-//! What prune refuses: in a dry run as well.
+//! What prune refuses: in a dry run as well, and `pg2ch check` tells it of `keep`.
 
 use std::collections::BTreeMap;
 
-use super::report::DELETES_PUBLISHED;
 use crate::clickhouse::{ClickHouseTarget, quote, text};
+use crate::commands::verify::contents::Contents;
 use crate::commands::verify::pruned::is_time;
 use crate::config::TableConfig;
 use crate::error::{Error, Result};
-use crate::fit::{POSITION, require_fit};
+use crate::fit::{Effect, POSITION, storage};
 use crate::ports::engine::Engine;
 use crate::ports::layout::Layout;
 use crate::ports::source::SourceColumn;
-use crate::ports::target::TargetDescription;
-use crate::postgres::{Session, SourceTable, column_names};
+use crate::ports::target::{Target as _, TargetDescription};
+use crate::postgres::{Session, SourceTable, column_names, require_deletable};
 
 /// How long parts that were merged have to stay, in seconds, where the merged part is not fsynced: until the kernel has written it.
 const LIFETIME: u64 = 480;
 
-/// The column that says how old a row is.
-///
-/// # Errors
-/// 78 if rows of this table cannot be pruned; the servers'.
-pub fn require(
-    session: &mut Session,
-    config: &TableConfig,
-    table: &SourceTable,
-    by: &str,
-    target: &mut ClickHouseTarget,
-    description: &TargetDescription,
-) -> Result<SourceColumn> {
-    let what = format!("cannot prune {}", table.name);
-    let column = column(config, table, by, description, &what)?;
-    require_fit(config, &table.columns, description)?;
-    let lacks = POSITION.iter().find(|(name, _)| description.columns.iter().all(|column| column.name != *name));
-    if let Some((name, _)) = lacks {
-        return Err(Error::config(what, format!("the target has no column {name}"), "run `pg2ch init`"));
-    }
-    references(session, table, &what)?;
-    storage(config, target, &description.engine, &what)?;
-    if publishes_deletes(session, table, &what)? {
-        log::warn!("{}: {DELETES_PUBLISHED}", table.name);
-    }
-    if description.engine.deletes_by_ttl() {
-        log::warn!("{}: the target has a TTL; rows that it has deleted cannot be proved, and are kept", table.name);
-    }
-    Ok(column)
+/// What is allowed, and had better be known.
+#[derive(Debug)]
+pub struct Warning {
+    /// The name of `check`'s finding.
+    pub id: &'static str,
+    /// What it is.
+    pub what: String,
+    /// What that means.
+    pub why: &'static str,
 }
 
-fn column(
-    config: &TableConfig,
-    table: &SourceTable,
-    by: &str,
-    description: &TargetDescription,
-    what: &str,
-) -> Result<SourceColumn> {
-    let hint = "name a date or timestamp column that is sent, e.g. `--by created_at`";
+fn what(table: &SourceTable) -> String {
+    format!("cannot prune {}", table.name)
+}
+
+/// Whether the source's rows can be pruned: the column that says how old a row is.
+///
+/// # Errors
+/// 77 without the privilege, 78 if they cannot; any PostgreSQL error.
+pub fn require_source(session: &mut Session, table: &SourceTable, by: &str) -> Result<(SourceColumn, Vec<Warning>)> {
+    let what = what(table);
+    let hint = "name a date or timestamp column that is sent, such as created_at";
     let Some(column) = table.columns.iter().find(|column| column.name == by) else {
         return Err(Error::config(what, format!("the records have no column {by}"), hint));
     };
     if column.base_type != "date" && !column.base_type.starts_with("timestamp") {
         return Err(Error::config(what, format!("the column {by} is of type {}", column.type_name), hint));
     }
-    if config.column_rules.column_of(by).is_some_and(|name| is_time(&description.columns, name)) {
-        return Ok(column.clone());
+    references(session, table, &what)?;
+    require_deletable(session, table)?;
+    let mut warnings = Vec::new();
+    if publishes_deletes(session, table, &what)? {
+        warnings.push(Warning {
+            id: "keep-published",
+            what: format!("a publication carries the deletes of {}", table.name),
+            why: "its subscribers lose the rows too",
+        });
     }
-    let why = format!("the target does not have {by} as a date or time");
-    Err(Error::config(what, why, "run `pg2ch check`: it prints the statement that adds or alters the column"))
+    Ok((column.clone(), warnings))
+}
+
+/// Whether the target proves what it holds: the columns that are compared, all that are sent.
+///
+/// # Errors
+/// 78 if it does not; any ClickHouse error.
+pub fn require_target(
+    config: &TableConfig,
+    table: &SourceTable,
+    by: &str,
+    target: &mut ClickHouseTarget,
+    description: &TargetDescription,
+) -> Result<(Contents, Vec<Warning>)> {
+    let what = what(table);
+    let (columns, rules) = (&description.columns, &config.column_rules);
+    if !rules.column_of(by).is_some_and(|name| is_time(columns, name)) {
+        let why = format!("the target does not have {by} as a date or time");
+        return Err(Error::config(
+            what,
+            why,
+            "run `pg2ch check`: it prints the statement that adds or alters the column",
+        ));
+    }
+    if let Some((name, _)) = POSITION.iter().find(|(name, _)| columns.iter().all(|column| column.name != *name)) {
+        return Err(Error::config(what, format!("the target has no column {name}"), "run `pg2ch init`"));
+    }
+    merges(config, table, description, &what)?;
+    storage(config, target, &description.engine, &what)?;
+    let (contents, left_out) = Contents::of(table, columns, rules, target.calendar())?;
+    if !left_out.is_empty() {
+        return Err(Error::config(
+            what,
+            format!(
+                "{} of its records cannot be compared with the target, or the target does not have it",
+                left_out.join(", ")
+            ),
+            "leave the column out of the records with `exclude`, or give the target a column that takes it: see `pg2ch check`",
+        ));
+    }
+    let mut warnings = Vec::new();
+    if description.engine.deletes_by_ttl() {
+        warnings.push(Warning {
+            id: "keep-ttl",
+            what: format!("{} has a TTL that deletes rows", config.target),
+            why: "prune cannot prove rows that it has deleted, and keeps them",
+        });
+    }
+    Ok((contents, warnings))
 }
 
 /// A cascade would delete rows of other tables, which nobody has asked about.
@@ -84,16 +122,36 @@ fn references(session: &mut Session, table: &SourceTable, what: &str) -> Result<
     }
 }
 
-/// That the target does not forget what it shows: it is replicated, or on disk once it is shown, after merges too.
+/// What `allow_engine` allows may fold rows after prune has seen them.
+fn merges(config: &TableConfig, table: &SourceTable, description: &TargetDescription, what: &str) -> Result<()> {
+    if config.allow_engine.is_none() {
+        // A run does not start with such an engine.
+        return Ok(());
+    }
+    let strict = TableConfig { allow_engine: None, ..config.clone() };
+    let sent: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+    let misfits = storage::misfits(&strict, &sent, description);
+    match misfits.into_iter().find(|misfit| misfit.effect == Effect::Stops) {
+        None => Ok(()),
+        Some(misfit) => Err(Error::config(
+            what,
+            format!("{}, which `allow_engine` allows: what prune has seen there may not stay", misfit.what),
+            "move the rows to a table such as `pg2ch init --print` shows, or delete them by hand",
+        )),
+    }
+}
+
+/// That the target does not forget what it shows: it is on several servers, or on disk once it is shown, after merges too.
 fn storage(config: &TableConfig, target: &mut ClickHouseTarget, engine: &Engine, what: &str) -> Result<()> {
     let target_name = &config.target;
     match engine.layout() {
-        Layout::Replicated => return Ok(()),
+        Layout::Replicated if !target.is_alone() => return Ok(()),
         Layout::Distributed => {
             let why = format!("{target_name} is a Distributed table, and prune cannot look behind it");
-            return Err(Error::config(what, why, "delete the rows by hand"));
+            let hint = "run `pg2ch verify --deep`; if it finds no difference, delete old rows by hand";
+            return Err(Error::config(what, why, hint));
         }
-        Layout::Here => {}
+        Layout::Replicated | Layout::Here => {}
     }
     let names = ["fsync_after_insert", "fsync_part_directory", "min_rows_to_fsync_after_merge", "old_parts_lifetime"];
     let listed: Vec<String> = names.iter().map(|name| text(name)).collect();
@@ -112,17 +170,24 @@ fn storage(config: &TableConfig, target: &mut ClickHouseTarget, engine: &Engine,
     let name = format!("{}.{}", quote(&target_name.database), quote(&target_name.table));
     Err(Error::config(
         what,
-        format!("a power cut may take rows that {target_name} shows, and they would be nowhere"),
+        format!(
+            "{target_name} is on one server, and a power cut there may take rows that it shows: they would be nowhere"
+        ),
         format!(
             "ALTER TABLE {name} MODIFY SETTING fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1"
         ),
     ))
 }
 
+/// Whether a publication has deletes of the table, of a partition, or of what it is a partition of.
 fn publishes_deletes(session: &mut Session, table: &SourceTable, what: &str) -> Result<bool> {
-    let sql = "SELECT 1 FROM pg_catalog.pg_publication p WHERE p.pubdelete AND (p.puballtables OR EXISTS
-         (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND (r.prrelid = $1 OR r.prrelid IN
-             (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::regclass))))) LIMIT 1";
+    let sql = "SELECT 1 FROM pg_catalog.pg_publication AS p
+         JOIN pg_catalog.pg_publication_tables AS t ON t.pubname = p.pubname
+         JOIN pg_catalog.pg_namespace AS n ON n.nspname = t.schemaname
+         JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
+         WHERE p.pubdelete AND (c.oid = $1
+             OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::regclass))
+             OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors($1::oid::regclass))) LIMIT 1";
     Ok(session.query_opt(what, sql, &[&table.oid])?.is_some())
 }
 

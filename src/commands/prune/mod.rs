@@ -3,29 +3,28 @@
 //! Equality is the proof: offsets say what was stored once, not what is there now. It takes no lock against runs. A row is
 //! named by its version, so whatever changes it in between makes a version that the DELETE misses.
 
-mod fit;
-mod proof;
+pub(super) mod fit;
+mod pages;
 mod report;
+mod servers;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use self::proof::Proof;
-use self::report::TableReport;
+pub use self::pages::prune_pages;
+pub use self::report::{Kept, TableReport};
+use self::servers::Servers;
 use super::verify::patient;
 use super::{Command, Frame};
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::{Config, TableConfig};
-use crate::error::{ExitCode, Result};
+use crate::error::{Error, ExitCode, Result};
+use crate::fit::require_fit;
 use crate::ports::LegContext;
 use crate::ports::limits::Limits;
 use crate::ports::target::Target as _;
-use crate::postgres::{Age, OldRow, OldRows, SourceTable, connect};
+use crate::postgres::{Age, PgOldRows, SourceTable, connect, require_limit};
 use crate::report::RunReport;
 use crate::shutdown::Shutdown;
-
-/// How many rows are looked at, and deleted, at once.
-const PAGE: usize = 1_000;
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +58,7 @@ impl Command for Prune {
 }
 
 /// How many rows are looked at, at most, where `keep` asks for it at a run's end.
-const AT_A_RUNS_END: u64 = 10 * PAGE as u64;
+const AT_A_RUNS_END: u64 = 10 * pages::PAGE as u64;
 
 /// Prunes what `keep` asks for, at a run's end: the tables whose second leg has come to its end.
 pub fn keep(config: &Config, run: &mut RunReport, limits: &Limits, shutdown: &Shutdown) {
@@ -91,85 +90,28 @@ fn prune(leg: &LegContext<'_>, options: &Options) -> Result<TableReport> {
     let table = SourceTable::find(&mut session, leg.table)?;
     let mut target = ClickHouseTarget::new(&patient, leg.table)?;
     let description = target.describe()?;
-    let by = fit::require(&mut session, leg.table, &table, &options.by, &mut target, &description)?;
+    require_fit(leg.table, &table.columns, &description)?;
+    let (by, warnings) = fit::require_source(&mut session, &table, &options.by)?;
+    let (contents, more) = fit::require_target(leg.table, &table, &options.by, &mut target, &description)?;
+    for fit::Warning { what, why, .. } in warnings.iter().chain(&more) {
+        log::warn!("{what}: {why}");
+    }
     let mut report = TableReport::of(leg.table, &options.by, options.confirm);
     report.columns_gone = fit::columns_gone(&mut session, &table)?;
-    let proof = Proof::new(leg, &table, target, &description, options.held_for)?;
-    let age = Age { by, older_than: options.older_than, force: options.force };
-    let deleter = connect(&patient, "prune", leg.watchdog)?;
+    let mut deleter = connect(&patient, "prune", leg.watchdog)?;
+    if !require_limit(&mut deleter, &table, &leg.table.topic, &options.by, options.force)? {
+        let (what, why) = (format!("cannot prune {}", table.name), "pg2ch_checkpoint has no row of this table");
+        return Err(Error::config(what, why, "run `pg2ch --once` first: only rows that a run has sent can be pruned"));
+    }
+    let age = Age { by, older_than: options.older_than };
     let row_lock = leg.config.timeouts.row_lock;
-    let mut rows = OldRows::new(session, deleter, table, &leg.table.topic, age, row_lock)?;
+    let rows = PgOldRows::new(session, deleter, table.clone(), &leg.table.topic, age, row_lock)?;
     rows.limit().clone_into(&mut report.limit);
-    let mut pruning = Pruning { leg, options, proof, report: &mut report, partitions: BTreeMap::new() };
-    pruning.run(&mut rows)?;
-    pruning.tell_partitions(&mut rows)?;
+    let mut servers = Servers::new(leg, rows, &table, target, &description, contents)?;
+    prune_pages(leg, options, &mut servers, &mut report)?;
+    if report.complete {
+        report.partitions = servers.partitions()?;
+    }
     report.seconds = begun.elapsed().as_secs_f64();
     Ok(report)
-}
-
-struct Pruning<'a> {
-    leg: &'a LegContext<'a>,
-    options: &'a Options,
-    proof: Proof<'a>,
-    report: &'a mut TableReport,
-    /// How many rows that are provable, and not deleted, each partition has.
-    partitions: BTreeMap<u32, u64>,
-}
-
-impl Pruning<'_> {
-    fn run(&mut self, rows: &mut OldRows) -> Result<()> {
-        loop {
-            if self.is_to_end() {
-                self.report.complete = false;
-                return Ok(());
-            }
-            let begun = Instant::now();
-            let page = rows.page(self.proof.selected(), self.room())?;
-            if page.is_empty() {
-                return Ok(());
-            }
-            let provable = self.proof.of(&page, self.report)?;
-            for row in &provable {
-                *self.partitions.entry(row.version.table).or_default() += u64::from(!self.options.confirm);
-            }
-            if self.options.confirm {
-                self.delete(rows, &provable)?;
-                // Whether it is to end is asked at the next page.
-                let _ = self.leg.shutdown.wait(begun.elapsed());
-            } else {
-                self.report.deletable += provable.len() as u64;
-            }
-        }
-    }
-
-    fn delete(&mut self, rows: &mut OldRows, provable: &[&OldRow]) -> Result<()> {
-        if provable.is_empty() {
-            return Ok(());
-        }
-        rows.record_limit()?;
-        let deleted = rows.delete(provable)?;
-        self.report.deletable += provable.len() as u64;
-        self.report.deleted += deleted;
-        self.report.changed += provable.len() as u64 - deleted;
-        Ok(())
-    }
-
-    /// Names the partitions that hold no other rows.
-    fn tell_partitions(&mut self, rows: &mut OldRows) -> Result<()> {
-        if self.report.complete {
-            self.report.partitions = rows.partitions_of(&self.partitions)?;
-        }
-        Ok(())
-    }
-
-    /// How many rows the next page may have: `--max-rows` counts those that are looked at.
-    fn room(&self) -> usize {
-        let most = self.leg.limits.max_rows.unwrap_or(u64::MAX).saturating_sub(self.report.rows);
-        usize::try_from(most).unwrap_or(PAGE).min(PAGE)
-    }
-
-    fn is_to_end(&self) -> bool {
-        let late = self.leg.limits.max_seconds.is_some_and(|most| self.leg.started.elapsed().as_secs() >= most);
-        self.leg.shutdown.is_asked() || late || self.room() == 0
-    }
 }

@@ -8,9 +8,6 @@ use crate::config::TableConfig;
 use crate::error::ExitCode;
 use crate::numbers::{counted, grouped};
 
-/// A warning.
-pub const DELETES_PUBLISHED: &str = "a publication carries deletes: its subscribers lose the rows too";
-
 /// Rows that are kept, by what is in the way.
 #[derive(Debug, Default, Serialize)]
 pub struct Kept {

@@ -86,14 +86,15 @@ fn tests() -> BTreeMap<String, Vec<String>> {
     tests
 }
 
-/// The simulation's table, as it stands on the page.
+/// The simulation's table, as it stands on the page. `prune` is no step of a run.
 fn simulated(page: &str) -> Simulated {
     let mut rows = page::part(page, "simulated").lines().filter(|line| line.starts_with('|'));
     let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let heads = cells(rows.next().expect("a heading"));
     rows.skip(1)
-        .map(|line| {
-            let row = cells(line);
+        .map(cells)
+        .filter(|row| row[0] != "Prune")
+        .map(|row| {
             let leg = if row[0] == "Produce" { "produce" } else { "consume" };
             let numbers = heads.iter().zip(&row).skip(3);
             let numbers = numbers.filter_map(|(head, cell)| Some((head.clone(), cell.parse().ok()?)));

@@ -1,0 +1,266 @@
+//! `pg2ch prune` between and beside runs: the rows that it finds old, what it asks, and what it deletes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pg2ch::commands::prune::{Options, TableReport, prune_pages};
+use pg2ch::config::Config;
+use pg2ch::data::Version;
+use pg2ch::error::{Error, ExitCode, Result};
+use pg2ch::mutant;
+use pg2ch::ports::LegContext;
+use pg2ch::ports::limits::Limits;
+use pg2ch::ports::progress::Progress;
+use pg2ch::ports::prune::{OldRows, Shown, Waits};
+use pg2ch::threads::watchdog::Watchdog;
+
+use crate::clickhouse::{ClickHouse, Stored};
+use crate::faults::Leg;
+use crate::kafka::PARTITIONS;
+use crate::postgres::{Content, Pruned};
+use crate::world::{Run, Shared, World, unavailable};
+
+/// How many rows a page has.
+const PAGE: usize = 3;
+
+/// A row as it was read.
+#[derive(Clone)]
+pub struct Old {
+    id: i64,
+    version: Version,
+    content: Content,
+    read_ms: i64,
+}
+
+struct SimOldRows {
+    run: Run,
+    /// The server's life that its sessions belong to.
+    generation: u64,
+    /// Rows whose birth is at most this are old.
+    limit: i64,
+    /// The last row of the page before.
+    after: i64,
+    /// Up to where the topic has been read; where nothing has, the group's place.
+    next: Option<[i64; PARTITIONS as usize]>,
+    in_topic: HashSet<i64>,
+    letters: HashSet<i64>,
+}
+
+impl SimOldRows {
+    fn open(run: &Run) -> Result<Self> {
+        let (generation, limit) = run.read("postgres: connect to prune", |world| {
+            let births = world.postgres.births();
+            let limit = if world.troubled { world.rng.i64(0..=births) } else { births };
+            Ok((world.postgres.generation, limit))
+        })?;
+        let (in_topic, letters) = (HashSet::new(), HashSet::new());
+        Ok(Self { run: run.clone(), generation, limit, after: 0, next: None, in_topic, letters })
+    }
+}
+
+impl OldRows for SimOldRows {
+    type Row = Old;
+
+    fn page(&mut self, most: usize) -> Result<Vec<Old>> {
+        let (generation, limit, after) = (self.generation, self.limit, self.after);
+        let page = self.run.read("postgres: read old rows", move |world| {
+            if world.postgres.generation != generation {
+                return Err(unavailable("cannot read old rows"));
+            }
+            let rows = world.postgres.tables.rows.iter();
+            let mut old: Vec<_> = rows.filter(|(_, row)| row.flag && row.place.birth <= limit).collect();
+            old.retain(|(_, row)| row.place.birth > after);
+            old.sort_by_key(|(_, row)| row.place.birth);
+            let read_ms = world.postgres.clock;
+            let read = |(id, row): (&i64, &crate::postgres::Row)| {
+                (row.place.birth, Old { id: *id, version: row.version, content: row.content.clone(), read_ms })
+            };
+            Ok(old.into_iter().take(most.min(PAGE)).map(read).collect::<Vec<_>>())
+        })?;
+        self.after = page.last().map_or(after, |(birth, _)| *birth);
+        Ok(page.into_iter().map(|(_, old)| old).collect())
+    }
+
+    fn read_topic(&mut self) -> Result<()> {
+        let Self { run, next, in_topic, letters, .. } = self;
+        run.read("kafka: read what waits", |world| {
+            let kafka = &world.kafka;
+            let ends: Vec<i64> = (0..PARTITIONS).map(|partition| kafka.written(partition)).collect();
+            for partition in 0..PARTITIONS {
+                let (at, end) = (partition as usize, kafka.written(partition));
+                if kafka.stable(partition) < end {
+                    return Err(unavailable("a transaction is open"));
+                }
+                let committed = kafka.offsets.get(&partition).filter(|_| !kafka.foreign.contains(&partition));
+                let from = next.map_or(committed.map_or(0, |committed| committed.next), |next| next[at]);
+                in_topic.extend(kafka.rows_between(partition, from, end));
+            }
+            let dead: HashSet<_> = kafka.dead.iter().collect();
+            letters.extend(kafka.history.iter().filter(|found| dead.contains(&found.id)).map(|found| found.data.row));
+            *next = ends.try_into().ok();
+            Ok(())
+        })
+    }
+
+    fn waits(&self, row: &Old) -> Waits {
+        match (self.in_topic.contains(&row.id), self.letters.contains(&row.id)) {
+            (true, _) => Waits::InTopic,
+            (false, true) => Waits::AsLetter,
+            (false, false) => Waits::No,
+        }
+    }
+
+    fn shown(&mut self, rows: &[Old]) -> Result<Vec<Option<Shown>>> {
+        self.run.read("clickhouse: read what is shown", |world| {
+            let shown = |row: &Old| {
+                let newest = world.clickhouse.newest(row.id)?;
+                let equals = newest.content.json(row.id) == row.content.json(row.id);
+                Some(Shown { equals, for_ms: row.read_ms - newest.id.timestamp_ms })
+            };
+            Ok(rows.iter().map(shown).collect())
+        })
+    }
+
+    fn record_limit(&mut self) -> Result<()> {
+        let limit = self.limit;
+        self.run.write(
+            "postgres: record the limit",
+            |_| {},
+            move |world| {
+                world.postgres.record_limit(limit);
+                Ok(())
+            },
+        )
+    }
+
+    fn delete(&mut self, rows: &[&Old]) -> Result<u64> {
+        let (generation, limit) = (self.generation, self.limit);
+        let rows: Vec<Old> = rows.iter().map(|row| (*row).clone()).collect();
+        self.run.write(
+            "postgres: delete rows",
+            |_| {},
+            move |world| {
+                if world.postgres.generation != generation {
+                    return Err(unavailable("cannot delete rows"));
+                }
+                world.delete_old(&rows, limit)
+            },
+        )
+    }
+
+    fn pass_over(&mut self, _: &[&Old]) {}
+}
+
+impl ClickHouse {
+    /// What `FINAL` shows of a key.
+    pub fn newest(&self, key: i64) -> Option<&Stored> {
+        self.rows.iter().filter(|row| row.key == key).max_by_key(|row| row.id.timestamp_ms)
+    }
+}
+
+impl World {
+    /// One transaction: those of some rows that are what was read are deleted, and looked for.
+    fn delete_old(&mut self, rows: &[Old], limit: i64) -> Result<u64> {
+        let any = mutant::is("prune: any version is deleted");
+        let named = rows.iter().filter(|old| {
+            self.postgres.tables.rows.get(&old.id).is_some_and(|row| {
+                row.flag && !row.locked && row.place.birth <= limit && (any || row.version == old.version)
+            })
+        });
+        let named: Vec<i64> = named.map(|old| old.id).collect();
+        let kept = self.postgres.keeps.filter(|id| named.contains(id));
+        if let Some(id) = kept {
+            if !mutant::is("prune: nobody looks again") {
+                return Err(Error::config("cannot prune", "a row is there after its DELETE", "let the trigger pass"));
+            }
+            self.broke(|| format!("row {id} counts as deleted, and a trigger has kept it"));
+        }
+        for id in &named {
+            let Some(row) = self.postgres.tables.rows.get(id) else { continue };
+            let pruned = Pruned { content: row.content.clone(), birth: row.place.birth };
+            self.postgres.prune(*id, pruned);
+        }
+        Ok(named.len() as u64)
+    }
+
+    /// Every row that was pruned is what the target shows, as long as nobody writes its key again; and `verify` knows of it.
+    pub fn lost_by_prune(&self) -> Option<String> {
+        for (id, pruned) in &self.postgres.pruned {
+            let shown = self.clickhouse.newest(*id).map(|newest| newest.content.json(*id));
+            if shown.as_deref() != Some(pruned.content.json(*id).as_str()) {
+                return Some(format!("row {id} was pruned as {:?}, and the target shows {shown:?}", pruned.content));
+            }
+            if self.postgres.tables.limit.is_none_or(|limit| limit < pruned.birth) {
+                return Some(format!("row {id} was pruned, and no limit above it is recorded"));
+            }
+        }
+        None
+    }
+
+    /// Nothing was in the way: what the target shows is pruned.
+    fn check_pruned(&mut self) {
+        if !self.kafka.foreign.is_empty() {
+            // Somebody has moved an offset, and no run has committed one since: the whole partition waits.
+            return;
+        }
+        let dead: HashSet<_> = self.kafka.dead.iter().collect();
+        let letters = self.kafka.history.iter().filter(|found| dead.contains(&found.id)).map(|found| found.data.row);
+        let letters: HashSet<i64> = letters.collect();
+        let is_left = |(id, row): &(&i64, &crate::postgres::Row)| {
+            // One that PostgreSQL's clock has not reached yet is too new.
+            let newest = self.clickhouse.newest(**id).filter(|newest| newest.id.timestamp_ms <= self.postgres.clock);
+            let is_shown = newest.is_some_and(|newest| newest.content.json(**id) == row.content.json(**id));
+            row.flag && !letters.contains(id) && is_shown
+        };
+        let left = self.postgres.tables.rows.iter().find(is_left).map(|(id, _)| *id);
+        if let Some(id) = left {
+            self.broke(|| format!("row {id} could be pruned, and is there"));
+        }
+    }
+}
+
+/// Prunes; once nothing fails any more, everything that can be.
+pub fn prune(shared: &Arc<Shared>, config: &Config, slot: usize) {
+    let (run, shutdown) = Run::begin(shared, slot);
+    run.enters(Leg::Prune);
+    let mut limits = Limits::default();
+    let troubled = {
+        let mut world = run.world();
+        if world.troubled && world.one_in(6) {
+            limits.max_rows = Some(world.rng.u64(1..7));
+        }
+        world.postgres.keeps = (world.troubled && world.one_in(8)).then(|| world.rng.i64(1..=8));
+        world.troubled
+    };
+    let watchdog = Watchdog::of_nobody();
+    let leg = LegContext {
+        config,
+        table: &config.tables[0],
+        limits,
+        started: Instant::now(),
+        shutdown: &shutdown,
+        watchdog: &watchdog,
+        progress: Progress::default(),
+    };
+    let options = Options {
+        older_than: Duration::ZERO,
+        by: "birth".into(),
+        held_for: Duration::ZERO,
+        confirm: true,
+        force: false,
+    };
+    let mut report = TableReport::default();
+    let result = SimOldRows::open(&run).and_then(|mut rows| prune_pages(&leg, &options, &mut rows, &mut report));
+    let lived = run.end();
+    let mut world = run.world();
+    world.note(|| format!("      prune deletes {}, keeps {:?}: {result:?}", report.deleted, report.kept));
+    match result {
+        Ok(()) if !troubled => world.check_pruned(),
+        Err(error) if !troubled => world.broke(|| format!("a prune in quiet times ends with {error}")),
+        Err(error) if lived && error.exit_code() != ExitCode::Unavailable && world.postgres.keeps.is_none() => {
+            world.broke(|| format!("a prune ends with {error}"));
+        }
+        _ => {}
+    }
+}
