@@ -35,7 +35,7 @@ pub use lock::{Holder, run_in_progress};
 pub use nature::{OLDEST, POOLED};
 pub use passes::PgPasses;
 pub use prune::{Age, OldRow, PgOldRows, age_kind, require_deletable, require_limit};
-pub use session::Session;
+pub use session::{Session, literal};
 pub use source_table::{SourceTable, add_flag, quote, value_sql};
 pub use unsent::{COUNTED, PgUnsentRows, count_unsent, estimate_unsent};
 pub use unsent_index::UnsentIndex;

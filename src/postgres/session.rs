@@ -227,7 +227,8 @@ pub(super) fn pin(transaction: &mut Transaction<'_>) -> Attempt<()> {
 }
 
 /// A text as SQL writes it, whatever `standard_conforming_strings` is.
-pub(super) fn literal(text: &str) -> String {
+#[must_use]
+pub fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 

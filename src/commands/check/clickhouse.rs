@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::finding::{Finding, Findings, Server, Severity};
-use super::{Source, clock};
+use super::{Source, clock, keep};
 use crate::clickhouse::{Answer, ClickHouseTarget, Http, quote, text};
 use crate::commands::migration::{self, REMADE, create_target};
 use crate::config::{Config, TableConfig, TargetName};
@@ -169,7 +169,10 @@ impl Check<'_> {
             self.index()?;
         }
         self.migrate(&target);
-        Ok(())
+        match self.source {
+            Some(source) => keep::target(self.config, self.table, &source.table, &mut self.findings),
+            None => Ok(()),
+        }
     }
 
     /// Whether a table keeps the rows that it is given: the target, or what a Distributed one puts them into.

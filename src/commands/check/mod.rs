@@ -7,6 +7,7 @@ mod distributed;
 mod finding;
 mod grants;
 mod kafka;
+mod keep;
 mod order;
 mod postgres;
 mod source;

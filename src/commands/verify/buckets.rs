@@ -29,6 +29,11 @@ impl Bucketing {
         64 - self.bits
     }
 
+    /// The bucket of a number.
+    pub fn bucket_of(self, number: u64) -> usize {
+        usize::try_from(number >> self.shift()).unwrap_or_default()
+    }
+
     /// The number of buckets.
     pub const fn count(self) -> usize {
         1 << self.bits
@@ -44,35 +49,50 @@ pub struct Sum {
     pub sum: u64,
 }
 
+/// The keys of the target's bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TargetSum {
+    /// Those that lie not below the limit of `pg2ch prune`: all, where nothing was pruned.
+    pub sum: Sum,
+    /// How many lie below it.
+    pub below: u64,
+}
+
 /// The keys of the source's bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceSum {
-    /// All of them.
+    /// All that lie not below the limit of `pg2ch prune`.
     pub all: Sum,
     /// Those of flagged rows.
     pub flagged: Sum,
     /// How many have no flag at all.
     pub unset: u64,
+    /// How many lie below the limit.
+    pub below: u64,
+    /// How many of them are flagged.
+    pub below_flagged: u64,
 }
 
 /// The buckets that may differ, in slices that are small enough to be held.
 ///
-/// Unsent rows may be in the target, in an older version, or not: a bucket that equals either set has no difference.
-pub fn slices(source: &[SourceSum], target: &[Sum]) -> Vec<Vec<usize>> {
+/// Unsent rows may be in the target, in an older version, or not: a bucket that equals either set has no difference. But an older
+/// version may lie below the limit of `pg2ch prune`.
+pub fn slices(source: &[SourceSum], target: &[TargetSum]) -> Vec<Vec<usize>> {
     let mut slices: Vec<Vec<usize>> = Vec::new();
     let mut keys = 0;
     for (bucket, (source, target)) in source.iter().zip(target).enumerate() {
-        if source.all == *target || source.flagged == *target {
+        if source.all == target.sum || source.flagged == target.sum && target.below == 0 {
             continue;
         }
+        let here = target.sum.keys + target.below;
         match slices.last_mut() {
-            Some(slice) if slice.len() < SLICE_BUCKETS && keys + target.keys <= SLICE_KEYS => {
+            Some(slice) if slice.len() < SLICE_BUCKETS && keys + here <= SLICE_KEYS => {
                 slice.push(bucket);
-                keys += target.keys;
+                keys += here;
             }
             _ => {
                 slices.push(vec![bucket]);
-                keys = target.keys;
+                keys = here;
             }
         }
     }
@@ -93,7 +113,7 @@ mod tests {
     #[test]
     fn slices_hold_what_differs_and_stay_small() {
         let sum = |keys, sum| Sum { keys, sum };
-        let source = |all, flagged| SourceSum { all, flagged, unset: 0 };
+        let source = |all, flagged| SourceSum { all, flagged, ..SourceSum::default() };
         let equal = sum(2, 9);
         let sources = [
             source(equal, equal),
@@ -105,6 +125,10 @@ mod tests {
             source(sum(4_000_000, 1), sum(4_000_000, 1)),
         ];
         let targets = [equal, equal, equal, sum(1, 4), sum(400_000, 1), sum(400_000, 2), Sum::default()];
+        let mut targets = targets.map(|sum| TargetSum { sum, below: 0 });
         assert_eq!(slices(&sources, &targets), [vec![3, 4], vec![5, 6]]);
+        // Keys below the limit count only where unsent rows may be among them.
+        targets.iter_mut().take(2).for_each(|target| target.below = 7);
+        assert_eq!(slices(&sources, &targets), [vec![1, 3, 4], vec![5, 6]]);
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::Verification;
-use super::buckets::{Bucketing, slices};
+use super::buckets::{Bucketing, SourceSum, TargetSum, slices};
 use super::report::MOST_SHOWN;
 use super::source::SourceKey;
 use super::ttl::Ttl;
@@ -24,26 +24,66 @@ impl Verification<'_> {
     pub(super) fn compare_keys(&mut self) -> Result<()> {
         let rows = self.target.rows()?;
         let buckets = Bucketing::of(self.source.estimate()?.max(rows));
-        let in_target = self.target.sums(buckets, rows)?;
-        let in_source = self.source.sums(&self.key, buckets)?;
+        let below = self.pruned.as_ref().map(|pruned| pruned.condition.as_str());
+        let in_target = self.target.sums(buckets, rows, below)?;
+        let below = self.pruned.as_ref().map_or("FALSE", |pruned| pruned.in_source.as_str());
+        let in_source = self.source.sums(&self.key, buckets, below)?;
         for sum in &in_source {
-            self.report.rows += sum.all.keys;
+            self.report.rows += sum.all.keys + sum.below;
             self.report.never_sent += sum.unset;
-            self.report.unsent += sum.all.keys - sum.flagged.keys - sum.unset;
+            self.report.unsent += sum.all.keys + sum.below - sum.flagged.keys - sum.below_flagged - sum.unset;
         }
-        self.report.keys_in_target = in_target.iter().map(|sum| sum.keys).sum();
+        self.report.keys_in_target = in_target.iter().map(|found| found.sum.keys + found.below).sum();
         if self.report.doubled_compared {
             let (doubled, keys) = self.target.doubled(rows)?;
             self.report.doubled.add(doubled, keys.iter().map(|key| self.key.shown(key)));
         }
         let slices = slices(&in_source, &in_target);
         log::info!("{}: {} slices of buckets differ", self.report.source, slices.len());
-        for slice in slices {
+        for slice in &slices {
             if self.is_to_end() {
-                break;
+                return Ok(());
             }
-            self.compare_slice(buckets, &slice)?;
+            self.compare_slice(buckets, slice)?;
         }
+        self.compare_below(buckets, &slices.concat(), &in_source, &in_target)
+    }
+
+    /// Where the keys above the limit of `pg2ch prune` are equal, rows below it are asked for one by one. What the target has
+    /// there besides was pruned.
+    fn compare_below(
+        &mut self,
+        buckets: Bucketing,
+        compared: &[usize],
+        in_source: &[SourceSum],
+        in_target: &[TargetSum],
+    ) -> Result<()> {
+        let Some(pruned) = &self.pruned else { return Ok(()) };
+        let compared: HashSet<usize> = compared.iter().copied().collect();
+        let rest = |bucket: &usize| !compared.contains(bucket);
+        let below: u64 = (0..in_target.len()).filter(rest).map(|bucket| in_target[bucket].below).sum();
+        let rows: u64 = (0..in_source.len()).filter(rest).map(|bucket| in_source[bucket].below).sum();
+        let mut found = 0;
+        if rows > 0 {
+            let condition = pruned.in_source.clone();
+            self.source.open_keys_where(&self.key, &condition)?;
+            loop {
+                let keys = self.source.next_keys()?;
+                if keys.is_empty() {
+                    break;
+                }
+                let is_rest = |key: &SourceKey| rest(&buckets.bucket_of(key.number));
+                let keys: Vec<SourceKey> = keys.into_iter().filter(is_rest).collect();
+                let there = self.target.numbers_of(&keys)?;
+                found += there.len() as u64;
+                let absent = keys.into_iter().filter(|key| key.flagged && !there.contains(&key.number));
+                self.confirm_absent(&absent.collect::<Vec<_>>())?;
+                if self.is_to_end() {
+                    return self.source.stop();
+                }
+            }
+        }
+        self.report.pruned += below.saturating_sub(found);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use crate::clickhouse::column_type::{Column, ColumnType, ScalarType};
 use crate::clickhouse::{quote, text};
 use crate::config::TableConfig;
 use crate::error::Result;
-use crate::postgres::{Session, SourceTable};
+use crate::postgres::{Session, SourceTable, age_kind, literal, quote as quote_source};
 
 /// The highest limit that prune has used.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub struct Pruned {
     column: String,
     /// Whether the row of a target lies below the limit, 0 or 1.
     pub condition: String,
+    /// Whether the row of a source does, its alias `t`.
+    pub in_source: String,
 }
 
 impl Pruned {
@@ -36,12 +38,14 @@ impl Pruned {
             return Ok(None);
         };
         let Some(column) = config.column_rules.column_of(&by) else { return Ok(None) };
+        let Some(source) = table.columns.iter().find(|column| column.name == by) else { return Ok(None) };
+        let in_source = format!("coalesce(t.{} < {}::{}, FALSE)", quote_source(&by), literal(&limit), age_kind(source));
         let condition = format!(
             "ifNull(toDateTime64({}, 6, 'UTC') < parseDateTime64BestEffort({}, 6, 'UTC'), 0)",
             quote(column),
             text(&limit)
         );
-        Ok(Some(Self { column: column.to_owned(), condition }))
+        Ok(Some(Self { column: column.to_owned(), condition, in_source }))
     }
 
     /// Whether the target has the column, as a date or time.

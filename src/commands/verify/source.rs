@@ -72,16 +72,16 @@ impl Source {
         Ok(row.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
     }
 
-    /// Counts and sums by bucket.
+    /// Counts and sums by bucket; rows that meet the condition `below` are only counted.
     ///
     /// # Errors
     /// PostgreSQL's.
-    pub fn sums(&mut self, key: &KeyText, buckets: Bucketing) -> Result<Vec<SourceSum>> {
+    pub fn sums(&mut self, key: &KeyText, buckets: Bucketing, below: &str) -> Result<Vec<SourceSum>> {
         let sql = format!(
-            "SELECT {bucket}, count(*), sum(n & {SUMMED})::text,
-                    count(*) FILTER (WHERE flag), coalesce(sum(n & {SUMMED}) FILTER (WHERE flag), 0)::text,
-                    count(*) FILTER (WHERE flag IS NULL)
-             FROM (SELECT {number} AS n, t.{flag} AS flag FROM {name} AS t WHERE {taken} OFFSET 0) AS s GROUP BY 1",
+            "SELECT {bucket}, count(*) FILTER (WHERE NOT below), coalesce(sum(n & {SUMMED}) FILTER (WHERE NOT below), 0)::text,
+                    count(*) FILTER (WHERE flag AND NOT below), coalesce(sum(n & {SUMMED}) FILTER (WHERE flag AND NOT below), 0)::text,
+                    count(*) FILTER (WHERE flag IS NULL), count(*) FILTER (WHERE below), count(*) FILTER (WHERE flag AND below)
+             FROM (SELECT {number} AS n, t.{flag} AS flag, {below} AS below FROM {name} AS t WHERE {taken} OFFSET 0) AS s GROUP BY 1",
             bucket = bucket_sql(buckets),
             number = key.source_number_sql(),
             flag = self.table.flag_sql(),
@@ -97,6 +97,8 @@ impl Source {
                     all: sum(row.get(1), row.get(2)),
                     flagged: sum(row.get(3), row.get(4)),
                     unset: row.get::<_, i64>(5).unsigned_abs(),
+                    below: row.get::<_, i64>(6).unsigned_abs(),
+                    below_flagged: row.get::<_, i64>(7).unsigned_abs(),
                 };
             }
         }
@@ -110,19 +112,33 @@ impl Source {
     pub fn open_keys(&mut self, key: &KeyText, buckets: Bucketing, slice: &[usize]) -> Result<()> {
         let list: Vec<String> = slice.iter().map(usize::to_string).collect();
         let sql = format!(
-            "SELECT n, flag, k, r FROM
-                 (SELECT {number} AS n, t.{flag} IS TRUE AS flag, {text} AS k, {record_key} AS r FROM {name} AS t WHERE {taken} OFFSET 0) AS s
-             WHERE {bucket} IN (SELECT unnest('{{{list}}}'::bigint[]))",
+            "SELECT n, flag, k, r FROM ({keys} OFFSET 0) AS s WHERE {bucket} IN (SELECT unnest('{{{list}}}'::bigint[]))",
+            keys = self.keys_sql(key),
+            bucket = bucket_sql(buckets),
+            list = list.join(","),
+        );
+        self.open(&sql)
+    }
+
+    /// Begins to read the keys of all rows that meet a condition; a row's alias is `t`.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn open_keys_where(&mut self, key: &KeyText, condition: &str) -> Result<()> {
+        let sql = format!("{} AND {condition}", self.keys_sql(key));
+        self.open(&sql)
+    }
+
+    fn keys_sql(&self, key: &KeyText) -> String {
+        format!(
+            "SELECT {number} AS n, t.{flag} IS TRUE AS flag, {text} AS k, {record_key} AS r FROM {name} AS t WHERE {taken}",
             number = key.source_number_sql(),
             text = key.source_sql(),
             record_key = self.table.key_text_sql("t"),
             flag = self.table.flag_sql(),
             name = self.table.name,
             taken = self.table.taken_sql(),
-            bucket = bucket_sql(buckets),
-            list = list.join(","),
-        );
-        self.open(&sql)
+        )
     }
 
     /// The next keys; none at the end, where the cursor is closed.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::buckets::{Bucketing, SUMMED, Sum};
+use super::buckets::{Bucketing, SUMMED, Sum, TargetSum};
 use super::contents::Contents;
 use super::key::KeyText;
 use super::report::MOST_SHOWN;
@@ -53,25 +53,27 @@ impl TargetKeys {
         Ok(self.numbers(&sql, 1)?.first().copied().unwrap_or(0))
     }
 
-    /// Counts and sums of the distinct keys by bucket.
+    /// Counts and sums of the distinct keys by bucket; those whose newest version meets the condition `below` are only counted.
     ///
     /// # Errors
     /// ClickHouse's.
-    pub fn sums(&mut self, buckets: Bucketing, rows: u64) -> Result<Vec<Sum>> {
-        let mut sums = vec![Sum::default(); buckets.count()];
+    pub fn sums(&mut self, buckets: Bucketing, rows: u64, below: Option<&str>) -> Result<Vec<TargetSum>> {
+        let mut sums = vec![TargetSum::default(); buckets.count()];
+        let is_below = below.map_or_else(|| "0".to_owned(), newest_meets);
         let passes = (rows / PASS_ROWS + 1).min(buckets.count() as u64);
         for pass in 0..passes {
             let sql = format!(
-                "SELECT toUInt64(bitShiftRight(n, {shift})) AS bucket, toUInt64(count()), toUInt64(sum(bitAnd(n, {SUMMED}))) \
-                 FROM (SELECT {number} AS n FROM {name} WHERE bitShiftRight(n, {shift}) % {passes} = {pass} GROUP BY n) \
+                "SELECT toUInt64(bitShiftRight(n, {shift})) AS bucket, toUInt64(countIf(is_below = 0)), \
+                 toUInt64(sumIf(bitAnd(n, {SUMMED}), is_below = 0)), toUInt64(countIf(is_below = 1)) \
+                 FROM (SELECT {number} AS n, {is_below} AS is_below FROM {name} WHERE bitShiftRight(n, {shift}) % {passes} = {pass} GROUP BY n) \
                  GROUP BY bucket FORMAT RowBinary",
                 shift = buckets.shift(),
                 number = self.key.target_number_sql(),
                 name = self.target.sql_name(),
             );
-            for numbers in self.numbers(&sql, 3)?.chunks_exact(3) {
+            for numbers in self.numbers(&sql, 4)?.chunks_exact(4) {
                 if let Some(place) = usize::try_from(numbers[0]).ok().and_then(|bucket| sums.get_mut(bucket)) {
-                    *place = Sum { keys: numbers[1], sum: numbers[2] };
+                    *place = TargetSum { sum: Sum { keys: numbers[1], sum: numbers[2] }, below: numbers[3] };
                 }
             }
         }
@@ -203,8 +205,9 @@ impl TargetKeys {
     pub fn numbers_below(&mut self, buckets: Bucketing, slice: &[usize], condition: &str) -> Result<Vec<u64>> {
         let list: Vec<String> = slice.iter().map(usize::to_string).collect();
         let sql = format!(
-            "SELECT n FROM (SELECT {number} AS n, argMax({condition}, (_timestamp, _offset)) AS is_below FROM {name} \
+            "SELECT n FROM (SELECT {number} AS n, {is_below} AS is_below FROM {name} \
              WHERE bitShiftRight(n, {shift}) IN ({list}) GROUP BY n) WHERE is_below FORMAT RowBinary",
+            is_below = newest_meets(condition),
             number = self.key.target_number_sql(),
             name = self.target.sql_name(),
             shift = buckets.shift(),
@@ -340,6 +343,11 @@ impl TargetKeys {
     fn unreadable(&self, bytes: usize) -> Error {
         Error::bug(self.what.clone(), format!("a reply of {bytes} bytes does not have the expected form"))
     }
+}
+
+/// Whether the newest version of a group meets a condition, 0 or 1.
+fn newest_meets(condition: &str) -> String {
+    format!("argMax({condition}, (_timestamp, _offset))")
 }
 
 fn lossy(text: &[u8]) -> String {

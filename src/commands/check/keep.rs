@@ -1,0 +1,91 @@
+//! `keep`: what prune would refuse at a run's end, in the words of [`prune`](crate::commands::prune).
+
+use super::finding::{Findings, Severity};
+use super::grants::missing;
+use crate::clickhouse::ClickHouseTarget;
+use crate::commands::prune::fit::{Warning, require_source, require_target};
+use crate::config::{Config, Keep, TableConfig};
+use crate::error::{Error, ExitCode, Result};
+use crate::ports::target::Target as _;
+use crate::postgres::{Session, SourceTable, quote, require_limit};
+
+/// PostgreSQL's part: what deletes the rows, and finds them.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn source(session: &mut Session, config: &TableConfig, table: &SourceTable, findings: &mut Findings) -> Result<()> {
+    let Some(keep) = &config.removal.keep else { return Ok(()) };
+    match require_source(session, table, &keep.by) {
+        Ok((_, warnings)) => warn(warnings, findings),
+        Err(error) if error.exit_code() == ExitCode::Permission => return privilege(session, table, findings),
+        Err(error) => return refused(error, findings),
+    }
+    // That it is missing, or not to be read, is among the findings already.
+    let readable = "SELECT 1 WHERE has_table_privilege(to_regclass('pg2ch_checkpoint'), 'SELECT')";
+    if session.query_opt("cannot look up the checkpoint table", readable, &[])?.is_some()
+        && let Err(error) = require_limit(session, table, &config.topic, &keep.by, false)
+    {
+        refused(error, findings)?;
+    }
+    index(session, table, keep, findings)
+}
+
+/// ClickHouse's part: what proves that it holds the rows.
+///
+/// # Errors
+/// ClickHouse's.
+pub fn target(config: &Config, table: &TableConfig, source: &SourceTable, findings: &mut Findings) -> Result<()> {
+    let Some(keep) = &table.removal.keep else { return Ok(()) };
+    let mut target = ClickHouseTarget::new(config, table)?;
+    let description = target.describe()?;
+    match require_target(table, source, &keep.by, &mut target, &description) {
+        // That it has a TTL is among the findings already.
+        Ok(_) => Ok(()),
+        Err(error) => refused(error, findings),
+    }
+}
+
+fn warn(warnings: Vec<Warning>, findings: &mut Findings) {
+    for Warning { id, what, why } in warnings {
+        findings.add(Severity::Warning, id, what, why, "-- nothing, if that is intended");
+    }
+}
+
+fn refused(error: Error, findings: &mut Findings) -> Result<()> {
+    if error.exit_code() != ExitCode::Config {
+        return Err(error);
+    }
+    let what = format!("`keep`: {}: {}", error.what(), error.why());
+    let why = "a run reports it after both legs, and ends with 78";
+    findings.add(Severity::Error, "keep-refused", what, why, error.hint());
+    Ok(())
+}
+
+fn privilege(session: &mut Session, table: &SourceTable, findings: &mut Findings) -> Result<()> {
+    let sql = "SELECT pg_catalog.quote_ident(current_user)";
+    if let Some(row) = session.query_opt("cannot query the role's privileges", sql, &[])? {
+        missing(findings, "DELETE", &table.name, "`keep`", &table.name, row.get(0));
+    }
+    Ok(())
+}
+
+/// Without an index every page reads and sorts the table.
+fn index(session: &mut Session, table: &SourceTable, keep: &Keep, findings: &mut Findings) -> Result<()> {
+    let sql = "SELECT 1 FROM pg_catalog.pg_index AS i
+         JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+         WHERE i.indrelid = $1 AND i.indisvalid AND a.attname = $2";
+    if session.query_opt("cannot look up the indexes", sql, &[&table.oid, &keep.by])?.is_some() {
+        return Ok(());
+    }
+    let key = table.key.iter().map(|column| &column.name);
+    let columns: Vec<String> = std::iter::once(&keep.by).chain(key).map(|column| quote(column)).collect();
+    let how = if table.is_partitioned { "" } else { "CONCURRENTLY " };
+    findings.add(
+        Severity::Warning,
+        "keep-index",
+        format!("{} has no index on {}", table.name, keep.by),
+        "`keep` reads and sorts the whole table for each page of 1,000 rows",
+        format!("CREATE INDEX {how}ON {} ({});", table.name, columns.join(", ")),
+    );
+    Ok(())
+}
