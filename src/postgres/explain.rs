@@ -54,7 +54,7 @@ fn sort(code: &SqlState) -> (ExitCode, &'static str) {
             ),
             // Connection exceptions, lack of resources, operator intervention, system errors, serialisation and deadlocks.
             Some("08" | "53" | "57" | "58" | "40") => {
-                (ExitCode::Unavailable, "ClickHouse cannot do this now; the next run resumes here")
+                (ExitCode::Unavailable, "PostgreSQL cannot do this now; the next run resumes here")
             }
             _ => (
                 ExitCode::Config,

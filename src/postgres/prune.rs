@@ -303,8 +303,8 @@ pub fn require_limit(session: &mut Session, table: &SourceTable, topic: &str, by
             what,
             format!("rows were pruned by {other} before, and `pg2ch verify` knows only one limit"),
             format!(
-                "name the same column, {other}, or run `pg2ch prune --force` once: verify then counts what was pruned before as only \
-                 in the target"
+                "name the same column (`--by {other}`, in `keep` `by = \"{other}\"`), or run `pg2ch prune` with --force once: verify \
+                 then counts what was pruned before as only in the target"
             ),
         )),
         _ => Ok(row.is_some()),

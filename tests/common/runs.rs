@@ -100,7 +100,8 @@ impl World {
         self.stopped(command, point)
     }
 
-    fn stopped(&self, mut command: Command, point: &str) -> Suspended {
+    /// The same for a command with an environment of its own.
+    pub fn stopped(&self, mut command: Command, point: &str) -> Suspended {
         command.env("PG2CH_STOP_AT", point).stdout(Stdio::piped()).stderr(Stdio::piped());
         let run = Suspended(command.spawn().unwrap());
         let stat = format!("/proc/{}/stat", run.pid());

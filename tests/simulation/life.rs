@@ -145,30 +145,6 @@ impl Life {
         Outcome { calls: world.calls, hits, open_to_faults, broken: world.broken.clone(), trace: world.trace() }
     }
 
-    /// A run and a prune at the same time: one of them may sleep while the other works.
-    fn prune_beside_a_run(&self, world: &Arc<Shared>, config: &Config) {
-        let slot = {
-            let mut world = world.lock();
-            world.two_runs();
-            world.rng.usize(..2)
-        };
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                mutant::plant(self.mutant);
-                if slot == 1 {
-                    prune(world, config, 1);
-                } else {
-                    run(world, config, Side { slot: 1, legs: Legs::Both });
-                }
-            });
-            if slot == 0 {
-                prune(world, config, 0);
-            } else {
-                run(world, config, Side::ALONE);
-            }
-        });
-    }
-
     /// Two runs that live at the same time, as on two hosts, or where the first one's lock was lost.
     fn two_runs(&self, world: &Arc<Shared>, config: &Config) {
         let legs = {
@@ -188,16 +164,16 @@ impl Life {
 
 /// Which of two runs.
 #[derive(Clone, Copy)]
-struct Side {
-    slot: usize,
-    legs: Legs,
+pub struct Side {
+    pub slot: usize,
+    pub legs: Legs,
 }
 
 impl Side {
-    const ALONE: Self = Self { slot: 0, legs: Legs::Both };
+    pub const ALONE: Self = Self { slot: 0, legs: Legs::Both };
 }
 
-fn run(shared: &Arc<Shared>, config: &Config, side: Side) -> TableReport {
+pub fn run(shared: &Arc<Shared>, config: &Config, side: Side) -> TableReport {
     let (run, shutdown) = Run::begin(shared, side.slot);
     let mut limits = Limits::default();
     {

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pg2ch::commands::prune::{Options, TableReport, prune_pages};
+use pg2ch::commands::prune::pages::prune_pages;
+use pg2ch::commands::prune::{Options, TableReport};
 use pg2ch::config::Config;
 use pg2ch::data::Version;
 use pg2ch::error::{Error, ExitCode, Result};
@@ -13,11 +14,13 @@ use pg2ch::ports::LegContext;
 use pg2ch::ports::limits::Limits;
 use pg2ch::ports::progress::Progress;
 use pg2ch::ports::prune::{OldRows, Shown, Waits};
+use pg2ch::report::Legs;
 use pg2ch::threads::watchdog::Watchdog;
 
 use crate::clickhouse::{ClickHouse, Stored};
 use crate::faults::Leg;
 use crate::kafka::PARTITIONS;
+use crate::life::{Life, Side, run};
 use crate::postgres::{Content, Pruned};
 use crate::world::{Run, Shared, World, unavailable};
 
@@ -217,6 +220,32 @@ impl World {
         if let Some(id) = left {
             self.broke(|| format!("row {id} could be pruned, and is there"));
         }
+    }
+}
+
+impl Life {
+    /// A run and a prune at the same time: one of them may sleep while the other works.
+    pub fn prune_beside_a_run(&self, world: &Arc<Shared>, config: &Config) {
+        let slot = {
+            let mut world = world.lock();
+            world.two_runs();
+            world.rng.usize(..2)
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                mutant::plant(self.mutant);
+                if slot == 1 {
+                    prune(world, config, 1);
+                } else {
+                    run(world, config, Side { slot: 1, legs: Legs::Both });
+                }
+            });
+            if slot == 0 {
+                prune(world, config, 0);
+            } else {
+                run(world, config, Side::ALONE);
+            }
+        });
     }
 }
 

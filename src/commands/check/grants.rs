@@ -135,7 +135,7 @@ pub fn history(session: &mut Session, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-pub fn missing(findings: &mut Findings, privilege: &str, what: &str, why: &str, object: &str, role: &str) {
+fn missing(findings: &mut Findings, privilege: &str, what: &str, why: &str, object: &str, role: &str) {
     findings.add(
         Severity::Error,
         "grant-missing",

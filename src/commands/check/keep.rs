@@ -1,7 +1,6 @@
 //! `keep`: what prune would refuse at a run's end, in the words of [`prune`](crate::commands::prune).
 
 use super::finding::{Findings, Severity};
-use super::grants::missing;
 use crate::clickhouse::ClickHouseTarget;
 use crate::commands::prune::fit::{Warning, require_source, require_target};
 use crate::config::{Config, Keep, TableConfig};
@@ -64,7 +63,10 @@ fn refused(error: Error, findings: &mut Findings) -> Result<()> {
 fn privilege(session: &mut Session, table: &SourceTable, findings: &mut Findings) -> Result<()> {
     let sql = "SELECT pg_catalog.quote_ident(current_user)";
     if let Some(row) = session.query_opt("cannot query the role's privileges", sql, &[])? {
-        missing(findings, "DELETE", &table.name, "`keep`", &table.name, row.get(0));
+        let (name, role): (&String, String) = (&table.name, row.get(0));
+        let what = format!("{role} lacks DELETE on {name}");
+        let fix = format!("GRANT DELETE ON {name} TO {role};");
+        findings.add(Severity::Error, "grant-missing", what, "it is needed for `keep`", fix);
     }
     Ok(())
 }

@@ -4,13 +4,12 @@
 //! named by its version, so whatever changes it in between makes a version that the DELETE misses.
 
 pub(super) mod fit;
-mod pages;
+pub mod pages;
 mod report;
 mod servers;
 
 use std::time::{Duration, Instant};
 
-pub use self::pages::prune_pages;
 pub use self::report::{Kept, TableReport};
 use self::servers::Servers;
 use super::verify::patient;
@@ -19,6 +18,7 @@ use crate::clickhouse::ClickHouseTarget;
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, ExitCode, Result};
 use crate::fit::require_fit;
+use crate::numbers::grouped;
 use crate::ports::LegContext;
 use crate::ports::limits::Limits;
 use crate::ports::target::Target as _;
@@ -76,7 +76,16 @@ pub fn keep(config: &Config, run: &mut RunReport, limits: &Limits, shutdown: &Sh
         let options =
             Options { older_than: keep.age, by: keep.by.clone(), held_for: keep.held_for, confirm: true, force: false };
         match Prune(options).ask(&Frame::new(config, &limits, shutdown.clone(), false), table) {
-            Ok(pruned) => told.pruned = pruned.deleted,
+            Ok(pruned) => {
+                told.pruned = pruned.deleted;
+                if pruned.rows >= AT_A_RUNS_END && pruned.deleted == 0 {
+                    log::warn!(
+                        "{}: `keep` looked at {} old rows, could delete none of them, and reaches no others: `pg2ch prune` shows why",
+                        table.source,
+                        grouped(pruned.rows)
+                    );
+                }
+            }
             Err(error) => told.error = Some(error),
         }
     }
@@ -108,7 +117,7 @@ fn prune(leg: &LegContext<'_>, options: &Options) -> Result<TableReport> {
     let rows = PgOldRows::new(session, deleter, table.clone(), &leg.table.topic, age, row_lock)?;
     rows.limit().clone_into(&mut report.limit);
     let mut servers = Servers::new(leg, rows, &table, target, &description, contents)?;
-    prune_pages(leg, options, &mut servers, &mut report)?;
+    pages::prune_pages(leg, options, &mut servers, &mut report)?;
     if report.complete {
         report.partitions = servers.partitions()?;
     }

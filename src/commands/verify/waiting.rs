@@ -46,6 +46,13 @@ impl KeySet {
     }
 }
 
+/// A partition that ends before the place up to which it was read.
+fn recreated(from: &Offsets, ends: &Offsets) -> Option<i32> {
+    from.iter()
+        .find(|(partition, next)| ends.get(partition).is_some_and(|end| end < next))
+        .map(|(partition, _)| *partition)
+}
+
 fn hash(key: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
@@ -89,6 +96,15 @@ impl<'a> Waiting<'a> {
             Some(next) => next,
             None => self.start(&ends)?,
         };
+        if let Some(partition) = recreated(&from, &ends) {
+            return Err(Error::unavailable(
+                format!("cannot read the uncopied records of topic {}", self.leg.table.topic),
+                format!(
+                    "partition {partition} ends before what was read of it: the topic was deleted and recreated meanwhile"
+                ),
+                "run the command again: it reads the topic that exists now",
+            ));
+        }
         let starts = self.log.starts()?;
         for (partition, next) in &mut from {
             *next = (*next).max(starts.get(partition).copied().unwrap_or(0));
