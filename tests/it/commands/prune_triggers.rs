@@ -77,29 +77,18 @@ fn the_documented_soft_delete_trigger_lets_prune_pass_and_without_its_line_prune
     world.once().expect(0);
     world.sql("DELETE FROM {t} WHERE id IN (2, 5)");
     world.once().expect(0);
+    let replaces = |function: &str| {
+        let function = function.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION");
+        function.split("CREATE TRIGGER").next().unwrap().to_owned()
+    };
     // When the trigger lacks the line for prune
-    let plain = statements[1].replace("pg2ch.prune", "nobody.sets_this");
-    world
-        .pg
-        .batch_execute(
-            &plain.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION").split("CREATE TRIGGER").next().unwrap(),
-        )
-        .unwrap();
+    world.pg.batch_execute(&replaces(&statements[1].replace("pg2ch.prune", "nobody.sets_this"))).unwrap();
     let args = ["prune", "--older-than", "7d", "--by", "created_at", "--held-for", "0s", "--confirm"];
     let ended = world.run(&args).expect(78);
     assert!(ended.stderr.contains("triggers on DELETE are soft_delete"), "{}", ended.stderr);
     assert_eq!((ids(&mut world).as_str(), world.unsent()), ("1 2 3 4 5", 0));
     // And when it has it
-    world
-        .pg
-        .batch_execute(
-            &statements[1]
-                .replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
-                .split("CREATE TRIGGER")
-                .next()
-                .unwrap(),
-        )
-        .unwrap();
+    world.pg.batch_execute(&replaces(&statements[1])).unwrap();
     let done = world.run(&args).expect(0).stdout;
     assert!(done.contains("3 rows deleted"), "{done}");
     // Then old rows are gone, deleted or not, and the target still shows what was not deleted
