@@ -65,6 +65,8 @@ const INSERT_ELSEWHERE: &[(&str, &str)] = &[
 /// For questions whose answer must be whole, besides [`PLAIN`](super::http::PLAIN).
 const ASK: &[(&str, &str)] = &[
     ("final", "0"),
+    // Or rows that a lightweight DELETE has removed would seem to be there.
+    ("apply_deleted_mask", "1"),
     ("use_query_cache", "0"),
     ("select_sequential_consistency", "1"),
     ("max_parallel_replicas", "1"),

@@ -161,6 +161,17 @@ fn rows_that_the_targets_ttl_has_deleted_are_kept_and_the_ttl_is_a_warning() {
 }
 
 #[test]
+fn a_profile_that_shows_deleted_rows_does_not_prove_them() {
+    let mut world = world("prune_profile");
+    world.ch("SYSTEM START MERGES {t}");
+    world.ch("DELETE FROM {t} WHERE id = 2");
+    let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[]);
+    proxy.set_profile("apply_deleted_mask=0&final=1&limit=3");
+    world.settings.insert("clickhouse", proxy.setting());
+    assert_eq!((kept(&confirmed(&world), "absent"), ids(&mut world).as_str()), (1, "2 6 7 8"));
+}
+
+#[test]
 fn a_target_that_may_not_keep_what_it_shows_is_refused() {
     // Merges that `allow_engine` allows
     let mut world = world("prune_merges");
