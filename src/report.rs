@@ -33,6 +33,18 @@ pub struct TooLargeRow {
     pub stops: Option<String>,
 }
 
+/// A row of which PostgreSQL cannot make a record: it stays unsent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnreadableRow {
+    /// Its key.
+    pub key: String,
+    /// PostgreSQL's reason.
+    pub reason: String,
+    /// The key of its record, where the rows behind it with that key wait for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stops: Option<String>,
+}
+
 /// What the produce leg did to one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProduceReport {
@@ -54,6 +66,8 @@ pub struct ProduceReport {
     pub taken_back: Vec<String>,
     /// Rows that are too large for the topic, and stay unsent.
     pub too_large: Vec<TooLargeRow>,
+    /// Rows of which PostgreSQL cannot make a record, and which stay unsent.
+    pub unreadable: Vec<UnreadableRow>,
     /// Parts of the recovery window that retention had deleted.
     pub window_lost: Vec<Lost>,
     /// Records of this run that were lost with a topic that was deleted and recreated meanwhile.
@@ -77,6 +91,7 @@ impl Default for ProduceReport {
             rows_locked: 0,
             taken_back: Vec::new(),
             too_large: Vec::new(),
+            unreadable: Vec::new(),
             window_lost: Vec::new(),
             sent_lost: Vec::new(),
             topic_recreated: false,
@@ -89,7 +104,7 @@ impl ProduceReport {
     /// Whether it left no row behind that it came across.
     #[must_use]
     pub fn left_nothing(&self) -> bool {
-        self.rows_locked == 0 && self.rows_changed == 0 && self.taken_back.is_empty() && self.too_large.is_empty()
+        self.rows_locked == 0 && self.rows_changed == 0 && self.taken_back.is_empty() && self.took_all_rows()
     }
 
     fn moved_something(&self) -> bool {
@@ -103,9 +118,18 @@ impl ProduceReport {
         self.too_large.extend(rows);
     }
 
+    /// Adds rows that cannot be read; an earlier attempt of the same run may have met them already.
+    pub fn add_unreadable(&mut self, rows: Vec<UnreadableRow>) {
+        self.unreadable.retain(|known| rows.iter().all(|row| row.key != known.key));
+        self.unreadable.extend(rows);
+    }
+
+    fn took_all_rows(&self) -> bool {
+        self.too_large.is_empty() && self.unreadable.is_empty()
+    }
+
     fn lost_data(&self) -> bool {
-        self.topic_recreated
-            || !(self.taken_back.is_empty() && self.too_large.is_empty() && self.window_lost.is_empty())
+        self.topic_recreated || !(self.taken_back.is_empty() && self.took_all_rows() && self.window_lost.is_empty())
     }
 }
 

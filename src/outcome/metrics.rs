@@ -53,6 +53,11 @@ pub const METRICS: &[Metric] = &[
         "counter",
         "Rows found too large for the topic: they stay unsent, and count again in each run.",
     ),
+    (
+        "pg2ch_rows_unreadable_total",
+        "counter",
+        "Rows that PostgreSQL cannot turn into JSON in UTF-8: they stay unsent, and count again in each run.",
+    ),
     ("pg2ch_records_copied_total", "counter", "Records inserted, already in the target, or dead letters."),
     ("pg2ch_rows_inserted_total", "counter", "Rows inserted into ClickHouse."),
     ("pg2ch_inserts_total", "counter", "INSERT requests sent to ClickHouse."),
@@ -161,6 +166,7 @@ fn update(values: &mut Values, table: &TableReport, now: f64) {
     add("pg2ch_rows_flagged_total", produced(|leg| leg.rows_flagged + leg.rows_recovered));
     add("pg2ch_rows_locked_total", produced(|leg| leg.rows_locked));
     add("pg2ch_rows_too_large_total", produced(|leg| leg.too_large.len() as u64));
+    add("pg2ch_rows_unreadable_total", produced(|leg| leg.unreadable.len() as u64));
     add("pg2ch_records_copied_total", consumed(|leg| leg.records_copied));
     add("pg2ch_rows_inserted_total", consumed(|leg| leg.rows_inserted));
     add("pg2ch_inserts_total", consumed(|leg| leg.inserts));

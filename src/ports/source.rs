@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::data::{Offsets, RowBatch};
 use crate::error::Result;
+use crate::report::UnreadableRow;
 
 /// The unsent rows of one run, in key order: the reader's side of PostgreSQL.
 pub trait UnsentRows {
@@ -15,6 +16,11 @@ pub trait UnsentRows {
     /// # Errors
     /// PostgreSQL's, sorted by exit code.
     fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch>;
+
+    /// The rows that cannot be read, since this was asked last: they are passed over. Where rows have an order, the pass ends at one.
+    fn take_unreadable(&mut self) -> Vec<UnreadableRow> {
+        Vec::new()
+    }
 
     /// Begins a pass, where rows have an order: what is committed now and not left out, from the lowest on. The rows that come
     /// until the batch that is empty, or the [`end`](Self::end_pass), are those of this moment.
@@ -51,6 +57,10 @@ pub trait UnsentRows {
 impl<U: UnsentRows + ?Sized> UnsentRows for Box<U> {
     fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch> {
         (**self).next_batch(max_rows)
+    }
+
+    fn take_unreadable(&mut self) -> Vec<UnreadableRow> {
+        (**self).take_unreadable()
     }
 
     fn begin_pass(&mut self, left_out: &LeftOut) -> Result<()> {

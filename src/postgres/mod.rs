@@ -21,6 +21,7 @@ mod session;
 mod settle;
 mod source_order;
 mod source_table;
+mod unreadable;
 mod unsent;
 mod unsent_index;
 mod window;

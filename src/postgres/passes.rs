@@ -4,15 +4,19 @@
 //! when it began, from the lowest on, and whoever asks begins the next one when every row of this one is settled.
 //! Reading changes nothing: a crash here leaves nothing to repair.
 
+use std::collections::HashSet;
+
 use postgres::fallible_iterator::FallibleIterator;
 
 use super::session::{Param, Session, typed};
 use super::source_table::SourceTable;
-use super::unsent::count_unsent;
+use super::unreadable::{self, MOST_UNREADABLE, may_be_a_rows_fault};
+use super::unsent::{count_in_catalog, without_sql};
 use super::wire::{Raw, Tid, Xid};
 use crate::data::{Headers, Row, RowBatch, Version, push_header};
 use crate::error::Result;
 use crate::ports::source::{LeftOut, UnsentRows};
+use crate::report::UnreadableRow;
 
 /// How many rows the first FETCH asks for, whose size nobody knows yet.
 const FIRST_ROWS: usize = 200;
@@ -34,6 +38,13 @@ pub struct PgPasses {
     /// The timestamp of the pass' records.
     newest: i64,
     pass: Option<Pass>,
+    /// How many rows the pass has read.
+    rows_read: usize,
+    /// How many rows a FETCH may ask for, while a row is looked for that cannot be read.
+    most_wanted: usize,
+    unreadable: Vec<UnreadableRow>,
+    /// The keys of all that were found.
+    known: HashSet<String>,
 }
 
 /// A cursor, and what FETCH has brought beyond the last batch.
@@ -68,13 +79,15 @@ impl PgPasses {
             clock_floor,
             newest: clock_floor,
             pass: None,
+            rows_read: 0,
+            most_wanted: usize::MAX,
+            unreadable: Vec::new(),
+            known: HashSet::new(),
         })
     }
 
-    /// Takes the next rows from the cursor.
-    fn read(&mut self, max_rows: usize) -> Result<()> {
-        // More than typically fits into a batch stays in hand for the next one.
-        let wanted = max_rows.min(self.max_bytes / self.typical_row + 1);
+    /// Takes the next `wanted` rows from the cursor.
+    fn read(&mut self, wanted: usize) -> Result<()> {
         let sql = format!("FETCH {wanted} FROM pg2ch_pass");
         let mut batch = RowBatch::with_capacity(wanted, 0);
         let (table, clock_floor) = (&self.table, self.clock_floor);
@@ -108,6 +121,7 @@ impl PgPasses {
             self.typical_row = (batch.bytes() / batch.len()).max(64);
             self.newest = batch.timestamp_ms;
         }
+        self.rows_read += batch.len();
         // What was cut off is read by none but the next pass.
         let is_read = is_cut || batch.len() < wanted;
         self.pass = Some(Pass { in_hand: batch, next: 0, is_read, is_cut });
@@ -115,11 +129,39 @@ impl PgPasses {
     }
 }
 
+impl PgPasses {
+    /// Ends a pass whose cursor a row has failed, which is found by asking for fewer and fewer: the rows before it go out first, as
+    /// later ones may have to wait for it. Alone, it is left out. Whether there was such a row.
+    fn leave_out_unreadable(&mut self, wanted: usize) -> Result<bool> {
+        self.session.execute_batch(&self.what, "ROLLBACK")?;
+        self.pass = Some(Pass { in_hand: RowBatch::default(), next: 0, is_read: true, is_cut: true });
+        self.most_wanted = wanted / 8;
+        if self.most_wanted > 0 {
+            return Ok(true);
+        }
+        self.most_wanted = usize::MAX;
+        let Self { session, table, known, .. } = self;
+        // Others may have written rows before it meanwhile.
+        let limit = self.rows_read + known.len() + MOST_UNREADABLE;
+        let found = unreadable::find(session, table, "", &table.order_sql("t"), limit)?;
+        let new = found.into_iter().find(|row| !known.contains(&row.key)).filter(|_| known.len() < MOST_UNREADABLE);
+        known.extend(new.iter().map(|row| row.key.clone()));
+        let is_found = new.is_some();
+        self.unreadable.extend(new);
+        Ok(is_found)
+    }
+}
+
 impl UnsentRows for PgPasses {
     fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch> {
         let is_empty = |pass: &Pass| pass.next == pass.in_hand.len() && !pass.is_read;
         if self.pass.as_ref().is_some_and(is_empty) {
-            self.read(max_rows)?;
+            // More than typically fits into a batch stays in hand for the next one.
+            let wanted = max_rows.min(self.max_bytes / self.typical_row + 1).min(self.most_wanted);
+            match self.read(wanted) {
+                Err(error) if may_be_a_rows_fault(&error) && self.leave_out_unreadable(wanted).unwrap_or(false) => {}
+                read => read?,
+            }
         }
         let Some(pass) = &mut self.pass else { return Ok(RowBatch::default()) };
         let rest = pass.in_hand.len() - pass.next;
@@ -151,7 +193,12 @@ impl UnsentRows for PgPasses {
             [&keys, &stopped].into_iter().filter(|texts| !texts.is_empty()).map(|texts| texts as _).collect();
         self.session.execute(&self.what, &sql, &params)?;
         self.pass = Some(Pass { in_hand: RowBatch::default(), next: 0, is_read: false, is_cut: false });
+        self.rows_read = 0;
         Ok(())
+    }
+
+    fn take_unreadable(&mut self) -> Vec<UnreadableRow> {
+        std::mem::take(&mut self.unreadable)
     }
 
     fn is_cut(&self) -> bool {
@@ -159,7 +206,7 @@ impl UnsentRows for PgPasses {
     }
 
     fn count(&mut self) -> Result<Option<u64>> {
-        let (rows, all) = count_unsent(&mut self.session, &self.table)?;
+        let (rows, all) = count_in_catalog(&mut self.session, &self.table)?;
         Ok(all.then_some(rows.unsigned_abs()))
     }
 
@@ -172,7 +219,7 @@ impl UnsentRows for PgPasses {
 }
 
 /// The cursor of a pass. Columns: ctid, xmin, table, clock, key, value, the record's key, then the headers. The clock is read
-/// once: the rows are those of that moment. What is left out is looked up in a hash, row by row: a join would sort anew.
+/// once: the rows are those of that moment.
 fn declare(table: &SourceTable, without_keys: bool, without_message_keys: bool) -> String {
     let mut left_out = String::new();
     let mut parameter = 0;
@@ -180,7 +227,7 @@ fn declare(table: &SourceTable, without_keys: bool, without_message_keys: bool) 
     for (wanted, text) in [(without_keys, table.key_text_sql("t")), (without_message_keys, message_key)] {
         if wanted {
             parameter += 1;
-            left_out += &format!(" AND (({text}) COLLATE \"C\" IN (SELECT unnest(${parameter}::text[]))) IS NOT TRUE");
+            left_out += &without_sql(&text, parameter);
         }
     }
     let headers: String = table.header_values_sql("s").iter().map(|value| format!(", {value}")).collect();

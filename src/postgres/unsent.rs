@@ -6,12 +6,14 @@
 use postgres::SimpleQueryRow;
 use postgres::fallible_iterator::FallibleIterator;
 
-use super::session::{Param, Session, typed};
+use super::session::{Param, Session, literal, typed};
 use super::source_table::SourceTable;
+use super::unreadable::{self, MOST_UNREADABLE, may_be_a_rows_fault};
 use super::wire::{Raw, Tid, Xid};
 use crate::data::{Headers, Row, RowBatch, Version, push_header};
 use crate::error::Result;
 use crate::ports::source::{Estimate, UnsentRows};
+use crate::report::UnreadableRow;
 
 /// How many rows the first statement asks for, whose size is not known yet: few enough for wide ones, and enough for most
 /// runs of a job that runs often.
@@ -21,11 +23,12 @@ const FIRST_ROWS: usize = 200;
 pub struct PgUnsentRows {
     session: Session,
     what: String,
+    table: SourceTable,
     first: String,
     rest: String,
-    key_parts: usize,
-    /// The names of the headers.
-    headers: Vec<String>,
+    /// The keys of rows that cannot be read, and these rows until somebody asks for them.
+    without: Vec<String>,
+    unreadable: Vec<UnreadableRow>,
     last: Option<Vec<String>>,
     highest: Vec<String>,
     max_bytes: usize,
@@ -63,12 +66,19 @@ pub const COUNTED: i64 = 1_000_000;
 /// # Errors
 /// PostgreSQL's.
 pub fn count_unsent(session: &mut Session, table: &SourceTable) -> Result<(i64, bool)> {
-    let what = format!("cannot count the unsent rows of {}", table.name);
+    session.in_catalog(&counting(table), |session| count_in_catalog(session, table))
+}
+
+/// The same, in a session that looks names up in pg_catalog already, and goes on doing so.
+pub(super) fn count_in_catalog(session: &mut Session, table: &SourceTable) -> Result<(i64, bool)> {
     let (name, unsent) = (&table.name, table.unsent_sql());
     let sql = format!("SELECT count(*) FROM (SELECT FROM {name} AS t WHERE {unsent} LIMIT {}) AS unsent", COUNTED + 1);
-    let row = session.in_catalog(&what, |session| session.query_opt(&what, &sql, &[]))?;
-    let rows: i64 = row.map_or(0, |row| row.get(0));
+    let rows: i64 = session.query_opt(&counting(table), &sql, &[])?.map_or(0, |row| row.get(0));
     Ok((rows.min(COUNTED), rows <= COUNTED))
+}
+
+fn counting(table: &SourceTable) -> String {
+    format!("cannot count the unsent rows of {}", table.name)
 }
 
 /// About how many rows are unsent: counted where they are not too many, otherwise what the planner believes.
@@ -110,10 +120,11 @@ impl PgUnsentRows {
         Ok(Self {
             session,
             what,
-            first: select(table, false),
-            rest: select(table, true),
-            key_parts: table.key.len(),
-            headers: table.headers.iter().map(|(name, _)| name.clone()).collect(),
+            table: table.clone(),
+            first: select(table, false, false),
+            rest: select(table, true, false),
+            without: Vec::new(),
+            unreadable: Vec::new(),
             last: None,
             highest,
             max_bytes,
@@ -124,14 +135,16 @@ impl PgUnsentRows {
 
     /// Reads `rows` into a batch until it is full; what the server has sent beyond is left to the next statement.
     fn fill(&mut self, limit: i64) -> Result<RowBatch> {
-        let Self { session, what, first, rest, key_parts, headers, last, highest, max_bytes, .. } = self;
+        let Self { session, what, table, first, rest, without, last, highest, max_bytes, .. } = self;
+        let key_parts = table.key.len();
         let mut params: Vec<&dyn Param> = vec![&limit];
         params.extend(highest.iter().chain(last.iter().flatten()).map(|part| part as &dyn Param));
+        params.extend((!without.is_empty()).then_some(without as &dyn Param));
         let sql = if last.is_some() { rest } else { first };
         let mut batch = RowBatch::with_capacity(usize::try_from(limit).unwrap_or_default(), 0);
         let mut parts = None;
         // A key of one column is its own part.
-        let (key_at, headers_at) = if *key_parts == 1 { (4, 6) } else { (6, 6 + *key_parts) };
+        let (key_at, headers_at) = if key_parts == 1 { (4, 6) } else { (6, 6 + key_parts) };
         let mut filled = Vec::new();
         session.call(what, |client| {
             let mut rows = client.query_typed_raw(sql, typed(&params))?;
@@ -139,7 +152,7 @@ impl PgUnsentRows {
                 let (ctid, xmin, Raw(key), Raw(value)): (Tid, Xid, Raw<'_>, Raw<'_>) =
                     (row.get(0), row.get(1), row.get(4), row.get(5));
                 filled.clear();
-                for (at, name) in headers.iter().enumerate() {
+                for (at, (name, _)) in table.headers.iter().enumerate() {
                     if let Some(Raw(value)) = row.get(headers_at + at) {
                         push_header(&mut filled, name, Some(value));
                     }
@@ -155,9 +168,30 @@ impl PgUnsentRows {
             Ok(())
         })?;
         if let Some(row) = parts {
-            *last = Some((0..*key_parts).map(|part| row.get(key_at + part)).collect());
+            *last = Some((0..key_parts).map(|part| row.get(key_at + part)).collect());
         }
         Ok(batch)
+    }
+
+    /// Finds the rows that have failed the statement, and leaves them out from now on; whether there are any.
+    fn leave_out_unreadable(&mut self, limit: usize) -> Result<bool> {
+        let Self { session, table, without, highest, last, .. } = self;
+        let values = |parts: &[String]| -> Vec<String> {
+            let columns = table.key.iter().zip(parts);
+            columns.map(|(column, part)| format!("{}::{}", literal(part), column.type_name)).collect()
+        };
+        let mut range = format!("AND {}", table.key_compares_sql("t", "<=", &values(highest)));
+        if let Some(last) = last {
+            range += &format!(" AND {}", table.key_compares_sql("t", ">", &values(last)));
+        }
+        let order = table.key_columns_sql("t").join(", ");
+        let mut found = unreadable::find(session, table, &range, &order, limit + without.len())?;
+        found.retain(|row| !without.contains(&row.key));
+        without.extend(found.iter().map(|row| row.key.clone()));
+        (self.first, self.rest) = (select(table, false, true), select(table, true, true));
+        let is_found = !found.is_empty() && without.len() <= MOST_UNREADABLE;
+        self.unreadable.extend(found);
+        Ok(is_found)
     }
 }
 
@@ -166,7 +200,12 @@ impl UnsentRows for PgUnsentRows {
         // One more than typically fits: what is asked for beyond is sent and thrown away. Rows that get smaller make a smaller
         // batch, and the next one larger.
         let limit = max_rows.min(self.max_bytes / self.typical_row + 1);
-        let mut batch = self.fill(i64::try_from(limit).unwrap_or(i64::MAX))?;
+        let mut batch = loop {
+            match self.fill(i64::try_from(limit).unwrap_or(i64::MAX)) {
+                Err(error) if may_be_a_rows_fault(&error) && self.leave_out_unreadable(limit).unwrap_or(false) => {}
+                filled => break filled?,
+            }
+        };
         if !batch.is_empty() {
             self.typical_row = (batch.bytes() / batch.len()).max(64);
             // A clock that goes back must not make new versions look older than those that were sent.
@@ -175,18 +214,32 @@ impl UnsentRows for PgUnsentRows {
         }
         Ok(batch)
     }
+
+    fn take_unreadable(&mut self) -> Vec<UnreadableRow> {
+        std::mem::take(&mut self.unreadable)
+    }
+}
+
+/// Leaves out the rows whose `text` is in the array that is this parameter. It is looked up in a hash, row by row: a join would sort
+/// anew.
+pub(super) fn without_sql(text: &str, parameter: usize) -> String {
+    format!(" AND (({text}) COLLATE \"C\" IN (SELECT unnest(${parameter}::text[]))) IS NOT TRUE")
 }
 
 /// Columns: ctid, xmin, table, clock, key, value, then the parts of a key of several columns as text, then the headers.
-/// Parameters: limit, the highest key's parts, and the last key's parts if `behind`.
-fn select(table: &SourceTable, behind: bool) -> String {
+/// Parameters: limit, the highest key's parts, the last key's parts if `is_behind`, and the keys that are left out if `is_without`.
+fn select(table: &SourceTable, is_behind: bool, is_without: bool) -> String {
     let columns = table.key_columns_sql("t");
     let values = |first: usize| -> Vec<String> {
         let numbered = table.key.iter().enumerate();
         numbered.map(|(index, column)| format!("${}::text::{}", first + index, column.type_name)).collect()
     };
     let compared = |operator, first| table.key_compares_sql("t", operator, &values(first));
-    let after = if behind { format!("AND {}", compared(">", 2 + columns.len())) } else { String::new() };
+    let mut after = if is_behind { format!("AND {}", compared(">", 2 + columns.len())) } else { String::new() };
+    if is_without {
+        let parameter = 2 + columns.len() * if is_behind { 2 } else { 1 };
+        after += &without_sql(&table.key_text_sql("t"), parameter);
+    }
     let parts: String = match table.key_columns_sql("s").as_slice() {
         [_] => String::new(),
         several => several.iter().map(|column| format!(", {column}::text")).collect(),

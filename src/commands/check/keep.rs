@@ -1,4 +1,4 @@
-//! `keep`: what prune would refuse at a run's end, in the words of [`prune`](crate::commands::prune).
+//! `keep`: what prune would refuse at a run's end, in the words of `pg2ch prune`.
 
 use super::finding::{Findings, Severity};
 use crate::clickhouse::ClickHouseTarget;

@@ -100,6 +100,10 @@ pub fn run<S: Servers>(
         )?;
         let mut met = sender.take_refused();
         met.keys.extend(flagger.take_met());
+        let unreadable = reader.take_unreadable();
+        met.keys.extend(unreadable.iter().map(|row| row.key.clone().into_bytes()));
+        met.message_keys.extend(unreadable.iter().filter_map(|row| Some(row.stops.clone()?.into_bytes())));
+        report.add_unreadable(unreadable);
         if !reader.goes_on(sender.unsent() - unsent, met)? {
             return Ok(());
         }

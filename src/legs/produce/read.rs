@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::mutant;
 use crate::ports::limits::Budget;
 use crate::ports::source::{LeftOut, UnsentRows};
+use crate::report::UnreadableRow;
 use crate::threads::Maker;
 
 /// How many batches a pass has, and how long it takes from its first row on.
@@ -173,6 +174,20 @@ impl<U: UnsentRows> Reader<U> {
         let left = if passes.left.is_some() { passes.left } else { self.rows.count()? };
         self.passes = Some(Passes { left, is_last: left == Some(0), ..Passes::default() });
         Ok(true)
+    }
+
+    /// The rows that cannot be read, since this was asked last.
+    pub fn take_unreadable(&mut self) -> Vec<UnreadableRow> {
+        let rows = self.rows.take_unreadable();
+        for UnreadableRow { key, reason, stops } in &rows {
+            let behind =
+                stops.as_ref().map_or_else(String::new, |stops| format!(", and rows behind it of key {stops} wait"));
+            log::error!(
+                "row {key} cannot be read: {reason}; it stays unsent{behind}\n\
+                 hint: correct or shorten it, leave the column out with `exclude`, or set its flag to TRUE"
+            );
+        }
+        rows
     }
 
     /// How many rows it has passed on.

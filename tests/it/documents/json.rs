@@ -72,7 +72,7 @@ fn every_key_of_every_document_is_described_and_there() {
     assert_described(
         "## run\n",
         &[moved, failed],
-        &["too_large[]", "window_lost[]", "lost[]", "inserted_while_altered[]", "fields_lacking"],
+        &["too_large[]", "unreadable[]", "window_lost[]", "lost[]", "inserted_while_altered[]", "fields_lacking"],
     );
     assert_described("## verify\n", &[verified], &[]);
     assert_described("## prune\n", &[pruned], &[]);

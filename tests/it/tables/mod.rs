@@ -10,3 +10,4 @@ mod headers;
 mod outbox;
 mod shapes;
 mod soft_deletes;
+mod unreadable;
