@@ -3,6 +3,7 @@
 mod summary;
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -62,6 +63,12 @@ pub struct ProduceReport {
     pub rows_changed: u64,
     /// Rows that were sent and could not be flagged yet, because they were locked.
     pub rows_locked: u64,
+    /// How long it has paused, to be gentle.
+    #[serde(rename = "paused_seconds", serialize_with = "as_seconds")]
+    pub paused: Duration,
+    /// How long of that until replicas had caught up.
+    #[serde(rename = "paused_for_replication_seconds", serialize_with = "as_seconds")]
+    pub paused_for_replication: Duration,
     /// Keys of rows whose flag a trigger takes back.
     pub taken_back: Vec<String>,
     /// Rows that are too large for the topic, and stay unsent.
@@ -89,6 +96,8 @@ impl Default for ProduceReport {
             rows_recovered: 0,
             rows_changed: 0,
             rows_locked: 0,
+            paused: Duration::ZERO,
+            paused_for_replication: Duration::ZERO,
             taken_back: Vec::new(),
             too_large: Vec::new(),
             unreadable: Vec::new(),
@@ -327,6 +336,10 @@ impl RunReport {
             not_begun: &self.not_begun,
         }
     }
+}
+
+fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(millis(time.as_secs_f64()))
 }
 
 fn millis(seconds: f64) -> f64 {

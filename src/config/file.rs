@@ -20,7 +20,7 @@ pub const SEARCHED: &[&str] = &["pg2ch.toml", "/etc/pg2ch/pg2ch.toml"];
 
 /// The keys of each section.
 const SECTIONS: &[(&str, &[&str])] = &[
-    ("postgres", &["url", "password_file", "password_command"]),
+    ("postgres", &["url", "password_file", "password_command", "pause_percent", "max_replication_lag"]),
     (
         "kafka",
         &[
@@ -54,6 +54,7 @@ const TABLE_KEYS: &[&str] = &[
     "group",
     "on_bad_row",
     "max_dead_letters",
+    "max_rows_per_second",
     "rename",
     "ignore",
     "allow_lossy",

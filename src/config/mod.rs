@@ -149,6 +149,10 @@ pub struct PostgresConfig {
     pub ssl_root_cert: Option<PathBuf>,
     /// Client certificate and key, PEM files.
     pub ssl_client: Option<(PathBuf, PathBuf)>,
+    /// For what percentage of the time that PostgreSQL took for a batch the produce leg pauses behind it. 1 to 10,000.
+    pub pause_percent: Option<u64>,
+    /// How many bytes of WAL a replica may be behind before the produce leg pauses. 64 KiB to 1 TiB.
+    pub max_replication_lag: Option<u64>,
 }
 
 impl PostgresConfig {
@@ -295,6 +299,8 @@ pub struct TableConfig {
     /// How many records may be refused in one run before it stops: more of them suggest a table that does not fit. 0 to
     /// 1,000,000.
     pub max_dead_letters: u64,
+    /// How many rows the produce leg reads in a second, at most. From 1 on.
+    pub max_rows_per_second: Option<u64>,
     /// Which columns have other names in the target, and which it does not get.
     pub column_rules: ColumnRules,
     /// The engine that the target may have although it loses or folds rows.

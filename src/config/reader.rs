@@ -140,6 +140,21 @@ impl Reader {
         Ok(Given { value, origin })
     }
 
+    /// What `read` makes of a key; `None` where the file does not have it.
+    pub fn optional<T>(
+        &mut self,
+        section: &str,
+        key: &str,
+        read: impl FnOnce(&mut Self, &str, &str) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let section_of = |file: &File| file.sections.get(section).is_some_and(|keys| keys.contains_key(key));
+        if self.file.as_ref().is_some_and(section_of) {
+            return read(self, section, key).map(Some);
+        }
+        self.note(place(section, key), "", &Origin::Default);
+        Ok(None)
+    }
+
     /// A whole number within `range`.
     pub fn whole(&mut self, section: &str, key: &str, range: RangeInclusive<u64>, default: u64) -> Result<u64> {
         let entry = self.entry(section, key);

@@ -5,6 +5,7 @@
 //! `.pgpass`.
 
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ use crate::error::{Error, Result};
 
 const POSTGRES_DEFAULT: &str = "postgres://app:app@localhost:5432/app";
 const CLICKHOUSE_DEFAULT: &str = "http://app:app@localhost:8123";
+
+const PAUSE_PERCENT: RangeInclusive<u64> = 1..=10_000;
+const REPLICATION_LAG: RangeInclusive<u64> = (64 << 10)..=(1 << 40);
 
 /// Reads `[postgres]`; also gives the URL's `connect_timeout`, if it has one.
 ///
@@ -57,6 +61,12 @@ pub fn postgres(reader: &mut Reader) -> Result<(PostgresConfig, Option<Given<Dur
         ssl_mode: url.ssl_mode,
         ssl_root_cert: url.ssl_root_cert,
         ssl_client: url.ssl_client,
+        pause_percent: reader.optional("postgres", "pause_percent", |reader, section, key| {
+            reader.whole(section, key, PAUSE_PERCENT, 100)
+        })?,
+        max_replication_lag: reader.optional("postgres", "max_replication_lag", |reader, section, key| {
+            reader.bytes(section, key, REPLICATION_LAG, 64 << 20)
+        })?,
     };
     Ok((config, timeout))
 }

@@ -11,6 +11,9 @@ use crate::error::{Error, ExitCode, Result};
 /// The most dead letters that may be asked for.
 const MOST_DEAD_LETTERS: u64 = 1_000_000;
 
+/// Faster than any table is read.
+const MOST_ROWS_PER_SECOND: u64 = 1_000_000_000;
+
 /// Reads the tables, checks them against each other, and leaves those that `--table` names, in the order of the file.
 ///
 /// # Errors
@@ -48,6 +51,7 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         group: "pg2ch".to_owned(),
         on_bad_row: OnBadRow::DeadLetter,
         max_dead_letters: 1000,
+        max_rows_per_second: None,
         column_rules: ColumnRules::default(),
         allow_engine: None,
         outbox: Outbox::default(),
@@ -65,6 +69,7 @@ fn by_default(reader: &mut Reader) -> TableConfig {
         ("group", table.group.clone()),
         ("on_bad_row", table.on_bad_row.name().to_owned()),
         ("max_dead_letters", table.max_dead_letters.to_string()),
+        ("max_rows_per_second", String::new()),
         ("allow_engine", String::new()),
         ("order_by", String::new()),
         ("message_key", String::new()),
@@ -119,6 +124,7 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
             o.name().to_owned()
         })?;
     let max_dead_letters = fields.max_dead_letters()?;
+    let max_rows_per_second = fields.max_rows_per_second()?;
     fields.refuse_withdrawn()?;
     let allow_engine = fields.checked("allow_engine", Some(""), Ok, "an engine's name, e.g. \"SummingMergeTree\"")?;
     let allow_engine = Some(allow_engine).filter(|name| !name.is_empty());
@@ -137,6 +143,7 @@ fn table(reader: &mut Reader, file: &File, at: usize, line: usize, section: Sect
         group,
         on_bad_row,
         max_dead_letters,
+        max_rows_per_second,
         column_rules,
         allow_engine,
         outbox,
@@ -261,6 +268,15 @@ impl Fields<'_> {
         let (number, origin) = whole(&place, entry, 0..=MOST_DEAD_LETTERS, 1000)?;
         self.reader.note(place, number.to_string(), &origin);
         Ok(number)
+    }
+
+    fn max_rows_per_second(&mut self) -> Result<Option<u64>> {
+        let place = self.place("max_rows_per_second");
+        let entry = take(self.file, &mut self.section, "max_rows_per_second");
+        let is_set = entry.is_some();
+        let (number, origin) = whole(&place, entry, 1..=MOST_ROWS_PER_SECOND, MOST_ROWS_PER_SECOND)?;
+        self.reader.note(place, if is_set { number.to_string() } else { String::new() }, &origin);
+        Ok(is_set.then_some(number))
     }
 
     /// A key of versions before: `true` is how it always is now.

@@ -281,6 +281,7 @@ mod tests {
             group: "g".into(),
             on_bad_row: OnBadRow::Stop,
             max_dead_letters: 0,
+            max_rows_per_second: None,
             column_rules: rules,
             allow_engine: None,
             outbox: Outbox::default(),

@@ -32,6 +32,7 @@ pub const METRICS: &[Metric] = &[
     ("pg2ch_run_exit_code", "gauge", "The last run's exit code for this table."),
     ("pg2ch_run_complete", "gauge", "1 if the last run moved everything it found, otherwise 0."),
     ("pg2ch_run_duration_seconds", "gauge", "How long the last run took for this table."),
+    ("pg2ch_run_paused_seconds", "gauge", "How long of that it paused, to spare PostgreSQL and its replicas."),
     (
         "pg2ch_unsent_rows",
         "gauge",
@@ -141,6 +142,7 @@ fn update(values: &mut Values, table: &TableReport, now: f64) {
     set("pg2ch_run_exit_code", code.into());
     set("pg2ch_run_complete", if table.is_complete() { 1.0 } else { 0.0 });
     set("pg2ch_run_duration_seconds", table.seconds);
+    set("pg2ch_run_paused_seconds", table.produce.as_ref().map_or(0.0, |leg| leg.paused.as_secs_f64()));
     let gauges = [
         ("pg2ch_unsent_rows", table.has_produced(), table.left.unsent_rows),
         ("pg2ch_uncopied_records", table.has_consumed(), table.left.uncopied_records),

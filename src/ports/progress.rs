@@ -19,6 +19,8 @@ struct State {
     copied: u64,
     unsent: Option<Estimate>,
     leg: Option<Leg>,
+    /// The replica that is waited for.
+    pauses_for: Option<String>,
     moved_at: Option<Instant>,
 }
 
@@ -30,6 +32,12 @@ struct Leg {
     before: u64,
     /// None for the first leg, whose rows are counted beside it.
     records: Option<u64>,
+}
+
+impl State {
+    fn pausing(&self) -> String {
+        self.pauses_for.as_ref().map_or_else(String::new, |replica| format!(", pausing for the replica {replica}"))
+    }
 }
 
 impl Progress {
@@ -68,6 +76,18 @@ impl Progress {
         state.moved_at = Some(Instant::now());
     }
 
+    /// The run pauses until a replica has caught up.
+    pub fn pauses_for(&self, replica: &str) {
+        self.state().pauses_for = Some(replica.to_owned());
+    }
+
+    /// A pause is over, in which nothing was to be moved.
+    pub fn paused(&self) {
+        let mut state = self.state();
+        state.pauses_for = None;
+        state.moved_at = Some(Instant::now());
+    }
+
     /// Counts records that are dealt with.
     pub fn copied(&self, records: u64) {
         let mut state = self.state();
@@ -84,13 +104,14 @@ impl Progress {
     /// A line for a person who asks: what was done, `elapsed` into the run.
     #[must_use]
     pub fn line(&self, source: &str, elapsed: Duration) -> String {
-        let State { sent, flagged, copied, .. } = *self.state();
+        let state = self.state();
         let seconds = elapsed.as_secs_f64();
         format!(
-            "{source}, {seconds:.1} s into the run: {} sent, {} flagged, {} copied",
-            counted(sent, "record"),
-            counted(flagged, "row"),
-            counted(copied, "record")
+            "{source}, {seconds:.1} s into the run: {} sent, {} flagged, {} copied{}",
+            counted(state.sent, "record"),
+            counted(state.flagged, "row"),
+            counted(state.copied, "record"),
+            state.pausing()
         )
     }
 
@@ -112,7 +133,7 @@ impl Progress {
         let goal = goal.map(|goal| Estimate { number: goal.number.min(most), ..goal });
         let told = Told::of(noun, done, done - leg.before, goal, leg.begun.elapsed());
         let forms = [
-            format!("{from} → {to}: {}", told.whole),
+            format!("{from} → {to}: {}{}", told.whole, state.pausing()),
             format!("{from} → {to}: {}", told.share_and_rest),
             format!("→ {to}: {}", told.share_and_rest),
             told.share_and_rest,

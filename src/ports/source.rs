@@ -45,6 +45,11 @@ pub trait UnsentRows {
         Ok(None)
     }
 
+    /// Whether the pass is known to have no more rows, although no batch was empty yet.
+    fn is_at_end(&self) -> bool {
+        false
+    }
+
     /// Ends the pass, with what was not taken of it.
     ///
     /// # Errors
@@ -69,6 +74,10 @@ impl<U: UnsentRows + ?Sized> UnsentRows for Box<U> {
 
     fn is_cut(&self) -> bool {
         (**self).is_cut()
+    }
+
+    fn is_at_end(&self) -> bool {
+        (**self).is_at_end()
     }
 
     fn count(&mut self) -> Result<Option<u64>> {
@@ -133,6 +142,15 @@ pub struct WindowRecord {
     pub value: Option<Vec<u8>>,
     /// Its headers: the bytes of [`Headers`](crate::data::Headers).
     pub headers: Vec<u8>,
+}
+
+/// A replica that is behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicationLag {
+    /// Its name, as it connects.
+    pub replica: String,
+    /// How many bytes of WAL it has not replayed.
+    pub bytes: u64,
 }
 
 /// A page of rows that were delivered, after an attempt to flag them.
@@ -226,6 +244,14 @@ pub trait Ledger {
     /// # Errors
     /// PostgreSQL's; 75 if another run has taken an epoch since.
     fn settle_held(&mut self, after: i64, max_rows: usize) -> Result<Settled>;
+
+    /// How far the replica is that is furthest behind; `None` if no replica is connected.
+    ///
+    /// # Errors
+    /// 77 if the role may not see it; any PostgreSQL error.
+    fn replication_lag(&mut self) -> Result<Option<ReplicationLag>> {
+        Ok(None)
+    }
 
     /// Moves the checkpoint alone, as a re-created topic or a finished run asks for. It may go back.
     ///

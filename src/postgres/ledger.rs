@@ -14,16 +14,16 @@ use super::epoch::Epoch;
 use super::flag::{FlagStatements, Named, Wanted};
 use super::flaggable::Flaggable;
 use super::held::HeldStatements;
-use super::lock;
 use super::own_tables::{OWN_TABLES, held_table};
 use super::session::{Session, literal};
 use super::source_table::SourceTable;
 use super::unsent::{highest_unsent_key, highest_unsent_key_sql};
+use super::{lock, replication};
 use crate::config::{Config, TableConfig};
 use crate::crash;
 use crate::data::{RowBatch, record_digest};
 use crate::error::{Error, Result};
-use crate::ports::source::{Checkpoint, Flagged, Ledger, Settled, SourceColumn, WindowRecord};
+use crate::ports::source::{Checkpoint, Flagged, Ledger, ReplicationLag, Settled, SourceColumn, WindowRecord};
 use crate::shutdown::Shutdown;
 use crate::threads::watchdog::Watchdog;
 
@@ -253,6 +253,10 @@ impl Ledger for PgLedger {
 
     fn settle_held(&mut self, after: i64, max_rows: usize) -> Result<Settled> {
         self.held_settle(after, max_rows)
+    }
+
+    fn replication_lag(&mut self) -> Result<Option<ReplicationLag>> {
+        replication::lag(&mut self.session)
     }
 
     fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<()> {

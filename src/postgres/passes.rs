@@ -205,6 +205,10 @@ impl UnsentRows for PgPasses {
         self.pass.as_ref().is_some_and(|pass| pass.is_cut)
     }
 
+    fn is_at_end(&self) -> bool {
+        self.pass.as_ref().is_some_and(|pass| pass.is_read && !pass.is_cut && pass.next == pass.in_hand.len())
+    }
+
     fn count(&mut self) -> Result<Option<u64>> {
         let (rows, all) = count_in_catalog(&mut self.session, &self.table)?;
         Ok(all.then_some(rows.unsigned_abs()))

@@ -29,6 +29,17 @@ pub fn of(table: &TableReport) -> String {
     )
 }
 
+fn paused(leg: &ProduceReport) -> Option<String> {
+    if leg.paused.is_zero() {
+        return None;
+    }
+    let for_replication = match leg.paused_for_replication.as_secs_f64() {
+        0.0 => String::new(),
+        seconds => format!(" ({seconds:.2} s for replicas)"),
+    };
+    Some(format!("paused {:.2} s{for_replication}", leg.paused.as_secs_f64()))
+}
+
 fn produced(leg: &ProduceReport) -> String {
     let flagged = grouped(leg.rows_flagged + leg.rows_recovered);
     let mut parts = vec![format!("{} sent, {flagged} flagged", counted(leg.records_sent, "row"))];
@@ -38,6 +49,7 @@ fn produced(leg: &ProduceReport) -> String {
     parts.extend(some(leg.taken_back.len() as u64, "reset by a trigger"));
     parts.extend(some(leg.too_large.len() as u64, "too large"));
     parts.extend(some(leg.unreadable.len() as u64, "unreadable"));
+    parts.extend(paused(leg));
     parts.join(", ")
 }
 

@@ -5,7 +5,7 @@ use super::source::Found;
 use crate::commands::init::{RUNS, own_table_statements};
 use crate::config::TableConfig;
 use crate::error::Result;
-use crate::postgres::{Session, quote};
+use crate::postgres::{SEES_REPLICAS, Session, quote};
 
 const WHAT: &str = "cannot query the role's privileges";
 
@@ -130,6 +130,27 @@ pub fn history(session: &mut Session, findings: &mut Findings) -> Result<()> {
             format!("{role} lacks {privileges} on {name}"),
             "`pg2ch status` cannot show how the last runs ended",
             format!("GRANT {privileges} ON {name} TO {role};"),
+        );
+    }
+    Ok(())
+}
+
+/// Whether the role sees how far replicas are behind.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn replication(session: &mut Session, findings: &mut Findings) -> Result<()> {
+    let sql = format!(
+        "SELECT pg_catalog.quote_ident(current_user) WHERE NOT pg_catalog.pg_has_role('{SEES_REPLICAS}', 'USAGE')"
+    );
+    if let Some(row) = session.query_opt(WHAT, &sql, &[])? {
+        let role: String = row.get(0);
+        findings.add(
+            Severity::Error,
+            "grant-missing",
+            format!("{role} is no member of {SEES_REPLICAS}"),
+            "`max_replication_lag` is set, and a run cannot see how far replicas are behind",
+            format!("GRANT {SEES_REPLICAS} TO {role};"),
         );
     }
     Ok(())

@@ -32,6 +32,9 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
         session => session?,
     };
     let version = server(&mut session, &mut findings)?;
+    if config.postgres.max_replication_lag.is_some() {
+        grants::replication(&mut session, &mut findings)?;
+    }
     checkpoint(&mut session, table, &mut findings)?;
     grants::history(&mut session, &mut findings)?;
     let mut source = None;

@@ -13,7 +13,7 @@ use crate::data::{NextOffset, Offsets, RecordPosition, SentBatch, raise};
 use crate::error::Result;
 use crate::legs::pace::Pace;
 use crate::mutant;
-use crate::ports::source::{Checkpoint, Ledger};
+use crate::ports::source::{Checkpoint, Ledger, ReplicationLag};
 use crate::report::{Lost, ProduceReport};
 use crate::shutdown::Shutdown;
 
@@ -35,6 +35,8 @@ pub struct Flagger<'a, L> {
     changed: u64,
     locked: usize,
     taken_back: Vec<String>,
+    /// How long PostgreSQL has taken for it since that was asked last.
+    time: Duration,
     /// Whether a row of this leg is among those that are locked.
     has_new_locked: bool,
     /// The keys of rows that this leg has sent and not flagged, where it may meet them again.
@@ -56,6 +58,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
             changed: 0,
             locked: held.locked(),
             taken_back: held.taken_back.clone(),
+            time: Duration::ZERO,
             has_new_locked: false,
             met: in_passes.then(HashSet::new),
         }
@@ -74,6 +77,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
             sent.sort_unstable_by_key(|(_, at)| (at.offset, at.partition));
         }
         let mut rest = sent.as_slice();
+        let begun = Instant::now();
         while !rest.is_empty() {
             let (now, later) = rest.split_at(self.pace.size().min(rest.len()));
             rest = later;
@@ -96,7 +100,21 @@ impl<'a, L: Ledger> Flagger<'a, L> {
             self.taken_back.extend(keys.map(|key| String::from_utf8_lossy(key).into_owned()));
             require_few(self.locked + self.taken_back.len())?;
         }
+        self.time += begun.elapsed();
         Ok(())
+    }
+
+    /// How long PostgreSQL has taken for flags since this was asked last.
+    pub fn take_time(&mut self) -> Duration {
+        std::mem::take(&mut self.time)
+    }
+
+    /// How far the replica is that is furthest behind.
+    ///
+    /// # Errors
+    /// As those of [`Ledger::replication_lag`].
+    pub fn replication_lag(&mut self) -> Result<Option<ReplicationLag>> {
+        self.ledger.replication_lag()
     }
 
     /// Offsets that go back are those of another log: the topic was deleted and recreated while this leg sent into it.

@@ -8,6 +8,7 @@
 
 mod flag;
 mod held;
+mod pauses;
 mod read;
 mod recover;
 mod send;
@@ -20,6 +21,7 @@ pub use send::{Order, Sender};
 use std::sync::Arc;
 
 use self::held::flagging_pace;
+use self::pauses::Pauses;
 use crate::crash;
 use crate::error::Result;
 use crate::mutant;
@@ -78,10 +80,12 @@ pub fn run<S: Servers>(
     let rows = servers.rows(ledger, highest, floor)?;
     let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
     let mut flagger = Flagger::new(ledger, &recovery, flagging_pace(config.batch.rows), in_order);
-    let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held.keys, in_order);
+    let pauses = Pauses::new(&config.postgres, leg.table);
+    let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held.keys, in_order, pauses);
     let mut sender = Sender::new(writer, order);
     progress.begin_rows();
     let mut move_rows = || loop {
+        reader.pause(progress, flagger.take_time(), || flagger.replication_lag())?;
         let unsent = sender.unsent();
         servers.side_by_side(
             ["reader", "sender", "flagger"],
@@ -115,6 +119,8 @@ pub fn run<S: Servers>(
     });
     crash::point("finish.after");
     report.rows_read += reader.rows_read();
+    report.paused += reader.pauses().paused();
+    report.paused_for_replication += reader.pauses().for_replication();
     report.complete &= reader.is_complete();
     report.records_sent += sender.records_sent();
     report.add_too_large(sender.take_too_large());

@@ -5,17 +5,19 @@
 //!
 //! Rows that have an order come in passes. A pass keeps a snapshot, which holds back vacuum and whoever alters the table, so it
 //! ends after a while, or when nobody takes its rows. The next begins at the lowest row again, once all stages have dealt with
-//! this one: it would meet unflagged what is still in hand.
+//! this one: it would meet unflagged what is still in hand. Where a pause is due, the pass ends before it.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use super::pauses::Pauses;
 use crate::crash;
 use crate::data::RowBatch;
 use crate::error::{Error, Result};
 use crate::mutant;
 use crate::ports::limits::Budget;
-use crate::ports::source::{LeftOut, UnsentRows};
+use crate::ports::progress::Progress;
+use crate::ports::source::{LeftOut, ReplicationLag, UnsentRows};
 use crate::report::UnreadableRow;
 use crate::threads::Maker;
 
@@ -31,6 +33,9 @@ pub struct Reader<U> {
     rows: U,
     budget: Budget,
     batch_rows: usize,
+    pauses: Pauses,
+    /// What was read is to be dealt with, because a pause is due.
+    is_cut: bool,
     /// Rows that were delivered and could not be flagged, or were met in this leg: they must not go out, or not again.
     left_out: LeftOut,
     rows_read: u64,
@@ -61,10 +66,31 @@ impl Passes {
 
 impl<U: UnsentRows> Reader<U> {
     /// Makes the stage; `held` are the keys to leave out. Rows that have an order come in passes.
-    pub fn new(rows: U, budget: Budget, batch_rows: usize, held: HashSet<Vec<u8>>, in_passes: bool) -> Self {
+    pub fn new(
+        rows: U,
+        budget: Budget,
+        batch_rows: usize,
+        held: HashSet<Vec<u8>>,
+        in_passes: bool,
+        pauses: Pauses,
+    ) -> Self {
         let left_out = LeftOut { keys: held, ..LeftOut::default() };
         let passes = in_passes.then(Passes::default);
-        Self { rows, budget, batch_rows, left_out, rows_read: 0, at_end: false, passes }
+        Self { rows, budget, batch_rows, pauses, is_cut: false, left_out, rows_read: 0, at_end: false, passes }
+    }
+
+    /// Pauses as long as is due, when nothing is in hand: `flagging` is the time that flags took, `lag` asks for the replicas'.
+    ///
+    /// # Errors
+    /// Those of `lag`.
+    pub fn pause(
+        &mut self,
+        progress: &Progress,
+        flagging: Duration,
+        lag: impl FnMut() -> Result<Option<ReplicationLag>>,
+    ) -> Result<()> {
+        self.is_cut = false;
+        self.pauses.pause(&self.budget, progress, flagging, lag)
     }
 
     /// The next batch that has rows to send; `None` at the end, and at the end of a pass.
@@ -76,11 +102,12 @@ impl<U: UnsentRows> Reader<U> {
             return Ok(None);
         }
         loop {
-            let rows = self.budget.allows(self.batch_rows);
+            let rows = self.pauses.allows(self.budget.allows(self.batch_rows));
             if rows == 0 {
                 self.end_pass()?;
                 return Ok(None);
             }
+            let begun = Instant::now();
             let batch = self.rows.next_batch(rows)?;
             if batch.is_empty() {
                 self.at_end = !self.rows.is_cut();
@@ -88,6 +115,7 @@ impl<U: UnsentRows> Reader<U> {
                 return Ok(None);
             }
             let batch = self.without_held(batch);
+            self.pauses.took(batch.len(), begun.elapsed());
             self.budget.spend(batch.len());
             self.rows_read += batch.len() as u64;
             if let Some(passes) = &mut self.passes {
@@ -104,11 +132,16 @@ impl<U: UnsentRows> Reader<U> {
 
     /// Begins a pass, where there are some and none is under way; whether there is something to read from.
     fn is_in_pass(&mut self) -> Result<bool> {
-        let Some(passes) = &mut self.passes else { return Ok(true) };
+        let is_due = self.pauses.is_due();
+        let Some(passes) = &mut self.passes else {
+            self.is_cut = is_due;
+            return Ok(!is_due);
+        };
         if let Some(error) = passes.failed.take() {
             return Err(error);
         }
-        if passes.is_open && passes.is_long_enough() {
+        if passes.is_open && (passes.is_long_enough() || is_due) {
+            self.at_end = self.rows.is_at_end();
             self.end_pass()?;
             return Ok(false);
         }
@@ -164,7 +197,8 @@ impl<U: UnsentRows> Reader<U> {
         let had_room = self.budget.allows(1) > 0;
         self.budget.give_back(not_sent);
         let Some(passes) = &mut self.passes else {
-            return Ok(not_sent > 0 && !self.at_end && !had_room && self.budget.allows(1) > 0);
+            let has_room_again = not_sent > 0 && !had_room;
+            return Ok((self.is_cut || has_room_again) && !self.at_end && self.budget.allows(1) > 0);
         };
         self.left_out.keys.extend(met.keys);
         self.left_out.message_keys.extend(met.message_keys);
@@ -195,6 +229,11 @@ impl<U: UnsentRows> Reader<U> {
         self.rows_read
     }
 
+    /// Its pauses.
+    pub const fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
     /// Whether it has come to the end, and not to a limit.
     pub const fn is_complete(&self) -> bool {
         self.at_end
@@ -218,6 +257,7 @@ impl<U: UnsentRows + Send> Maker<RowBatch> for &mut Reader<U> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Flags, load};
     use crate::data::{Headers, Row, Version};
     use crate::ports::limits::Limits;
     use crate::shutdown::Shutdown;
@@ -247,7 +287,9 @@ mod tests {
     /// How many rows a leg reads, and whether it says that these are all.
     fn read(rows: Rows) -> (u64, bool) {
         let budget = Budget::new(&Limits::default(), Instant::now(), &Shutdown::default());
-        let mut reader = Reader::new(rows, budget, 1, HashSet::new(), true);
+        let config = load(&Flags { config: Some("/dev/null".into()), ..Flags::default() }).unwrap();
+        let pauses = Pauses::new(&config.postgres, &config.tables[0]);
+        let mut reader = Reader::new(rows, budget, 1, HashSet::new(), true, pauses);
         loop {
             while reader.step().unwrap().is_some() {}
             if !reader.goes_on(0, LeftOut::default()).unwrap() {

@@ -55,6 +55,9 @@ fn every_key_of_the_example_is_documented_in_its_section_with_its_default() {
             "message_key",
             "deleted",
             "keep",
+            "max_rows_per_second",
+            "pause_percent",
+            "max_replication_lag",
         ];
         let is_example = key.ends_with("_file") || key.ends_with("_command") || examples.contains(&key.as_str());
         assert!(is_example || row.contains(&format!("`{value}`")), "[{section}] {key} = {value}: {row}");

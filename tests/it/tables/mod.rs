@@ -6,6 +6,7 @@ mod changed_tables;
 mod chosen_columns;
 mod chosen_rows;
 mod column_rules;
+mod gentle;
 mod headers;
 mod outbox;
 mod shapes;
