@@ -56,10 +56,12 @@ impl World {
             writeln!(text, "{more}").unwrap();
         }
         text += self.settings.get("more tables").map_or("", String::as_str);
-        let path = self.dir.join("pg2ch.toml");
-        std::fs::write(&path, text).unwrap();
+        // A run that was started a moment ago may be reading the one before.
+        let (path, draft) = (self.dir.join("pg2ch.toml"), self.dir.join("pg2ch.toml.draft"));
+        std::fs::write(&draft, text).unwrap();
         // It holds a password: readable by others it would be warned about.
-        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(&draft, Permissions::from_mode(0o600)).unwrap();
+        std::fs::rename(draft, &path).unwrap();
         path
     }
 }

@@ -104,6 +104,14 @@ impl World {
     }
 
     pub fn topic_named(&self, topic: &str) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        self.each_record(topic, |record| seen.push(record));
+        seen.sort_by_key(|record| (record.partition, record.offset));
+        seen
+    }
+
+    /// The same one by one: those of a partition by their offset.
+    pub fn each_record(&self, topic: &str, mut look: impl FnMut(Seen)) {
         let consumer: BaseConsumer = self
             .client()
             .set("isolation.level", "read_committed")
@@ -119,16 +127,13 @@ impl World {
         }
         let mut open = list.count();
         consumer.assign(&list).unwrap();
-        let mut seen = Vec::new();
         while open > 0 {
             match consumer.poll(Duration::from_secs(20)).expect("a record or an end within 20 s") {
-                Ok(message) => seen.push(Seen::of(&message)),
+                Ok(message) => look(Seen::of(&message)),
                 Err(KafkaError::PartitionEOF(_)) => open -= 1,
                 Err(error) => panic!("{error}"),
             }
         }
-        seen.sort_by_key(|record| (record.partition, record.offset));
-        seen
     }
 }
 

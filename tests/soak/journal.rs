@@ -91,6 +91,11 @@ impl Journal {
         self.append(&json!({"verify": {"code": code, "report": report}}));
     }
 
+    /// What was done to the outbox.
+    pub fn write_outbox(&mut self, told: &impl Serialize) {
+        self.append(&json!({"outbox": told}));
+    }
+
     fn append(&mut self, line: &Value) {
         if let Some(file) = &mut self.file {
             writeln!(file, "{line}").unwrap();

@@ -1,5 +1,6 @@
 //! Runs killed at random moments of their whole course, while an application works.
 
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use super::common::Ended;
@@ -72,12 +73,7 @@ fn kill_one(subject: &mut Subject<'_>, course: &mut Course) -> bool {
     let moment = Duration::from_secs_f64(course.seconds() * at);
     let begun = Instant::now();
     let mut run = subject.start(args);
-    let mut ended_after = None;
-    while begun.elapsed() < moment && ended_after.is_none() {
-        ended_after = run.try_wait().unwrap().map(|_| begun.elapsed());
-        std::thread::sleep(Duration::from_millis(1).min(moment.saturating_sub(begun.elapsed())));
-    }
-    let _ = run.kill();
+    let ended_after = kill_at(&mut run, moment);
     let ended = Ended::after(run);
     let killed = subject.ended(ended, &[0, KILLED]).code == KILLED;
     if killed {
@@ -88,4 +84,16 @@ fn kill_one(subject: &mut Subject<'_>, course: &mut Course) -> bool {
         course.took(ended_after.unwrap_or_else(|| begun.elapsed()).as_secs_f64());
     }
     killed
+}
+
+/// Kills a run at a moment of its life; if it has ended before, after what time.
+pub fn kill_at(run: &mut Child, moment: Duration) -> Option<Duration> {
+    let begun = Instant::now();
+    let mut ended_after = None;
+    while begun.elapsed() < moment && ended_after.is_none() {
+        ended_after = run.try_wait().unwrap().map(|_| begun.elapsed());
+        std::thread::sleep(Duration::from_millis(1).min(moment.saturating_sub(begun.elapsed())));
+    }
+    let _ = run.kill();
+    ended_after
 }

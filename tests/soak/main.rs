@@ -13,6 +13,7 @@ mod common;
 mod journal;
 mod kills;
 mod links;
+mod outbox;
 mod plan;
 mod points;
 mod subject;

@@ -121,11 +121,14 @@ impl Chunk {
 
 /// What the environment asks for.
 pub struct Plan {
-    seed: u64,
+    pub seed: u64,
     points: u64,
     kills: u64,
     links: u64,
     breaks: u64,
+    /// Of the outbox.
+    pub events: u64,
+    pub event_kills: u64,
     pub workers: usize,
     pub time: Duration,
     /// One chunk, or all of a kind.
@@ -152,6 +155,8 @@ impl Plan {
             kills: number("KILLS", 6),
             links: number("LINKS", 1),
             breaks: if servers.is_some() { number("BREAKS", 0) } else { 0 },
+            events: number("EVENTS", 5_000),
+            event_kills: number("EVENT_KILLS", 6),
             workers: usize::try_from(number("WORKERS", 3)).unwrap(),
             time: Duration::from_secs(60 * number("MINUTES", 24 * 60)),
             only: text("ONLY"),

@@ -149,7 +149,7 @@ impl<'a> Subject<'a> {
 }
 
 /// No merge may hide a row that is there twice, not even after the server has come back.
-fn never_merge(world: &World) {
+pub fn never_merge(world: &World) {
     world.ch("ALTER TABLE {t} MODIFY SETTING max_bytes_to_merge_at_max_space_in_pool = 1, \
          max_bytes_to_merge_at_min_space_in_pool = 1, parts_to_delay_insert = 100000, parts_to_throw_insert = 100000");
 }

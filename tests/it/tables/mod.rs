@@ -1,6 +1,5 @@
 //! Source and target tables as people have them, and as they change.
 
-mod busy_outbox;
 mod changed_sources;
 mod changed_tables;
 mod chosen_columns;
