@@ -7,6 +7,9 @@ use crate::data::{Offsets, RowBatch};
 use crate::error::Result;
 use crate::report::UnreadableRow;
 
+/// How many bytes the first batch of a leg holds at most: what slow links take in time, too.
+pub const FIRST_BYTES: usize = 256 << 10;
+
 /// The unsent rows of one run, in key order: the reader's side of PostgreSQL.
 pub trait UnsentRows {
     /// The next batch, at most `max_rows` rows; empty at the end.
@@ -16,6 +19,11 @@ pub trait UnsentRows {
     /// # Errors
     /// PostgreSQL's, sorted by exit code.
     fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch>;
+
+    /// From now on no batch holds more bytes, unless it is one row.
+    fn limit_bytes(&mut self, bytes: usize) {
+        let _ = bytes;
+    }
 
     /// The rows that cannot be read, since this was asked last: they are passed over. Where rows have an order, the pass ends at one.
     fn take_unreadable(&mut self) -> Vec<UnreadableRow> {
@@ -62,6 +70,10 @@ pub trait UnsentRows {
 impl<U: UnsentRows + ?Sized> UnsentRows for Box<U> {
     fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch> {
         (**self).next_batch(max_rows)
+    }
+
+    fn limit_bytes(&mut self, bytes: usize) {
+        (**self).limit_bytes(bytes);
     }
 
     fn take_unreadable(&mut self) -> Vec<UnreadableRow> {

@@ -15,7 +15,7 @@ use super::unsent::{count_in_catalog, without_sql};
 use super::wire::{Raw, Tid, Xid};
 use crate::data::{Headers, Row, RowBatch, Version, push_header};
 use crate::error::Result;
-use crate::ports::source::{LeftOut, UnsentRows};
+use crate::ports::source::{FIRST_BYTES, LeftOut, UnsentRows};
 use crate::report::UnreadableRow;
 
 /// How many rows the first FETCH asks for, whose size nobody knows yet.
@@ -69,7 +69,7 @@ impl PgPasses {
             &what,
             "SET search_path = pg_catalog; SET idle_in_transaction_session_timeout = 0; SET cursor_tuple_fraction = 0.01",
         )?;
-        let typical_row = (max_bytes / FIRST_ROWS).max(1);
+        let typical_row = (max_bytes.min(FIRST_BYTES) / FIRST_ROWS).max(1);
         Ok(Self {
             session,
             what,
@@ -195,6 +195,10 @@ impl UnsentRows for PgPasses {
         self.pass = Some(Pass { in_hand: RowBatch::default(), next: 0, is_read: false, is_cut: false });
         self.rows_read = 0;
         Ok(())
+    }
+
+    fn limit_bytes(&mut self, bytes: usize) {
+        self.max_bytes = bytes;
     }
 
     fn take_unreadable(&mut self) -> Vec<UnreadableRow> {

@@ -12,7 +12,7 @@ use super::unreadable::{self, MOST_UNREADABLE, may_be_a_rows_fault};
 use super::wire::{Raw, Tid, Xid};
 use crate::data::{Headers, Row, RowBatch, Version, push_header};
 use crate::error::Result;
-use crate::ports::source::{Estimate, UnsentRows};
+use crate::ports::source::{Estimate, FIRST_BYTES, UnsentRows};
 use crate::report::UnreadableRow;
 
 /// How many rows the first statement asks for, whose size is not known yet: few enough for wide ones, and enough for most
@@ -128,7 +128,7 @@ impl PgUnsentRows {
             last: None,
             highest,
             max_bytes,
-            typical_row: (max_bytes / FIRST_ROWS).max(1),
+            typical_row: (max_bytes.min(FIRST_BYTES) / FIRST_ROWS).max(1),
             clock_floor,
         })
     }
@@ -213,6 +213,10 @@ impl UnsentRows for PgUnsentRows {
             self.clock_floor = batch.timestamp_ms - 1;
         }
         Ok(batch)
+    }
+
+    fn limit_bytes(&mut self, bytes: usize) {
+        self.max_bytes = bytes;
     }
 
     fn take_unreadable(&mut self) -> Vec<UnreadableRow> {

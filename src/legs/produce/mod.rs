@@ -14,7 +14,7 @@ mod recover;
 mod send;
 
 pub use flag::Flagger;
-pub use read::Reader;
+pub use read::{BatchSize, Reader};
 pub use recover::{Recovery, recover};
 pub use send::{Order, Sender};
 
@@ -81,7 +81,8 @@ pub fn run<S: Servers>(
     let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
     let mut flagger = Flagger::new(ledger, &recovery, flagging_pace(config.batch.rows), in_order);
     let pauses = Pauses::new(&config.postgres, leg.table);
-    let mut reader = Reader::new(rows, budget, config.batch.rows, recovery.held.keys, in_order, pauses);
+    let size = BatchSize::new(&config.batch, &config.timeouts);
+    let mut reader = Reader::new(rows, budget, size.clone(), recovery.held.keys, in_order, pauses);
     let mut sender = Sender::new(writer, order);
     progress.begin_rows();
     let mut move_rows = || loop {
@@ -91,7 +92,7 @@ pub fn run<S: Servers>(
             ["reader", "sender", "flagger"],
             &mut reader,
             |batch| {
-                let sent = sender.step(&Arc::new(batch))?;
+                let sent = size.time_sending(batch.bytes(), || sender.step(&Arc::new(batch)))?;
                 progress.sent(sent.iter().map(|batch| batch.sent.len()).sum());
                 Ok(sent)
             },

@@ -8,16 +8,19 @@
 //! this one: it would meet unflagged what is still in hand. Where a pause is due, the pass ends before it.
 
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::pauses::Pauses;
+use crate::config::{BatchConfig, Timeouts};
 use crate::crash;
 use crate::data::RowBatch;
 use crate::error::{Error, Result};
+use crate::legs::pace::Pace;
 use crate::mutant;
 use crate::ports::limits::Budget;
 use crate::ports::progress::Progress;
-use crate::ports::source::{LeftOut, ReplicationLag, UnsentRows};
+use crate::ports::source::{FIRST_BYTES, LeftOut, ReplicationLag, UnsentRows};
 use crate::report::UnreadableRow;
 use crate::threads::Maker;
 
@@ -28,11 +31,45 @@ const PASS_TIME: Duration = Duration::from_secs(10);
 /// How many rows a leg leaves out, at most.
 const MOST_LEFT_OUT: usize = 100_000;
 
+/// How large a batch may be: in rows, and in bytes by the time that PostgreSQL takes to bring it and Kafka to take it.
+#[derive(Clone, Debug)]
+pub struct BatchSize {
+    rows: usize,
+    reading: Pace,
+    sending: Arc<Mutex<Pace>>,
+}
+
+impl BatchSize {
+    /// The first batch is small. The next ones grow to the configured size while they are quick: those that a slow link takes
+    /// too long for would fail again and again.
+    pub fn new(batch: &BatchConfig, timeouts: &Timeouts) -> Self {
+        let pace = |limit: Duration| Pace::new(FIRST_BYTES, batch.bytes, limit / 10);
+        let sending = Arc::new(Mutex::new(pace(timeouts.kafka)));
+        Self { rows: batch.rows, reading: pace(timeouts.postgres), sending }
+    }
+
+    /// Sends a batch of so many bytes, and adapts to the time that it takes.
+    pub fn time_sending<T>(&self, bytes: usize, send: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let sent = send();
+        self.sending().took(bytes, begun.elapsed());
+        sent
+    }
+
+    fn bytes(&self) -> usize {
+        self.reading.size().min(self.sending().size())
+    }
+
+    fn sending(&self) -> MutexGuard<'_, Pace> {
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The first stage of the produce leg.
 pub struct Reader<U> {
     rows: U,
     budget: Budget,
-    batch_rows: usize,
+    size: BatchSize,
     pauses: Pauses,
     /// What was read is to be dealt with, because a pause is due.
     is_cut: bool,
@@ -69,14 +106,14 @@ impl<U: UnsentRows> Reader<U> {
     pub fn new(
         rows: U,
         budget: Budget,
-        batch_rows: usize,
+        size: BatchSize,
         held: HashSet<Vec<u8>>,
         in_passes: bool,
         pauses: Pauses,
     ) -> Self {
         let left_out = LeftOut { keys: held, ..LeftOut::default() };
         let passes = in_passes.then(Passes::default);
-        Self { rows, budget, batch_rows, pauses, is_cut: false, left_out, rows_read: 0, at_end: false, passes }
+        Self { rows, budget, size, pauses, is_cut: false, left_out, rows_read: 0, at_end: false, passes }
     }
 
     /// Pauses as long as is due, when nothing is in hand: `flagging` is the time that flags took, `lag` asks for the replicas'.
@@ -102,11 +139,12 @@ impl<U: UnsentRows> Reader<U> {
             return Ok(None);
         }
         loop {
-            let rows = self.pauses.allows(self.budget.allows(self.batch_rows));
+            let rows = self.pauses.allows(self.budget.allows(self.size.rows));
             if rows == 0 {
                 self.end_pass()?;
                 return Ok(None);
             }
+            self.rows.limit_bytes(self.size.bytes());
             let begun = Instant::now();
             let batch = self.rows.next_batch(rows)?;
             if batch.is_empty() {
@@ -114,6 +152,7 @@ impl<U: UnsentRows> Reader<U> {
                 self.end_pass()?;
                 return Ok(None);
             }
+            self.size.reading.took(batch.bytes(), begun.elapsed());
             let batch = self.without_held(batch);
             self.pauses.took(batch.len(), begun.elapsed());
             self.budget.spend(batch.len());
@@ -289,7 +328,8 @@ mod tests {
         let budget = Budget::new(&Limits::default(), Instant::now(), &Shutdown::default());
         let config = load(&Flags { config: Some("/dev/null".into()), ..Flags::default() }).unwrap();
         let pauses = Pauses::new(&config.postgres, &config.tables[0]);
-        let mut reader = Reader::new(rows, budget, 1, HashSet::new(), true, pauses);
+        let size = BatchSize { rows: 1, ..BatchSize::new(&config.batch, &config.timeouts) };
+        let mut reader = Reader::new(rows, budget, size, HashSet::new(), true, pauses);
         loop {
             while reader.step().unwrap().is_some() {}
             if !reader.goes_on(0, LeftOut::default()).unwrap() {

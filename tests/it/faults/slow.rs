@@ -28,3 +28,19 @@ fn inserts_that_a_slow_link_takes_too_long_for_get_smaller() {
     assert!(ended.number("consume", "inserts") > 3, "{ended:?}");
     world.assert_exactly_once();
 }
+
+#[test]
+fn batches_that_a_slow_broker_or_a_slow_postgres_takes_too_long_for_get_smaller() {
+    for before in [Proxy::before_kafka as fn(&mut World) -> Proxy, Proxy::before_postgres] {
+        let mut world = wide_rows("slow_batches");
+        let proxy = before(&mut world);
+        proxy.slow(MEGABYTE);
+        world.run(&["produce"]).expect(0);
+        proxy.pass();
+        drop(proxy);
+        world.settings.remove("kafka");
+        world.settings.remove("postgres");
+        world.once().expect(0);
+        world.assert_exactly_once();
+    }
+}
