@@ -147,7 +147,7 @@ fn live_with(call: &str, fault: Fault) -> Outcome {
 }
 
 /// Faults planted in the protocol (those that `grep mutant::is` finds), each of which breaks the promise.
-const MUTANTS: [&str; 43] = [
+const MUTANTS: [&str; 44] = [
     "flag before the acknowledgement",
     "flag any version of the row",
     "the first record of a key counts",
@@ -183,6 +183,7 @@ const MUTANTS: [&str; 43] = [
     "the window is read before the fence",
     "the stable end is taken at once",
     "offsets are not read again behind the fence",
+    "ends older than the offsets are believed",
     "a recorded insert is finished in other ranges",
     "prune: a key in the target is enough",
     "prune: a committed offset is enough",
@@ -194,7 +195,8 @@ const MUTANTS: [&str; 43] = [
 ];
 
 /// Those that only rows with an order bring to light.
-const TAKE_ORDER: [&str; 5] = [
+const TAKE_ORDER: [&str; 6] = [
+    "ends older than the offsets are believed",
     "window by record key",
     "keyset instead of a pass",
     "a pass begins before the one before is flagged",
@@ -204,7 +206,8 @@ const TAKE_ORDER: [&str; 5] = [
 
 /// Those that few lives show, and the seed by which each was found last: the search begins there, and takes others if that no longer
 /// shows it.
-const RARE: [(&str, u64); 6] = [
+const RARE: [(&str, u64); 7] = [
+    ("ends older than the offsets are believed", 328_652),
     ("a checkpoint moved alone is not durable", 19_810),
     ("a recorded insert is finished in other ranges", 8_611),
     ("an entry is deleted before its row is flagged", 2_425),
