@@ -1,5 +1,6 @@
 //! How much is done at a time: as much as takes no longer than it may.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The size of the next piece of work, by the time that the last one took.
@@ -35,6 +36,34 @@ impl Pace {
         let fit = usize::try_from(fit).unwrap_or(usize::MAX);
         // Short ones say little: it grows step by step.
         self.size = fit.clamp(1, self.size.saturating_mul(10)).min(self.most);
+    }
+}
+
+/// The same for stages on threads of their own: one does the work, another makes its pieces.
+#[derive(Debug)]
+pub struct SharedPace(Mutex<Pace>);
+
+impl SharedPace {
+    /// Shares it.
+    pub const fn new(pace: Pace) -> Self {
+        Self(Mutex::new(pace))
+    }
+
+    /// As [`Pace::size`].
+    pub fn size(&self) -> usize {
+        self.lock().size()
+    }
+
+    /// As [`Pace::time`]; nobody waits for the work.
+    pub fn time<T>(&self, size: usize, work: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let result = work();
+        self.lock().took(size, begun.elapsed());
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pace> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reads the unsent rows in their order, in passes: a pass is one snapshot, read by one cursor.
 //!
 //! A keyset would miss what is committed behind the place where it stands, until the next run. A pass shows what was committed
-//! when it began, from the lowest on, and whoever asks begins the next one when every row of this one is settled.
+//! when it began, from the lowest on, and the reader begins the next one when every row of this one is settled.
 //! Reading changes nothing: a crash here leaves nothing to repair.
 
 use std::collections::HashSet;
@@ -11,9 +11,9 @@ use postgres::fallible_iterator::FallibleIterator;
 use super::session::{Param, Session, typed};
 use super::source_table::SourceTable;
 use super::unreadable::{self, MOST_UNREADABLE, may_be_a_rows_fault};
-use super::unsent::{count_in_catalog, without_sql};
-use super::wire::{Raw, Tid, Xid};
-use crate::data::{Headers, Row, RowBatch, Version, push_header};
+use super::unsent::{count_in_catalog, row_of, without_sql};
+use super::wire::Raw;
+use crate::data::{Row, RowBatch};
 use crate::error::Result;
 use crate::ports::source::{FIRST_BYTES, LeftOut, UnsentRows};
 use crate::report::UnreadableRow;
@@ -100,18 +100,9 @@ impl PgPasses {
                     is_cut = true;
                     break;
                 }
-                let (ctid, xmin, Raw(key), Raw(value)): (Tid, Xid, Raw<'_>, Raw<'_>) =
-                    (row.get(0), row.get(1), row.get(4), row.get(5));
                 let record_key: Option<Raw<'_>> = row.get(6);
-                filled.clear();
-                for (at, (name, _)) in table.headers.iter().enumerate() {
-                    if let Some(Raw(value)) = row.get(7 + at) {
-                        push_header(&mut filled, name, Some(value));
-                    }
-                }
-                let version = Version { table: row.get(2), ctid: (ctid.0, ctid.1), xmin: xmin.0 };
                 let record_key = record_key.map(|Raw(key)| key);
-                batch.push(&Row { version, key, record_key, value, headers: Headers::of(&filled) });
+                batch.push(&Row { record_key, ..row_of(&row, table, 7, &mut filled) });
                 // A clock that goes back must not make new versions look older than those that were sent.
                 batch.timestamp_ms = row.get::<_, i64>(3).max(clock_floor + 1);
             }

@@ -149,20 +149,12 @@ impl PgUnsentRows {
         session.call(what, |client| {
             let mut rows = client.query_typed_raw(sql, typed(&params))?;
             while let Some(row) = rows.next()? {
-                let (ctid, xmin, Raw(key), Raw(value)): (Tid, Xid, Raw<'_>, Raw<'_>) =
-                    (row.get(0), row.get(1), row.get(4), row.get(5));
-                filled.clear();
-                for (at, (name, _)) in table.headers.iter().enumerate() {
-                    if let Some(Raw(value)) = row.get(headers_at + at) {
-                        push_header(&mut filled, name, Some(value));
-                    }
-                }
-                if !batch.is_empty() && batch.bytes() + key.len() + value.len() + filled.len() > *max_bytes {
+                let found = row_of(&row, table, headers_at, &mut filled);
+                if !batch.is_empty() && batch.bytes() + found.size() > *max_bytes {
                     break;
                 }
                 batch.timestamp_ms = row.get(3);
-                let version = Version { table: row.get(2), ctid: (ctid.0, ctid.1), xmin: xmin.0 };
-                batch.push(&Row { headers: Headers::of(&filled), ..Row::plain(version, key, value) });
+                batch.push(&found);
                 parts = Some(row);
             }
             Ok(())
@@ -222,6 +214,26 @@ impl UnsentRows for PgUnsentRows {
     fn take_unreadable(&mut self) -> Vec<UnreadableRow> {
         std::mem::take(&mut self.unreadable)
     }
+}
+
+/// A row as both readers select it: place, writer, table, clock, key, value; from `headers_at` on its headers, which go into
+/// `filled`. Its record's key is its own.
+pub(super) fn row_of<'a>(
+    row: &'a postgres::Row,
+    table: &SourceTable,
+    headers_at: usize,
+    filled: &'a mut Vec<u8>,
+) -> Row<'a> {
+    let (ctid, xmin, Raw(key), Raw(value)): (Tid, Xid, Raw<'_>, Raw<'_>) =
+        (row.get(0), row.get(1), row.get(4), row.get(5));
+    filled.clear();
+    for (at, (name, _)) in table.headers.iter().enumerate() {
+        if let Some(Raw(value)) = row.get(headers_at + at) {
+            push_header(filled, name, Some(value));
+        }
+    }
+    let version = Version { table: row.get(2), ctid: (ctid.0, ctid.1), xmin: xmin.0 };
+    Row { headers: Headers::of(filled), ..Row::plain(version, key, value) }
 }
 
 /// Leaves out the rows whose `text` is in the array that is this parameter. It is looked up in a hash, row by row: a join would sort

@@ -13,6 +13,7 @@ use pg2ch::ports::limits::Limits;
 use pg2ch::ports::progress::Progress;
 use pg2ch::report::{Legs, TableReport};
 use pg2ch::run::move_table;
+use pg2ch::shutdown::Shutdown;
 use pg2ch::threads::watchdog::Watchdog;
 
 use crate::clickhouse::{POISON, View};
@@ -173,6 +174,12 @@ impl Side {
     pub const ALONE: Self = Self { slot: 0, legs: Legs::Both };
 }
 
+/// What a run is given.
+pub fn leg<'a>(config: &'a Config, limits: Limits, shutdown: &'a Shutdown, watchdog: &'a Watchdog) -> LegContext<'a> {
+    let (table, started, progress) = (&config.tables[0], Instant::now(), Progress::default());
+    LegContext { config, table, limits, started, shutdown, watchdog, progress }
+}
+
 pub fn run(shared: &Arc<Shared>, config: &Config, side: Side) -> TableReport {
     let (run, shutdown) = Run::begin(shared, side.slot);
     let mut limits = Limits::default();
@@ -184,15 +191,7 @@ pub fn run(shared: &Arc<Shared>, config: &Config, side: Side) -> TableReport {
         }
     }
     let watchdog = Watchdog::of_nobody();
-    let leg = LegContext {
-        config,
-        table: &config.tables[0],
-        limits,
-        started: Instant::now(),
-        shutdown: &shutdown,
-        watchdog: &watchdog,
-        progress: Progress::default(),
-    };
+    let leg = leg(config, limits, &shutdown, &watchdog);
     let report = move_table(&leg, &SimServers::new(run.clone()), side.legs);
     let lived = run.end();
     run.world().check_end_of_run(&report, lived);

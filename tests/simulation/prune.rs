@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pg2ch::commands::prune::pages::prune_pages;
 use pg2ch::commands::prune::{Options, TableReport};
@@ -10,9 +10,7 @@ use pg2ch::config::Config;
 use pg2ch::data::Version;
 use pg2ch::error::{Error, ExitCode, Result};
 use pg2ch::mutant;
-use pg2ch::ports::LegContext;
 use pg2ch::ports::limits::Limits;
-use pg2ch::ports::progress::Progress;
 use pg2ch::ports::prune::{OldRows, Shown, Waits};
 use pg2ch::report::Legs;
 use pg2ch::threads::watchdog::Watchdog;
@@ -20,7 +18,7 @@ use pg2ch::threads::watchdog::Watchdog;
 use crate::clickhouse::{ClickHouse, Stored};
 use crate::faults::Leg;
 use crate::kafka::PARTITIONS;
-use crate::life::{Life, Side, run};
+use crate::life::{Life, Side, leg, run};
 use crate::postgres::{Content, Pruned};
 use crate::world::{Run, Shared, World, unavailable};
 
@@ -263,15 +261,7 @@ pub fn prune(shared: &Arc<Shared>, config: &Config, slot: usize) {
         world.troubled
     };
     let watchdog = Watchdog::of_nobody();
-    let leg = LegContext {
-        config,
-        table: &config.tables[0],
-        limits,
-        started: Instant::now(),
-        shutdown: &shutdown,
-        watchdog: &watchdog,
-        progress: Progress::default(),
-    };
+    let leg = leg(config, limits, &shutdown, &watchdog);
     let options = Options {
         older_than: Duration::ZERO,
         by: "birth".into(),

@@ -195,3 +195,14 @@ pub fn as_json(tables: &[TableFindings], code: ExitCode) -> String {
     let document = serde_json::json!({ "exit_code": code.code(), "tables": tables });
     serde_json::to_string_pretty(&document).unwrap_or_default()
 }
+
+/// Reports that the role lacks a privilege on `what`, named `object` in the GRANT.
+pub fn missing_privilege(findings: &mut Findings, privilege: &str, what: &str, why: &str, object: &str, role: &str) {
+    findings.add(
+        Severity::Error,
+        "grant-missing",
+        format!("{role} lacks {privilege} on {what}"),
+        format!("it is needed for {why}"),
+        format!("GRANT {privilege} ON {object} TO {role};"),
+    );
+}

@@ -1,6 +1,6 @@
 //! What the role may do, and the smallest GRANT that is missing.
 
-use super::finding::{Findings, Severity};
+use super::finding::{Findings, Severity, missing_privilege};
 use super::source::Found;
 use crate::commands::init::{RUNS, own_table_statements};
 use crate::config::TableConfig;
@@ -22,7 +22,7 @@ pub fn schema(session: &mut Session, table: &TableConfig, findings: &mut Finding
     )?;
     let Some(row) = row else { return Ok(true) };
     let (schema, role): (String, String) = (row.get(0), row.get(1));
-    missing(
+    missing_privilege(
         findings,
         "USAGE",
         &format!("schema {schema}"),
@@ -52,15 +52,15 @@ pub fn table(session: &mut Session, found: &Found, findings: &mut Findings) -> R
     let (database, is_filtered): (String, bool) = (row.get(4), row.get(5));
     let name = &found.name;
     if !selects {
-        missing(findings, "SELECT", name, "reading rows", name, &role);
+        missing_privilege(findings, "SELECT", name, "reading rows", name, &role);
     }
     if let (false, Some(flag)) = (updates, &found.flag) {
         let privilege = format!("UPDATE ({})", quote(flag));
-        missing(findings, &privilege, name, "flagging rows", name, &role);
+        missing_privilege(findings, &privilege, name, "flagging rows", name, &role);
     }
     if !makes_temporary {
         let on = format!("DATABASE {database}");
-        missing(
+        missing_privilege(
             findings,
             "TEMPORARY",
             &format!("database {database}"),
@@ -95,7 +95,7 @@ fn checkpoint(session: &mut Session, role: &str, findings: &mut Findings) -> Res
     )?;
     for row in rows {
         let (name, privilege, why): (String, String, String) = (row.get(0), row.get(1), row.get(2));
-        missing(findings, &privilege, &name, &why, &name, role);
+        missing_privilege(findings, &privilege, &name, &why, &name, role);
     }
     Ok(())
 }
@@ -154,14 +154,4 @@ pub fn replication(session: &mut Session, findings: &mut Findings) -> Result<()>
         );
     }
     Ok(())
-}
-
-fn missing(findings: &mut Findings, privilege: &str, what: &str, why: &str, object: &str, role: &str) {
-    findings.add(
-        Severity::Error,
-        "grant-missing",
-        format!("{role} lacks {privilege} on {what}"),
-        format!("it is needed for {why}"),
-        format!("GRANT {privilege} ON {object} TO {role};"),
-    );
 }

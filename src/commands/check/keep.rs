@@ -1,6 +1,6 @@
 //! `keep`: what prune would refuse at a run's end, in the words of `pg2ch prune`.
 
-use super::finding::{Findings, Severity};
+use super::finding::{Findings, Severity, missing_privilege};
 use crate::clickhouse::ClickHouseTarget;
 use crate::commands::prune::fit::{Warning, require_source, require_target};
 use crate::config::{Config, Keep, TableConfig};
@@ -64,9 +64,7 @@ fn privilege(session: &mut Session, table: &SourceTable, findings: &mut Findings
     let sql = "SELECT pg_catalog.quote_ident(current_user)";
     if let Some(row) = session.query_opt("cannot query the role's privileges", sql, &[])? {
         let (name, role): (&String, String) = (&table.name, row.get(0));
-        let what = format!("{role} lacks DELETE on {name}");
-        let fix = format!("GRANT DELETE ON {name} TO {role};");
-        findings.add(Severity::Error, "grant-missing", what, "it is needed for `keep`", fix);
+        missing_privilege(findings, "DELETE", name, "`keep`", name, &role);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What prune refuses: in a dry run as well, and `pg2ch check` tells it of `keep`.
+//! What prune refuses: in a dry run as well, and `pg2ch check` reports the same for `keep`.
 
 use std::collections::BTreeMap;
 

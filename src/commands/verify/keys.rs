@@ -88,9 +88,9 @@ impl Verification<'_> {
     }
 
     fn compare_slice(&mut self, buckets: Bucketing, slice: &[usize]) -> Result<()> {
-        let in_target = self.target.numbers_in(buckets, slice)?;
+        let in_target = self.target.numbers_in(buckets, slice, None)?;
         let pruned = match &self.pruned {
-            Some(pruned) => self.target.numbers_below(buckets, slice, &pruned.condition)?,
+            Some(pruned) => self.target.numbers_in(buckets, slice, Some(&pruned.condition))?,
             None => Vec::new(),
         };
         crash::point("verify.keys.asked");

@@ -80,14 +80,15 @@ impl TargetKeys {
         Ok(sums)
     }
 
-    /// The numbers of all keys in some buckets, sorted.
+    /// The numbers of the keys in some buckets, sorted: of all, or of those whose newest version meets a condition.
     ///
     /// # Errors
     /// ClickHouse's.
-    pub fn numbers_in(&mut self, buckets: Bucketing, slice: &[usize]) -> Result<Vec<u64>> {
+    pub fn numbers_in(&mut self, buckets: Bucketing, slice: &[usize], condition: Option<&str>) -> Result<Vec<u64>> {
         let list: Vec<String> = slice.iter().map(usize::to_string).collect();
+        let having = condition.map_or_else(String::new, |condition| format!("HAVING {}", newest_meets(condition)));
         let sql = format!(
-            "SELECT {number} AS n FROM {name} WHERE bitShiftRight(n, {shift}) IN ({list}) GROUP BY n FORMAT RowBinary",
+            "SELECT {number} AS n FROM {name} WHERE bitShiftRight(n, {shift}) IN ({list}) GROUP BY n {having} FORMAT RowBinary",
             number = self.key.target_number_sql(),
             name = self.target.sql_name(),
             shift = buckets.shift(),
@@ -196,26 +197,6 @@ impl TargetKeys {
             }
         }
         Ok(found)
-    }
-
-    /// The numbers of those keys in some buckets whose newest version meets a condition, sorted.
-    ///
-    /// # Errors
-    /// ClickHouse's.
-    pub fn numbers_below(&mut self, buckets: Bucketing, slice: &[usize], condition: &str) -> Result<Vec<u64>> {
-        let list: Vec<String> = slice.iter().map(usize::to_string).collect();
-        let sql = format!(
-            "SELECT n FROM (SELECT {number} AS n, {is_below} AS is_below FROM {name} \
-             WHERE bitShiftRight(n, {shift}) IN ({list}) GROUP BY n) WHERE is_below FORMAT RowBinary",
-            is_below = newest_meets(condition),
-            number = self.key.target_number_sql(),
-            name = self.target.sql_name(),
-            shift = buckets.shift(),
-            list = list.join(","),
-        );
-        let mut numbers = self.numbers(&sql, 1)?;
-        numbers.sort_unstable();
-        Ok(numbers)
     }
 
     /// What ClickHouse prints of the newest version of each of some keys: by the key's number, a text for each of `count`

@@ -27,13 +27,12 @@ pub use recover::Start;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::data::{Offsets, Ranges};
 use crate::error::{Error, Result};
 use crate::fit::require_fit;
-use crate::legs::pace::Pace;
+use crate::legs::pace::{Pace, SharedPace};
 use crate::mutant;
 use crate::ports::limits::Budget;
 use crate::ports::source::SourceColumn;
@@ -195,8 +194,7 @@ fn copy<S: Servers>(
     let ended = finish_intents(leg, &mut log, &start.intents, &mut preparer, &mut inserter).and_then(|()| {
         progress.copied(inserter.records_copied());
         let size = BatchSize { records: config.batch.insert_rows, bytes: config.batch.insert_bytes };
-        let pace = Mutex::new(Pace::new(FIRST_BLOCK, size.bytes, config.timeouts.clickhouse / 10));
-        let pace = || pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let pace = SharedPace::new(Pace::new(FIRST_BLOCK, size.bytes, config.timeouts.clickhouse / 10));
         let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
         let from = inserter.committer().next();
         let mut fetcher = Fetcher::new(&mut log, &from, ends, size, budget, config.timeouts.kafka)?;
@@ -205,15 +203,14 @@ fn copy<S: Servers>(
             ["fetcher", "preparer", "inserter"],
             || fetcher.step_into(batches.take()),
             |batch| {
-                let block = BatchSize { bytes: pace().size(), ..size };
+                let block = BatchSize { bytes: pace.size(), ..size };
                 let ready = preparer.step(&batch, block, || prepared_ones.take())?;
                 batches.give_back(batch.emptied());
                 Ok(ready.into_iter().collect())
             },
             |prepared| {
-                let (before, begun) = (inserter.records_copied(), Instant::now());
-                inserter.step(&prepared)?;
-                pace().took(prepared.bytes(), begun.elapsed());
+                let before = inserter.records_copied();
+                pace.time(prepared.bytes(), || inserter.step(&prepared))?;
                 progress.copied(inserter.records_copied() - before);
                 prepared_ones.give_back(prepared.emptied());
                 Ok(())

@@ -3,12 +3,12 @@
 //! Before: the window is recovered, so every unsent row is to be sent but those held. It changes nothing; a crash here
 //! loses nothing.
 //!
-//! Rows that have an order come in passes. A pass keeps a snapshot, which holds back vacuum and whoever alters the table, so it
+//! Rows that have an order come in passes. A pass keeps a snapshot, which holds back vacuum and every ALTER of the table, so it
 //! ends after a while, or when nobody takes its rows. The next begins at the lowest row again, once all stages have dealt with
 //! this one: it would meet unflagged what is still in hand. Where a pause is due, the pass ends before it.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pauses::Pauses;
@@ -16,7 +16,7 @@ use crate::config::{BatchConfig, Timeouts};
 use crate::crash;
 use crate::data::RowBatch;
 use crate::error::{Error, Result};
-use crate::legs::pace::Pace;
+use crate::legs::pace::{Pace, SharedPace};
 use crate::mutant;
 use crate::ports::limits::Budget;
 use crate::ports::progress::Progress;
@@ -36,7 +36,7 @@ const MOST_LEFT_OUT: usize = 100_000;
 pub struct BatchSize {
     rows: usize,
     reading: Pace,
-    sending: Arc<Mutex<Pace>>,
+    sending: Arc<SharedPace>,
 }
 
 impl BatchSize {
@@ -44,24 +44,17 @@ impl BatchSize {
     /// too long for would fail again and again.
     pub fn new(batch: &BatchConfig, timeouts: &Timeouts) -> Self {
         let pace = |limit: Duration| Pace::new(FIRST_BYTES, batch.bytes, limit / 10);
-        let sending = Arc::new(Mutex::new(pace(timeouts.kafka)));
+        let sending = Arc::new(SharedPace::new(pace(timeouts.kafka)));
         Self { rows: batch.rows, reading: pace(timeouts.postgres), sending }
     }
 
     /// Sends a batch of so many bytes, and adapts to the time that it takes.
     pub fn time_sending<T>(&self, bytes: usize, send: impl FnOnce() -> T) -> T {
-        let begun = Instant::now();
-        let sent = send();
-        self.sending().took(bytes, begun.elapsed());
-        sent
+        self.sending.time(bytes, send)
     }
 
     fn bytes(&self) -> usize {
-        self.reading.size().min(self.sending().size())
-    }
-
-    fn sending(&self) -> MutexGuard<'_, Pace> {
-        self.sending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reading.size().min(self.sending.size())
     }
 }
 
