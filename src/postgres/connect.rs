@@ -139,12 +139,13 @@ const SPARE_PAIRS: usize = 8;
 
 fn open(config: &PostgresConfig, password: Option<&Secret>, timeout: Duration, role: &str) -> Result<Client> {
     let what = || format!("cannot connect to PostgreSQL at {}", config.address());
-    let spare: Result<Vec<_>, _> = (0..SPARE_PAIRS).map(|_| UnixStream::pair()).collect();
-    spare.map(drop).map_err(|error| {
+    let too_few = |why: String| {
         let hint =
             "raise the limit on open files (ulimit -n; LimitNOFILE= of a systemd unit), or lower `jobs` in [run]";
-        Error::unavailable(what(), error, hint)
-    })?;
+        Error::unavailable(what(), why, hint)
+    };
+    let spare: Result<Vec<_>, _> = (0..SPARE_PAIRS).map(|_| UnixStream::pair()).collect();
+    spare.map(drop).map_err(|error| too_few(error.to_string()))?;
     let session = &config.session;
     let seconds = |given: Option<u32>, usual| Duration::from_secs(given.map_or(usual, u64::from));
     let mut wire = postgres::Config::new();
@@ -172,13 +173,16 @@ fn open(config: &PostgresConfig, password: Option<&Secret>, timeout: Duration, r
     if let Some(password) = password {
         wire.password(password.reveal());
     }
-    let client = match config.ssl_mode {
-        SslMode::Disable => wire.ssl_mode(WireMode::Disable).connect(NoTls),
+    let connect = || match config.ssl_mode {
+        SslMode::Disable => Ok(wire.ssl_mode(WireMode::Disable).connect(NoTls)),
         mode => {
             wire.ssl_mode(if mode == SslMode::Prefer { WireMode::Prefer } else { WireMode::Require });
-            wire.connect(tls(config)?)
+            Ok(wire.connect(tls(config)?))
         }
     };
+    // The library panics where it gets no descriptors for its own loop: other threads may have taken those that were spare.
+    let client = std::panic::catch_unwind(std::panic::AssertUnwindSafe(connect))
+        .map_err(|_| too_few("too few files may be open".into()))??;
     client.map_err(|error| refused(config, &what(), error))
 }
 
