@@ -171,15 +171,16 @@ impl Application {
         let (url, name, stopped) = (world.servers.postgres_url.clone(), world.name.clone(), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             let mut pg = Client::connect(&url, NoTls).unwrap();
+            // One row at a time: with several, it and the test's own UPDATEs would lock each other out now and then.
             let sql = format!(
                 "UPDATE {name} SET user_id = $1, sent_to_kafka = FALSE
-                 WHERE id IN (SELECT id FROM {name} ORDER BY random() LIMIT 3)"
+                 WHERE id = (SELECT id FROM {name} ORDER BY random() LIMIT 1)"
             );
             let mut version = 1_000_000_i64;
             while !stopped.load(Ordering::Relaxed) {
                 version += 1;
                 pg.execute(&sql, &[&version]).unwrap();
-                std::thread::sleep(Duration::from_millis(3));
+                std::thread::sleep(Duration::from_millis(1));
             }
             u64::try_from(version - 1_000_000).unwrap()
         });
