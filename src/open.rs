@@ -15,7 +15,7 @@ use crate::ports::source::{Ledger, SourceColumn, UnsentRows};
 use crate::ports::target::NewToken;
 use crate::ports::topic::{End, TopicLog};
 use crate::ports::{LegContext, Servers};
-use crate::postgres::{PgLedger, PgPasses, PgUnsentRows, Session, SourceTable, connect};
+use crate::postgres::{Marks, PgLedger, PgPasses, PgUnsentRows, Session, SourceTable, connect};
 use crate::report::Legs;
 use crate::sync;
 use crate::threads::watchdog::Watchdog;
@@ -113,6 +113,14 @@ impl Servers for RealServers<'_> {
         // Where the history is written next, the lock is given back in the same message.
         let is_last = self.leg.config.tables.len() == 1;
         self.session.replace(if is_last { Some(ledger.into_session()) } else { ledger.release() });
+    }
+
+    fn keeping<T>(&self, ledger: Option<PgLedger>, work: impl FnOnce() -> T) -> (T, Option<PgLedger>) {
+        let Some(ledger) = ledger else { return (work(), None) };
+        match Marks::begin(ledger, &self.leg.progress) {
+            Ok(marks) => (work(), marks.end()),
+            Err(ledger) => (work(), Some(*ledger)),
+        }
     }
 
     fn rows(&self, ledger: &PgLedger, highest: Vec<String>, clock_floor: i64) -> Result<Self::Rows> {

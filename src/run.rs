@@ -10,7 +10,7 @@ use crate::legs::retry::Backoff;
 use crate::legs::{consume, produce};
 use crate::logging;
 use crate::open::RealServers;
-use crate::outcome::history;
+use crate::outcome::{history, metrics};
 use crate::ports::limits::Limits;
 use crate::ports::progress::Progress;
 use crate::ports::source::Ledger;
@@ -37,6 +37,7 @@ pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown) ->
         reports: config.tables.iter().map(|_| None).collect(),
         session: None,
         is_asked: false,
+        marks: metrics::Marks::new(config),
     };
     at_a_time(config.jobs, LOOK, &mut tables);
     let Tables { started, reports, session, .. } = tables;
@@ -65,6 +66,8 @@ struct Tables<'a> {
     session: Option<Session>,
     /// Whether a signal has asked, since the last look, how far the run is.
     is_asked: bool,
+    /// What the metrics' collector is told while tables are under way.
+    marks: metrics::Marks,
 }
 
 /// A table under way, on a thread of its own.
@@ -111,10 +114,12 @@ impl<'a> Foreman for Tables<'a> {
 
     fn tick(&mut self) {
         self.is_asked = self.shutdown.takes_progress_request();
+        self.marks.write();
     }
 
     fn look(&mut self, mover: &Mover<'a>) -> Option<Error> {
         mover.show_progress(self.is_asked, self.limits.max_rows);
+        self.marks.note(mover.table, mover.progress.last_step());
         mover.watcher.overdue()
     }
 
@@ -128,6 +133,7 @@ impl<'a> Foreman for Tables<'a> {
             Err(error) => failed(mover.table, error),
         };
         let seconds = mover.begun.elapsed().as_secs_f64();
+        self.marks.ended(mover.table, report.exit_code());
         self.reports[mover.place] = Some(TableReport { seconds, ..report });
     }
 }
@@ -220,6 +226,7 @@ fn move_legs(
                     }
                 },
             };
+            leg.progress.begin();
             produce::run(leg, servers, &mut opened, report)?;
             ledger = Some(opened);
             Ok(())
@@ -227,18 +234,19 @@ fn move_legs(
         delivered.clone_from(&report.delivered);
         produced?;
     }
-    let ended = match consume {
+    let columns = ledger.as_ref().map(|ledger| ledger.source_columns().to_vec()).unwrap_or_default();
+    let (ended, ledger) = servers.keeping(ledger, || match consume {
         None => Ok(()),
         Some(report) if leg.shutdown.is_asked() => {
             report.complete = false;
             Ok(())
         }
         Some(report) => {
-            let columns = ledger.as_ref().map(Ledger::source_columns).unwrap_or_default();
-            let produced = consume::Produced { delivered: &delivered, columns };
+            leg.progress.begin();
+            let produced = consume::Produced { delivered: &delivered, columns: &columns };
             with_retries(leg, || consume::run(leg, servers, produced, report))
         }
-    };
+    });
     if let Some(ledger) = ledger {
         servers.give_back(ledger);
     }

@@ -7,14 +7,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::config::Config;
+use crate::config::{Config, TableConfig};
+use crate::error::ExitCode;
 use crate::report::{ConsumeReport, ProduceReport, RunReport, TableReport};
 
 /// A metric: name, type, help.
 type Metric = (&'static str, &'static str, &'static str);
+
+const RUN_MOVED: &str = "pg2ch_run_moved_timestamp_seconds";
 
 /// Every metric, in the file's order.
 pub const METRICS: &[Metric] = &[
@@ -28,6 +31,11 @@ pub const METRICS: &[Metric] = &[
         "pg2ch_last_complete_start_timestamp_seconds",
         "gauge",
         "Unix time at which the last run of both legs started that moved everything and ended with 0: nothing unmoved is older.",
+    ),
+    (
+        RUN_MOVED,
+        "gauge",
+        "When the run in progress last moved something, or began to, Unix time; missing between runs and in a run's first seconds.",
     ),
     ("pg2ch_run_exit_code", "gauge", "The last run's exit code for this table."),
     ("pg2ch_run_complete", "gauge", "1 if the last run moved everything it found, otherwise 0."),
@@ -70,13 +78,72 @@ pub const METRICS: &[Metric] = &[
 /// Writes the file, if one is configured. A failure is a warning: the run itself is done.
 pub fn write(config: &Config, report: &RunReport) {
     let Some(file) = &config.metrics.textfile else { return };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let before = std::fs::read_to_string(file).unwrap_or_default();
-    if let Err(error) = replace(file, &render(&before, report, now)) {
+    if let Err(error) = replace(file, &render(&before, report, now())) {
         log::warn!(
             "cannot write the metrics to {}: {error}; check [metrics] textfile, and that the directory may be written to",
             file.display()
         );
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// How often a long run tells the collector when it last moved something.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// When each table of the present run last moved: what a run that hangs can no longer report at its end.
+#[derive(Debug)]
+pub struct Marks {
+    file: Option<PathBuf>,
+    next: Instant,
+    /// By the labels; `None` once the table's part of the run has ended.
+    moved: BTreeMap<String, Option<Instant>>,
+}
+
+impl Marks {
+    /// For a run that begins now.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self { file: config.metrics.textfile.clone(), next: Instant::now() + EVERY, moved: BTreeMap::new() }
+    }
+
+    /// Notes when a table under way last moved. A run that waits for another one's lock says nothing about the table.
+    pub fn note(&mut self, table: &TableConfig, last_step: Option<Instant>) {
+        if last_step.is_some() && self.file.is_some() {
+            self.moved.insert(labels_of(table), last_step);
+        }
+    }
+
+    /// A table's part of the run has ended.
+    pub fn ended(&mut self, table: &TableConfig, code: ExitCode) {
+        if let Some(moved) = self.moved.get_mut(&labels_of(table)) {
+            *moved = None;
+        }
+        if code == ExitCode::Locked {
+            self.moved.remove(&labels_of(table));
+        }
+    }
+
+    /// Writes what was noted, now and then. The write at the run's end tells why one fails.
+    pub fn write(&mut self) {
+        let Some(file) = self.file.as_ref().filter(|_| !self.moved.is_empty() && Instant::now() >= self.next) else {
+            return;
+        };
+        self.next = Instant::now() + EVERY;
+        let mut values = parse(&std::fs::read_to_string(file).unwrap_or_default());
+        for (labels, moved) in &self.moved {
+            let series = (RUN_MOVED.to_owned(), labels.clone());
+            match moved {
+                Some(moved) => drop(values.insert(series, now() - moved.elapsed().as_secs_f64())),
+                None => drop(values.remove(&series)),
+            }
+        }
+        if let Err(error) = replace(file, &text_of(&values)) {
+            log::debug!("cannot write the metrics to {}: {error}", file.display());
+        }
     }
 }
 
@@ -105,6 +172,10 @@ fn render(before: &str, report: &RunReport, now: f64) -> String {
             values.insert((name, labels(table)), now - report.seconds);
         }
     }
+    text_of(&values)
+}
+
+fn text_of(values: &Values) -> String {
     let mut text = String::new();
     for (name, kind, help) in METRICS {
         // A string takes everything.
@@ -132,6 +203,9 @@ fn parse(text: &str) -> Values {
 fn update(values: &mut Values, table: &TableReport, now: f64) {
     let labels = labels(table);
     let code = table.exit_code().code();
+    if code != 75 {
+        values.remove(&(RUN_MOVED.to_owned(), labels.clone()));
+    }
     let mut set = |name: &str, value: f64| {
         values.insert((name.to_owned(), labels.clone()), value);
     };
@@ -179,7 +253,15 @@ fn update(values: &mut Values, table: &TableReport, now: f64) {
 }
 
 fn labels(table: &TableReport) -> String {
-    let [source, topic, target] = [&table.source, &table.topic, &table.target].map(|name| escape(name));
+    labels_from([&table.source, &table.topic, &table.target])
+}
+
+fn labels_of(table: &TableConfig) -> String {
+    labels_from([&table.source, &table.topic, &table.target.to_string()])
+}
+
+fn labels_from(names: [&str; 3]) -> String {
+    let [source, topic, target] = names.map(escape);
     format!("{{source=\"{source}\",topic=\"{topic}\",target=\"{target}\"}}")
 }
 

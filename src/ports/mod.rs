@@ -58,6 +58,11 @@ pub trait Servers {
         drop(ledger);
     }
 
+    /// Does `work` while the ledger only keeps its lock. It comes back, unless it hangs.
+    fn keeping<T>(&self, ledger: Option<Self::Ledger>, work: impl FnOnce() -> T) -> (T, Option<Self::Ledger>) {
+        (work(), ledger)
+    }
+
     /// Opens the unsent rows up to the key `highest`, with timestamps above `clock_floor`.
     ///
     /// # Errors

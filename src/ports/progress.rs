@@ -21,6 +21,7 @@ struct State {
     leg: Option<Leg>,
     /// The replica that is waited for.
     pauses_for: Option<String>,
+    begun_at: Option<Instant>,
     moved_at: Option<Instant>,
 }
 
@@ -35,6 +36,13 @@ struct Leg {
 }
 
 impl State {
+    fn counts(&self) -> String {
+        let (sent, flagged, copied) = (self.sent, self.flagged, self.copied);
+        let [sent, flagged, copied] =
+            [(sent, "record"), (flagged, "row"), (copied, "record")].map(|(n, noun)| counted(n, noun));
+        format!("{sent} sent, {flagged} flagged, {copied} copied")
+    }
+
     fn pausing(&self) -> String {
         self.pauses_for.as_ref().map_or_else(String::new, |replica| format!(", pausing for the replica {replica}"))
     }
@@ -43,6 +51,11 @@ impl State {
 impl Progress {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The run may move something from now on: it holds the lock, or needs none.
+    pub fn begin(&self) {
+        self.state().begun_at.get_or_insert_with(Instant::now);
     }
 
     /// Tells how many rows were unsent when the run began.
@@ -101,18 +114,25 @@ impl Progress {
         self.state().moved_at
     }
 
+    /// When the run last moved something, or began to; `None` while it waits for its lock.
+    #[must_use]
+    pub fn last_step(&self) -> Option<Instant> {
+        let state = self.state();
+        state.begun_at.max(state.moved_at)
+    }
+
+    /// What was done so far: `5 records sent, 5 rows flagged, 0 records copied`.
+    #[must_use]
+    pub fn counts(&self) -> String {
+        self.state().counts()
+    }
+
     /// A line for a person who asks: what was done, `elapsed` into the run.
     #[must_use]
     pub fn line(&self, source: &str, elapsed: Duration) -> String {
         let state = self.state();
         let seconds = elapsed.as_secs_f64();
-        format!(
-            "{source}, {seconds:.1} s into the run: {} sent, {} flagged, {} copied{}",
-            counted(state.sent, "record"),
-            counted(state.flagged, "row"),
-            counted(state.copied, "record"),
-            state.pausing()
-        )
+        format!("{source}, {seconds:.1} s into the run: {}{}", state.counts(), state.pausing())
     }
 
     /// A line for a person who watches: how much of the present leg is done, how fast, and how long the rest takes; the

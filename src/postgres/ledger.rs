@@ -98,6 +98,11 @@ impl PgLedger {
         &self.table
     }
 
+    /// Marks in the session what the run has done, for whoever asks who holds the lock.
+    pub(super) fn mark(&mut self, done: &str) -> Result<()> {
+        self.session.execute_unwatched(&self.what("mark the progress of"), &lock::mark_sql(done))
+    }
+
     /// Gives the lock back; the session is left, unless it is broken: then its end gives the lock back.
     #[must_use]
     pub fn release(mut self) -> Option<Session> {

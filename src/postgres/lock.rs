@@ -67,14 +67,10 @@ pub fn take(
         let is_ours = holder.as_ref().is_some_and(|holder| holder.is_ours);
         let wait = wait.max(if is_ours { OWN_SESSION } else { DEAD_SESSION });
         if begun.elapsed() >= wait {
+            let hint = holder.as_ref().map_or_else(|| WAIT.to_owned(), Holder::hint);
             let holder = holder.map_or_else(|| "it has just ended".into(), |holder| holder.to_string());
-            return Err(Error::new(
-                ExitCode::Locked,
-                format!("{what} in database {}", table.database),
-                format!("another run holds it: {holder}"),
-                "wait for it, or use --wait-lock 5m; if its host died, the lock is freed within about a minute; `pg2ch status` \
-                 shows whether it moves",
-            ));
+            let what = format!("{what} in database {}", table.database);
+            return Err(Error::new(ExitCode::Locked, what, format!("another run holds it: {holder}"), hint));
         }
         if shutdown.wait(RETRY) {
             return Ok(None);
@@ -101,29 +97,72 @@ fn lock_key(database: &str, table: &str) -> i64 {
     i64::from_be_bytes(first)
 }
 
-/// The run that holds a table's lock.
+/// What is said where the other run moves.
+const WAIT: &str = "wait for it, or use --wait-lock 5m; if its host died, the lock is freed within about a minute";
+
+/// A run that has moved nothing for so long does not pass by itself: each of its calls has a limit of its own.
+const STALLED: i64 = 900;
+
+/// A run that has moved nothing for so long is said to stand still.
+const STILL: i64 = 60;
+
+/// What a mark begins with: the statement of a session whose run has copied something since its last statement.
+const MARK: &str = "pg2ch has done: ";
+
+/// The statement that leaves a mark.
+pub(super) fn mark_sql(done: &str) -> String {
+    format!("SELECT '{MARK}{done}'")
+}
+
+/// The run that holds a table's lock. What is `None` this role may not see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Holder {
     /// Its session: name, user, host, process.
     pub session: String,
-    /// How long the session has been there.
-    pub seconds: i64,
-    /// How long ago its last statement ended; 0 while one is in progress. A run that copies records makes none.
-    pub idle_seconds: i64,
+    /// Since when the session has been there, UTC.
+    pub since: Option<String>,
+    /// How long that is.
+    pub seconds: Option<i64>,
+    /// How long the run has stood still: since its last statement or mark; 0 while a statement is in progress.
+    pub idle_seconds: Option<i64>,
     /// How long its present statement has taken; `None` between two.
     pub statement_seconds: Option<i64>,
+    /// What it has done, where it copies records.
+    pub done: Option<String>,
+    #[serde(skip)]
+    process: i32,
     #[serde(skip)]
     is_ours: bool,
+}
+
+impl Holder {
+    /// What to do about it.
+    fn hint(&self) -> String {
+        if self.idle_seconds.is_none_or(|seconds| seconds < STALLED) {
+            return WAIT.to_owned();
+        }
+        format!(
+            "end that process: a kill is safe, and the next run resumes where it stood. If its host cannot be reached, \
+             `SELECT pg_terminate_backend({})` in PostgreSQL frees the lock",
+            self.process
+        )
+    }
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = |seconds: i64| humantime::format_duration(Duration::from_secs(seconds.max(0).unsigned_abs()));
-        write!(f, "{}, for {}", self.session, time(self.seconds))?;
+        f.write_str(&self.session)?;
+        let (Some(since), Some(seconds), Some(idle)) = (&self.since, self.seconds, self.idle_seconds) else {
+            return f.write_str("; this role may not see whether it moves (grant it pg_read_all_stats)");
+        };
+        write!(f, ", since {since}, for {}", time(seconds))?;
         match self.statement_seconds {
-            Some(seconds) => write!(f, "; its present statement has taken {}", time(seconds)),
-            None => write!(f, "; its last statement ended {} ago", time(self.idle_seconds)),
+            Some(seconds) => write!(f, "; its present statement has taken {}", time(seconds))?,
+            None if idle < STILL => write!(f, "; it moved {} ago", time(idle))?,
+            None => write!(f, "; it has stood still for {}", time(idle))?,
         }
+        self.done.as_ref().map_or(Ok(()), |done| write!(f, "; so far {done}"))
     }
 }
 
@@ -141,31 +180,72 @@ pub fn run_in_progress(session: &mut Session, name: &str) -> Result<Option<Holde
 /// Who holds the lock; `None` if it is free again.
 fn holder(session: &mut Session, what: &str, key: i64) -> Result<Option<Holder>> {
     // A lock on one bigint shows its halves as classid and objid, with objsubid 1 (pg_locks in PostgreSQL's manual).
-    let row = session.query_opt(
-        what,
+    let sql = format!(
         "SELECT format('%s, user %s, from %s, process %s',
                        coalesce(nullif(a.application_name, ''), 'unnamed'), a.usename,
-                       coalesce(a.client_addr::text, 'this machine'), a.pid),
+                       CASE WHEN a.backend_start IS NULL THEN 'a host that this role may not see'
+                            ELSE coalesce(a.client_addr::text, 'this machine') END, a.pid),
                 extract(epoch FROM clock_timestamp() - a.backend_start)::bigint,
                 extract(epoch FROM clock_timestamp() - a.state_change)::bigint,
                 a.state = 'active',
-                a.application_name = current_setting('application_name')
+                a.application_name = current_setting('application_name'),
+                to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS\"Z\"'),
+                substring(a.query FROM '^SELECT ''{MARK}([^'']*)'), a.pid
          FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
            AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-           AND (l.classid::bigint << 32) | l.objid::bigint = $1",
-        &[&key],
-    )?;
+           AND (l.classid::bigint << 32) | l.objid::bigint = $1"
+    );
+    let row = session.query_opt(what, &sql, &[&key])?;
     Ok(row.map(|row| {
-        // A role that may not see the session's activity sees its name only.
-        let since_change = row.get::<_, Option<i64>>(2).unwrap_or_default();
+        let since_change: Option<i64> = row.get(2);
         let is_active = row.get::<_, Option<bool>>(3).unwrap_or_default();
         Holder {
             session: row.get(0),
-            seconds: row.get::<_, Option<i64>>(1).unwrap_or_default(),
-            idle_seconds: if is_active { 0 } else { since_change },
-            statement_seconds: is_active.then_some(since_change),
+            since: row.get(5),
+            seconds: row.get(1),
+            idle_seconds: if is_active { Some(0) } else { since_change },
+            statement_seconds: since_change.filter(|_| is_active),
+            done: row.get(6),
+            process: row.get(7),
             is_ours: row.get::<_, Option<bool>>(4).unwrap_or_default(),
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(seconds: i64, idle: i64) -> Holder {
+        Holder {
+            session: "pg2ch ledger 0000002a host:7".into(),
+            since: Some("2026-01-02 03:04:05Z".into()),
+            seconds: Some(seconds),
+            idle_seconds: Some(idle),
+            statement_seconds: None,
+            done: None,
+            process: 99,
+            is_ours: false,
+        }
+    }
+
+    #[test]
+    fn a_holder_is_told_with_since_when_and_whether_it_moves() {
+        let moving = Holder { done: Some("5 records sent".into()), ..holder(61, 2) };
+        let front = "pg2ch ledger 0000002a host:7, since 2026-01-02 03:04:05Z, for";
+        assert_eq!(moving.to_string(), format!("{front} 1m 1s; it moved 2s ago; so far 5 records sent"));
+        assert_eq!(holder(200, 60).to_string(), format!("{front} 3m 20s; it has stood still for 1m"));
+        let asking = Holder { statement_seconds: Some(3), ..holder(4, 0) };
+        assert_eq!(asking.to_string(), format!("{front} 4s; its present statement has taken 3s"));
+        let hidden = Holder { since: None, seconds: None, idle_seconds: None, ..holder(0, 0) };
+        assert!(hidden.to_string().contains("may not see whether it moves"), "{hidden}");
+        assert_eq!(hidden.hint(), WAIT);
+    }
+
+    #[test]
+    fn a_run_that_stands_still_for_long_is_to_be_ended() {
+        assert_eq!(holder(1_000, 899).hint(), WAIT);
+        assert!(holder(1_000, 900).hint().contains("pg_terminate_backend(99)"));
+    }
 }

@@ -155,6 +155,14 @@ impl Session {
         self.call(what, |client| client.simple_query(sql)).map(answers_of)
     }
 
+    /// Runs a statement without the watchdog, which would end the run: for what the run can do without.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code.
+    pub(super) fn execute_unwatched(&mut self, what: &str, sql: &str) -> Result<()> {
+        self.client.batch_execute(sql).map_err(|error| self.explain(what, error))
+    }
+
     /// Runs statements without parameters.
     ///
     /// # Errors

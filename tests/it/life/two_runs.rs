@@ -35,7 +35,7 @@ fn a_second_run_ends_with_75_and_names_the_first() {
 
     let holder = format!("{}:{}", hostname(), first.id());
     assert!(second.stderr.contains(&holder), "{holder}: {}", second.stderr);
-    for told in [", for ", "; its last statement ended ", "--wait-lock"] {
+    for told in [", since 2", ", for ", "; it moved ", "--wait-lock"] {
         assert!(second.stderr.contains(told), "{told}: {}", second.stderr);
     }
     let status = world.run(&["status"]).expect(0).stdout;
@@ -81,6 +81,65 @@ fn a_wait_that_was_too_short_ends_with_75() {
 
     signal("CONT", &first);
     Ended::after(first).expect(0);
+}
+
+/// The second leg copies records one by one, and makes no statements in PostgreSQL.
+#[test]
+fn a_run_that_copies_records_tells_whether_it_moves() {
+    let mut world = World::new("moving");
+    let file = std::env::temp_dir().join(format!("{}.prom", world.name));
+    world.settings.insert("metrics", format!("textfile = \"{}\"", file.display()));
+    world.settings.insert("batch", "insert_rows = 1".into());
+    world.insert_rows(3_000);
+    let first = world.start(&["--once", "--json"]);
+    let in_progress = |world: &World| world.run(&["status", "--json"]).expect(0).report()["run_in_progress"].clone();
+    let copied = |world: &World| in_progress(world)["done"].as_str().map(str::to_owned);
+    world.wait_for("a mark in the session", || {
+        copied(&world).is_some_and(|done| done.starts_with("3,000 records sent, 3,000 rows flagged, "))
+    });
+    let moved_at = |file: &std::path::Path| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("pg2ch_run_moved_timestamp_seconds{")?.split(' ').nth(1)?.parse().ok());
+        line.map(|seconds: f64| std::time::UNIX_EPOCH + std::time::Duration::from_secs_f64(seconds))
+    };
+    world.wait_for("a mark in the metrics", || moved_at(&file).is_some());
+    signal("STOP", &first);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+
+    let second = world.once().expect(75);
+
+    assert!(second.stderr.contains("; it moved ") && second.stderr.contains(" records copied"), "{}", second.stderr);
+    let stands = in_progress(&world)["idle_seconds"].as_i64().unwrap();
+    assert!(stands >= 2, "{stands}");
+    let stands = moved_at(&file).expect("the second run leaves the first one's time").elapsed().unwrap();
+    assert!((2..60).contains(&stands.as_secs()), "{stands:?}");
+
+    signal("CONT", &first);
+    signal("TERM", &first);
+    Ended::after(first).expect(0);
+    assert_eq!(moved_at(&file), None, "no run is in progress");
+    std::fs::remove_file(file).unwrap();
+    world.settings.remove("batch");
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn another_role_is_told_that_it_may_not_see_whether_the_run_moves() {
+    let mut world = World::new("unseen");
+    let first = stopped_run(&mut world);
+    let role = world.become_role(
+        "GRANT SELECT, UPDATE ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_checkpoint, pg2ch_held TO {role}",
+    );
+
+    let second = world.once().expect(75);
+
+    assert!(second.stderr.contains("this role may not see whether it moves"), "{}", second.stderr);
+    signal("CONT", &first);
+    Ended::after(first).expect(0);
+    world.drop_role(&role);
 }
 
 fn hostname() -> String {
