@@ -67,10 +67,13 @@ pub fn take(
         let is_ours = holder.as_ref().is_some_and(|holder| holder.is_ours);
         let wait = wait.max(if is_ours { OWN_SESSION } else { DEAD_SESSION });
         if begun.elapsed() >= wait {
-            let hint = holder.as_ref().map_or_else(|| WAIT.to_owned(), Holder::hint);
-            let holder = holder.map_or_else(|| "it has just ended".into(), |holder| holder.to_string());
-            let what = format!("{what} in database {}", table.database);
-            return Err(Error::new(ExitCode::Locked, what, format!("another run holds it: {holder}"), hint));
+            let told = holder.as_ref().map_or_else(|| "it has just ended".into(), Holder::to_string);
+            return Err(Error::new(
+                ExitCode::Locked,
+                format!("{what} in database {}", table.database),
+                format!("another run holds it: {told}"),
+                what_to_do(holder.as_ref()),
+            ));
         }
         if shutdown.wait(RETRY) {
             return Ok(None);
@@ -96,9 +99,6 @@ fn lock_key(database: &str, table: &str) -> i64 {
     first.copy_from_slice(&digest[..8]);
     i64::from_be_bytes(first)
 }
-
-/// What is said where the other run moves.
-const WAIT: &str = "wait for it, or use --wait-lock 5m; if its host died, the lock is freed within about a minute";
 
 /// A run that has moved nothing for so long does not pass by itself: each of its calls has a limit of its own.
 const STALLED: i64 = 900;
@@ -135,17 +135,17 @@ pub struct Holder {
     is_ours: bool,
 }
 
-impl Holder {
-    /// What to do about it.
-    fn hint(&self) -> String {
-        if self.idle_seconds.is_none_or(|seconds| seconds < STALLED) {
-            return WAIT.to_owned();
+/// What to do about a lock that is taken.
+fn what_to_do(holder: Option<&Holder>) -> String {
+    match holder.filter(|holder| holder.idle_seconds.is_some_and(|seconds| seconds >= STALLED)) {
+        None => {
+            "wait for it, or use --wait-lock 5m; if its host died, the lock is freed within about a minute".to_owned()
         }
-        format!(
+        Some(stalled) => format!(
             "end that process: a kill is safe, and the next run resumes where it stood. If its host cannot be reached, \
              `SELECT pg_terminate_backend({})` in PostgreSQL frees the lock",
-            self.process
-        )
+            stalled.process
+        ),
     }
 }
 
@@ -240,12 +240,12 @@ mod tests {
         assert_eq!(asking.to_string(), format!("{front} 4s; its present statement has taken 3s"));
         let hidden = Holder { since: None, seconds: None, idle_seconds: None, ..holder(0, 0) };
         assert!(hidden.to_string().contains("may not see whether it moves"), "{hidden}");
-        assert_eq!(hidden.hint(), WAIT);
+        assert!(what_to_do(Some(&hidden)).starts_with("wait"));
     }
 
     #[test]
     fn a_run_that_stands_still_for_long_is_to_be_ended() {
-        assert_eq!(holder(1_000, 899).hint(), WAIT);
-        assert!(holder(1_000, 900).hint().contains("pg_terminate_backend(99)"));
+        assert!(what_to_do(Some(&holder(1_000, 899))).starts_with("wait"));
+        assert!(what_to_do(Some(&holder(1_000, 900))).contains("pg_terminate_backend(99)"));
     }
 }
