@@ -149,6 +149,32 @@ fn a_commit_that_is_never_answered_ends_in_time_and_is_made_good() {
     }
 }
 
+/// A broker that hears a request, and never says a word again, on no connection. librdkafka's own limit of such a call is no limit.
+#[test]
+fn a_broker_that_falls_silent_under_a_commit_ends_the_run_in_time_or_at_the_second_signal() {
+    let mut world = impatient("commit_silent");
+    let proxy = Proxy::before_kafka(&mut world);
+    for (request, has_signals) in [(COMMIT_OFFSETS, false), (ADD_OFFSETS, true)] {
+        world.send_logins(9);
+        let hits = proxy.hits();
+        proxy.on_nth(2, Way::ToServer, kafka_request(request), Fault::Stall);
+        let run = world.start(&["consume"]);
+        world.wait_for("the commit", || proxy.hits() > hits);
+        proxy.now(Fault::Stall);
+        let begun = Instant::now();
+        for _ in 0..if has_signals { 2 } else { 0 } {
+            std::thread::sleep(Duration::from_millis(700));
+            signal_process("TERM", run.id());
+        }
+        Ended::after(run).expect(if has_signals { 128 + 15 } else { 69 });
+        let limit = Duration::from_secs(if has_signals { 4 } else { 20 });
+        assert!(begun.elapsed() < limit, "{request}: {:?}", begun.elapsed());
+        proxy.pass();
+        proxy.cut_open();
+        run_well(&world);
+    }
+}
+
 /// A request that a dead run has sent arrives when the next run has done its work, with the dead letters of both.
 #[test]
 fn what_a_dead_run_sent_to_kafka_and_arrives_late_moves_no_offset_and_leaves_no_letter() {
