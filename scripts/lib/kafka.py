@@ -1,5 +1,6 @@
-"""Apache Kafka in KRaft mode: one process that is broker and controller."""
+"""Apache Kafka in KRaft mode: one process that is broker and controller, or three of them that are a cluster."""
 
+import base64
 import functools
 import glob
 import hashlib
@@ -11,6 +12,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import threading
 
 from common import CACHE, LIB, Failure, Server, apt_install, locked_cache, run
 
@@ -20,8 +22,8 @@ TOPICS = {"user_logins": 3, "user_logins.dead": 1}
 
 CONFIGURATION = """
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@localhost:{controller}
+node.id={node}
+controller.quorum.voters={voters}
 controller.listener.names=CONTROLLER
 listeners={listeners},CONTROLLER://localhost:{controller}
 advertised.listeners={advertised}
@@ -29,14 +31,16 @@ listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,LOOPBACK
 log.dirs={data}
 auto.create.topics.enable=false
 
-# A single broker: every internal topic has one copy; few partitions make the first start quick.
-offsets.topic.replication.factor=1
+# A single broker has one copy of everything; few partitions of the internal topics make the first start quick.
+default.replication.factor={copies}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={copies}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_sync}
 transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={in_sync}
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
 
@@ -100,6 +104,7 @@ def java_version(program):
 class Kafka(Server):
     name = "kafka"
     title = "Kafka"
+    node = 1
 
     def install(self):
         if not java_program():
@@ -134,12 +139,13 @@ class Kafka(Server):
 
     # The heap is small, but it is there from the start. The exit on a full heap makes a broken broker a dead one.
     BROKER = ("-Xms512m", "-Xmx512m", "-XX:+ExitOnOutOfMemoryError")
+    ONE_OF_THREE = ("-Xms160m", "-Xmx256m", "-XX:+ExitOnOutOfMemoryError", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
     # A command lives for a second: what takes time to begin is left out.
     TOOL = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
-    def java(self, main, *arguments):
+    def java(self, options, main, *arguments):
         logging = f"-Dlog4j2.configurationFile={self.directory / 'kafka-log4j2.properties'}"
-        return [java_program(), *self.BROKER, "-Djava.awt.headless=true", logging, "-cp", os.pathsep.join(self.jars()), main, *arguments]
+        return [java_program(), *options, "-Djava.awt.headless=true", logging, "-cp", os.pathsep.join(self.jars()), main, *arguments]
 
     def write_tools(self):
         """`DIR/bin` has Kafka's commands: with it in front of PATH, what documents and findings say can be typed as it stands."""
@@ -152,7 +158,11 @@ class Kafka(Server):
             script.chmod(0o755)
 
     def settings(self):
-        return self.directory / "kafka.properties"
+        return self.directory / f"{self.name}.properties"
+
+    def nodes(self):
+        """The brokers of the cluster that this one belongs to."""
+        return [kind for kind in (Kafka, Kafka2, Kafka3) if f"SERVERS_{kind.name.upper()}_PORT" in self.state]
 
     def create(self):
         (self.directory / "kafka-log4j2.properties").write_text(LOGGING)
@@ -166,22 +176,40 @@ class Kafka(Server):
             # Where `localhost` is ::1 too, clients may try that first: the same port there, as a listener of its own.
             advertised += f",LOOPBACK6://localhost:{self.port}"
             listeners += f",LOOPBACK6://[::1]:{self.port}"
+        nodes = self.nodes()
         proxies = [(n, self.port_of(f"kafka_proxied_{n}"), self.port_of(f"kafka_proxy_{n}")) for n in (1, 2, 3)]
-        proxies = [proxy for proxy in proxies if all(proxy)]
+        # The proxies lead to one broker only.
+        proxies = [proxy for proxy in proxies if all(proxy) and len(nodes) == 1]
         for number, listens_on, tells in proxies:
             listeners += f",PROXIED{number}://127.0.0.1:{listens_on}"
             advertised += f",PROXIED{number}://127.0.0.1:{tells}"
         settings = CONFIGURATION.format(
-            listeners=listeners, advertised=advertised, controller=self.port_of("kafka_controller"), data=self.data,
+            listeners=listeners, advertised=advertised, controller=self.port_of(f"{self.name}_controller"), data=self.data,
+            node=self.node, copies=len(nodes), in_sync=2 if len(nodes) > 2 else 1,
+            voters=",".join(f"{kind.node}@localhost:{self.port_of(f'{kind.name}_controller')}" for kind in nodes),
             plain="".join(f",PROXIED{number}:PLAINTEXT" for number, _, _ in proxies),
         )  # fmt: skip
         self.settings().write_text(settings + (TLS.format(tls=self.tls) if self.tls else ""))
         if not (self.data / "meta.properties").exists():
-            shutil.rmtree(self.data, ignore_errors=True)
-            run(self.java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", self.settings(), *SCRAM_USERS))
+            with FORMATTING:
+                self.format()
+
+    def format(self):
+        """Make the folder of the data. That of another broker of the cluster, new as it is, serves as well, under another name."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        others = (self.directory / kind.name for kind in self.nodes() if kind.name != self.name)
+        formatted = next((data for data in others if set(os.listdir(data) if data.exists() else []) == NEW), None)
+        if formatted:
+            shutil.copytree(formatted, self.data)
+            properties = self.data / "meta.properties"
+            text = re.sub(r"(?m)^node.id=.*", f"node.id={self.node}", properties.read_text())
+            properties.write_text(re.sub(r"(?m)^directory.id=.*", f"directory.id={random_id()}", text))
+        else:
+            run(self.java(self.TOOL, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", self.settings(), *SCRAM_USERS))
 
     def command(self):
-        return self.java("kafka.Kafka", self.settings()), {}
+        options = self.BROKER if len(self.nodes()) == 1 else self.ONE_OF_THREE
+        return self.java(options, "kafka.Kafka", self.settings()), {}
 
     def ready(self):
         # Asking for these once spares the first client a wait: the internal topics are created when a coordinator is looked for,
@@ -192,6 +220,32 @@ class Kafka(Server):
 
     def load(self):
         create_topics(self.port, TOPICS)
+
+
+class Kafka2(Kafka):
+    name = "kafka2"
+    title = "Kafka's second broker"
+    node = 2
+
+    def load(self):
+        """The first one does."""
+
+
+class Kafka3(Kafka2):
+    name = "kafka3"
+    title = "Kafka's third broker"
+    node = 3
+
+
+# One broker's folder at a time is made.
+FORMATTING = threading.Lock()
+# What is in a folder whose broker has not run yet.
+NEW = {"meta.properties", "bootstrap.checkpoint"}
+
+
+def random_id():
+    """As Kafka makes them: sixteen bytes, in Base64 without its padding."""
+    return base64.urlsafe_b64encode(b"A" + os.urandom(15)).decode().rstrip("=")
 
 
 def has_ipv6():
@@ -244,9 +298,10 @@ def init_producer_id(port):
 def create_topics(port, topics):
     body = struct.pack(">i", len(topics))
     for name, partitions in topics.items():
-        # One copy of each partition, no assignment by hand, no configuration.
-        body += text(name) + struct.pack(">ihii", partitions, 1, 0, 0)
-    answer = request(port, CREATE_TOPICS, 2, body + struct.pack(">i?", 20000, False))
+        # As many copies as is usual, no assignment by hand, no configuration.
+        body += text(name) + struct.pack(">ihii", partitions, -1, 0, 0)
+    answer = request(port, CREATE_TOPICS, 4, body + struct.pack(">i?", 20000, False))
+    # Behind the time that the client is to wait, and the number of topics.
     position = 8
     for _ in topics:
         (length,) = struct.unpack_from(">h", answer, position)

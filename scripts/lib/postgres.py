@@ -23,6 +23,7 @@ log_timezone = 'UTC'
 ACCESS = """
 host  all  all  127.0.0.1/32  scram-sha-256
 host  all  all  ::1/128       scram-sha-256
+host  replication  postgres  127.0.0.1/32  scram-sha-256
 """
 
 
@@ -83,7 +84,8 @@ class Postgres(Server):
                 (self.data / name).chmod(0o600)
                 shutil.chown(self.data / name, self.data.stat().st_uid, self.data.stat().st_gid)
 
-    def initialise(self):
+    def make_folder(self):
+        """An empty folder for the data, of the server's user; Popen's options for that user."""
         account = self.account()
         shutil.rmtree(self.data, ignore_errors=True)
         self.data.mkdir(mode=0o700)
@@ -92,6 +94,10 @@ class Postgres(Server):
             blocked = [path for path in self.data.parents if not path.stat().st_mode & 0o001]
             if blocked:
                 raise Failure(f"PostgreSQL does not run as root, and its user cannot enter {blocked[-1]}: choose another --dir")
+        return account
+
+    def initialise(self):
+        account = self.make_folder()
         password = self.directory / "postgres.password"
         password.write_text("postgres\n")
         try:
@@ -138,3 +144,20 @@ class Postgres(Server):
 
     def load(self):
         self.sql("--single-transaction", "-f", SQL / "postgres_init.sql")
+
+
+class Standby(Postgres):
+    """A streaming standby of the other one."""
+
+    name = "standby"
+    title = "PostgreSQL's standby"
+
+    def initialise(self):
+        account = self.make_folder()
+        environment = {**os.environ, "PGPASSWORD": "postgres"}
+        primary = ["-h", "127.0.0.1", "-p", str(self.port_of("postgres")), "-U", "postgres"]
+        run([self.programs() / "pg_basebackup", "-D", self.data, "-R", "--checkpoint=fast", "--no-sync", *primary],
+            env=environment, cwd="/", **account)  # fmt: skip
+
+    def load(self):
+        """The primary has everything."""

@@ -4,10 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod configuration;
+pub mod failover;
 pub mod findings;
 pub mod foreign;
 mod group;
 pub mod http_proxy;
+pub mod kafka_cluster;
+pub mod nginx;
 pub mod page;
 pub mod pooler;
 mod promise;
@@ -27,6 +30,7 @@ use std::time::Duration;
 use pg2ch::clickhouse::{Answer, Http};
 use postgres::Client;
 
+pub use promise::Differences;
 pub use runs::{Ended, KILLED, Suspended, signal, signal_process};
 use servers::Servers;
 pub use topic::Seen;

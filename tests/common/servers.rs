@@ -1,7 +1,7 @@
 //! Where the servers are: the shared ones of `scripts/test`, or a set that a test starts for itself to break it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use pg2ch::clickhouse::Http;
 
@@ -104,6 +104,11 @@ impl OwnServers {
         act_in(&self.dir, action, server);
     }
 
+    /// Kills a server, unless it is dead already.
+    pub fn kill_if_it_runs(&self, server: &str) {
+        let _ = output_of(&["kill", server, "--dir", &self.dir.to_string_lossy()]);
+    }
+
     /// Has a server stop answering until the result is dropped: a test that fails meanwhile does not wait for it for ever.
     pub fn pause(&self, server: &'static str) -> Paused<'_> {
         self.act("pause", server);
@@ -135,8 +140,12 @@ pub fn act_in(dir: &Path, action: &str, server: &str) {
     call(&[action, server, "--dir", &dir.to_string_lossy()]);
 }
 
-fn call(args: &[&str]) {
+fn output_of(args: &[&str]) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/servers");
-    let output = Command::new(script).args(args).output().unwrap();
+    Command::new(script).args(args).output().unwrap()
+}
+
+fn call(args: &[&str]) {
+    let output = output_of(args);
     assert!(output.status.success(), "scripts/servers {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -9,7 +9,7 @@ use rdkafka::admin::{
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers, Message};
 use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
@@ -42,7 +42,7 @@ impl World {
     }
 
     pub fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
-        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
         for (key, value) in settings {
             new = new.set(key, value);
         }
@@ -131,10 +131,16 @@ impl World {
             match consumer.poll(Duration::from_secs(20)).expect("a record or an end within 20 s") {
                 Ok(message) => look(Seen::of(&message)),
                 Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                // One of several may be down: the others have everything.
+                Err(error) if error.rdkafka_error_code().is_some_and(is_broker_away) => {}
                 Err(error) => panic!("{error}"),
             }
         }
     }
+}
+
+const fn is_broker_away(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown)
 }
 
 impl Seen {

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod check;
+mod clusters;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;

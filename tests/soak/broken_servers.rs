@@ -13,9 +13,6 @@ use super::subject::Subject;
 const SERVERS: [&str; 3] = ["postgres", "kafka", "clickhouse"];
 const TIMEOUTS: &str = "connect = \"1s\"\npostgres = \"1s\"\nkafka = \"2s\"\nstable = \"2s\"\nclickhouse = \"1s\"";
 
-/// How many runs may be told that a server is not itself again yet.
-const RUNS: usize = 5;
-
 pub fn break_them(subject: &mut Subject<'_>, act: Act, servers: &Path, times: u64) {
     let first = subject.rng.usize(..SERVERS.len());
     let mut course = 0.3;
@@ -52,17 +49,7 @@ pub fn break_them(subject: &mut Subject<'_>, act: Act, servers: &Path, times: u6
         if server == "postgres" && act != Act::Pause {
             subject.world.pg = Client::connect(&subject.world.servers.postgres_url, NoTls).unwrap();
         }
-        until_well(subject);
+        subject.run_until_well();
         subject.check();
     }
-}
-
-/// Runs until one ends well; the others may say that a server is out of reach, or that a dead run's session holds the lock.
-fn until_well(subject: &mut Subject<'_>) {
-    for _ in 0..RUNS {
-        if subject.run(&["--once", "--wait-lock", "20s"], &[0, 69, 75]).code == 0 {
-            return;
-        }
-    }
-    panic!("{RUNS} runs, and none ended well though all servers are there");
 }

@@ -8,8 +8,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod broken_servers;
+mod brokers;
 #[path = "../common/mod.rs"]
 mod common;
+mod failovers;
+mod gateways;
 mod journal;
 mod kills;
 mod links;
@@ -19,11 +22,13 @@ mod points;
 mod subject;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use common::World;
+use common::failover::Pair;
+use common::kafka_cluster::Cluster;
 use common::servers::Servers;
 use journal::{Journal, Tally};
 use plan::{Chunk, Kind, Plan};
@@ -36,19 +41,31 @@ const PROGRESS: Duration = Duration::from_secs(15);
 fn each_fault_again_and_again_loses_and_doubles_nothing() {
     let plan = Plan::of_environment();
     let journal = Journal::open(plan.journal.as_deref());
+    let usual = plan.chunks().into_iter().filter(|chunk| !chunk.is_of_clusters());
     let (breaking, sharing): (Vec<Chunk>, Vec<Chunk>) =
-        plan.chunks().into_iter().filter(|chunk| !journal.has(chunk)).partition(Chunk::breaks_servers);
-    let soak =
-        Soak { plan: &plan, journal: Mutex::new(journal), begun: Instant::now(), failed: AtomicBool::new(false) };
+        usual.clone().filter(|chunk| !journal.has(chunk)).partition(Chunk::breaks_servers);
+    let soak = Soak::new(&plan, journal);
     soak.work_off(sharing, plan.workers);
     // A server that is killed is killed for everybody.
     soak.work_off(breaking, 1);
     let journal = soak.journal.into_inner().unwrap();
     println!("{}", journal.progress(&plan));
     assert!(!soak.failed.load(Ordering::Relaxed), "a chunk failed, see above");
-    if plan.only.is_none() && plan.chunks().iter().all(|chunk| journal.has(chunk)) {
+    if plan.only.is_none() && usual.clone().all(|chunk| journal.has(&chunk)) {
         verify_everything(journal);
     }
+}
+
+#[test]
+fn clusters_again_and_again_lose_and_double_nothing() {
+    let plan = Plan::of_environment();
+    let journal = Journal::open(plan.journal.as_deref());
+    let chunks = plan.chunks().into_iter().filter(|chunk| chunk.is_of_clusters() && !journal.has(chunk)).collect();
+    let soak = Soak::new(&plan, journal);
+    // A broker that is killed is killed for everybody, and three of them are much for a small machine.
+    soak.work_off(chunks, 1);
+    println!("{}", soak.journal.lock().unwrap().progress(&plan));
+    assert!(!soak.failed.load(Ordering::Relaxed), "a chunk failed, see above");
 }
 
 #[test]
@@ -79,9 +96,16 @@ struct Soak<'a> {
     journal: Mutex<Journal>,
     begun: Instant,
     failed: AtomicBool,
+    /// Started when it is wanted.
+    cluster: OnceLock<Cluster>,
 }
 
-impl Soak<'_> {
+impl<'a> Soak<'a> {
+    fn new(plan: &'a Plan, journal: Journal) -> Self {
+        let (begun, failed) = (Instant::now(), AtomicBool::new(false));
+        Self { plan, journal: Mutex::new(journal), begun, failed, cluster: OnceLock::new() }
+    }
+
     /// Does all chunks, `workers` at a time, until one fails or the time is up.
     fn work_off(&self, chunks: Vec<Chunk>, workers: usize) {
         let (chunks, told) = (Mutex::new(chunks.into_iter()), Mutex::new(Instant::now()));
@@ -104,7 +128,7 @@ impl Soak<'_> {
 
     fn work_on(&self, chunk: &Chunk) {
         let (begun, mut tally) = (Instant::now(), Tally::of(chunk));
-        let done = catch_unwind(AssertUnwindSafe(|| work(chunk, self.plan, &mut tally)));
+        let done = catch_unwind(AssertUnwindSafe(|| self.work(chunk, &mut tally)));
         tally.seconds = begun.elapsed().as_secs_f64();
         if let Err(panic) = done {
             let why = panic.downcast_ref::<String>().cloned();
@@ -119,20 +143,44 @@ impl Soak<'_> {
         }
         self.journal.lock().unwrap().write(tally);
     }
-}
 
-fn work(chunk: &Chunk, plan: &Plan, tally: &mut Tally) {
-    let mut subject = Subject::new(chunk, tally);
-    match &chunk.kind {
-        Kind::Points(group) => points::crash(&mut subject, *group, chunk.times),
-        Kind::Kills => kills::kill(&mut subject, chunk.times),
-        Kind::Link(link, trouble) => links::trouble(&mut subject, *link, *trouble, chunk.times),
-        Kind::Servers(act) => {
-            let dir = plan.servers.as_deref().expect("the servers' directory, to kill them");
-            broken_servers::break_them(&mut subject, *act, dir, chunk.times);
-        }
+    fn work(&self, chunk: &Chunk, tally: &mut Tally) {
+        let times = chunk.times;
+        let subject = match &chunk.kind {
+            Kind::Brokers(act) => {
+                let cluster = self.cluster.get_or_init(|| Cluster::start("soak-brokers"));
+                let mut subject = Subject::on(cluster.servers.clone(), chunk, tally);
+                brokers::trouble(&mut subject, cluster, *act, times);
+                subject
+            }
+            Kind::Promotion | Kind::LostCommits => {
+                let pair = Pair::start(&format!("soak-{}-{}", chunk.place, chunk.number));
+                let mut subject = Subject::on(pair.servers.clone(), chunk, tally);
+                if chunk.kind == Kind::Promotion {
+                    // What PostgreSQL has lost differs for good.
+                    return failovers::promote(&mut subject, &pair);
+                }
+                failovers::lose_commits(&mut subject, &pair, times);
+                // Before the pair ends.
+                return subject.finish();
+            }
+            usual => {
+                let mut subject = Subject::new(chunk, tally);
+                match usual {
+                    Kind::Points(group) => points::crash(&mut subject, *group, times),
+                    Kind::Link(link, trouble) => links::trouble(&mut subject, *link, *trouble, times),
+                    Kind::Servers(act) => {
+                        let dir = self.plan.servers.as_deref().expect("the servers' directory, to kill them");
+                        broken_servers::break_them(&mut subject, *act, dir, times);
+                    }
+                    Kind::Gateway(act) => gateways::trouble(&mut subject, *act, times),
+                    _ => kills::kill(&mut subject, times),
+                }
+                subject
+            }
+        };
+        subject.finish();
     }
-    subject.finish();
 }
 
 /// Compares all tables of the soak once more, with the contents.

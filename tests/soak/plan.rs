@@ -50,12 +50,35 @@ pub enum Act {
     Restart,
 }
 
+/// What happens to the brokers of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokerAct {
+    Kill,
+    Pause,
+    Restart,
+    Outnumber,
+    Move,
+}
+
+/// What a proxy in front of ClickHouse does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewayAct {
+    Close,
+    TooLarge,
+    Late,
+    Kill,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     Points(Group),
     Kills,
     Link(Link, Fault),
     Servers(Act),
+    Brokers(BrokerAct),
+    Promotion,
+    LostCommits,
+    Gateway(GatewayAct),
 }
 
 impl Kind {
@@ -69,6 +92,11 @@ impl Kind {
             kinds.extend([Fault::Cut, Fault::DropReply, Fault::Hold].map(|fault| Self::Link(link, fault)));
         }
         kinds.extend([Act::Kill, Act::Pause, Act::Restart].map(Self::Servers));
+        let brokers = [BrokerAct::Kill, BrokerAct::Pause, BrokerAct::Restart, BrokerAct::Outnumber, BrokerAct::Move];
+        kinds.extend(brokers.map(Self::Brokers));
+        kinds.extend([Self::Promotion, Self::LostCommits]);
+        let gateways = [GatewayAct::Close, GatewayAct::TooLarge, GatewayAct::Late, GatewayAct::Kill];
+        kinds.extend(gateways.map(Self::Gateway));
         kinds
     }
 
@@ -93,6 +121,17 @@ impl Kind {
             Self::Servers(Act::Kill) => "servers killed".into(),
             Self::Servers(Act::Pause) => "servers paused".into(),
             Self::Servers(Act::Restart) => "servers restarted".into(),
+            Self::Brokers(BrokerAct::Kill) => "brokers killed".into(),
+            Self::Brokers(BrokerAct::Pause) => "brokers paused".into(),
+            Self::Brokers(BrokerAct::Restart) => "brokers restarted".into(),
+            Self::Brokers(BrokerAct::Outnumber) => "two brokers down".into(),
+            Self::Brokers(BrokerAct::Move) => "partitions moved and added".into(),
+            Self::Promotion => "PostgreSQL, promotions with a lost tail".into(),
+            Self::LostCommits => "PostgreSQL, lost commits".into(),
+            Self::Gateway(GatewayAct::Close) => "nginx, connections closed".into(),
+            Self::Gateway(GatewayAct::TooLarge) => "nginx, 413".into(),
+            Self::Gateway(GatewayAct::Late) => "nginx, 504 and lost replies".into(),
+            Self::Gateway(GatewayAct::Kill) => "nginx killed".into(),
         }
     }
 }
@@ -114,6 +153,11 @@ impl Chunk {
         format!("{}/{}", self.kind.name(), self.number)
     }
 
+    /// Whether it needs servers besides the usual ones, and is asked for by itself.
+    pub fn is_of_clusters(&self) -> bool {
+        matches!(self.kind, Kind::Brokers(_) | Kind::Promotion | Kind::LostCommits | Kind::Gateway(_))
+    }
+
     pub fn breaks_servers(&self) -> bool {
         matches!(self.kind, Kind::Servers(_))
     }
@@ -126,6 +170,11 @@ pub struct Plan {
     kills: u64,
     links: u64,
     breaks: u64,
+    /// Of clusters.
+    brokers: u64,
+    promotions: u64,
+    lost_commits: u64,
+    gateways: u64,
     /// Of the outbox.
     pub events: u64,
     pub event_kills: u64,
@@ -155,6 +204,10 @@ impl Plan {
             kills: number("KILLS", 6),
             links: number("LINKS", 1),
             breaks: if servers.is_some() { number("BREAKS", 0) } else { 0 },
+            brokers: number("BROKERS", 0),
+            promotions: number("PROMOTIONS", 0),
+            lost_commits: number("LOST_COMMITS", 0),
+            gateways: number("GATEWAYS", 0),
             events: number("EVENTS", 5_000),
             event_kills: number("EVENT_KILLS", 6),
             workers: usize::try_from(number("WORKERS", 3)).unwrap(),
@@ -174,6 +227,11 @@ impl Plan {
                 Kind::Kills => (self.kills, KILLS),
                 Kind::Link(..) => (self.links, TROUBLES),
                 Kind::Servers(_) => (self.breaks, BREAKS),
+                Kind::Brokers(_) => (self.brokers, BREAKS),
+                // Each needs a primary and a standby of its own.
+                Kind::Promotion => (self.promotions, 1),
+                Kind::LostCommits => (self.lost_commits, BREAKS),
+                Kind::Gateway(_) => (self.gateways, TROUBLES),
             };
             for number in 0..times.div_ceil(size) {
                 let mut rng = fastrand::Rng::with_seed(self.seed ^ (place as u64) << 32 ^ number << 40);
