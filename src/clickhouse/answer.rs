@@ -140,6 +140,11 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
             ExitCode::Config,
             "[clickhouse] url does not lead to ClickHouse's HTTP interface (port 8123, or 8443 for https)",
         ),
+        // A question: an INSERT gets smaller.
+        0 if matches!(exception.status, 413 | 414) => (
+            ExitCode::Config,
+            "raise the limit of the proxy before ClickHouse to 1 MB at least (nginx: client_max_body_size, large_client_header_buffers)",
+        ),
         _ => (ExitCode::Unavailable, "ClickHouse cannot do this now; the next run resumes here"),
     }
 }

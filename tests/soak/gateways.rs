@@ -18,7 +18,7 @@ pub fn trouble(subject: &mut Subject<'_>, act: GatewayAct, times: u64) {
     let slow = Proxy::to(&format!("127.0.0.1:{}", port_of(&url)));
     let lines = match act {
         GatewayAct::Close => "keepalive_requests 3; location / { proxy_pass {upstream}; }",
-        GatewayAct::TooLarge => "client_max_body_size 1k; location / { proxy_pass {upstream}; }",
+        GatewayAct::TooLarge => "client_max_body_size 2k; location / { proxy_pass {upstream}; }",
         GatewayAct::Late => "location / { proxy_pass {upstream}; proxy_read_timeout 1s; }",
         GatewayAct::Kill => "location / { proxy_pass {upstream}; }",
     };

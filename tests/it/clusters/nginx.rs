@@ -45,6 +45,20 @@ fn bodies_that_nginx_finds_too_large_get_smaller() {
 }
 
 #[test]
+fn a_question_that_nginx_finds_too_large_names_its_limit() {
+    let mut world = world("nginx_question");
+    let lines = "client_max_body_size 200; location / { proxy_pass {upstream}; }";
+    let nginx = Nginx::before_clickhouse(&world, lines);
+    world.settings.insert("clickhouse", nginx.url(""));
+    world.insert_rows(10);
+    let ended = world.once().expect(78);
+    assert!(ended.stderr.contains("nginx: client_max_body_size"), "{}", ended.stderr);
+    world.settings.remove("clickhouse");
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
 fn an_insert_whose_answer_nginx_does_not_wait_for_is_stored_once() {
     let mut world = world("nginx_late");
     let slow = HttpProxy::before(&world.servers.clickhouse_url, &[Act::Pass, Act::Swallow, Act::Pass, Act::Swallow]);

@@ -53,6 +53,7 @@ const CODES: &[(&str, &str, i32)] = &[
     ("docs/runbook.md", "pg2ch dead-letters replay", 65),
     ("docs/runbook.md", "pg2ch verify", 65),
     ("docs/runbook.md", "pg2ch verify --repair --confirm", 65),
+    ("docs/runbook.md", "pg2ch verify --deep", 65),
     ("docs/runbook.md", "pg2ch verify --deep --repair --confirm", 65),
 ];
 
