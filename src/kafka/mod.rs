@@ -12,6 +12,7 @@ pub mod explain;
 mod headers;
 mod letter;
 mod log;
+mod producer;
 mod writer;
 
 pub use self::letter::{Letter, PolledLetter};
