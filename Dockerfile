@@ -6,7 +6,6 @@ ARG BINARY=built
 FROM rust:1.90-bookworm AS built
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
-COPY benches ./benches
 COPY packaging ./packaging
 COPY scripts ./scripts
 COPY sql ./sql
