@@ -138,7 +138,8 @@ class Kafka(Server):
         unfinished.rename(target)
 
     # The heap is small, but it is there from the start. The exit on a full heap makes a broken broker a dead one.
-    BROKER = ("-Xms512m", "-Xmx512m", "-XX:+ExitOnOutOfMemoryError")
+    # KAFKA_JVM_PERFORMANCE_OPTS is what Kafka's own scripts call it.
+    BROKER = ("-Xms512m", "-Xmx512m", "-XX:+ExitOnOutOfMemoryError", *shlex.split(os.environ.get("KAFKA_JVM_PERFORMANCE_OPTS", "")))
     ONE_OF_THREE = ("-Xms160m", "-Xmx256m", "-XX:+ExitOnOutOfMemoryError", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
     # A command lives for a second: what takes time to begin is left out.
     TOOL = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
