@@ -1,7 +1,8 @@
 //! The order in which a table's rows go out, and the key of a record where it is not the row's.
 
+use super::row_sql::one_text;
 use super::session::Session;
-use super::source_table::{SourceTable, is_misunderstood, one_text, quote};
+use super::source_table::{SourceTable, is_misunderstood, quote};
 use crate::error::{Error, Result};
 use crate::ports::source::SourceColumn;
 

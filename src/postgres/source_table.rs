@@ -1,4 +1,4 @@
-//! A table that was found fit as the source, and the SQL fragments that name its parts.
+//! A table that was found fit as the source.
 
 use postgres::error::SqlState;
 
@@ -35,7 +35,7 @@ pub struct SourceTable {
     /// The flag column, unquoted.
     pub flag: String,
     /// The condition on the rows that are sent, found to be one.
-    condition: Option<String>,
+    pub(super) condition: Option<String>,
 }
 
 /// What adds a flag to a table that has rows. A constant default rewrites nothing from PostgreSQL 11 on, and in one statement no
@@ -192,34 +192,6 @@ impl SourceTable {
         Ok(())
     }
 
-    /// The condition on the rows that are sent, as one operand of AND; TRUE where there is none. The row's alias is `t`.
-    #[must_use]
-    pub fn taken_sql(&self) -> String {
-        // A comment at its end must not swallow the parenthesis.
-        self.condition.as_ref().map_or_else(|| "TRUE".into(), |condition| format!("(\n{condition}\n)"))
-    }
-
-    /// Whether a row, its alias `t`, is to be sent: unsent, and within the condition.
-    #[must_use]
-    pub fn unsent_sql(&self) -> String {
-        let unsent = format!("NOT t.{}", self.flag_sql());
-        if self.has_condition() { format!("{unsent} AND {}", self.taken_sql()) } else { unsent }
-    }
-
-    /// Whether a row, its alias `t`, is deleted; `None` where no column says so.
-    #[must_use]
-    pub fn deleted_sql(&self) -> Option<String> {
-        let column = self.deleted.as_ref()?;
-        let test = if deletes::is_boolean(column) { "IS TRUE" } else { "IS NOT NULL" };
-        Some(format!("t.{} {test}", quote(&column.name)))
-    }
-
-    /// Whether not every row is to be sent.
-    #[must_use]
-    pub const fn has_condition(&self) -> bool {
-        self.condition.is_some()
-    }
-
     /// Everything rests on a key naming one row: without a unique index two rows would pass for versions of one.
     fn require_unique_key(&self, has_unique_index: bool, what: &str) -> Result<()> {
         let names: Vec<&str> = self.key.iter().map(|column| column.name.as_str()).collect();
@@ -238,192 +210,6 @@ impl SourceTable {
             )),
         }
     }
-
-    /// The flag, quoted.
-    #[must_use]
-    pub fn flag_sql(&self) -> String {
-        quote(&self.flag)
-    }
-
-    /// The key as one text: the column's own, or a JSON array of several. `row` is the table's alias.
-    #[must_use]
-    pub fn key_text_sql(&self, row: &str) -> String {
-        one_text(&self.key, |column| format!("{row}.{}", quote(&column.name)))
-    }
-
-    /// The key columns' values out of a key text `text`, each cast back to its type, in order.
-    #[must_use]
-    pub fn key_values_sql(&self, text: &str) -> Vec<String> {
-        match self.key.as_slice() {
-            [only] => vec![format!("({text})::{}", only.type_name)],
-            several => several
-                .iter()
-                .enumerate()
-                .map(|(index, column)| format!("(({text})::json ->> {index})::{}", column.type_name))
-                .collect(),
-        }
-    }
-
-    /// `row.key = values`, column by column.
-    #[must_use]
-    pub fn key_equals_sql(&self, row: &str, text: &str) -> String {
-        self.key
-            .iter()
-            .zip(self.key_values_sql(text))
-            .map(|(column, value)| compared(row, column, "=", &value))
-            .collect::<Vec<_>>()
-            .join(" AND ")
-    }
-
-    /// `row.key > values`, or `<=`, as the key's index sorts.
-    #[must_use]
-    pub fn key_compares_sql(&self, row: &str, operator: &str, values: &[String]) -> String {
-        if self.key.iter().all(|column| column.as_key.operators == "pg_catalog") {
-            return format!("({}) {operator} ({})", self.key_columns_sql(row).join(", "), values.join(", "));
-        }
-        // A comparison of rows has one operator for all columns; so column by column, the first one for the index.
-        let strict = operator.trim_end_matches('=');
-        let mut columns = self.key.iter().zip(values).rev();
-        let Some((last, value)) = columns.next() else { return "TRUE".into() };
-        columns.fold(compared(row, last, operator, value), |rest, (column, value)| {
-            format!(
-                "({} AND ({} OR {rest}))",
-                compared(row, column, &format!("{strict}="), value),
-                compared(row, column, strict, value)
-            )
-        })
-    }
-
-    /// The key's columns, for `ORDER BY` and row comparisons.
-    #[must_use]
-    pub fn key_columns_sql(&self, row: &str) -> Vec<String> {
-        self.key.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect()
-    }
-
-    /// A lateral item that makes the record's value of `row`, under the name `record`: use `row_to_json(pg2ch_record)`.
-    #[must_use]
-    pub fn record_sql(&self, row: &str) -> String {
-        format!("LATERAL (SELECT {}) AS pg2ch_record", self.fields_sql(row, self.columns.iter()))
-    }
-
-    /// These columns of `row` as they stand in a record.
-    #[must_use]
-    pub fn fields_sql<'a>(&self, row: &str, columns: impl Iterator<Item = &'a SourceColumn>) -> String {
-        columns.map(|column| field_sql(row, column)).collect::<Vec<_>>().join(", ")
-    }
-
-    /// What the headers of `row` hold, each as `bytea`, in order.
-    #[must_use]
-    pub fn header_values_sql(&self, row: &str) -> Vec<String> {
-        let value = |(_, column): &(String, SourceColumn)| {
-            let own = format!("{row}.{}", quote(&column.name));
-            if column.base_type == "bytea" { own } else { format!("pg_catalog.convert_to({own}::text, 'UTF8')") }
-        };
-        self.headers.iter().map(value).collect()
-    }
-
-    /// Every column that a record is made of, of `row`.
-    #[must_use]
-    pub fn record_columns_sql(&self, row: &str) -> Vec<String> {
-        let headers = self.headers.iter().map(|(_, column)| column);
-        let mut names: Vec<&str> = Vec::new();
-        for column in self.columns.iter().chain(headers).chain(&self.message_key) {
-            if !names.contains(&column.name.as_str()) {
-                names.push(&column.name);
-            }
-        }
-        names.iter().map(|name| format!("{row}.{}", quote(name))).collect()
-    }
-
-    /// A lateral item that makes, as `pg2ch_digest.digest`, the digest of the record of `row` in `topic`: what
-    /// [`record_digest`](crate::data::record_digest) makes of the record.
-    #[must_use]
-    pub fn digest_sql(&self, row: &str, topic: &str) -> String {
-        let length = |bytes: &str| format!("pg_catalog.int4send(pg_catalog.octet_length({bytes}))");
-        let part = |bytes: &str| format!("{} || {bytes}", length(bytes));
-        let text = |text: &str| format!("pg_catalog.decode('{}', 'hex')", hex(text.as_bytes()));
-        let (mut made, mut headers) = (String::new(), String::new());
-        for ((name, _), (at, value)) in self.headers.iter().zip(self.header_values_sql(row).iter().enumerate()) {
-            made += &format!(", {value} AS header_{at}");
-            let value = format!("pg2ch_parts.header_{at}");
-            // A header that is NULL is none.
-            headers += &format!(" || coalesce({} || {}, ''::bytea)", part(&text(name)), part(&value));
-        }
-        // A record without a key has the length -1 there.
-        let key_part = part("pg2ch_parts.key");
-        let key_part = if self.message_key.is_empty() {
-            key_part
-        } else {
-            format!("coalesce({key_part}, pg_catalog.int4send(-1))")
-        };
-        // OFFSET keeps the planner from making the record twice.
-        format!(
-            "{record}, LATERAL (SELECT pg_catalog.convert_to({key}, 'UTF8') AS key,
-                 pg_catalog.convert_to(pg_catalog.row_to_json(pg2ch_record)::text, 'UTF8') AS value{made} OFFSET 0) AS pg2ch_parts,
-             LATERAL (SELECT pg_catalog.sha256({topic} || {key_part} || {value_part}{headers}) AS digest) AS pg2ch_digest",
-            record = self.record_sql(row),
-            key = self.record_key_sql(row),
-            topic = part(&text(topic)),
-            value_part = part("pg2ch_parts.value"),
-        )
-    }
-}
-
-/// The most dimensions that an array of PostgreSQL's has.
-const MOST_DIMENSIONS: usize = 6;
-
-/// A column as it stands in a record.
-fn field_sql(row: &str, column: &SourceColumn) -> String {
-    format!("{} AS {}", value_sql(row, column), quote(&column.name))
-}
-
-/// A column's value in a record, or what `to_json` makes into it. JSON tells neither an array's lower bounds nor whether `[[1]]` is one
-/// document in an array of one dimension: such an array is PostgreSQL's own text, which a String takes and an Array refuses. So is a
-/// composite value with such bounds in it.
-#[must_use]
-pub fn value_sql(row: &str, column: &SourceColumn) -> String {
-    let value = format!("{row}.{}", quote(&column.name));
-    let mut untold = Vec::new();
-    if let Some(element) = column.base_type.strip_suffix("[]") {
-        untold.extend((1..=MOST_DIMENSIONS).map(|n| format!("pg_catalog.array_lower({value}, {n}) <> 1")));
-        if matches!(element, "json" | "jsonb") {
-            untold.push(format!("pg_catalog.array_ndims({value}) > 1"));
-        }
-    }
-    if column.is_composite {
-        // As in ("[0:1]={1,2}"). A text in it that looks like bounds makes it a text, too: nothing is lost by that.
-        untold.push(format!("{value}::text OPERATOR(pg_catalog.~) '[[]-?[0-9]+:-?[0-9]+[]]=[{{]'"));
-    }
-    if untold.is_empty() {
-        return value;
-    }
-    format!(
-        "CASE WHEN {} THEN pg_catalog.to_json({value}::text) ELSE pg_catalog.to_json({value}) END",
-        untold.join(" OR ")
-    )
-}
-
-/// Columns as one text: the only one's own, or a JSON array of several.
-pub(super) fn one_text(columns: &[SourceColumn], value: impl Fn(&SourceColumn) -> String) -> String {
-    match columns {
-        [only] => format!("{}::text", value(only)),
-        several => {
-            let part = |column: &SourceColumn| {
-                let cast = if column.as_key.is_text_in_json { "::text" } else { "" };
-                format!("{}{cast}", value(column))
-            };
-            format!("pg_catalog.json_build_array({})::text", several.iter().map(part).collect::<Vec<_>>().join(", "))
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A column of `row` compared by the operators that its index sorts by, whatever the search path.
-fn compared(row: &str, column: &SourceColumn, operator: &str, value: &str) -> String {
-    format!("{row}.{} OPERATOR({}.{operator}) {value}", quote(&column.name), column.as_key.operators)
 }
 
 /// Whether a column other than the flag is part of the records.
@@ -443,61 +229,4 @@ pub(super) fn is_misunderstood(code: &SqlState) -> bool {
 #[must_use]
 pub fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table(key: &[(&str, &str)]) -> SourceTable {
-        let column = |(name, type_name): &(&str, &str)| SourceColumn {
-            name: (*name).into(),
-            type_name: (*type_name).into(),
-            base_type: (*type_name).into(),
-            not_null: true,
-            ..SourceColumn::default()
-        };
-        SourceTable {
-            name: "public.t".into(),
-            database: "app".into(),
-            oid: 1,
-            is_partitioned: false,
-            columns: key.iter().map(column).collect(),
-            key: key.iter().map(column).collect(),
-            message_key: Vec::new(),
-            order_by: Vec::new(),
-            headers: Vec::new(),
-            deleted: None,
-            flag: "sent".into(),
-            condition: None,
-        }
-    }
-
-    #[test]
-    fn a_key_of_one_column_is_its_text() {
-        assert_eq!(table(&[("id", "bigint")]).key_text_sql("t"), r#"t."id"::text"#);
-        assert_eq!(
-            table(&[("id", "bigint")]).key_equals_sql("t", "w.key"),
-            r#"t."id" OPERATOR(pg_catalog.=) (w.key)::bigint"#
-        );
-    }
-
-    #[test]
-    fn a_key_of_several_columns_is_a_json_array() {
-        let table = table(&[("a", "integer"), ("odd \"name", "text")]);
-        assert_eq!(table.key_text_sql("t"), r#"pg_catalog.json_build_array(t."a", t."odd ""name")::text"#);
-        assert_eq!(table.key_values_sql("k"), ["((k)::json ->> 0)::integer", "((k)::json ->> 1)::text"]);
-    }
-
-    #[test]
-    fn a_key_is_compared_by_the_operators_that_its_index_sorts_by() {
-        let values = ["1".to_owned(), "2".to_owned()];
-        let mut table = table(&[("a", "integer"), ("b", "public.citext")]);
-        assert_eq!(table.key_compares_sql("t", ">", &values), r#"(t."a", t."b") > (1, 2)"#);
-        table.key[1].as_key.operators = "public".into();
-        assert_eq!(
-            table.key_compares_sql("t", "<=", &values),
-            r#"(t."a" OPERATOR(pg_catalog.<=) 1 AND (t."a" OPERATOR(pg_catalog.<) 1 OR t."b" OPERATOR(public.<=) 2))"#
-        );
-    }
 }
