@@ -13,6 +13,7 @@ pub(super) struct HeldStatements {
     pub topic: String,
     hold: String,
     drop: String,
+    forget: String,
     pub page: String,
 }
 
@@ -49,6 +50,10 @@ impl HeldStatements {
              FROM unnest($3::text[], $4::bytea[]) AS h (key, digest)"
         );
         let drop = format!("DELETE FROM {name} WHERE source = $1 AND topic = $2 AND id = ANY ($3::bigint[])");
+        let forget = format!(
+            "DELETE FROM {name} AS h USING unnest($3::bytea[]) AS r (digest)
+             WHERE h.source = $1 AND h.topic = $2 AND h.digest = r.digest"
+        );
         let page = page_sql(
             table,
             topic,
@@ -57,7 +62,7 @@ impl HeldStatements {
                  FROM {name} WHERE source = $1 AND topic = $2 AND id > $3 ORDER BY id LIMIT $4"
             ),
         );
-        Self { source: table.name.clone(), topic: topic.to_owned(), hold, drop, page }
+        Self { source: table.name.clone(), topic: topic.to_owned(), hold, drop, forget, page }
     }
 
     /// Holds rows, inside the caller's transaction.
@@ -73,6 +78,14 @@ impl HeldStatements {
     pub fn drop(&self, transaction: &mut Transaction<'_>, ids: &[i64]) -> Attempt<()> {
         crash::point("unhold.before");
         transaction.execute_typed(&self.drop, &typed(&[&self.source, &self.topic, &ids]))?;
+        crash::point("unhold.after");
+        Ok(())
+    }
+
+    /// Drops the entries of these records, inside the caller's transaction.
+    pub fn forget(&self, transaction: &mut Transaction<'_>, digests: &[Vec<u8>]) -> Attempt<()> {
+        crash::point("unhold.before");
+        transaction.execute_typed(&self.forget, &typed(&[&self.source, &self.topic, &digests]))?;
         crash::point("unhold.after");
         Ok(())
     }

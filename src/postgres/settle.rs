@@ -15,7 +15,7 @@ use crate::ports::source::{Checkpoint, Held, Settled};
 pub(super) enum Passed {
     /// In `pg2ch_held`: the entries of those that need it no more are dropped.
     Entries,
-    /// In the topic: the checkpoint moves past their records, and rows that cannot be flagged are held.
+    /// In the topic: the checkpoint moves past their records, and rows that cannot be flagged are held, by one entry each.
     Records(Checkpoint),
 }
 
@@ -49,6 +49,7 @@ impl PgLedger {
             rows: named.iter().filter_map(|entry| Some((entry.version?, entry.key.as_str()))).collect(),
             digest: &|place| named[place].digest.clone(),
         };
+        let has_held = self.has_held;
         let flagged = statements.flag.run(&mut self.session, &wanted, &mut |transaction, flagged| {
             let stuck = flagged.unflagged().map(|place| named[place]);
             match passed {
@@ -61,6 +62,13 @@ impl PgLedger {
                     statements.epoch.claim(transaction)
                 }
                 Passed::Records(checkpoint) => {
+                    if has_held {
+                        // Without its checkpoint a run finds the records of held rows in the window. An entry must not
+                        // outlive its row's flag: it would speak for a row whose flag is set back. If this transaction does
+                        // not commit, record and entry are there still; once it has, neither is.
+                        let digests: Vec<_> = entries.iter().map(|entry| entry.digest.clone()).collect();
+                        statements.held.forget(transaction, &digests)?;
+                    }
                     let (keys, digests): (Vec<&str>, Vec<Vec<u8>>) =
                         stuck.map(|entry| (entry.key.as_str(), entry.digest.clone())).unzip();
                     statements.held.hold(transaction, &keys, &digests)?;

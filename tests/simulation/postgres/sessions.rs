@@ -155,7 +155,7 @@ impl Ledger for SimLedger {
         if mutant::is("the checkpoint moves before the flags") {
             self.change("postgres: move the checkpoint", Change::default(), to.clone())?;
         }
-        self.change("postgres: flag", Change { flags, hold, unhold: Vec::new() }, to)?;
+        self.change("postgres: flag", Change { flags, hold, ..Change::default() }, to)?;
         Ok(flagged)
     }
 
@@ -231,6 +231,10 @@ impl Ledger for SimLedger {
             .filter(|wanted| stuck.contains(&wanted.index))
             .map(|wanted| (wanted.id, wanted.record))
             .collect::<Vec<_>>();
+        let sent = page.iter().filter_map(|(id, Last { counts: record, .. })| {
+            Some((*id, record_of(record.value.as_deref()?, &record.headers)))
+        });
+        let forget = sent.collect();
         self.has_held |= !hold.is_empty();
         let held = |index: usize, taken_back| Held { key: page[index].0.to_string().into_bytes(), taken_back };
         let held = flagged
@@ -242,7 +246,7 @@ impl Ledger for SimLedger {
         let stays = mutant::is("what a window shows is flagged before the checkpoint has passed it");
         self.change(
             "postgres: flag what was delivered",
-            Change { flags, hold, unhold: Vec::new() },
+            Change { flags, forget, hold, ..Change::default() },
             (!stays).then_some(to),
         )?;
         Ok(Settled { flagged: flagged.flagged as u64, held, next: Some(next) })
@@ -281,7 +285,7 @@ impl Ledger for SimLedger {
         let held = |index: usize, taken_back| Held { key: page[index].1.to_string().into_bytes(), taken_back };
         let mut stuck: Vec<Held> = flagged.locked.iter().map(|&index| held(index, false)).collect();
         stuck.extend(flagged.taken_back.iter().map(|&index| held(index, true)));
-        let mut change = Change { flags, hold: Vec::new(), unhold };
+        let mut change = Change { flags, unhold, ..Change::default() };
         if mutant::is("an entry is deleted before its row is flagged") {
             let unhold = std::mem::take(&mut change.unhold);
             self.change("postgres: delete entries", Change { unhold, ..Change::default() }, None)?;

@@ -193,3 +193,25 @@ fn a_locked_row_of_the_window_is_held_and_the_checkpoint_passes_it() {
     assert_eq!(recovered_and_sent(&world), (1, 0));
     assert_eq!((world.unsent(), world.sql_number(HELD), world.records()), (0, 0, 7));
 }
+
+#[test]
+fn a_row_that_is_flagged_without_its_checkpoint_is_held_no_more() {
+    let again = |world: &mut World| {
+        world.sql("DELETE FROM pg2ch_checkpoint WHERE source = 'public.{t}'");
+        world.run(&["produce"]).expect(0);
+    };
+    let (mut world, lock) = with_row_one_locked("held_unchecked");
+    again(&mut world);
+    assert_eq!((world.sql_number(HELD), world.unsent()), (1, 1), "one entry, however often the row is held");
+    free(lock);
+    world.sql("DELETE FROM pg2ch_checkpoint WHERE source = 'public.{t}'");
+    for point in ["unhold.before", "unhold.after"] {
+        world.kill_at(point, &["produce"]);
+        assert_eq!((world.sql_number(HELD), world.unsent()), (1, 1), "{point}");
+    }
+    world.kill_at("window.flag.after", &["produce"]);
+    assert_eq!((world.sql_number(HELD), world.unsent()), (0, 0));
+    world.sql("UPDATE {t} SET sent_to_kafka = FALSE WHERE id = 1");
+    assert_eq!((recovered_and_sent(&world), copies(&world, "1")), ((0, 1), 2));
+    assert_eq!((world.unsent(), world.records()), (0, 7));
+}
