@@ -14,6 +14,7 @@ use pg2ch::config::{Config, Flags, TableConfig, load};
 use pg2ch::kafka::KafkaLog;
 use pg2ch::legs::consume::{BatchSize, Fetcher, Prepared, Preparer, RowFormat};
 use pg2ch::ports::limits::{Budget, Limits};
+use pg2ch::ports::record_types::RecordTypes;
 use pg2ch::ports::target::{Inserted, Target};
 use pg2ch::ports::topic::{End, TopicLog};
 use pg2ch::shutdown::Shutdown;
@@ -86,8 +87,13 @@ fn flag(config: &Config, table: &TableConfig) -> f64 {
 
 fn insert(config: &Config, table: &TableConfig) -> f64 {
     let mut target = ClickHouseTarget::new(config, table).unwrap();
-    let format =
-        RowFormat::of(&target.describe().unwrap().columns, &table.column_rules, &[], target.calendar()).unwrap();
+    let format = RowFormat::of(
+        &target.describe().unwrap().columns,
+        &table.column_rules,
+        &RecordTypes::default(),
+        target.calendar(),
+    )
+    .unwrap();
     let mut preparer = Preparer::new(format);
     let mut log = KafkaLog::new(config, &table.topic, &table.group, &Watchdog::of_nobody()).unwrap();
     log.partitions().unwrap();

@@ -31,12 +31,14 @@ CREATE TABLE IF NOT EXISTS pg2ch_checkpoint (
                                                          -- pg2ch_held, and would send its rows again, fails before it sends
     pruned_by       text,                                -- in row -1 what `pg2ch prune` has gone by, and the highest limit that it
     pruned_below    text,                                -- has used: verify then knows which rows it has deleted
+    record_types    text,                                -- in row -1 the types of the columns in records, from change to change
     PRIMARY KEY (source, topic, partition)
 );
 -- For a table made by a version of pg2ch that did not have these columns.
 ALTER TABLE pg2ch_checkpoint ADD COLUMN IF NOT EXISTS protocol integer NOT NULL DEFAULT 2;
 ALTER TABLE pg2ch_checkpoint ALTER COLUMN protocol DROP DEFAULT;
-ALTER TABLE pg2ch_checkpoint ADD COLUMN IF NOT EXISTS pruned_by text, ADD COLUMN IF NOT EXISTS pruned_below text;
+ALTER TABLE pg2ch_checkpoint ADD COLUMN IF NOT EXISTS pruned_by text, ADD COLUMN IF NOT EXISTS pruned_below text,
+    ADD COLUMN IF NOT EXISTS record_types text;
 
 COMMENT ON TABLE pg2ch_checkpoint IS 'pg2ch: up to which Kafka offset the rows of a source are flagged; partition -1 is the source itself';
 

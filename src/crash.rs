@@ -47,6 +47,10 @@ pub const PRODUCE_HELD: &[&str] =
 #[cfg(debug_assertions)]
 pub const PRODUCE_UNHELD: &[&str] = &["unhold.before", "unhold.after"];
 
+/// The points around the types of the columns in records, kept where they are not those of the run before.
+#[cfg(debug_assertions)]
+pub const PRODUCE_TYPES: &[&str] = &["types.before", "types.after"];
+
 /// The points around a record that the topic does not take.
 #[cfg(debug_assertions)]
 pub const PRODUCE_TOO_LARGE: &[&str] = &["kafka.abort.before", "kafka.abort.after"];

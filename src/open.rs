@@ -11,11 +11,12 @@ use crate::data::{DeadLetter, RecordId};
 use crate::error::{Error, Result};
 use crate::kafka::admin::Admin;
 use crate::kafka::{KafkaLog, KafkaWriter, OffsetsOf, PolledLetter};
-use crate::ports::source::{Ledger, SourceColumn, UnsentRows};
+use crate::ports::record_types::RecordTypes;
+use crate::ports::source::{Ledger, UnsentRows};
 use crate::ports::target::NewToken;
 use crate::ports::topic::{End, TopicLog};
 use crate::ports::{LegContext, Servers};
-use crate::postgres::{Marks, PgLedger, PgPasses, PgUnsentRows, Session, SourceTable, connect};
+use crate::postgres::{Marks, PgLedger, PgPasses, PgUnsentRows, Session, SourceTable, connect, kept_record_types};
 use crate::report::Legs;
 use crate::sync;
 use crate::threads::watchdog::Watchdog;
@@ -104,9 +105,8 @@ impl Servers for RealServers<'_> {
         open_ledger(self.leg)
     }
 
-    fn source_columns(&self) -> Result<Vec<SourceColumn>> {
-        let mut session = connect(self.leg.config, "columns", self.leg.watchdog)?;
-        Ok(SourceTable::find(&mut session, self.leg.table)?.columns)
+    fn record_types(&self) -> Result<RecordTypes> {
+        record_types(self.leg)
     }
 
     fn give_back(&self, ledger: PgLedger) {
@@ -196,6 +196,17 @@ impl Servers for RealServers<'_> {
 pub fn open_ledger(leg: &LegContext<'_>) -> Result<Option<PgLedger>> {
     let mut ledger = PgLedger::open(leg.config, leg.table, leg.shutdown, leg.watchdog)?;
     Ok(ledger.lock(leg.limits.wait_lock)?.then_some(ledger))
+}
+
+/// The types of the columns in records: as a run has kept them, or as they are.
+///
+/// # Errors
+/// 78 if the table is unfit; PostgreSQL's.
+fn record_types(leg: &LegContext<'_>) -> Result<RecordTypes> {
+    let mut session = connect(leg.config, "columns", leg.watchdog)?;
+    let table = SourceTable::find(&mut session, leg.table)?;
+    let kept = kept_record_types(&mut session, &table.name, &leg.table.topic)?;
+    Ok(kept.unwrap_or_else(|| RecordTypes::of(&table.columns)))
 }
 
 /// The session that reads rows. A value's text must not depend on the role's search path (the type names that `regclass` and

@@ -235,6 +235,7 @@ fn move_legs(
         produced?;
     }
     let columns = ledger.as_ref().map(|ledger| ledger.source_columns().to_vec()).unwrap_or_default();
+    let types = ledger.as_ref().map(Ledger::record_types).unwrap_or_default();
     let (ended, ledger) = servers.keeping(ledger, || match consume {
         None => Ok(()),
         Some(report) if leg.shutdown.is_asked() => {
@@ -243,7 +244,7 @@ fn move_legs(
         }
         Some(report) => {
             leg.progress.begin();
-            let produced = consume::Produced { delivered: &delivered, columns: &columns };
+            let produced = consume::Produced { delivered: &delivered, columns: &columns, types: &types };
             with_retries(leg, || consume::run(leg, servers, produced, report))
         }
     });

@@ -53,8 +53,8 @@ pub fn own_table_statements(name: &str) -> &'static str {
 /// # Errors
 /// PostgreSQL's.
 pub fn is_present(session: &mut Session, name: &str) -> Result<bool> {
-    // An older version's checkpoint table lacks a column.
-    has_column(session, name, if name == CHECKPOINT { "protocol" } else { "source" })
+    // An older version's checkpoint table lacks the newest column.
+    has_column(session, name, if name == CHECKPOINT { "record_types" } else { "source" })
 }
 
 fn has_column(session: &mut Session, name: &str, column: &str) -> Result<bool> {
@@ -156,10 +156,7 @@ impl Init<'_> {
     fn own_table(&mut self, session: &mut Session, name: &str) -> Result<()> {
         let what = format!("cannot create the table {name}");
         let statement = own_table_statements(name);
-        // A run does without what only `pg2ch prune` needs.
-        let newest = if name == CHECKPOINT { "pruned_below" } else { "source" };
-        let is_up_to_date = is_present(session, name)? && has_column(session, name, newest)?;
-        if !is_up_to_date && self.statement(Place::Postgres, statement) {
+        if !is_present(session, name)? && self.statement(Place::Postgres, statement) {
             session.execute_batch(&what, statement)?;
         }
         Ok(())

@@ -8,7 +8,9 @@ pub mod layout;
 pub mod limits;
 pub mod progress;
 pub mod prune;
+pub mod record_types;
 pub mod source;
+mod source_column;
 pub mod target;
 pub mod topic;
 
@@ -23,7 +25,8 @@ use crate::threads::watchdog::Watchdog;
 use crate::threads::{self, Maker};
 use limits::Limits;
 use progress::Progress;
-use source::{Ledger, SourceColumn, UnsentRows};
+use record_types::RecordTypes;
+use source::{Ledger, UnsentRows};
 use target::{NewToken, Target};
 use topic::{Fence, TopicLog};
 
@@ -46,11 +49,11 @@ pub trait Servers {
     /// 75 if another run holds the lock; PostgreSQL's.
     fn ledger(&self) -> Result<Option<Self::Ledger>>;
 
-    /// The source's columns, for a consume leg that runs alone: the text of a record does not tell all of their types.
+    /// The types of the columns in records, for a consume leg that runs alone, once it knows how far it will read.
     ///
     /// # Errors
     /// PostgreSQL's.
-    fn source_columns(&self) -> Result<Vec<SourceColumn>>;
+    fn record_types(&self) -> Result<RecordTypes>;
 
     /// Takes the ledger back at the end of a run, and gives up its lock: the end of the session would do it a moment later,
     /// and a run that begins in that moment would be refused.

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::record_types::RecordTypes;
+pub use super::source_column::{AsKey, SourceColumn};
 use crate::data::{Offsets, RowBatch};
 use crate::error::Result;
 use crate::report::UnreadableRow;
@@ -202,6 +204,21 @@ pub trait Ledger {
         &[]
     }
 
+    /// The types of the columns in records, as far as the last look at the [`checkpoint`](Self::checkpoint) has shown.
+    fn record_types(&self) -> RecordTypes {
+        RecordTypes::default()
+    }
+
+    /// Keeps that records are made of the present columns from these offsets on, or all of them, where the topic's log is another
+    /// one: durably, before the first is sent. Writes nothing where that is known.
+    ///
+    /// # Errors
+    /// PostgreSQL's; 75 if another run has taken an epoch since.
+    fn begin_records(&mut self, from: Option<&Offsets>) -> Result<()> {
+        let _ = from;
+        Ok(())
+    }
+
     /// Reads the checkpoint. Once an epoch is taken and the writer fenced, this is also the proof that no later run has begun
     /// before: one that begins now shuts this run out.
     ///
@@ -270,43 +287,6 @@ pub trait Ledger {
     /// # Errors
     /// PostgreSQL's; 75 if another run has taken an epoch since.
     fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<()>;
-}
-
-/// One column of the source table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SourceColumn {
-    /// Its name, unquoted.
-    pub name: String,
-    /// Its type as SQL writes it, with length or precision.
-    pub type_name: String,
-    /// The same without its domains: what its values are stored and printed as.
-    pub base_type: String,
-    /// Whether that is an enum.
-    pub is_enum: bool,
-    /// Whether that is a composite type, or an array of one.
-    pub is_composite: bool,
-    /// Whether it refuses NULL.
-    pub not_null: bool,
-    /// Its comment.
-    pub comment: Option<String>,
-    /// What it needs as a part of a key.
-    pub as_key: AsKey,
-}
-
-/// What a column needs as a part of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AsKey {
-    /// The schema, quoted, of the operators that its index sorts by. An extension's type (`citext`, `ltree`) brings its own,
-    /// and PostgreSQL would take others, which sort differently, or none, where the search path does not name their schema.
-    pub operators: String,
-    /// Whether its JSON is no text that can be cast back: an array, a composite type, `jsonb`.
-    pub is_text_in_json: bool,
-}
-
-impl Default for AsKey {
-    fn default() -> Self {
-        Self { operators: "pg_catalog".into(), is_text_in_json: false }
-    }
 }
 
 /// How much there is to do.

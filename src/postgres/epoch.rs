@@ -88,6 +88,21 @@ impl Epoch {
         claimed.map(drop).ok_or_else(|| self.shut_out())
     }
 
+    /// Keeps the types of the columns in records, durably: a run that finds these records has to know them.
+    ///
+    /// # Errors
+    /// 75 if another run has taken an epoch since; PostgreSQL's.
+    pub fn keep_types(&self, session: &mut Session, what: &str, types: &str) -> Result<()> {
+        let sql = format!(
+            "WITH {DURABLE} UPDATE pg2ch_checkpoint SET record_types = $4
+             WHERE source = $1 AND topic = $2 AND partition = -1 AND epoch = $3 AND EXISTS (SELECT FROM s) RETURNING epoch"
+        );
+        crash::point("types.before");
+        let kept = session.query_opt(what, &sql, &[&self.source, &self.topic, &self.number, &types])?;
+        crash::point("types.after");
+        kept.map(drop).ok_or_else(|| self.shut_out())
+    }
+
     /// Whether `last`, the one in the checkpoint table, is this one.
     pub fn is(&self, last: Option<i64>) -> bool {
         last == Some(self.number)

@@ -21,8 +21,9 @@ use super::unsent::{highest_unsent_key, highest_unsent_key_sql};
 use super::{lock, replication};
 use crate::config::{Config, TableConfig};
 use crate::crash;
-use crate::data::{RowBatch, record_digest};
+use crate::data::{Offsets, RowBatch, record_digest};
 use crate::error::{Error, Result};
+use crate::ports::record_types::RecordTypes;
 use crate::ports::source::{Checkpoint, Flagged, Ledger, ReplicationLag, Settled, SourceColumn, WindowRecord};
 use crate::shutdown::Shutdown;
 use crate::threads::watchdog::Watchdog;
@@ -38,6 +39,8 @@ pub struct PgLedger {
     /// The table of held rows, with its schema.
     pub(super) held: String,
     pub(super) has_held: bool,
+    /// `None` if nothing was kept.
+    record_types: Option<RecordTypes>,
     /// What was asked in one message with the lock, until it is wanted.
     checkpoint_ahead: Option<Vec<SimpleQueryRow>>,
     highest_ahead: Option<Option<Vec<String>>>,
@@ -84,6 +87,7 @@ impl PgLedger {
             topic,
             held,
             has_held: false,
+            record_types: None,
             checkpoint_ahead: None,
             highest_ahead: None,
             window: 0,
@@ -125,7 +129,7 @@ impl PgLedger {
         let (source, topic) = (literal(&self.table.name), literal(&self.topic));
         format!(
             "SELECT source, partition, next_offset, timestamp_floor, epoch,
-                    EXISTS (SELECT FROM {} AS h WHERE h.source = {source} AND h.topic = {topic})
+                    EXISTS (SELECT FROM {} AS h WHERE h.source = {source} AND h.topic = {topic}), record_types
              FROM pg2ch_checkpoint WHERE topic = {topic}",
             self.held
         )
@@ -165,6 +169,7 @@ impl Ledger for PgLedger {
         };
         let number = |row: &SimpleQueryRow, at| row.get(at).and_then(|text| text.parse().ok()).unwrap_or_default();
         self.has_held = rows.first().is_some_and(|row| row.get(5) == Some("t"));
+        self.record_types = None;
         let (mut checkpoint, mut epoch) = (Checkpoint::default(), None);
         for row in rows {
             let source = row.get(0).unwrap_or_default();
@@ -176,7 +181,10 @@ impl Ledger for PgLedger {
                 ));
             }
             match row.get(1).and_then(|partition| partition.parse().ok()).unwrap_or(SOURCE_ROW) {
-                SOURCE_ROW => (checkpoint.timestamp_floor, epoch) = (number(&row, 3), Some(number(&row, 4))),
+                SOURCE_ROW => {
+                    (checkpoint.timestamp_floor, epoch) = (number(&row, 3), Some(number(&row, 4)));
+                    self.record_types = row.get(6).and_then(RecordTypes::parse);
+                }
                 partition => {
                     checkpoint.offsets.insert(partition, number(&row, 2));
                 }
@@ -186,6 +194,23 @@ impl Ledger for PgLedger {
             Some(ours) if !ours.epoch.is(epoch) => Err(ours.epoch.shut_out()),
             _ => Ok(checkpoint),
         }
+    }
+
+    fn record_types(&self) -> RecordTypes {
+        self.record_types.clone().unwrap_or_else(|| RecordTypes::of(&self.table.columns))
+    }
+
+    fn begin_records(&mut self, from: Option<&Offsets>) -> Result<()> {
+        let next = match (&self.record_types, from) {
+            (Some(known), Some(from)) => known.followed_by(&self.table.columns, from),
+            _ => Some(RecordTypes::of(&self.table.columns)),
+        };
+        if let Some(next) = next {
+            let what = self.what("keep the types of the columns of");
+            self.statements()?.epoch.keep_types(&mut self.session, &what, &next.text())?;
+            self.record_types = Some(next);
+        }
+        Ok(())
     }
 
     fn highest_unsent_key(&mut self) -> Result<Option<Vec<String>>> {

@@ -38,6 +38,7 @@ pub use ledger::PgLedger;
 pub use lock::{Holder, run_in_progress};
 pub use marks::Marks;
 pub use nature::{OLDEST, POOLED};
+pub use own_tables::kept_record_types;
 pub use passes::PgPasses;
 pub use prune::{Age, OldRow, PgOldRows, age_kind, require_deletable, require_limit};
 pub use replication::SEES_REPLICAS;

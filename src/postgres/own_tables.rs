@@ -1,14 +1,17 @@
 //! The tables in PostgreSQL that are pg2ch's own: found by the role's search path, and of this version.
 
 use postgres::SimpleQueryRow;
+use postgres::error::SqlState;
 
+use super::session::{Session, typed};
 use crate::error::{Error, Result};
+use crate::ports::record_types::RecordTypes;
 
 /// What looks them up.
 pub(super) const OWN_TABLES: &str = "
     SELECT pg_catalog.to_regclass('pg2ch_checkpoint') IS NOT NULL,
            EXISTS (SELECT FROM pg_catalog.pg_attribute
-                   WHERE attrelid = pg_catalog.to_regclass('pg2ch_checkpoint') AND attname = 'protocol'),
+                   WHERE attrelid = pg_catalog.to_regclass('pg2ch_checkpoint') AND attname = 'record_types'),
            (SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             WHERE c.oid = pg_catalog.to_regclass('pg2ch_held'))";
@@ -28,4 +31,22 @@ pub(super) fn held_table(answer: Option<&Vec<SimpleQueryRow>>, table: &str) -> R
     };
     let hint = "run `pg2ch init`, or load sql/postgres_init.sql";
     Err(Error::config(format!("cannot use the checkpoint of {table}"), why, hint))
+}
+
+/// The types of the columns in the records of `source` in `topic`, as runs have kept them; `None` if none has.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn kept_record_types(session: &mut Session, source: &str, topic: &str) -> Result<Option<RecordTypes>> {
+    let what = format!("cannot read the types of the columns in records of {source}");
+    let sql = "SELECT to_jsonb(c) ->> 'record_types' FROM pg2ch_checkpoint AS c
+         WHERE source = $1 AND topic = $2 AND partition = -1";
+    match session.raw(&what, |client| client.query_typed_opt(sql, &typed(&[&source, &topic]))) {
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+        found => {
+            let row = found.map_err(|error| session.explain(&what, error))?;
+            let text: Option<String> = row.and_then(|row| row.get(0));
+            Ok(text.as_deref().and_then(RecordTypes::parse))
+        }
+    }
 }

@@ -91,7 +91,7 @@ impl PgPasses {
         let sql = format!("FETCH {wanted} FROM pg2ch_pass");
         let mut batch = RowBatch::with_capacity(wanted, 0);
         let (table, clock_floor) = (&self.table, self.clock_floor);
-        let (mut filled, mut is_cut) = (Vec::new(), false);
+        let (mut filled, mut is_cut, mut is_retyped) = (Vec::new(), false, false);
         let most_bytes = self.max_bytes.saturating_mul(MOST_IN_HAND);
         self.session.call(&self.what, |client| {
             let mut rows = client.query_typed_raw(&sql, typed(&[]))?;
@@ -100,14 +100,21 @@ impl PgPasses {
                     is_cut = true;
                     break;
                 }
+                let Some(clock) = row.get::<_, Option<i64>>(3) else {
+                    is_retyped = true;
+                    break;
+                };
                 let record_key: Option<Raw<'_>> = row.get(6);
                 let record_key = record_key.map(|Raw(key)| key);
                 batch.push(&Row { record_key, ..row_of(&row, table, 7, &mut filled) });
                 // A clock that goes back must not make new versions look older than those that were sent.
-                batch.timestamp_ms = row.get::<_, i64>(3).max(clock_floor + 1);
+                batch.timestamp_ms = clock.max(clock_floor + 1);
             }
             Ok(())
         })?;
+        if is_retyped {
+            return Err(self.table.retyped());
+        }
         if !batch.is_empty() {
             self.typical_row = (batch.bytes() / batch.len()).max(64);
             self.newest = batch.timestamp_ms;
@@ -233,11 +240,12 @@ fn declare(table: &SourceTable, without_keys: bool, without_message_keys: bool) 
     format!(
         "DECLARE pg2ch_pass NO SCROLL CURSOR FOR
          SELECT s.ctid, s.xmin, s.tableoid,
-                (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) AS clock,
+                {clock} AS clock,
                 {key}, row_to_json(pg2ch_record), {record_key}{headers}
          FROM (SELECT t.ctid, t.xmin, t.tableoid, {inner} FROM {name} AS t
                WHERE {unsent}{left_out}
                ORDER BY {order}) AS s, {record}",
+        clock = table.clock_sql(),
         key = table.key_text_sql("s"),
         record_key = table.record_key_sql("s"),
         inner = table.record_columns_sql("t").join(", "),

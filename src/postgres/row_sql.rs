@@ -1,6 +1,7 @@
 //! A row of the source as SQL names it: its key, its record, its headers, its digest, whether it is to be sent.
 
 use super::deletes;
+use super::session::literal;
 use super::source_table::{SourceTable, quote};
 use crate::ports::source::SourceColumn;
 
@@ -92,6 +93,21 @@ impl SourceTable {
     #[must_use]
     pub fn key_columns_sql(&self, row: &str) -> Vec<String> {
         self.key.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect()
+    }
+
+    /// The clock in milliseconds; NULL once a column of the records has another type than it had.
+    #[must_use]
+    pub fn clock_sql(&self) -> String {
+        let known = |column: &SourceColumn| format!("({}, {})", literal(&column.name), literal(&column.type_name));
+        let known: Vec<_> = self.columns.iter().map(known).collect();
+        format!(
+            "(SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+              WHERE {count} = (SELECT count(*) FROM pg_attribute AS a
+                  WHERE a.attrelid = {oid} AND (a.attname::text, format_type(a.atttypid, a.atttypmod)) IN ({known})))",
+            count = known.len(),
+            oid = self.oid,
+            known = known.join(", "),
+        )
     }
 
     /// A lateral item that makes the record's value of `row`, under the name `record`: use `row_to_json(pg2ch_record)`.

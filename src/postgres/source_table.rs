@@ -164,6 +164,16 @@ impl SourceTable {
         Ok((table, flag.is_some()))
     }
 
+    /// What a reader says that finds the [clock](Self::clock_sql) NULL.
+    #[must_use]
+    pub fn retyped(&self) -> Error {
+        Error::unavailable(
+            format!("cannot read unsent rows of {}", self.name),
+            "a column's type was changed under the run",
+            "nothing is lost: the next attempt, or the next run, knows the new type",
+        )
+    }
+
     /// That the condition is one expression, of boolean type, which this table understands. It stands between brackets and
     /// between parentheses, because text that closes one pair to open another (`a) OR (b`) cannot do so with both.
     fn require_condition(&self, session: &mut Session) -> Result<()> {

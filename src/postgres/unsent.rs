@@ -145,20 +145,27 @@ impl PgUnsentRows {
         let mut parts = None;
         // A key of one column is its own part.
         let (key_at, headers_at) = if key_parts == 1 { (4, 6) } else { (6, 6 + key_parts) };
-        let mut filled = Vec::new();
+        let (mut filled, mut is_retyped) = (Vec::new(), false);
         session.call(what, |client| {
             let mut rows = client.query_typed_raw(sql, typed(&params))?;
             while let Some(row) = rows.next()? {
+                let Some(clock) = row.get(3) else {
+                    is_retyped = true;
+                    break;
+                };
                 let found = row_of(&row, table, headers_at, &mut filled);
                 if !batch.is_empty() && batch.bytes() + found.size() > *max_bytes {
                     break;
                 }
-                batch.timestamp_ms = row.get(3);
+                batch.timestamp_ms = clock;
                 batch.push(&found);
                 parts = Some(row);
             }
             Ok(())
         })?;
+        if is_retyped {
+            return Err(table.retyped());
+        }
         if let Some(row) = parts {
             *last = Some((0..key_parts).map(|part| row.get(key_at + part)).collect());
         }
@@ -263,11 +270,12 @@ fn select(table: &SourceTable, is_behind: bool, is_without: bool) -> String {
     let headers: String = table.header_values_sql("s").iter().map(|value| format!(", {value}")).collect();
     format!(
         "SELECT s.ctid, s.xmin, s.tableoid,
-                (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) AS clock,
+                {clock} AS clock,
                 {key}, row_to_json(pg2ch_record){parts}{headers}
          FROM (SELECT t.ctid, t.xmin, t.tableoid, {inner} FROM {name} AS t
                WHERE {unsent} AND {highest} {after}
                ORDER BY {order} LIMIT $1::bigint) AS s, {record}",
+        clock = table.clock_sql(),
         key = table.key_text_sql("s"),
         inner = table.record_columns_sql("t").join(", "),
         name = table.name,

@@ -6,7 +6,8 @@ use pg2ch::data::RecordId;
 use pg2ch::error::Result;
 use pg2ch::mutant;
 use pg2ch::ports::Servers;
-use pg2ch::ports::source::{Ledger, SourceColumn};
+use pg2ch::ports::record_types::RecordTypes;
+use pg2ch::ports::source::Ledger;
 use pg2ch::ports::target::NewToken;
 use pg2ch::threads::{Maker, first_error};
 
@@ -53,8 +54,8 @@ impl Servers for SimServers {
         Ok(ledger.lock(std::time::Duration::ZERO)?.then_some(ledger))
     }
 
-    fn source_columns(&self) -> Result<Vec<SourceColumn>> {
-        Ok(Vec::new())
+    fn record_types(&self) -> Result<RecordTypes> {
+        Ok(RecordTypes::default())
     }
 
     fn rows(&self, _: &SimLedger, highest: Vec<String>, clock_floor: i64) -> Result<SimRows> {

@@ -168,7 +168,7 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
             Severity::Error,
             "checkpoint-outdated",
             "the table pg2ch_checkpoint is of an older version of pg2ch",
-            "no run starts until it has the column that keeps older versions from running beside this one",
+            "no run starts until it has the columns of this version",
             format!("{};", own_table_statements(CHECKPOINT)),
         );
     }

@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::kafka::{KafkaLog, KafkaWriter, Letter};
 use crate::open::{open_fence, open_ledger};
 use crate::ports::LegContext;
-use crate::ports::source::{Ledger as _, SourceColumn};
+use crate::ports::record_types::RecordTypes;
+use crate::ports::source::Ledger as _;
 use crate::ports::topic::{End, Fence as _, TopicLog as _, wait_until_stable};
 use crate::postgres::PgLedger;
 
@@ -44,9 +45,13 @@ impl Alone {
         Letters::new(log, ends, &table.topic, leg)
     }
 
-    /// The source's columns.
-    pub fn source_columns(&self) -> &[SourceColumn] {
-        self.ledger.source_columns()
+    /// The types of the columns in records.
+    ///
+    /// # Errors
+    /// As those of [`Ledger::checkpoint`].
+    pub fn record_types(&mut self) -> Result<RecordTypes> {
+        self.ledger.checkpoint()?;
+        Ok(self.ledger.record_types())
     }
 
     /// Writes into the dead-letter topic what became of these letters, all or none.

@@ -71,12 +71,12 @@ impl<'a> Replay<'a> {
     /// # Errors
     /// 75 if a run holds the lock; the servers'.
     pub fn begin(leg: &'a LegContext<'a>) -> Result<Option<Self>> {
-        let Some(alone) = Alone::take(leg)? else { return Ok(None) };
+        let Some(mut alone) = Alone::take(leg)? else { return Ok(None) };
         let mut target = ClickHouseTarget::new(leg.config, leg.table)?;
         let description = target.describe()?;
         require_fit(leg.table, &[], &description)?;
         let letters = alone.letters(leg)?;
-        let format = format_of(leg, &description, &alone, &mut target)?;
+        let format = format_of(leg, &description, &mut alone, &mut target)?;
         Ok(Some(Self { leg, letters, target, description, format, alone, alterations: 0 }))
     }
 
@@ -269,7 +269,7 @@ impl<'a> Replay<'a> {
         self.alterations += 1;
         self.description = self.target.describe()?;
         require_fit(self.leg.table, &[], &self.description)?;
-        self.format = format_of(self.leg, &self.description, &self.alone, &mut self.target)?;
+        self.format = format_of(self.leg, &self.description, &mut self.alone, &mut self.target)?;
         Ok(())
     }
 
@@ -284,8 +284,8 @@ impl<'a> Replay<'a> {
 fn format_of(
     leg: &LegContext<'_>,
     description: &TargetDescription,
-    alone: &Alone,
+    alone: &mut Alone,
     target: &mut ClickHouseTarget,
 ) -> Result<RowFormat> {
-    RowFormat::of(&description.columns, &leg.table.column_rules, alone.source_columns(), target.calendar())
+    RowFormat::of(&description.columns, &leg.table.column_rules, &alone.record_types()?, target.calendar())
 }

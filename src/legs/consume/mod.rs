@@ -25,7 +25,6 @@ pub use prepared::Prepared;
 pub use record_batch::RecordBatch;
 pub use recover::Start;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +34,7 @@ use crate::fit::require_fit;
 use crate::legs::pace::{Pace, SharedPace};
 use crate::mutant;
 use crate::ports::limits::Budget;
+use crate::ports::record_types::RecordTypes;
 use crate::ports::source::SourceColumn;
 use crate::ports::target::{Target, TargetDescription};
 use crate::ports::topic::{Fence, Of, Survey, TopicLog, read_again, wait_from};
@@ -54,6 +54,8 @@ pub struct Produced<'a> {
     pub delivered: &'a Offsets,
     /// The source's columns; none if this run has no first leg.
     pub columns: &'a [SourceColumn],
+    /// Of which types they were in records.
+    pub types: &'a RecordTypes,
 }
 
 /// How many bytes the first INSERT of a leg has: what a slow link takes in time, too, and what lets the stages work side by side
@@ -112,10 +114,6 @@ fn attempt<S: Servers>(
         }
     }
 
-    let mut columns = Cow::from(produced.columns);
-    if columns.is_empty() {
-        columns = servers.source_columns()?.into();
-    }
     let mut fence = servers.fence(&log)?;
     fence.fence()?;
     // Only now can no other run move the offsets; one that has moved them may have seen later ends.
@@ -141,7 +139,9 @@ fn attempt<S: Servers>(
     if start.asks() {
         wait_for_inserts(&mut target, leg)?;
     }
-    copy(leg, servers, log, target, &description, &columns, fence, start, &ends, report, is_altered)
+    // What is written to the topic after that lies behind these ends.
+    let types = if produced.columns.is_empty() { &servers.record_types()? } else { produced.types };
+    copy(leg, servers, log, target, &description, types, fence, start, &ends, report, is_altered)
 }
 
 #[allow(clippy::too_many_arguments)] // each is a different thing, made once above
@@ -151,7 +151,7 @@ fn copy<S: Servers>(
     mut log: S::Log,
     mut target: S::Target,
     description: &TargetDescription,
-    columns: &[SourceColumn],
+    types: &RecordTypes,
     fence: S::Fence,
     start: Start,
     ends: &Offsets,
@@ -161,7 +161,7 @@ fn copy<S: Servers>(
     let (config, table, progress) = (leg.config, leg.table, &leg.progress);
     progress.begin_records(start.behind(ends));
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
-    let format = RowFormat::of(&description.columns, &table.column_rules, columns, target.calendar())?;
+    let format = RowFormat::of(&description.columns, &table.column_rules, types, target.calendar())?;
     let is_asking = start.asks();
     let mut committer = Committer::new(fence, context, start.known, now);
     let rules = InsertRules {

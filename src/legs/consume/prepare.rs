@@ -12,6 +12,7 @@ use crate::clickhouse::encode::{CalendarRange, RowEncoder, Shape};
 use crate::config::ColumnRules;
 use crate::data::{Record, RecordId};
 use crate::error::{Error, Result};
+use crate::ports::record_types::RecordTypes;
 use crate::ports::source::SourceColumn;
 
 /// The size of a small row.
@@ -19,40 +20,52 @@ const TYPICAL_ROW: usize = 64;
 
 /// How records become rows of this target: every value is checked here, before anything is sent.
 pub struct RowFormat {
-    encoder: RowEncoder,
+    types: RecordTypes,
+    /// One for each of their spans, or one for all records.
+    encoders: Vec<RowEncoder>,
+    /// The rows' shapes, each that of an encoder.
+    shapes: Vec<(usize, Shape)>,
     /// What a record has shown of the target: it has a column that pg2ch cannot fill.
     unfit: Option<String>,
 }
 
 impl RowFormat {
-    /// The format for these columns, filled from those of `source`, on a server that can show these years.
+    /// The format for these columns, filled from those that records had, on a server that can show these years.
     ///
     /// A record that lacks a column which may be NULL has NULL there, or the column's DEFAULT: it is from before the column was
     /// added, or from after it was dropped.
     ///
     /// # Errors
     /// 78 if a column of the position does not hold every value.
-    pub fn of(
-        columns: &[Column],
-        rules: &ColumnRules,
-        source: &[SourceColumn],
-        calendar: CalendarRange,
-    ) -> Result<Self> {
-        let encoder = RowEncoder::with_rules(columns, rules, source)
-            .map_err(|error| Error::config("cannot fill the target", error, "run `pg2ch check`"))?;
-        Ok(Self { encoder: encoder.with_missing_as_null(true).with_calendar_range(calendar), unfit: None })
+    pub fn of(columns: &[Column], rules: &ColumnRules, types: &RecordTypes, calendar: CalendarRange) -> Result<Self> {
+        let encoder = |source: &[SourceColumn]| {
+            let encoder = RowEncoder::with_rules(columns, rules, source)
+                .map_err(|error| Error::config("cannot fill the target", error, "run `pg2ch check`"))?;
+            Ok(encoder.with_missing_as_null(true).with_calendar_range(calendar))
+        };
+        let mut encoders: Vec<_> = types.spans().iter().map(|span| encoder(&span.columns())).collect::<Result<_>>()?;
+        if encoders.is_empty() {
+            encoders.push(encoder(&[])?);
+        }
+        let shapes = vec![(encoders.len() - 1, 0)];
+        Ok(Self { types: types.clone(), encoders, shapes, unfit: None })
     }
 
     /// The fields that records lacked, with how many did.
     #[must_use]
     pub fn lacking(&self) -> BTreeMap<String, u64> {
-        self.encoder.lacking().map(|(name, count)| (name.to_owned(), count)).collect()
+        let mut lacking = BTreeMap::new();
+        for (name, count) in self.encoders.iter().flat_map(RowEncoder::lacking) {
+            *lacking.entry(name.to_owned()).or_default() += count;
+        }
+        lacking
     }
 
     /// What an INSERT of rows of each shape begins with.
     #[must_use]
     pub fn headers(&self) -> Vec<Vec<u8>> {
-        self.encoder.headers()
+        let header = |&(at, shape): &(usize, Shape)| self.encoders[at].headers().swap_remove(usize::from(shape));
+        self.shapes.iter().map(header).collect()
     }
 
     /// Appends a record's row; on a refusal, returns why, with `out` unchanged.
@@ -61,12 +74,26 @@ impl RowFormat {
     /// The reason why the columns do not take it.
     pub fn encode(&mut self, record: &Record<'_>, out: &mut Vec<u8>) -> Result<Shape, String> {
         let value = record.value.ok_or("a record without a value (a tombstone): deletes are not propagated")?;
-        self.encoder.encode(RecordId::of(record), value, out).map_err(|refusal| {
-            if self.encoder.lacks_type_for(&refusal) {
+        let mut spans = self.types.spans().iter();
+        let at = spans.position(|span| span.has(record.partition, record.offset)).unwrap_or_default();
+        let encoder = &mut self.encoders[at];
+        let shape = encoder.encode(RecordId::of(record), value, out).map_err(|refusal| {
+            if encoder.lacks_type_for(&refusal) {
                 self.unfit.get_or_insert_with(|| refusal.to_string());
             }
             refusal.to_string()
-        })
+        })?;
+        Ok(self.shape(at, shape))
+    }
+
+    /// The number of a shape of an encoder's.
+    fn shape(&mut self, at: usize, shape: Shape) -> Shape {
+        let known = self.shapes.iter().position(|known| *known == (at, shape));
+        let number = known.unwrap_or_else(|| {
+            self.shapes.push((at, shape));
+            self.shapes.len() - 1
+        });
+        Shape::try_from(number).unwrap_or(Shape::MAX)
     }
 
     /// Refuses to go on where a record has a field whose column has a type that pg2ch does not know.

@@ -250,6 +250,7 @@ fn every_crash_point_of_the_program_is_in_a_list_and_every_listed_one_in_the_pro
         crash::PRODUCE_HELD,
         crash::PRODUCE_UNHELD,
         &[crash::PRODUCE_PASS],
+        crash::PRODUCE_TYPES,
         crash::PRODUCE_TOO_LARGE,
         crash::CONSUME,
         &[crash::CONSUME_DEAD_LETTER],

@@ -8,6 +8,7 @@ mod column_rules;
 mod gentle;
 mod headers;
 mod outbox;
+mod retyped_columns;
 mod shapes;
 mod soft_deletes;
 mod unreadable;
