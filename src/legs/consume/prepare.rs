@@ -23,8 +23,10 @@ pub struct RowFormat {
     types: RecordTypes,
     /// One for each of their spans, or one for all records.
     encoders: Vec<RowEncoder>,
-    /// The rows' shapes, each that of an encoder.
-    shapes: Vec<(usize, Shape)>,
+    /// What an INSERT of rows of each shape begins with.
+    headers: Vec<Vec<u8>>,
+    /// For each encoder, by the number of a shape of its own: the number of its header.
+    shapes: Vec<Vec<Shape>>,
     /// What a record has shown of the target: it has a column that pg2ch cannot fill.
     unfit: Option<String>,
 }
@@ -47,8 +49,10 @@ impl RowFormat {
         if encoders.is_empty() {
             encoders.push(encoder(&[])?);
         }
-        let shapes = vec![(encoders.len() - 1, 0)];
-        Ok(Self { types: types.clone(), encoders, shapes, unfit: None })
+        let (headers, shapes) = (Vec::new(), vec![Vec::new(); encoders.len()]);
+        let mut format = Self { types: types.clone(), encoders, headers, shapes, unfit: None };
+        format.shape(format.encoders.len() - 1, 0);
+        Ok(format)
     }
 
     /// The fields that records lacked, with how many did.
@@ -64,8 +68,7 @@ impl RowFormat {
     /// What an INSERT of rows of each shape begins with.
     #[must_use]
     pub fn headers(&self) -> Vec<Vec<u8>> {
-        let header = |&(at, shape): &(usize, Shape)| self.encoders[at].headers().swap_remove(usize::from(shape));
-        self.shapes.iter().map(header).collect()
+        self.headers.clone()
     }
 
     /// Appends a record's row; on a refusal, returns why, with `out` unchanged.
@@ -86,14 +89,20 @@ impl RowFormat {
         Ok(self.shape(at, shape))
     }
 
-    /// The number of a shape of an encoder's.
+    /// The number of the header of an encoder's shape: spans that differ in nothing else share theirs.
     fn shape(&mut self, at: usize, shape: Shape) -> Shape {
-        let known = self.shapes.iter().position(|known| *known == (at, shape));
-        let number = known.unwrap_or_else(|| {
-            self.shapes.push((at, shape));
-            self.shapes.len() - 1
-        });
-        Shape::try_from(number).unwrap_or(Shape::MAX)
+        let Self { encoders, headers, shapes, .. } = self;
+        let (known, shape) = (&mut shapes[at], usize::from(shape));
+        if known.len() <= shape {
+            for header in encoders[at].headers().into_iter().skip(known.len()) {
+                let number = headers.iter().position(|known| *known == header).unwrap_or_else(|| {
+                    headers.push(header);
+                    headers.len() - 1
+                });
+                known.push(Shape::try_from(number).unwrap_or(Shape::MAX));
+            }
+        }
+        known[shape]
     }
 
     /// Refuses to go on where a record has a field whose column has a type that pg2ch does not know.

@@ -114,7 +114,12 @@ fn the_tables_of_an_older_version_are_refused_until_init_has_brought_them_up_to_
     let mut world = World::on(Servers::in_new_database("held_upgrade"), "held_upgrade", USER_LOGINS, 1);
     world.insert_rows(3);
     world.kill_at("kafka.commit.after", &["produce"]);
-    world.pg.batch_execute("DROP TABLE pg2ch_held; ALTER TABLE pg2ch_checkpoint DROP COLUMN protocol").unwrap();
+    world
+        .pg
+        .batch_execute(
+            "DROP TABLE pg2ch_held; ALTER TABLE pg2ch_checkpoint DROP COLUMN protocol, DROP COLUMN record_types",
+        )
+        .unwrap();
     let ended = world.run(&["produce"]).expect(78);
     assert!(ended.stderr.contains("of an older version of pg2ch"), "{}", ended.stderr);
     let findings = world.run(&["check", "--json"]).expect(78).stdout;
