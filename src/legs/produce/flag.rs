@@ -69,7 +69,10 @@ impl<'a, L: Ledger> Flagger<'a, L> {
     /// # Errors
     /// PostgreSQL's; 69 if too many rows cannot be flagged; 75 if another run has taken over.
     pub fn step(&mut self, batch: &SentBatch) -> Result<()> {
-        self.notice_another_log(batch);
+        if self.is_another_log(batch) {
+            // Whatever is known of its records is of those that are gone.
+            self.ledger.begin_records(None)?;
+        }
         self.timestamp_floor = self.timestamp_floor.max(batch.rows.timestamp_ms);
         let mut sent = batch.sent.clone();
         if sent.len() > self.pace.size() {
@@ -118,14 +121,14 @@ impl<'a, L: Ledger> Flagger<'a, L> {
     }
 
     /// Offsets that go back are those of another log: the topic was deleted and recreated while this leg sent into it.
-    fn notice_another_log(&mut self, batch: &SentBatch) {
+    fn is_another_log(&mut self, batch: &SentBatch) -> bool {
         if mutant::is("offsets that go back are not noticed") {
-            return;
+            return false;
         }
         let end_of = |partition: i32| self.ends.get(&partition).or_else(|| self.begun_at.get(&partition)).copied();
         let goes_back = |at: &RecordPosition| end_of(at.partition).is_some_and(|end| at.offset < end);
         if !batch.sent.iter().any(|(_, at)| goes_back(at)) {
-            return;
+            return false;
         }
         let begun_at = std::mem::take(&mut self.begun_at);
         let start = |partition| -> NextOffset { begun_at.get(&partition).copied().unwrap_or(0) };
@@ -138,6 +141,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
              what the target lacks"
         );
         self.gone.get_or_insert_default().extend(lost);
+        true
     }
 
     /// Tries again to flag what this leg has found locked, for a short time.

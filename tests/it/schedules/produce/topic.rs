@@ -93,6 +93,8 @@ fn a_topic_deleted_and_made_again_under_a_run_is_reported_with_what_went_down_wi
     world.batch_rows(10);
     world.insert_rows(5);
     world.once().expect(0);
+    // From here on records have a text. Those of the new topic at the old offsets do, too.
+    world.sql("ALTER TABLE {t} ALTER payload TYPE text");
     world.insert_rows(100);
     let mut run = world.start_command_stopped_at(&["--once", "--json"], "flag.commit.after:3");
     let topic = world.name.clone();
@@ -113,7 +115,7 @@ fn a_topic_deleted_and_made_again_under_a_run_is_reported_with_what_went_down_wi
     world.run(&["--once"]);
     world.run(&["verify", "--repair", "--confirm"]).expect(65);
     world.run(&["--once"]).expect(0);
-    assert!(world.run(&["verify"]).expect(0).stdout.contains("equal"));
+    assert!(world.run(&["verify", "--deep"]).expect(0).stdout.contains("equal"));
 }
 
 #[test]
