@@ -22,8 +22,8 @@ fn a_request_that_is_held_back_arrives_after_its_client_is_gone() {
     let mut world = World::new("held");
     let proxy = Proxy::before_postgres(&mut world);
     world.insert_rows(3);
-    // The commits of a first run: the epoch, the checkpoint of an empty topic, the flags.
-    proxy.on_nth(3, Way::ToServer, commits, Fault::Hold);
+    // The commits of a first run: the epoch, the checkpoint of an empty topic, the types of its records, the flags.
+    proxy.on_nth(4, Way::ToServer, commits, Fault::Hold);
     let mut run = world.start(&["produce"]);
     proxy.wait_for_hit();
     run.kill().unwrap();
