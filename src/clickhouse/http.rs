@@ -136,7 +136,9 @@ impl Http {
     /// The transport's.
     pub fn send(&self, sql: &str, settings: &[(&str, &str)], data: &[u8]) -> Result<Answer, ureq::Error> {
         let reply = self.exchange(sql, settings, data)?;
-        if reply.status == 200 && reply.code.is_none() && page::title(&reply.body).is_none() {
+        // A proxy's empty page with status 200 would be taken for "no rows".
+        let is_answer = reply.is_clickhouse || reply.query_id.is_some();
+        if reply.status == 200 && reply.code.is_none() && is_answer && page::title(&reply.body).is_none() {
             return Ok(Answer::Ok(reply.body));
         }
         Ok(Answer::Exception(Exception::of(&reply)))

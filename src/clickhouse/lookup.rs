@@ -11,6 +11,11 @@ use crate::error::{Error, Result};
 /// Int32, Int64 and Int64, as RowBinary has them.
 const ROW: usize = 20;
 
+// The columns may be Nullable, which RowBinary shows by one more byte.
+const PARTITION: &str = "ifNull(toInt32(_partition), toInt32(-1))";
+const OFFSET: &str = "ifNull(toInt64(_offset), toInt64(-1))";
+const TIMESTAMP: &str = "ifNull(toUnixTimestamp64Milli(_timestamp), toInt64(-1))";
+
 impl ClickHouseTarget {
     pub(super) fn lookup(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {
         if ranges.is_empty() {
@@ -41,7 +46,7 @@ impl ClickHouseTarget {
     pub(super) fn highest_offsets(&mut self) -> Result<BTreeMap<i32, i64>> {
         let what = format!("cannot query which records {} holds", self.name());
         let sql = format!(
-            "SELECT toInt32(_partition), max(toInt64(_offset)), toInt64(0) FROM {} GROUP BY 1 FORMAT RowBinary",
+            "SELECT {PARTITION}, ifNull(max(toInt64(_offset)), toInt64(-1)), toInt64(0) FROM {} GROUP BY 1 FORMAT RowBinary",
             self.sql_name()
         );
         let answer = self.ask(&what, &sql)?;
@@ -51,7 +56,7 @@ impl ClickHouseTarget {
     fn look_up(&mut self, condition: &str) -> Result<HashSet<RecordId>> {
         let what = format!("cannot query which records {} holds", self.name());
         let sql = format!(
-            "SELECT toInt32(_partition), toInt64(_offset), toUnixTimestamp64Milli(_timestamp) FROM {} WHERE {} FORMAT RowBinary",
+            "SELECT {PARTITION}, {OFFSET}, {TIMESTAMP} FROM {} WHERE {} FORMAT RowBinary",
             self.sql_name(),
             condition,
         );

@@ -43,6 +43,22 @@ const INSERT: &[(&str, &str)] = &[
     // Or a JSON column gives "2024-01-02T03:04:05" back as "2024-01-02 03:04:05".
     ("input_format_try_infer_dates", "0"),
     ("input_format_try_infer_datetimes", "0"),
+    // Limits refuse: what they would cut off, the target or a view behind it would lack silently.
+    ("timeout_overflow_mode", "throw"),
+    ("read_overflow_mode", "throw"),
+    ("result_overflow_mode", "throw"),
+    ("group_by_overflow_mode", "throw"),
+    ("distinct_overflow_mode", "throw"),
+    ("join_overflow_mode", "throw"),
+    ("set_overflow_mode", "throw"),
+    ("sort_overflow_mode", "throw"),
+    ("transfer_overflow_mode", "throw"),
+    ("read_overflow_mode_leaf", "throw"),
+    ("timeout_overflow_mode_leaf", "throw"),
+    ("limit", "0"),
+    ("offset", "0"),
+    ("additional_result_filter", ""),
+    ("additional_table_filters", "{}"),
     // The answer comes after the end, has its status, and nothing but a late exception in its body.
     ("send_progress_in_http_headers", "0"),
     ("http_write_exception_in_output_format", "0"),
@@ -72,6 +88,13 @@ const ASK: &[(&str, &str)] = &[
     ("max_parallel_replicas", "1"),
     ("skip_unavailable_shards", "0"),
     ("additional_table_filters", "{}"),
+    ("additional_result_filter", ""),
+    ("read_overflow_mode_leaf", "throw"),
+    ("timeout_overflow_mode_leaf", "throw"),
+    ("group_by_overflow_mode", "throw"),
+    ("set_overflow_mode", "throw"),
+    ("distinct_overflow_mode", "throw"),
+    ("sort_overflow_mode", "throw"),
     // A question may list some thousands of keys.
     ("max_query_size", "268435456"),
 ];

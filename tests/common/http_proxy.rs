@@ -47,6 +47,8 @@ struct State {
     retold: Vec<(String, String)>,
     /// Questions that the server never sees, by a text in them, and what is answered.
     answers: Vec<(String, String)>,
+    /// Questions that the server never sees, by a text in them, and that are answered with an empty page.
+    unanswered: Vec<String>,
     /// Settings that every request gets, as from a user's profile: those that it brings itself come later, and count.
     profile: String,
     /// Whether settings are dropped on the way, as chproxy does.
@@ -98,6 +100,11 @@ impl HttpProxy {
     /// Answers questions that contain `text` with these rows, in JSONEachRow; the server does not see them.
     pub fn answer(&self, text: &str, rows: &str) {
         self.shared.0.lock().unwrap().answers.push((text.to_owned(), rows.to_owned()));
+    }
+
+    /// Answers questions that contain `text` with an empty page of its own; the server does not see them.
+    pub fn answer_empty(&self, text: &str) {
+        self.shared.0.lock().unwrap().unanswered.push(text.to_owned());
     }
 
     /// Gives every request these settings, as the user's profile would: `a=1&b=2`.
@@ -195,9 +202,9 @@ impl HttpProxy {
 
     /// What the proxy answers by itself.
     fn own_answer(&self, act: Act, request: &[u8]) -> Option<String> {
-        let (largest, answers) = {
+        let (largest, answers, unanswered) = {
             let state = self.shared.0.lock().unwrap();
-            (state.largest, state.answers.clone())
+            (state.largest, state.answers.clone(), state.unanswered.clone())
         };
         let answer = |status: &str, body: &str| {
             Some(format!("HTTP/1.1 {status}\r\nServer: nginx\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
@@ -214,6 +221,9 @@ impl HttpProxy {
             _ => {}
         }
         let text = String::from_utf8_lossy(request);
+        if unanswered.iter().any(|part| text.contains(part.as_str())) {
+            return answer("200 OK", "");
+        }
         if let Some((_, rows)) = answers.iter().find(|(part, _)| text.contains(part.as_str())) {
             return answer("200 OK\r\nX-ClickHouse-Server-Display-Name: proxy", rows);
         }

@@ -82,14 +82,15 @@ impl Origin {
 /// Names of time zones that show a time as it was stored.
 const IS_UTC: [&str; 6] = ["UTC", "Etc/UTC", "GMT", "Etc/GMT", "UCT", "Zulu"];
 
-/// Why a column of this type shows a source column's times otherwise than PostgreSQL does, if that is so.
+/// Why a column of this type shows a source column's days or times otherwise than PostgreSQL does, if that is so.
 #[must_use]
 pub fn shown_shifted(column: &SourceColumn, target_type: &str) -> Option<String> {
     let zone = zone_of(target_type).filter(|zone| !IS_UTC.contains(zone))?;
-    column
-        .base_type
-        .contains("without time zone")
-        .then(|| format!("a time without time zone is stored as UTC, and a column in {zone} shows it shifted"))
+    let source = &column.base_type;
+    let is_date = matches!(source.strip_suffix("[]").unwrap_or(source), "date");
+    let what = if is_date { "a date is stored as its midnight in" } else { "a time without time zone is stored as" };
+    (is_date || source.contains("without time zone"))
+        .then(|| format!("{what} UTC, and a column in {zone} shows it shifted"))
 }
 
 /// The time zone in a type's text.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::skip;
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind};
-use crate::clickhouse::encode::{CalendarRange, RowEncoder};
+use crate::clickhouse::encode::{CalendarRange, RowEncoder, shown_shifted};
 use crate::config::ColumnRules;
 use crate::data::RecordId;
 use crate::error::{Error, Result};
@@ -35,7 +35,8 @@ impl Contents {
         calendar: CalendarRange,
     ) -> Result<(Self, Vec<String>)> {
         let (mut fields, mut columns, mut types, mut left_out) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for name in source.columns.iter().map(|column| &column.name) {
+        for of_source in &source.columns {
+            let name = &of_source.name;
             let wanted = rules.column_of(name);
             let found = target.iter().find(|column| {
                 Some(column.name.as_str()) == wanted
@@ -43,7 +44,11 @@ impl Contents {
             });
             let parsed = found.and_then(|column| ColumnType::parse(&column.type_name).ok());
             match (found, parsed) {
-                (Some(column), Some(parsed)) if skip::is_comparable(&parsed) => {
+                (Some(column), Some(parsed))
+                    if skip::is_comparable(&parsed)
+                        // The encoder has no place for what is shown shifted, unless that is allowed.
+                        && (rules.allow_lossy.contains(name) || shown_shifted(of_source, &column.type_name).is_none()) =>
+                {
                     fields.push(name.clone());
                     columns.push(Column { default_kind: DefaultKind::None, ..column.clone() });
                     types.push(parsed);

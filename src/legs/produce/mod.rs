@@ -76,7 +76,7 @@ pub fn run<S: Servers>(
     progress.flagged(report.rows_recovered - recovered_before);
     // What was held may be all that there was.
     let Some(highest) = highest else { return Ok(()) };
-    ledger.begin_records((!report.topic_recreated).then_some(&recovery.checkpoint.offsets))?;
+    ledger.begin_records(Some(&recovery.checkpoint.offsets))?;
     let floor = recovery.checkpoint.timestamp_floor;
     let rows = servers.rows(ledger, highest, floor)?;
     let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);

@@ -51,7 +51,13 @@ pub fn recover(
     if shutdown.is_asked() {
         return Ok(None);
     }
+    let was_recreated = std::mem::take(&mut report.topic_recreated);
     let from = window_start(&checkpoint, &starts, &stable, report);
+    if report.topic_recreated {
+        // Before the checkpoint moves: after a crash nothing else would show that the kept offsets are the old topic's.
+        ledger.begin_records(None)?;
+    }
+    report.topic_recreated |= was_recreated;
     let mut end = Checkpoint { offsets: stable, timestamp_floor: checkpoint.timestamp_floor };
     let windows: Offsets =
         from.into_iter().filter(|(partition, next)| end.offsets.get(partition).is_some_and(|end| next < end)).collect();

@@ -96,6 +96,46 @@ fn settings_of_a_profile_that_would_break_an_insert_are_overridden() {
 }
 
 #[test]
+fn an_empty_page_with_status_200_does_not_mean_that_the_target_holds_nothing() {
+    let (mut world, proxy) = world("held_page", &[Act::Pass, Act::Pass, Act::Pass, Act::CutAfter]);
+    world.once().expect(0);
+    world.insert_rows(100);
+    proxy.answer_empty("toUnixTimestamp64Milli(_timestamp)");
+    let ended = world.once().expect(78);
+    assert!(ended.stderr.contains("an empty answer"), "{}", ended.stderr);
+    assert_eq!(world.ch_number("SELECT count() FROM {t}"), 400, "nothing is sent again");
+    world.settings.remove("clickhouse");
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_profiles_time_limit_that_cuts_an_insert_off_refuses_it() {
+    let (mut world, proxy) = world("cut_off", &[]);
+    world.ch("ALTER TABLE {t} ADD COLUMN slow UInt8 DEFAULT sleepEachRow(0.02)");
+    proxy.set_profile("max_execution_time=1&timeout_overflow_mode=break");
+    let ended = world.once();
+    let held = world.ch_number("SELECT count() FROM {t}");
+    assert!(ended.code == 69 && held == 0, "{held} rows: {ended:?}");
+    proxy.set_profile("");
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_profiles_filter_leaves_nothing_out_of_a_view() {
+    let (mut world, proxy) = world("filtered", &[]);
+    world.ch(
+        "CREATE TABLE {t}_seen (n Int64) ENGINE = MergeTree ORDER BY n SETTINGS non_replicated_deduplication_window = 1000",
+    );
+    world.ch("CREATE MATERIALIZED VIEW {t}_view TO {t}_seen AS SELECT user_id AS n FROM {t}");
+    proxy.set_profile(&format!("additional_table_filters=%7B'analytics.{}':'user_id%3C5'%7D", world.name));
+    world.once().expect(0);
+    assert_eq!(world.ch_number("SELECT count() FROM {t}_seen"), 300);
+    world.assert_exactly_once();
+}
+
+#[test]
 fn a_table_with_too_many_parts_is_left_alone_for_longer_each_time_and_given_up_after_three_tries() {
     let (mut world, proxy) = world("too_many_parts", &[Act::TooManyParts; 3]);
     world.settings.insert("retry", "attempts = 5\npause = \"20ms\"\n".into());

@@ -124,6 +124,52 @@ fn a_position_column_that_takes_no_values_is_refused() {
 }
 
 #[test]
+fn a_position_column_may_be_nullable() {
+    for (at, column) in ["_partition Nullable(Int32)", "_offset Nullable(Int64)", "_timestamp Nullable(DateTime64(3))"]
+        .into_iter()
+        .enumerate()
+    {
+        let mut positions = ["_partition Int32", "_offset Int64", "_timestamp DateTime64(3, 'UTC')"];
+        positions[at] = column;
+        let mut world = World::unmade(Servers::shared(), "nullable_position", USER_LOGINS, 1);
+        world.ch(&format!(
+            "CREATE TABLE {{t}} (id Int64, user_id Int64, event_type String, event_time DateTime64(6, 'UTC'), \
+             payload Nullable(String), {}) ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 1000",
+            positions.join(", ")
+        ));
+        world.run(&["init"]).expect(0);
+        world.stop_merges();
+        // An answer of so many rows looks well formed even if it is read wrongly.
+        world.insert_rows(100);
+        let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[Act::CutAfter]);
+        world.settings.insert("clickhouse", proxy.setting());
+        world.settings.insert("retry", "attempts = 3\npause = \"20ms\"\n".into());
+        world.once().expect(0);
+        world.assert_exactly_once();
+        world.delete_group();
+        world.once().expect(0);
+        world.assert_exactly_once();
+    }
+}
+
+#[test]
+fn a_date_is_not_shown_shifted() {
+    let mut world = World::with("zoned_date", &format!("{USER_LOGINS}, day date"), 1);
+    world.ch("ALTER TABLE {t} MODIFY COLUMN day Nullable(DateTime64(3, 'America/New_York'))");
+    world.sql("INSERT INTO {t} (user_id, event_type, event_time, day) VALUES (1, 'login', now(), '2026-01-02')");
+    for legs in ["--once", "consume"] {
+        let ended = world.run(&[legs]).expect(78);
+        assert!(ended.stderr.contains("shows it shifted"), "{legs}: {}", ended.stderr);
+        if legs == "--once" {
+            world.run(&["produce"]).expect(0);
+        }
+    }
+    world.ch("ALTER TABLE {t} MODIFY COLUMN day Nullable(DateTime64(3, 'UTC'))");
+    world.once().expect(0);
+    assert_eq!(world.ch("SELECT day FROM {t}"), "2026-01-02 00:00:00.000");
+}
+
+#[test]
 fn a_wall_clock_is_not_shown_shifted() {
     let mut world = World::with("wall_clock", &format!("{USER_LOGINS}, at timestamp"), 1);
     world.ch("ALTER TABLE {t} MODIFY COLUMN at Nullable(DateTime64(6, 'America/New_York'))");
