@@ -1,5 +1,7 @@
 //! Sessions in PostgreSQL, the superuser's too, and roles that may do less than `app`.
 
+use std::sync::{Mutex, PoisonError};
+
 use postgres::{Client, NoTls};
 
 use super::World;
@@ -29,7 +31,7 @@ impl World {
     pub fn become_role(&mut self, grants: &str) -> String {
         let role = format!("{}_role", self.name);
         let grants = grants.replace("{t}", &self.name).replace("{role}", &role);
-        self.superuser().batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'; {grants}")).unwrap();
+        self.change_roles(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'; {grants}"));
         let url = self.servers.postgres_url.replace("app:app@", &format!("{role}:secret@"));
         self.settings.insert("postgres", format!("url = \"{url}\""));
         role
@@ -38,6 +40,13 @@ impl World {
     /// The configuration uses `app` again, and the role and what it owns are no more.
     pub fn drop_role(&mut self, role: &str) {
         self.settings.remove("postgres");
-        self.superuser().batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).unwrap();
+        self.change_roles(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+    }
+
+    /// One test at a time: PostgreSQL refuses two changes at once of one table's privileges ("tuple concurrently updated").
+    fn change_roles(&self, sql: &str) {
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        self.superuser().batch_execute(sql).unwrap();
     }
 }
