@@ -106,7 +106,11 @@ impl Servers for RealServers<'_> {
     }
 
     fn record_types(&self) -> Result<RecordTypes> {
-        record_types(self.leg)
+        let Self { leg, .. } = self;
+        let mut session = connect(leg.config, "columns", leg.watchdog)?;
+        let table = SourceTable::find(&mut session, leg.table)?;
+        let kept = kept_record_types(&mut session, &table.name, &leg.table.topic)?;
+        Ok(kept.unwrap_or_else(|| RecordTypes::of(&table.columns)))
     }
 
     fn give_back(&self, ledger: PgLedger) {
@@ -196,17 +200,6 @@ impl Servers for RealServers<'_> {
 pub fn open_ledger(leg: &LegContext<'_>) -> Result<Option<PgLedger>> {
     let mut ledger = PgLedger::open(leg.config, leg.table, leg.shutdown, leg.watchdog)?;
     Ok(ledger.lock(leg.limits.wait_lock)?.then_some(ledger))
-}
-
-/// The types of the columns in records: as a run has kept them, or as they are.
-///
-/// # Errors
-/// 78 if the table is unfit; PostgreSQL's.
-fn record_types(leg: &LegContext<'_>) -> Result<RecordTypes> {
-    let mut session = connect(leg.config, "columns", leg.watchdog)?;
-    let table = SourceTable::find(&mut session, leg.table)?;
-    let kept = kept_record_types(&mut session, &table.name, &leg.table.topic)?;
-    Ok(kept.unwrap_or_else(|| RecordTypes::of(&table.columns)))
 }
 
 /// The session that reads rows. A value's text must not depend on the role's search path (the type names that `regclass` and

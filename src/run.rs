@@ -66,7 +66,7 @@ struct Tables<'a> {
     session: Option<Session>,
     /// Whether a signal has asked, since the last look, how far the run is.
     is_asked: bool,
-    /// What the metrics' collector is told while tables are under way.
+    /// The figures that are written while tables are under way.
     marks: metrics::Marks,
 }
 

@@ -82,11 +82,25 @@ def note_installed(packages):
         file.writelines(f"{package}\n" for package in packages)
 
 
-def free_port(taken):
-    """A free port below the range that outgoing connections are given, so that it is still free after a restart."""
+@contextlib.contextmanager
+def claimed_ports():
+    """The directory that each claimed port belongs to. A port stays claimed while its directory exists, also when its server stands
+    still: others that are started at the same time must not take it."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "ports", "a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        pairs = (line.split(maxsplit=1) for line in file.read().splitlines())
+        claimed = {int(port): directory for port, directory in pairs if pathlib.Path(directory).is_dir()}
+        yield claimed
+        file.truncate(0)
+        file.writelines(f"{port} {directory}\n" for port, directory in claimed.items())
+
+
+def free_port(claimed):
+    """A free port that nobody has claimed, below the range that outgoing connections are given."""
     for port in random.sample(range(15000, 32000), 500):
-        if port not in taken and port_is_free(port):
-            taken.add(port)
+        if port not in claimed and port_is_free(port):
             return port
     raise Failure("no free port between 15000 and 32000")
 

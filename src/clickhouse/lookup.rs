@@ -46,7 +46,7 @@ impl ClickHouseTarget {
     pub(super) fn highest_offsets(&mut self) -> Result<BTreeMap<i32, i64>> {
         let what = format!("cannot query which records {} holds", self.name());
         let sql = format!(
-            "SELECT {PARTITION}, ifNull(max(toInt64(_offset)), toInt64(-1)), toInt64(0) FROM {} GROUP BY 1 FORMAT RowBinary",
+            "SELECT {PARTITION}, max({OFFSET}), toInt64(0) FROM {} GROUP BY 1 FORMAT RowBinary",
             self.sql_name()
         );
         let answer = self.ask(&what, &sql)?;

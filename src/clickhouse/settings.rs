@@ -43,22 +43,14 @@ const INSERT: &[(&str, &str)] = &[
     // Or a JSON column gives "2024-01-02T03:04:05" back as "2024-01-02 03:04:05".
     ("input_format_try_infer_dates", "0"),
     ("input_format_try_infer_datetimes", "0"),
-    // Limits refuse: what they would cut off, the target or a view behind it would lack silently.
+    // As in `WHOLE`. Questions have these from `PLAIN`.
     ("timeout_overflow_mode", "throw"),
     ("read_overflow_mode", "throw"),
     ("result_overflow_mode", "throw"),
-    ("group_by_overflow_mode", "throw"),
-    ("distinct_overflow_mode", "throw"),
     ("join_overflow_mode", "throw"),
-    ("set_overflow_mode", "throw"),
-    ("sort_overflow_mode", "throw"),
     ("transfer_overflow_mode", "throw"),
-    ("read_overflow_mode_leaf", "throw"),
-    ("timeout_overflow_mode_leaf", "throw"),
     ("limit", "0"),
     ("offset", "0"),
-    ("additional_result_filter", ""),
-    ("additional_table_filters", "{}"),
     // The answer comes after the end, has its status, and nothing but a late exception in its body.
     ("send_progress_in_http_headers", "0"),
     ("http_write_exception_in_output_format", "0"),
@@ -87,16 +79,21 @@ const ASK: &[(&str, &str)] = &[
     ("select_sequential_consistency", "1"),
     ("max_parallel_replicas", "1"),
     ("skip_unavailable_shards", "0"),
-    ("additional_table_filters", "{}"),
-    ("additional_result_filter", ""),
-    ("read_overflow_mode_leaf", "throw"),
-    ("timeout_overflow_mode_leaf", "throw"),
-    ("group_by_overflow_mode", "throw"),
-    ("set_overflow_mode", "throw"),
-    ("distinct_overflow_mode", "throw"),
-    ("sort_overflow_mode", "throw"),
     // A question may list some thousands of keys.
     ("max_query_size", "268435456"),
+];
+
+/// For both: a profile's limits refuse, and its filters are off. What they would cut off, an answer, the target or a view behind it
+/// would lack silently.
+const WHOLE: &[(&str, &str)] = &[
+    ("group_by_overflow_mode", "throw"),
+    ("distinct_overflow_mode", "throw"),
+    ("set_overflow_mode", "throw"),
+    ("sort_overflow_mode", "throw"),
+    ("read_overflow_mode_leaf", "throw"),
+    ("timeout_overflow_mode_leaf", "throw"),
+    ("additional_result_filter", ""),
+    ("additional_table_filters", "{}"),
 ];
 
 /// The setting that says how many replicas have to confirm an INSERT.
@@ -123,7 +120,7 @@ impl Settings {
     /// The names of all of them, as a list of SQL texts: an unknown one would be an error, so the server is asked.
     #[must_use]
     pub fn names_sql() -> String {
-        let pinned = INSERT.iter().chain(INSERT_ELSEWHERE).chain(ASK);
+        let pinned = [INSERT, INSERT_ELSEWHERE, ASK, WHOLE].into_iter().flatten();
         pinned.map(|(name, _)| text(name)).collect::<Vec<_>>().join(", ")
     }
 
@@ -131,9 +128,9 @@ impl Settings {
     #[must_use]
     pub fn among(known: &[String]) -> Self {
         let known: HashSet<&str> = known.iter().map(String::as_str).collect();
-        let of = |pinned: &[(&'static str, &'static str)]| {
-            pinned.iter().copied().filter(|(name, _)| known.contains(name)).collect::<Vec<_>>()
+        let of = |pinned: &[&[(&'static str, &'static str)]]| {
+            pinned.iter().copied().flatten().copied().filter(|(name, _)| known.contains(name)).collect::<Vec<_>>()
         };
-        Self { insert: of(INSERT), insert_elsewhere: of(INSERT_ELSEWHERE), ask: of(ASK) }
+        Self { insert: of(&[INSERT, WHOLE]), insert_elsewhere: of(&[INSERT_ELSEWHERE]), ask: of(&[ASK, WHOLE]) }
     }
 }

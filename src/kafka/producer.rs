@@ -107,7 +107,7 @@ impl Producer {
         self.client.context().base.explain(&self.what(verb), error, &self.uses)
     }
 
-    /// Waits for `call` under the watchdog: a commit of offsets exceeds its limit for ever while the coordinator of both group
+    /// Waits for `call` under the watchdog: a commit of offsets ignores its limit while the coordinator of both group
     /// and transactions leaves and comes back (<https://github.com/confluentinc/librdkafka/issues/5456>,
     /// <https://github.com/confluentinc/librdkafka/issues/5511>).
     pub(super) fn call<T>(&self, verb: &str, call: impl FnOnce() -> T) -> T {

@@ -91,7 +91,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// How often a long run tells the collector when it last moved something.
+/// How often a long run writes when it last moved something.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// When each table of the present run last moved: what a run that hangs can no longer report at its end.
@@ -110,7 +110,7 @@ impl Marks {
         Self { file: config.metrics.textfile.clone(), next: Instant::now() + EVERY, moved: BTreeMap::new() }
     }
 
-    /// Notes when a table under way last moved. A run that waits for another one's lock says nothing about the table.
+    /// Notes when a table under way last moved. A run that waits for another one's lock has no figure.
     pub fn note(&mut self, table: &TableConfig, last_step: Option<Instant>) {
         if last_step.is_some() && self.file.is_some() {
             self.moved.insert(labels_of(table), last_step);
@@ -119,15 +119,15 @@ impl Marks {
 
     /// A table's part of the run has ended.
     pub fn ended(&mut self, table: &TableConfig, code: ExitCode) {
-        if let Some(moved) = self.moved.get_mut(&labels_of(table)) {
-            *moved = None;
-        }
+        let labels = labels_of(table);
         if code == ExitCode::Locked {
-            self.moved.remove(&labels_of(table));
+            self.moved.remove(&labels);
+        } else if let Some(moved) = self.moved.get_mut(&labels) {
+            *moved = None;
         }
     }
 
-    /// Writes what was noted, now and then. The write at the run's end tells why one fails.
+    /// Writes what was noted, every few seconds. A failure is a warning at the run's end only.
     pub fn write(&mut self) {
         let Some(file) = self.file.as_ref().filter(|_| !self.moved.is_empty() && Instant::now() >= self.next) else {
             return;

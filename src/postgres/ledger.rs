@@ -102,7 +102,7 @@ impl PgLedger {
         &self.table
     }
 
-    /// Marks in the session what the run has done, for whoever asks who holds the lock.
+    /// Marks in the session what the run has done, for a run that finds the lock taken.
     pub(super) fn mark(&mut self, done: &str) -> Result<()> {
         self.session.execute_unwatched(&self.what("mark the progress of"), &lock::mark_sql(done))
     }

@@ -67,11 +67,11 @@ pub fn take(
         let is_ours = holder.as_ref().is_some_and(|holder| holder.is_ours);
         let wait = wait.max(if is_ours { OWN_SESSION } else { DEAD_SESSION });
         if begun.elapsed() >= wait {
-            let told = holder.as_ref().map_or_else(|| "it has just ended".into(), Holder::to_string);
+            let shown = holder.as_ref().map_or_else(|| "it has just ended".into(), Holder::to_string);
             return Err(Error::new(
                 ExitCode::Locked,
                 format!("{what} in database {}", table.database),
-                format!("another run holds it: {told}"),
+                format!("another run holds it: {shown}"),
                 what_to_do(holder.as_ref()),
             ));
         }
@@ -100,10 +100,10 @@ fn lock_key(database: &str, table: &str) -> i64 {
     i64::from_be_bytes(first)
 }
 
-/// A run that has moved nothing for so long does not pass by itself: each of its calls has a limit of its own.
+/// Seconds after which a run that moves nothing has to be ended: each of its calls has a shorter limit.
 const STALLED: i64 = 900;
 
-/// A run that has moved nothing for so long is said to stand still.
+/// Seconds after which a run that moves nothing is shown as standing still.
 const STILL: i64 = 60;
 
 /// What a mark begins with: the statement of a session whose run has copied something since its last statement.

@@ -91,26 +91,23 @@ impl PgPasses {
         let sql = format!("FETCH {wanted} FROM pg2ch_pass");
         let mut batch = RowBatch::with_capacity(wanted, 0);
         let (table, clock_floor) = (&self.table, self.clock_floor);
-        let (mut filled, mut is_cut, mut is_retyped) = (Vec::new(), false, false);
+        let (mut filled, mut is_cut) = (Vec::new(), false);
         let most_bytes = self.max_bytes.saturating_mul(MOST_IN_HAND);
-        self.session.call(&self.what, |client| {
+        let is_retyped = self.session.call(&self.what, |client| {
             let mut rows = client.query_typed_raw(&sql, typed(&[]))?;
             while let Some(row) = rows.next()? {
                 if batch.bytes() > most_bytes {
                     is_cut = true;
                     break;
                 }
-                let Some(clock) = row.get::<_, Option<i64>>(3) else {
-                    is_retyped = true;
-                    break;
-                };
+                let Some(clock) = row.get::<_, Option<i64>>(3) else { return Ok(true) };
                 let record_key: Option<Raw<'_>> = row.get(6);
                 let record_key = record_key.map(|Raw(key)| key);
                 batch.push(&Row { record_key, ..row_of(&row, table, 7, &mut filled) });
                 // A clock that goes back must not make new versions look older than those that were sent.
                 batch.timestamp_ms = clock.max(clock_floor + 1);
             }
-            Ok(())
+            Ok(false)
         })?;
         if is_retyped {
             return Err(self.table.retyped());

@@ -145,14 +145,11 @@ impl PgUnsentRows {
         let mut parts = None;
         // A key of one column is its own part.
         let (key_at, headers_at) = if key_parts == 1 { (4, 6) } else { (6, 6 + key_parts) };
-        let (mut filled, mut is_retyped) = (Vec::new(), false);
-        session.call(what, |client| {
+        let mut filled = Vec::new();
+        let is_retyped = session.call(what, |client| {
             let mut rows = client.query_typed_raw(sql, typed(&params))?;
             while let Some(row) = rows.next()? {
-                let Some(clock) = row.get(3) else {
-                    is_retyped = true;
-                    break;
-                };
+                let Some(clock) = row.get(3) else { return Ok(true) };
                 let found = row_of(&row, table, headers_at, &mut filled);
                 if !batch.is_empty() && batch.bytes() + found.size() > *max_bytes {
                     break;
@@ -161,7 +158,7 @@ impl PgUnsentRows {
                 batch.push(&found);
                 parts = Some(row);
             }
-            Ok(())
+            Ok(false)
         })?;
         if is_retyped {
             return Err(table.retyped());

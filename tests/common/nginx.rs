@@ -1,12 +1,10 @@
 //! An nginx in front of ClickHouse.
 
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use super::World;
-use super::pooler::{free_port, port_of, program};
+use super::pooler::{free_port, port_of, program, wait_until_it_listens};
 
 /// The server, ended with its value.
 pub struct Nginx {
@@ -34,7 +32,7 @@ impl Nginx {
         command.args(["-p", &prefix, "-c", "nginx.conf", "-e"]).arg(log);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().unwrap();
-        let mut nginx = Self { command, process, port, dir };
+        let nginx = Self { command, process, port, dir };
         nginx.wait();
         nginx
     }
@@ -47,13 +45,9 @@ impl Nginx {
         self.wait();
     }
 
-    fn wait(&mut self) {
-        let until = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(("localhost", self.port)).is_err() {
-            let log = std::fs::read_to_string(self.dir.join("error.log")).unwrap_or_default();
-            assert!(Instant::now() < until, "nginx does not listen: {log}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    fn wait(&self) {
+        let log = || std::fs::read_to_string(self.dir.join("error.log")).unwrap_or_default();
+        wait_until_it_listens(self.port, || format!("nginx does not listen: {}", log()));
     }
 
     /// In front of the world's own ClickHouse.

@@ -36,11 +36,7 @@ impl Pooler {
         }
         let process =
             command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let until = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(("localhost", port)).is_err() {
-            assert!(Instant::now() < until, "PgBouncer does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until_it_listens(port, || "PgBouncer does not listen".into());
         Self { process, port, dir }
     }
 
@@ -69,6 +65,15 @@ pub fn program(variable: &str, usual: &str) -> String {
     let found = std::env::var(variable).unwrap_or_else(|_| usual.to_owned());
     assert!(Path::new(&found).exists(), "{found} is not there: run scripts/test, which gets it from Debian");
     found
+}
+
+/// Waits until a server listens, ten seconds at most; then `why` says what is wrong.
+pub fn wait_until_it_listens(port: u16, why: impl Fn() -> String) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(("localhost", port)).is_err() {
+        assert!(Instant::now() < until, "{}", why());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Where nobody listens, for now.

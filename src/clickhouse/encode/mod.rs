@@ -110,8 +110,7 @@ impl RowEncoder {
             let field = match (source, parsed) {
                 (Some(field), Ok(known)) => {
                     let found = source_columns.iter().find(|column| column.name == field);
-                    let unfit = found.and_then(|found| changed_silently(found, column));
-                    if let Some(why) = unfit.filter(|_| !rules.allow_lossy.contains(field)) {
+                    if let Some(why) = found.and_then(|found| changed_silently(found, column, rules)) {
                         excluded.insert(field.to_owned(), why);
                         unknown.insert(field.to_owned());
                         continue;
@@ -243,9 +242,12 @@ impl RowEncoder {
     }
 }
 
-/// Why a column would swallow the values of a source column, or show others, if that is so.
-fn changed_silently(source: &SourceColumn, column: &Column) -> Option<String> {
+/// Why a column may not be filled from a source column, if that is so: it would swallow its values, or show others, and the rules do
+/// not allow it.
+#[must_use]
+pub fn changed_silently(source: &SourceColumn, column: &Column, rules: &ColumnRules) -> Option<String> {
     match column.default_kind {
+        _ if rules.allow_lossy.contains(&source.name) => None,
         DefaultKind::Ephemeral => Some("the column is EPHEMERAL and stores no value".to_owned()),
         _ => shown_shifted(source, &column.type_name),
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::skip;
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind};
-use crate::clickhouse::encode::{CalendarRange, RowEncoder, shown_shifted};
+use crate::clickhouse::encode::{CalendarRange, RowEncoder, changed_silently};
 use crate::config::ColumnRules;
 use crate::data::RecordId;
 use crate::error::{Error, Result};
@@ -45,9 +45,7 @@ impl Contents {
             let parsed = found.and_then(|column| ColumnType::parse(&column.type_name).ok());
             match (found, parsed) {
                 (Some(column), Some(parsed))
-                    if skip::is_comparable(&parsed)
-                        // The encoder has no place for what is shown shifted, unless that is allowed.
-                        && (rules.allow_lossy.contains(name) || shown_shifted(of_source, &column.type_name).is_none()) =>
+                    if skip::is_comparable(&parsed) && changed_silently(of_source, column, rules).is_none() =>
                 {
                     fields.push(name.clone());
                     columns.push(Column { default_kind: DefaultKind::None, ..column.clone() });

@@ -51,13 +51,11 @@ pub fn recover(
     if shutdown.is_asked() {
         return Ok(None);
     }
-    let was_recreated = std::mem::take(&mut report.topic_recreated);
-    let from = window_start(&checkpoint, &starts, &stable, report);
-    if report.topic_recreated {
+    let (from, is_recreated) = window_start(&checkpoint, &starts, &stable, report);
+    if is_recreated {
         // Before the checkpoint moves: after a crash nothing else would show that the kept offsets are the old topic's.
         ledger.begin_records(None)?;
     }
-    report.topic_recreated |= was_recreated;
     let mut end = Checkpoint { offsets: stable, timestamp_floor: checkpoint.timestamp_floor };
     let windows: Offsets =
         from.into_iter().filter(|(partition, next)| end.offsets.get(partition).is_some_and(|end| next < end)).collect();
@@ -91,9 +89,14 @@ pub fn recover(
     Ok(Some(Recovery { checkpoint: end, held }))
 }
 
-/// Where each partition's window begins, with what cannot be known any more reported.
-fn window_start(checkpoint: &Checkpoint, starts: &Offsets, ends: &Offsets, report: &mut ProduceReport) -> Offsets {
-    let mut from = Offsets::new();
+/// Where each partition's window begins, and whether the topic was recreated, with what cannot be known any more reported.
+fn window_start(
+    checkpoint: &Checkpoint,
+    starts: &Offsets,
+    ends: &Offsets,
+    report: &mut ProduceReport,
+) -> (Offsets, bool) {
+    let (mut from, mut is_recreated) = (Offsets::new(), false);
     for (&partition, &end) in ends {
         let start = starts.get(&partition).copied().unwrap_or(0);
         let next = match checkpoint.offsets.get(&partition) {
@@ -102,7 +105,7 @@ fn window_start(checkpoint: &Checkpoint, starts: &Offsets, ends: &Offsets, repor
                 log::error!(
                     "partition {partition} ends at offset {end}, below the checkpoint {next}: the topic was deleted and recreated; records that were not copied before are lost"
                 );
-                report.topic_recreated = true;
+                is_recreated = true;
                 report.delivered.remove(&partition);
                 start
             }
@@ -117,7 +120,8 @@ fn window_start(checkpoint: &Checkpoint, starts: &Offsets, ends: &Offsets, repor
         };
         from.insert(partition, next);
     }
-    from
+    report.topic_recreated |= is_recreated;
+    (from, is_recreated)
 }
 
 /// Gives the windows' records to the ledger; returns the newest timestamp.

@@ -49,7 +49,7 @@ fn a_cluster_whose_brokers_pause_die_and_are_too_few_loses_and_doubles_nothing()
     the_controller_dies_under_a_run(&cluster);
 }
 
-/// librdkafka's call ignores its limit if one broker is both, and comes back: for ever, where nobody watches it.
+/// librdkafka's call ignores its limit if one broker is both and comes back; only the watchdog ends it.
 fn the_coordinators_of_group_and_transactions_pause_under_a_commit(cluster: &Cluster) {
     let mut world = world(cluster, "coordinator");
     let coordinators = |group: &str| {

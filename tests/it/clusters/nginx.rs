@@ -16,12 +16,18 @@ fn world(name: &str) -> World {
     world
 }
 
+/// Puts an nginx in front of the world's ClickHouse, with these lines.
+fn behind_nginx(world: &mut World, lines: &str) -> Nginx {
+    let nginx = Nginx::before_clickhouse(world, lines);
+    world.settings.insert("clickhouse", nginx.url(""));
+    nginx
+}
+
 #[test]
 fn kept_connections_that_nginx_closes_are_opened_again() {
     let mut world = world("nginx_kept");
     let lines = "keepalive_timeout 1s; keepalive_requests 3; location / { proxy_pass {upstream}; }";
-    let nginx = Nginx::before_clickhouse(&world, lines);
-    world.settings.insert("clickhouse", nginx.url(""));
+    let _nginx = behind_nginx(&mut world, lines);
     world.insert_rows(100);
     let mut run = world.start_command_stopped_at(&["--once", "--json"], "intend.after");
     // Its connection is closed meanwhile.
@@ -36,8 +42,7 @@ fn kept_connections_that_nginx_closes_are_opened_again() {
 fn bodies_that_nginx_finds_too_large_get_smaller() {
     let mut world = world("nginx_large");
     let lines = "client_max_body_size 4k; location / { proxy_pass {upstream}; }";
-    let nginx = Nginx::before_clickhouse(&world, lines);
-    world.settings.insert("clickhouse", nginx.url(""));
+    let _nginx = behind_nginx(&mut world, lines);
     world.settings.insert("batch", "insert_rows = 10000".into());
     world.insert_rows(1_000);
     world.once().expect(0);
@@ -48,8 +53,7 @@ fn bodies_that_nginx_finds_too_large_get_smaller() {
 fn a_question_that_nginx_finds_too_large_names_its_limit() {
     let mut world = world("nginx_question");
     let lines = "client_max_body_size 200; location / { proxy_pass {upstream}; }";
-    let nginx = Nginx::before_clickhouse(&world, lines);
-    world.settings.insert("clickhouse", nginx.url(""));
+    let _nginx = behind_nginx(&mut world, lines);
     world.insert_rows(10);
     let ended = world.once().expect(78);
     assert!(ended.stderr.contains("nginx: client_max_body_size"), "{}", ended.stderr);
