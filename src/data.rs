@@ -331,6 +331,16 @@ pub struct Column {
     pub type_name: String,
     /// What the server does where an INSERT leaves the column out.
     pub default_kind: DefaultKind,
+    /// The time zone in which the server shows times whose type names none.
+    pub zone: String,
+}
+
+impl Column {
+    /// A column without a default, on a server in UTC.
+    #[must_use]
+    pub fn new(name: &str, type_name: &str) -> Self {
+        Self { name: name.into(), type_name: type_name.into(), default_kind: DefaultKind::None, zone: "UTC".into() }
+    }
 }
 
 /// Whether, and how, the server fills a column that an INSERT leaves out (`system.columns.default_kind`).

@@ -43,6 +43,10 @@ const INSERT: &[(&str, &str)] = &[
     // Or a JSON column gives "2024-01-02T03:04:05" back as "2024-01-02 03:04:05".
     ("input_format_try_infer_dates", "0"),
     ("input_format_try_infer_datetimes", "0"),
+    // Or it turns ["1", "2"] into [1, 2], and leaves out a key that is there twice.
+    ("input_format_json_try_infer_numbers_from_strings", "0"),
+    ("input_format_try_infer_variants", "0"),
+    ("type_json_skip_duplicated_paths", "0"),
     // As in `WHOLE`. Questions have these from `PLAIN`.
     ("timeout_overflow_mode", "throw"),
     ("read_overflow_mode", "throw"),
@@ -68,6 +72,8 @@ const INSERT_ELSEWHERE: &[(&str, &str)] = &[
     // The answer means "stored by the shards", not "put into a queue here". The newer name, and the older one.
     ("distributed_foreground_insert", "1"),
     ("insert_distributed_sync", "1"),
+    // Or a table without a sharding key sends a repeated row to another shard.
+    ("insert_distributed_one_random_shard", "0"),
 ];
 
 /// For questions whose answer must be whole, besides [`PLAIN`](super::http::PLAIN).

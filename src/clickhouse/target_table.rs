@@ -64,6 +64,7 @@ struct TableRow {
     partition_key: String,
     dependencies_database: Vec<String>,
     dependencies_table: Vec<String>,
+    zone: String,
     /// Position, name, type, kind of default.
     columns: Vec<(u64, String, String, String)>,
     /// The settings that the server knows, of those that are pinned.
@@ -173,7 +174,7 @@ impl ClickHouseTarget {
         let what = format!("cannot look up the target {}", self.name);
         let sql = format!(
             "SELECT engine, toString(uuid) AS uuid, engine_full, create_table_query, sorting_key, partition_key, \
-             dependencies_database, dependencies_table, \
+             dependencies_database, dependencies_table, timezone() AS zone, \
              (SELECT groupArray((position, name, type, default_kind)) FROM system.columns WHERE {}) AS columns, \
              (SELECT groupArray(name) FROM system.settings WHERE name IN ({})) AS settings, \
              getSetting('{TOKEN}') AS token, toString(getSetting('async_insert')) AS buffers \
@@ -218,10 +219,10 @@ impl TableRow {
     }
 }
 
-fn column((_, name, type_name, default_kind): (u64, String, String, String)) -> Column {
+fn column((_, name, type_name, default_kind): (u64, String, String, String), zone: &str) -> Column {
     // A kind that is not known is one that an INSERT had better not name.
     let default_kind = DefaultKind::parse(&default_kind).unwrap_or(DefaultKind::Materialized);
-    Column { name, type_name, default_kind }
+    Column { name, type_name, default_kind, zone: zone.to_owned() }
 }
 
 impl Target for ClickHouseTarget {
@@ -237,7 +238,7 @@ impl Target for ClickHouseTarget {
         let has_uuid = table.uuid.bytes().any(|byte| byte.is_ascii_hexdigit() && byte != b'0');
         Ok(TargetDescription {
             identity: if has_uuid { table.uuid } else { self.name.to_string() },
-            columns: table.columns.into_iter().map(column).collect(),
+            columns: table.columns.into_iter().map(|each| column(each, &table.zone)).collect(),
             definition: table.create_table_query,
             engine: Engine::parse(&table.engine, &table.engine_full),
             sorting_key: key_parts(&table.sorting_key),

@@ -14,6 +14,7 @@ struct Row {
     r#type: String,
     default_kind: String,
     is_in_sorting_key: u8,
+    zone: String,
 }
 
 /// Reads the columns of a table, in its order; none if there is no such table. `what` says, for a message, what cannot be
@@ -23,8 +24,8 @@ struct Row {
 /// ClickHouse's.
 pub fn read(http: &Http, what: &str, target: &TargetName) -> Result<Vec<TargetColumn>> {
     let sql = format!(
-        "SELECT name, type, default_kind, is_in_sorting_key FROM system.columns WHERE database = {} AND table = {} \
-         ORDER BY position",
+        "SELECT name, type, default_kind, is_in_sorting_key, timezone() AS zone FROM system.columns \
+         WHERE database = {} AND table = {} ORDER BY position",
         text(&target.database),
         text(&target.table)
     );
@@ -34,6 +35,6 @@ pub fn read(http: &Http, what: &str, target: &TargetName) -> Result<Vec<TargetCo
 fn column(row: Row) -> TargetColumn {
     // A kind that is not known is one that an INSERT had better not name.
     let default_kind = DefaultKind::parse(&row.default_kind).unwrap_or(DefaultKind::Materialized);
-    let column = Column { name: row.name, type_name: row.r#type, default_kind };
+    let column = Column { name: row.name, type_name: row.r#type, default_kind, zone: row.zone };
     TargetColumn { column, is_in_sorting_key: row.is_in_sorting_key == 1 }
 }

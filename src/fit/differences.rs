@@ -157,7 +157,7 @@ impl Comparison<'_> {
     }
 
     fn compare(&mut self, column: &SourceColumn, other: &TargetColumn) {
-        let Column { name: target_name, type_name, default_kind } = &other.column;
+        let Column { name: target_name, type_name, default_kind, .. } = &other.column;
         let quoted = quote(target_name);
         if let DefaultKind::Materialized | DefaultKind::Alias = default_kind {
             let kind = default_kind.name();
@@ -190,7 +190,7 @@ impl Comparison<'_> {
         let takes_null = matches!(ColumnType::parse(type_name), Ok(ColumnType::Nullable(_)));
         let wanted = if takes_null { nullable_target_type(column) } else { target_type(column) };
         let modify = format!("ALTER TABLE {} MODIFY COLUMN {quoted} {wanted};", self.name);
-        let (effect, id, why, fix) = match fit(column, type_name) {
+        let (effect, id, why, fix) = match fit(column, &other.column) {
             Fit::Lossless => return,
             Fit::Lossy(why) if self.rules.allow_lossy.contains(&column.name) => {
                 let why = format!("{why}; `allow_lossy` allows it, and what is refused goes to the dead letters");
@@ -215,7 +215,7 @@ impl Comparison<'_> {
     }
 
     fn target_column(&mut self, target: &TargetColumn, source: Option<&[SourceColumn]>) {
-        let Column { name, type_name, default_kind } = &target.column;
+        let Column { name, type_name, default_kind, .. } = &target.column;
         if is_own(name) || matches!(default_kind, DefaultKind::Materialized | DefaultKind::Alias) {
             return;
         }
@@ -300,7 +300,7 @@ mod tests {
     }
 
     fn target(name: &str, type_name: &str) -> TargetColumn {
-        let column = Column { name: name.into(), type_name: type_name.into(), default_kind: DefaultKind::None };
+        let column = Column::new(name, type_name);
         TargetColumn { column, is_in_sorting_key: false }
     }
 

@@ -4,7 +4,8 @@ use super::deletes::{self, Misfit};
 use super::differences::{Difference, Effect};
 use crate::clickhouse::quote;
 use crate::config::{TableConfig, TargetName};
-use crate::ports::engine::Window;
+use crate::data::POSITION_COLUMNS;
+use crate::ports::engine::{Window, columns_with_ttl};
 use crate::ports::layout::{Distributed, Layout};
 use crate::ports::target::{TargetDescription, View};
 
@@ -23,6 +24,7 @@ pub fn misfits(table: &TableConfig, source: &[&str], target: &TargetDescription)
     check.window();
     check.buffering();
     check.ttl();
+    check.columns_with_ttl();
     target.views.iter().for_each(|view| check.view(view));
     check.found
 }
@@ -250,6 +252,28 @@ impl Check<'_> {
             let what = format!("{} has a TTL that deletes rows", self.table.target);
             let why = "rows that have expired are gone, perhaps as soon as they are inserted; `pg2ch verify` counts them as expired";
             self.add("ttl", Effect::Weaker, what, why, "-- nothing, if that is intended");
+        }
+    }
+
+    fn columns_with_ttl(&mut self) {
+        let key = self.table.key.iter().filter_map(|name| self.table.column_rules.column_of(name));
+        // The engine's are the version and what marks a row as deleted.
+        let engine = self.target.engine.arguments.iter().map(String::as_str);
+        let needed: Vec<&str> = POSITION_COLUMNS.into_iter().chain(key).chain(engine).collect();
+        for column in columns_with_ttl(&self.target.definition) {
+            let what = format!("the column {column} of {} has a TTL", self.table.target);
+            let fix = format!("ALTER TABLE {} MODIFY COLUMN {} REMOVE TTL;", self.name, quote(&column));
+            let (effect, why, fix) = if needed.contains(&column.as_str()) {
+                (
+                    Effect::Stops,
+                    "once it has expired, the row is not recognised any more, and a crash would duplicate it",
+                    fix,
+                )
+            } else {
+                let why = "once they have expired, its values are gone; `pg2ch verify` does not compare them";
+                (Effect::Weaker, why, format!("-- nothing, if that is intended; otherwise:\n-- {fix}"))
+            };
+            self.add("column-ttl", effect, what, why, fix);
         }
     }
 

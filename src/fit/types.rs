@@ -3,7 +3,7 @@
 //! The typed encoder refuses what does not fit, so a lossy pair means dead letters, not changed values.
 
 use super::map::split;
-use crate::clickhouse::column_type::{ColumnType, Decimal, Integer, ScalarType};
+use crate::clickhouse::column_type::{Column, ColumnType, Decimal, Integer, ScalarType};
 use crate::clickhouse::encode::shown_shifted;
 use crate::ports::source::SourceColumn;
 
@@ -19,16 +19,16 @@ pub enum Fit {
     Impossible(String),
 }
 
-/// Compares a source column with its target's type, as `system.columns` spells it.
+/// Compares a source column with its target.
 #[must_use]
-pub fn fit(column: &SourceColumn, target_type: &str) -> Fit {
-    let target = match ColumnType::parse(target_type) {
+pub fn fit(column: &SourceColumn, of_target: &Column) -> Fit {
+    let target = match ColumnType::parse(&of_target.type_name) {
         Ok(target) => target,
         Err(unsupported) => {
             return Fit::Impossible(unsupported.to_string());
         }
     };
-    match (fit_nullable(&column.base_type, column.not_null, &target), shown_shifted(column, target_type)) {
+    match (fit_nullable(&column.base_type, column.not_null, &target), shown_shifted(column, of_target)) {
         (Fit::Impossible(why), _) => Fit::Impossible(why),
         (_, Some(why)) => Fit::Lossy(why),
         (fit, None) => fit,

@@ -126,6 +126,15 @@ pub fn key_parts(key: &str) -> Vec<String> {
     parts.iter().filter(|part| !part.is_empty()).map(|part| unquoted(part)).collect()
 }
 
+/// The columns that have a TTL, by the statement that creates the table: a merge sets their expired values to defaults.
+#[must_use]
+pub fn columns_with_ttl(definition: &str) -> Vec<String> {
+    let Some(at) = find_outside(definition, "(") else { return Vec::new() };
+    let columns = split_arguments(&definition[at + 1..]).0;
+    let with_ttl = columns.iter().filter(|column| find_outside(column, " TTL ").is_some());
+    with_ttl.filter_map(|column| Some(unquoted(&column[..find_outside(column, " ")?]))).collect()
+}
+
 /// A quoted identifier or literal without its quotes; anything else as it is.
 fn unquoted(text: &str) -> String {
     let quote = text.chars().next().filter(|first| matches!(first, '`' | '\''));
@@ -224,6 +233,14 @@ mod tests {
         assert!(deletes("d + toIntervalDay(1) TO DISK 'cold', d + toIntervalDay(9) WHERE x = 1"));
         assert!(!deletes("d + toIntervalDay(1) TO DISK 'cold', d + toIntervalDay(2) RECOMPRESS CODEC(ZSTD(9))"));
         assert!(!engine("MergeTree ORDER BY id COMMENT 'TTL '").deletes_by_ttl());
+    }
+
+    #[test]
+    fn columns_with_a_ttl_are_found_in_the_definition() {
+        let definition = r"CREATE TABLE `odd (db`.t UUID 'x' (`id` Int64, `a TTL b` String COMMENT 'no TTL here', `p\`q` String \
+                           DEFAULT concat('a', ' TTL ') TTL d + toIntervalDay(1), `e` Array(Date) CODEC(ZSTD(1)) TTL toDate(d), \
+                           INDEX i id TYPE minmax) ENGINE = MergeTree ORDER BY id TTL d + toIntervalDay(9)";
+        assert_eq!(columns_with_ttl(definition), ["p`q", "e"]);
     }
 
     #[test]

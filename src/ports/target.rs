@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::engine::{Engine, Window};
+use super::engine::{Engine, Window, columns_with_ttl};
 use crate::data::{CalendarRange, Column, Ranges, RecordId};
 use crate::error::{Error, Result};
 
@@ -36,6 +36,13 @@ impl TargetDescription {
     #[must_use]
     pub fn views_remember(&self) -> bool {
         self.views.iter().all(|view| matches!(view.window, Window::Tokens(1..)))
+    }
+
+    /// The columns that keep what is inserted; those that have a TTL do not.
+    #[must_use]
+    pub fn keeping_columns(&self) -> Vec<Column> {
+        let expiring = columns_with_ttl(&self.definition);
+        self.columns.iter().filter(|column| !expiring.contains(&column.name)).cloned().collect()
     }
 }
 

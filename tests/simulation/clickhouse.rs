@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use pg2ch::clickhouse::column_type::{Column, DefaultKind};
+use pg2ch::clickhouse::column_type::Column;
 use pg2ch::clickhouse::encode::CalendarRange;
 use pg2ch::data::{Ranges, RecordId};
 use pg2ch::error::{Error, Result};
@@ -127,11 +127,6 @@ impl ClickHouse {
             ("_offset", "Int64"),
             ("_timestamp", "DateTime64(3, 'UTC')"),
         ];
-        let column = |(name, type_name): (&str, &str)| Column {
-            name: name.into(),
-            type_name: type_name.into(),
-            default_kind: DefaultKind::None,
-        };
         let engine = "ReplacingMergeTree(_timestamp) ORDER BY id SETTINGS non_replicated_deduplication_window = 10000";
         let view = |view: &View| target::View {
             name: "`d`.`v`".into(),
@@ -140,7 +135,7 @@ impl ClickHouse {
         };
         TargetDescription {
             identity: format!("made {}", self.made),
-            columns: columns.into_iter().map(column).collect(),
+            columns: columns.into_iter().map(|(name, type_name)| Column::new(name, type_name)).collect(),
             definition: String::new(),
             engine: Engine::parse("ReplacingMergeTree", engine),
             sorting_key: vec!["id".into()],

@@ -249,7 +249,7 @@ pub fn changed_silently(source: &SourceColumn, column: &Column, rules: &ColumnRu
     match column.default_kind {
         _ if rules.allow_lossy.contains(&source.name) => None,
         DefaultKind::Ephemeral => Some("the column is EPHEMERAL and stores no value".to_owned()),
-        _ => shown_shifted(source, &column.type_name),
+        _ => shown_shifted(source, column),
     }
 }
 

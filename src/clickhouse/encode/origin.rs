@@ -3,6 +3,7 @@
 //! `row_to_json` prints the document `"123"` like the text `123`, the double 0.1 like the real 0.1, and an array of two
 //! dimensions like one of documents.
 
+use crate::data::Column;
 use crate::ports::source::SourceColumn;
 
 /// Where a value comes from.
@@ -79,13 +80,13 @@ impl Origin {
     }
 }
 
-/// Names of time zones that show a time as it was stored.
-const IS_UTC: [&str; 6] = ["UTC", "Etc/UTC", "GMT", "Etc/GMT", "UCT", "Zulu"];
+/// Names of time zones that show a time as it was stored, apart from `Etc/`.
+const IS_UTC: [&str; 6] = ["UTC", "GMT", "UCT", "Zulu", "Universal", "Greenwich"];
 
-/// Why a column of this type shows a source column's days or times otherwise than PostgreSQL does, if that is so.
+/// Why a column shows a source column's days or times otherwise than PostgreSQL does, if that is so.
 #[must_use]
-pub fn shown_shifted(column: &SourceColumn, target_type: &str) -> Option<String> {
-    let zone = zone_of(target_type).filter(|zone| !IS_UTC.contains(zone))?;
+pub fn shown_shifted(column: &SourceColumn, target: &Column) -> Option<String> {
+    let zone = zone_of(target).filter(|zone| !IS_UTC.contains(&zone.trim_start_matches("Etc/")))?;
     let source = &column.base_type;
     let is_date = matches!(source.strip_suffix("[]").unwrap_or(source), "date");
     let what = if is_date { "a date is stored as its midnight in" } else { "a time without time zone is stored as" };
@@ -93,8 +94,9 @@ pub fn shown_shifted(column: &SourceColumn, target_type: &str) -> Option<String>
         .then(|| format!("{what} UTC, and a column in {zone} shows it shifted"))
 }
 
-/// The time zone in a type's text.
-fn zone_of(target_type: &str) -> Option<&str> {
-    let arguments = &target_type[target_type.find("DateTime")?..];
-    arguments.split_once('\'')?.1.split_once('\'').map(|(zone, _)| zone)
+/// The time zone in which a column of times is shown.
+fn zone_of(target: &Column) -> Option<&str> {
+    let arguments = &target.type_name[target.type_name.find("DateTime")?..];
+    let named = arguments.split_once('\'').and_then(|(_, rest)| rest.split_once('\''));
+    Some(named.map_or(&target.zone, |(zone, _)| zone))
 }

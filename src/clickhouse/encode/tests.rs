@@ -8,7 +8,7 @@ use super::*;
 const POSITION: RecordId = RecordId { partition: 3, offset: 1_000, timestamp_ms: 1_767_322_800_123 };
 
 fn column(name: &str, type_name: &str, default_kind: DefaultKind) -> Column {
-    Column { name: name.to_owned(), type_name: type_name.to_owned(), default_kind }
+    Column { default_kind, ..Column::new(name, type_name) }
 }
 
 fn plain(columns: &[(&str, &str)]) -> RowEncoder {

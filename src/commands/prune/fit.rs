@@ -70,7 +70,7 @@ pub fn require_target(
     description: &TargetDescription,
 ) -> Result<(Contents, Vec<Warning>)> {
     let what = what(table);
-    let (columns, rules) = (&description.columns, &config.column_rules);
+    let (columns, rules) = (&description.keeping_columns(), &config.column_rules);
     if !rules.column_of(by).is_some_and(|name| is_time(columns, name)) {
         let why = format!("the target does not have {by} as a date or time");
         return Err(Error::config(

@@ -244,7 +244,6 @@ fn trimmed_target(number: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clickhouse::column_type::DefaultKind;
 
     fn pair(source: &str, target: &str) -> Option<Part> {
         let source = SourceColumn {
@@ -254,8 +253,7 @@ mod tests {
             not_null: true,
             ..SourceColumn::default()
         };
-        let target = Column { name: "k".into(), type_name: target.into(), default_kind: DefaultKind::None };
-        part(&source, &target)
+        part(&source, &Column::new("k", target))
     }
 
     #[test]

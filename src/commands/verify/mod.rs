@@ -113,7 +113,7 @@ fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     if let Ttl::Unknown(why) = &ttl {
         report.expiry_unknown = Some(why.clone());
     }
-    let columns = description.columns;
+    let columns = description.keeping_columns();
     let pruned = pruned.filter(|pruned| pruned.is_known_to(&columns));
     report.doubled_compared = true;
     let key = KeyText::of(source.table(), &columns, rules, &leg.table.target.to_string())?;

@@ -72,7 +72,7 @@ fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clickhouse::column_type::{Column, DefaultKind};
+    use crate::clickhouse::column_type::Column;
     use crate::clickhouse::encode::RowEncoder;
     use crate::data::RecordId;
 
@@ -94,8 +94,7 @@ mod tests {
             ("Bool", "true"),
             ("Float32", "1.5"),
         ] {
-            let column = Column { name: "c".into(), type_name: type_name.into(), default_kind: DefaultKind::None };
-            let mut encoder = RowEncoder::new(&[column]).unwrap();
+            let mut encoder = RowEncoder::new(&[Column::new("c", type_name)]).unwrap();
             let mut row = Vec::new();
             let at = RecordId { partition: 0, offset: 0, timestamp_ms: 0 };
             encoder.encode(at, format!("{{\"c\":{json}}}").as_bytes(), &mut row).unwrap();

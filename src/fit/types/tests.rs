@@ -1,7 +1,7 @@
 //! The encoder itself is asked: what is called lossless it must take, what is called impossible it must refuse.
 
 use super::{Fit, fit};
-use crate::clickhouse::column_type::{Column, DefaultKind};
+use crate::clickhouse::column_type::Column;
 use crate::clickhouse::encode::{CalendarRange, RowEncoder};
 use crate::data::RecordId;
 use crate::fit::map::target_type;
@@ -73,8 +73,7 @@ fn column(type_name: &str, not_null: bool) -> SourceColumn {
 }
 
 fn takes(target: &str, value: &str) -> bool {
-    let column = Column { name: "c".into(), type_name: target.into(), default_kind: DefaultKind::None };
-    let mut encoder = RowEncoder::new(&[column]).unwrap().with_calendar_range(CalendarRange::Wide);
+    let mut encoder = RowEncoder::new(&[Column::new("c", target)]).unwrap().with_calendar_range(CalendarRange::Wide);
     let at = RecordId { partition: 0, offset: 0, timestamp_ms: 0 };
     encoder.encode(at, format!("{{\"c\":{value}}}").as_bytes(), &mut Vec::new()).is_ok()
 }
@@ -83,7 +82,7 @@ fn takes(target: &str, value: &str) -> bool {
 fn the_verdict_on_every_pair_is_what_the_encoder_does() {
     for (source, values) in SOURCES {
         for target in TARGETS {
-            match fit(&column(source, true), target) {
+            match fit(&column(source, true), &Column::new("c", target)) {
                 Fit::Lossless => {
                     for value in *values {
                         assert!(takes(target, value), "{source} → {target} is called lossless, but refuses {value}");
@@ -106,7 +105,7 @@ fn what_init_makes_takes_everything() {
         for not_null in [true, false] {
             let column = column(source, not_null);
             let target = target_type(&column);
-            assert_eq!(fit(&column, &target), Fit::Lossless, "{source} → {target}");
+            assert_eq!(fit(&column, &Column::new("c", &target)), Fit::Lossless, "{source} → {target}");
             values.iter().for_each(|value| assert!(takes(&target, value), "{source} → {target}: {value}"));
         }
     }
@@ -126,8 +125,10 @@ fn a_narrower_target_is_lossy_and_says_which_values_it_refuses() {
         ("jsonb", true, "JSON", "String does"),
         ("timestamp without time zone", true, "DateTime64(6, 'America/New_York')", "shows it shifted"),
     ] {
-        let Fit::Lossy(why) = fit(&column(source, not_null), target) else { panic!("{source} → {target}") };
+        let Fit::Lossy(why) = fit(&column(source, not_null), &Column::new("c", target)) else {
+            panic!("{source} → {target}")
+        };
         assert!(why.contains(refused), "{source} → {target}: {why}");
-        assert_ne!(fit(&column(source, true), "Bool"), Fit::Lossless);
+        assert_ne!(fit(&column(source, true), &Column::new("c", "Bool")), Fit::Lossless);
     }
 }

@@ -195,6 +195,7 @@ fn settings_of_the_users_profile_change_no_answer() {
         "output_format_json_array_of_rows=1",
         "output_format_json_named_tuples_as_objects=1&enable_named_columns_in_function_tuple=1",
         "force_primary_key=1",
+        "session_timezone=America/New_York",
         "final=1&limit=1&max_result_rows=1&result_overflow_mode=break",
     ] {
         let mut world = World::new("profile");

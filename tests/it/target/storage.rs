@@ -186,6 +186,76 @@ fn a_wall_clock_is_not_shown_shifted() {
 }
 
 #[test]
+fn a_profile_changes_nothing_in_a_json_column() {
+    let mut world = World::with("json_profile", &format!("{USER_LOGINS}, document json"), 1);
+    world.ch("ALTER TABLE {t} MODIFY COLUMN document Nullable(JSON)");
+    let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[]);
+    proxy.set_profile(
+        "input_format_json_try_infer_numbers_from_strings=1&input_format_try_infer_variants=1&type_json_skip_duplicated_paths=1",
+    );
+    world.settings.insert("clickhouse", proxy.setting());
+    world.settings.insert("[table]", "allow_lossy = [\"document\"]".into());
+    for document in [r#"{"a":["1","2"]}"#, r#"{"a":1,"a":2}"#] {
+        world.sql(&format!(
+            "INSERT INTO {{t}} (user_id, event_type, event_time, document) VALUES (1, 'login', now(), '{document}')"
+        ));
+    }
+    world.once().expect(65);
+    assert_eq!(world.ch("SELECT document FROM {t}"), r#"{"a":["1","2"]}"#, "the other one is a dead letter");
+}
+
+#[test]
+fn a_column_without_a_time_zone_is_shown_in_the_servers() {
+    let mut world = World::with("server_zone", &format!("{USER_LOGINS}, at timestamp, day date"), 1);
+    world.ch("ALTER TABLE {t} MODIFY COLUMN at Nullable(DateTime64(6)), MODIFY COLUMN event_time DateTime64(6)");
+    let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[]);
+    proxy.set_profile("session_timezone=America/New_York");
+    world.settings.insert("clickhouse", proxy.setting());
+    world.sql(
+        "INSERT INTO {t} (user_id, event_type, event_time, at, day)
+         VALUES (1, 'login', '2026-01-02 03:04:05+00', '2026-01-02 03:04:05', '2026-01-02')",
+    );
+    for words in [["--once"], ["check"]] {
+        let ended = world.run(&words).expect(78);
+        let told = [ended.stdout, ended.stderr].concat();
+        assert!(told.contains("a column in America/New_York shows it shifted"), "{told}");
+    }
+    let hint = world.once().expect(78).stderr.lines().find_map(|line| Some(line.strip_prefix("hint: ")?.to_owned()));
+    world.ch(&hint.unwrap());
+    world.once().expect(0);
+    assert_eq!(
+        world.ch("SELECT at, day, toTimeZone(event_time, 'UTC') FROM {t}"),
+        "2026-01-02 03:04:05.000000\t2026-01-02\t2026-01-02 03:04:05.000000"
+    );
+    world.run(&["verify", "--deep"]).expect(0);
+}
+
+#[test]
+fn a_column_with_a_ttl_is_named_and_where_rows_would_not_be_recognised_refused() {
+    let mut world = World::new("column_ttl");
+    world.ch("ALTER TABLE {t} MODIFY COLUMN payload Nullable(String) TTL toDateTime(event_time) + toIntervalDay(30)");
+    world.insert_rows(20);
+    world.sql("UPDATE {t} SET event_time = event_time - interval '31 days' WHERE id <= 10");
+    let told = world.run(&["--once", "-v"]).expect(0).stderr;
+    assert!(told.contains("the column payload of") && told.contains("its values are gone"), "{told}");
+    world.ch("SYSTEM START MERGES {t}");
+    world.ch("OPTIMIZE TABLE {t} FINAL");
+    assert_eq!(world.ch_number("SELECT countIf(payload IS NULL) FROM {t}"), 10);
+    let verified = world.run(&["verify", "--deep", "--repair", "--json"]).expect(0).report();
+    assert_eq!(verified["columns_not_compared"], serde_json::json!(["payload"]));
+    world.run(&["check"]).expect(0);
+    let pruned = world.run(&["prune", "--older-than", "1d", "--by", "event_time"]).expect(78).stderr;
+    assert!(pruned.contains("payload of its records cannot be compared"), "{pruned}");
+
+    world.ch("ALTER TABLE {t} MODIFY COLUMN _offset TTL toDateTime(event_time) + toIntervalDay(30)");
+    world.insert_rows(1);
+    let refused = world.once().expect(78).stderr;
+    assert!(refused.contains("the column _offset") && refused.contains("a crash would duplicate it"), "{refused}");
+    world.ch(refused.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap());
+    world.once().expect(0);
+}
+
+#[test]
 fn a_window_smaller_than_the_partitions_of_an_insert_doubles_nothing() {
     for partitions in [100, 101, 300] {
         let mut world = World::unmade(Servers::shared(), "partitions", USER_LOGINS, 1);

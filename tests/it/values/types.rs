@@ -2,7 +2,7 @@
 
 use crate::common::World;
 use crate::common::servers::Servers;
-use pg2ch::clickhouse::column_type::ColumnType;
+use pg2ch::clickhouse::column_type::{Column, ColumnType};
 use pg2ch::fit::map::target_type;
 use pg2ch::fit::types::{Fit, fit};
 use pg2ch::ports::source::SourceColumn;
@@ -43,7 +43,7 @@ fn the_document_says_what_init_does_and_check_finds_it_lossless() {
             for (is_not_null, wanted) in [(true, &not_null), (false, &nullable)] {
                 let column = column(&source, is_not_null);
                 assert_eq!(&target_type(&column), wanted, "{source}");
-                assert_eq!(fit(&column, wanted), Fit::Lossless, "{source}");
+                assert_eq!(fit(&column, &Column::new("c", wanted)), Fit::Lossless, "{source}");
                 assert!(ColumnType::parse(wanted).is_ok(), "{wanted}");
             }
         }

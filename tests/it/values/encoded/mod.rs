@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use crate::common::servers::Servers;
 use cases::{Case, Expected, edges, generated};
-use pg2ch::clickhouse::column_type::{Column, DefaultKind};
+use pg2ch::clickhouse::column_type::Column;
 use pg2ch::clickhouse::encode::{CalendarRange, FORMAT, RowEncoder};
 use pg2ch::clickhouse::{Answer, Http};
 use pg2ch::data::RecordId;
@@ -39,12 +39,7 @@ impl Server {
     /// Sends the cases of one type, which are all to be shown, and adds those that the server shows otherwise.
     fn compare(&self, table: &str, column_type: &str, cases: &[&Case], wrong: &mut String) {
         self.ask(&format!("CREATE TABLE {table} (v {column_type}, _offset Int64) ENGINE = Memory"), &SETTINGS, &[]);
-        let column = |name: &str, type_name: &str| Column {
-            name: name.into(),
-            type_name: type_name.into(),
-            default_kind: DefaultKind::None,
-        };
-        let mut encoder = RowEncoder::new(&[column("v", column_type), column("_offset", "Int64")])
+        let mut encoder = RowEncoder::new(&[Column::new("v", column_type), Column::new("_offset", "Int64")])
             .unwrap()
             .with_calendar_range(self.range);
         let mut body = Vec::new();
@@ -112,9 +107,8 @@ fn what_is_refused_never_reaches_the_server() {
     let refused: Vec<Case> = edges().into_iter().filter(|case| matches!(case.expected, Expected::Refused(_))).collect();
     assert!(refused.len() > 50);
     for case in refused {
-        let column =
-            Column { name: "v".into(), type_name: case.column_type.to_string(), default_kind: DefaultKind::None };
-        let mut encoder = RowEncoder::new(&[column]).unwrap().with_calendar_range(case.range);
+        let mut encoder =
+            RowEncoder::new(&[Column::new("v", &case.column_type)]).unwrap().with_calendar_range(case.range);
         let mut body = Vec::new();
         let position = RecordId { partition: 0, offset: 0, timestamp_ms: 0 };
         assert!(encoder.encode(position, case.record().as_bytes(), &mut body).is_err(), "{case:?}");
