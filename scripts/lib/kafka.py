@@ -94,10 +94,14 @@ def java_program():
 
 
 @functools.cache
+def java_release(program):
+    """What it says of itself."""
+    return subprocess.run([program, "-version"], capture_output=True, text=True).stderr
+
+
 def java_version(program):
     """The first number of its version: 17 of `openjdk version "17.0.15"`, 1 of `1.8.0`."""
-    said = subprocess.run([program, "-version"], capture_output=True, text=True).stderr
-    number = re.search(r'version "(\d+)', said)
+    number = re.search(r'version "(\d+)', java_release(program))
     return int(number[1]) if number else 0
 
 
@@ -137,6 +141,27 @@ class Kafka(Server):
             run(["mvn", *options, "-f", POM, "dependency:copy-dependencies"])
         unfinished.rename(target)
 
+    def archive(self):
+        """Kafka's classes as this Java keeps them: with them, a broker starts with half the CPU. The first one that is stopped makes
+        them (https://docs.oracle.com/en/java/javase/17/vm/class-data-sharing.html)."""
+        return self.libraries() / f"classes-{hashlib.sha256(java_release(java_program()).encode()).hexdigest()[:12]}.jsa"
+
+    def own_archive(self):
+        return self.directory / f"{self.name}.jsa"
+
+    def stop(self):
+        was_running = super().stop()
+        if self.own_archive().exists():
+            unfinished = self.archive().with_suffix(f".{os.getpid()}")
+            shutil.move(self.own_archive(), unfinished)
+            unfinished.replace(self.archive())
+        return was_running
+
+    def kill(self):
+        super().kill()
+        # It may be half written.
+        self.own_archive().unlink(missing_ok=True)
+
     # The heap is small, but it is there from the start. The exit on a full heap makes a broken broker a dead one.
     # KAFKA_JVM_PERFORMANCE_OPTS is what Kafka's own scripts call it.
     BROKER = ("-Xms512m", "-Xmx512m", "-XX:+ExitOnOutOfMemoryError", *shlex.split(os.environ.get("KAFKA_JVM_PERFORMANCE_OPTS", "")))
@@ -146,7 +171,11 @@ class Kafka(Server):
 
     def java(self, options, main, *arguments):
         logging = f"-Dlog4j2.configurationFile={self.directory / 'kafka-log4j2.properties'}"
-        return [java_program(), *options, "-Djava.awt.headless=true", logging, "-cp", os.pathsep.join(self.jars()), main, *arguments]
+        return [java_program(), *self.sharing(), *options, "-Djava.awt.headless=true", logging, "-cp", os.pathsep.join(self.jars()), main, *arguments]
+
+    def sharing(self):
+        """Java's options for the archive. One that does not fit is ignored."""
+        return [f"-XX:SharedArchiveFile={self.archive()}", "-Xlog:cds*=off"] if self.archive().exists() else []
 
     def write_tools(self):
         """`DIR/bin` has Kafka's commands: with it in front of PATH, what documents and findings say can be typed as it stands."""
@@ -154,7 +183,7 @@ class Kafka(Server):
         folder.mkdir(exist_ok=True)
         for name, main in TOOLS.items():
             script = folder / name
-            command = shlex.join([java_program(), *self.TOOL, "-cp", os.pathsep.join(self.jars()), main])
+            command = shlex.join([java_program(), *self.sharing(), *self.TOOL, "-cp", os.pathsep.join(self.jars()), main])
             script.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
             script.chmod(0o755)
 
@@ -210,6 +239,8 @@ class Kafka(Server):
 
     def command(self):
         options = self.BROKER if len(self.nodes()) == 1 else self.ONE_OF_THREE
+        if not self.archive().exists():
+            options = [f"-XX:ArchiveClassesAtExit={self.own_archive()}", "-Xlog:cds*=off", *options]
         return self.java(options, "kafka.Kafka", self.settings()), {}
 
     def ready(self):
