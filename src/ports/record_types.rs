@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::source_column::SourceColumn;
 use crate::data::Offsets;
 
-/// How many changes are remembered; the oldest is forgotten first.
+/// How many changes of a column's type are remembered; the oldest is forgotten first.
 const MOST: usize = 50;
 
 /// The types of the columns, from change to change.
@@ -25,7 +25,7 @@ pub struct Span {
     /// The next offset behind them in each partition; one that is missing has none of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ends: Option<Offsets>,
-    /// The columns' names and types, without domains.
+    /// The names and types, without domains, of all columns that some of them have.
     types: BTreeMap<String, String>,
 }
 
@@ -79,15 +79,20 @@ impl RecordTypes {
     /// The same with records of `columns` from these offsets on; `None` if that changes nothing.
     #[must_use]
     pub fn followed_by(&self, columns: &[SourceColumn], from: &Offsets) -> Option<Self> {
-        let next = Span::of(columns);
+        let next = Span::of(columns).types;
         let mut spans = self.spans.clone();
         let last = spans.last_mut()?;
-        if last.types == next.types {
-            return None;
+        if next.iter().all(|(name, of_type)| last.types.get(name).is_none_or(|known| known == of_type)) {
+            // Columns that are added or dropped change nothing for records that do not have them.
+            if next.keys().all(|name| last.types.contains_key(name)) {
+                return None;
+            }
+            last.types.extend(next);
+        } else {
+            last.ends = Some(from.clone());
+            spans.push(Span { ends: None, types: next });
+            spans.drain(..spans.len().saturating_sub(MOST));
         }
-        last.ends = Some(from.clone());
-        spans.push(next);
-        spans.drain(..spans.len().saturating_sub(MOST));
         Some(Self { spans })
     }
 
@@ -127,6 +132,19 @@ mod tests {
             [note(0, 4), note(0, 5), note(1, 2), note(1, 3), note(2, 0)],
             ["text", "text", "json", "text", "text"]
         );
+    }
+
+    #[test]
+    fn columns_that_come_and_go_are_no_change() {
+        let only = |name: &str, of_type: &str| {
+            vec![SourceColumn { name: name.into(), base_type: of_type.into(), ..SourceColumn::default() }]
+        };
+        let types = RecordTypes::of(&columns("text"));
+        assert_eq!(types.followed_by(&columns("text")[..1], &Offsets::from([(0, 5)])), None);
+        let types = types.followed_by(&only("more", "json"), &Offsets::from([(0, 5)])).unwrap();
+        assert_eq!((types.spans().len(), types.spans()[0].columns().len()), (1, 3));
+        let types = types.followed_by(&only("note", "json"), &Offsets::from([(0, 9)])).unwrap();
+        assert_eq!(types.spans().len(), 2, "the column is there again, with another type");
     }
 
     #[test]
