@@ -261,6 +261,9 @@ impl<F: Fence, T: Target> Inserter<F, T> {
 
     /// Whether the target is still the one for which the rows were encoded. An INSERT that a column's end or renaming has met
     /// while it was executing went in without that column's values, and nothing else shows it.
+    ///
+    /// # Errors
+    /// 69 if another table has taken its place; ClickHouse's.
     pub(super) fn compare_target(&mut self) -> Result<bool> {
         let sent = std::mem::take(&mut self.sent);
         if sent.is_empty() {
@@ -269,6 +272,10 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         let (before, now) = (&self.rules.description, self.target.describe()?);
         if now == *before {
             return Ok(true);
+        }
+        if now.identity != before.identity {
+            // What was sent is in the table that had the name before.
+            return Err(self.altered("another table has its name"));
         }
         if let Some(what) = takes_values_elsewhere(&before.columns, &now.columns) {
             log::error!(

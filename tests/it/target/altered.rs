@@ -46,6 +46,20 @@ fn a_type_that_changes_under_a_run_changes_no_value() {
 }
 
 #[test]
+fn a_table_that_takes_the_targets_place_under_a_run_gets_every_row() {
+    let mut world = World::new("exchanged");
+    world.stop_merges();
+    world.insert_rows(20);
+    world.run(&["produce"]).expect(0);
+    world.ch("CREATE TABLE {t}_new AS {t}");
+    let mut run = world.start_leg_stopped_at("consume", "clickhouse.insert.after");
+    world.ch("EXCHANGE TABLES {t} AND {t}_new");
+    run.go_on();
+    run.end().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
 fn a_column_that_swallows_values_after_an_alter_is_refused() {
     let (world, ended) =
         altered_before_the_insert("altered_ephemeral", &["ALTER TABLE {t} MODIFY COLUMN user_id Int64 EPHEMERAL"]);
