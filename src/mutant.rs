@@ -25,7 +25,7 @@ pub fn is(name: &str) -> bool {
 
 /// Never, in a release build.
 #[cfg(not(debug_assertions))]
-#[inline(always)]
+#[inline]
 #[must_use]
 pub const fn is(_name: &str) -> bool {
     false

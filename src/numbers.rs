@@ -14,6 +14,13 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// The nearest whole number; zero below it.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` stops at the ends of the range")]
+pub fn rounded(number: f64) -> u64 {
+    number.round() as u64
+}
+
 /// `1 row`, `2,000 rows`: a number and a noun whose plural ends in s.
 #[must_use]
 pub fn counted(number: u64, noun: &str) -> String {

@@ -25,6 +25,7 @@ use argh::{ArgsInfo, FromArgs};
     error_code(77, "password refused or privilege missing"),
     error_code(78, "configuration, or a table that does not fit")
 )]
+#[expect(clippy::struct_excessive_bools, reason = "one for each switch")]
 pub struct RawArguments {
     /// run once (PostgreSQL → Kafka → ClickHouse), then exit
     #[argh(switch)]

@@ -30,6 +30,7 @@ struct Run {
     records_copied: i64,
     inserts: i64,
     dead_letters: i64,
+    #[expect(clippy::struct_field_names, reason = "as the table has it")]
     run_by: String,
     error: Option<String>,
 }
@@ -102,9 +103,9 @@ impl Command for Status {
 }
 
 fn history(session: &mut Session, table: &TableConfig) -> Result<History> {
+    const WHAT: &str = "cannot read the run history";
     let mut history = History { in_progress: run_in_progress(session, &table.source)?, ..History::default() };
     let source = format!("coalesce({}, $1)", name_sql("$1"));
-    const WHAT: &str = "cannot read the run history";
     if session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_runs') IS NOT NULL", &[])?.is_none() {
         return Ok(history);
     }

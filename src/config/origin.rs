@@ -27,6 +27,17 @@ pub enum Origin {
     Found,
 }
 
+impl Origin {
+    /// Where relative paths start: beside the file for those in it, here for others.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        match self {
+            Self::File { path, .. } => path.parent().map(Path::to_owned).unwrap_or_default(),
+            _ => PathBuf::new(),
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -45,10 +45,7 @@ pub fn from_file(reader: &mut Reader, section: &str, key: &str) -> Result<Option
     if given.value.is_empty() {
         return Err(refuse(&place, &given.origin, "it is empty", "name a file, or leave the key out"));
     }
-    let base = reader
-        .environment
-        .path(environment::CREDENTIALS_DIRECTORY)
-        .unwrap_or_else(|| reader.directory_of(&given.origin));
+    let base = reader.environment.path(environment::CREDENTIALS_DIRECTORY).unwrap_or_else(|| given.origin.directory());
     let path = base.join(&given.value);
     read(&path).map_err(|why| {
         let why = format!("{}: {why}", path.display());

@@ -1,7 +1,7 @@
 //! Takes one value after the other from environment, file or defaults, checks it, and notes where it came from.
 
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::environment::Environment;
@@ -95,17 +95,9 @@ impl Reader {
         if given.value.is_empty() {
             return Err(refuse(&place, &given.origin, "it is empty", "name a file, or leave the key out"));
         }
-        let path = self.directory_of(&given.origin).join(&given.value);
+        let path = given.origin.directory().join(&given.value);
         self.note(place, path.display().to_string(), &given.origin);
         Ok(Some(path))
-    }
-
-    /// Where relative paths of this origin start: beside the file for those in it, here for others.
-    pub fn directory_of(&self, origin: &Origin) -> PathBuf {
-        match origin {
-            Origin::File { path, .. } => path.parent().map(Path::to_owned).unwrap_or_default(),
-            _ => PathBuf::new(),
-        }
     }
 
     /// A duration of at least `shortest` and at most an hour.

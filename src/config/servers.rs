@@ -33,7 +33,7 @@ pub fn postgres(reader: &mut Reader) -> Result<(PostgresConfig, Option<Given<Dur
                     and password percent-encoded, and the password better in `password_file` or PGPASSWORD";
         refuse("postgres.url", &given.origin, why, hint)
     })?;
-    let base = reader.directory_of(&given.origin);
+    let base = given.origin.directory();
     let absolute = |path: PathBuf| base.join(path);
     url.ssl_root_cert = url.ssl_root_cert.map(absolute);
     url.ssl_client = url.ssl_client.map(|(certificate, key)| (absolute(certificate), absolute(key)));

@@ -45,6 +45,7 @@ pub fn push_header(bytes: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
 }
 
 /// The next part, which may be missing; `None` at the end.
+#[expect(clippy::option_option, reason = "an end is not a part that is missing")]
 fn take<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
     let (length, behind) = rest.split_first_chunk::<4>()?;
     let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {

@@ -81,7 +81,8 @@ impl Admin {
         let answer = self.call(CALL, topic, ask);
         let metadata = answer.map_err(|error| self.explain(CALL, topic, &error))?;
         let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
-        Ok(partitions.map(|partition| partition.replicas().len()).min().unwrap_or(0) as i64)
+        let fewest = partitions.map(|partition| partition.replicas().len()).min().unwrap_or(0);
+        Ok(i64::try_from(fewest).unwrap_or(i64::MAX))
     }
 
     /// Creates a topic, partitions and replication as the cluster has them by default. `false` if it exists already.

@@ -140,6 +140,9 @@ impl Context {
 
     /// Asks in turns that grow, listening with `hear` in between. A refused password, certificate, group or connection, or an
     /// unknown host, ends the waiting early; a slow broker has half of `limit` for its answer.
+    ///
+    /// # Errors
+    /// The last answer.
     pub fn in_turns<T>(
         &self,
         limit: Duration,

@@ -46,6 +46,7 @@ impl std::error::Error for Cause {
 }
 
 /// Whether a code only says that something else went wrong before.
+#[must_use]
 pub fn is_vague(code: Code) -> bool {
     matches!(
         code,
@@ -84,6 +85,7 @@ fn code_of(error: &KafkaError) -> Option<Code> {
 }
 
 /// Whether the brokers say with this code that the principal may not do something.
+#[must_use]
 pub fn is_refused(code: Code) -> bool {
     matches!(
         code,
@@ -95,6 +97,7 @@ pub fn is_refused(code: Code) -> bool {
 }
 
 /// Whether the code says that a later producer of the same name has shut this one out.
+#[must_use]
 pub fn is_fenced(code: Code) -> bool {
     matches!(code, Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch)
 }

@@ -148,7 +148,7 @@ impl Producer {
     }
 
     /// Hands a record over, waiting while librdkafka's queue is full. `false`: it is too large for this client's limit.
-    pub(super) fn hand_over<'a>(&self, verb: &str, mut record: BaseRecord<'a, [u8], [u8], usize>) -> Result<bool> {
+    pub(super) fn hand_over(&self, verb: &str, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result<bool> {
         let mut until = None;
         loop {
             match self.client.send(record) {

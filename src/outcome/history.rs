@@ -38,8 +38,9 @@ struct Entry {
 impl Entry {
     fn of(legs: Legs, table: &TableReport) -> Self {
         let (produce, consume) = (table.produce.as_ref(), table.consume.as_ref());
-        let produced = |count: fn(&crate::report::ProduceReport) -> u64| produce.map_or(0, count) as i64;
-        let consumed = |count: fn(&crate::report::ConsumeReport) -> u64| consume.map_or(0, count) as i64;
+        let bigint = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let produced = |count: fn(&crate::report::ProduceReport) -> u64| bigint(produce.map_or(0, count));
+        let consumed = |count: fn(&crate::report::ConsumeReport) -> u64| bigint(consume.map_or(0, count));
         Self {
             source: table.source.clone(),
             topic: table.topic.clone(),

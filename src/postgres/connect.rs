@@ -102,7 +102,7 @@ pub(super) fn connect_and_ask(
         Err(error) if then.is_empty() || error.is_transient() => return Err(error),
         Err(_) => (ask(&pinned)?, None),
     };
-    nature.require_the_same(set.first(), postgres)?;
+    Nature::require_the_same(set.first(), postgres)?;
     if has_second {
         nature::note_unpooled(postgres);
     }

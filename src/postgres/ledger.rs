@@ -43,7 +43,7 @@ pub struct PgLedger {
     record_types: Option<RecordTypes>,
     /// What was asked in one message with the lock, until it is wanted.
     checkpoint_ahead: Option<Vec<SimpleQueryRow>>,
-    highest_ahead: Option<Option<Vec<String>>>,
+    highest_ahead: Option<Vec<SimpleQueryRow>>,
     /// How many records the window has been given.
     pub(super) window: i64,
     shutdown: Shutdown,
@@ -155,9 +155,10 @@ impl Ledger for PgLedger {
         let Some(answers) = lock::take(&mut self.session, &self.table, wait, &self.shutdown, &then)? else {
             return Ok(false);
         };
+        let mut answers = answers.into_iter();
+        self.checkpoint_ahead = answers.next();
         // Between the two stands the answer to a SET.
-        self.highest_ahead = answers.get(2).map(|answer| highest_unsent_key(Some(answer)));
-        self.checkpoint_ahead = answers.into_iter().next();
+        self.highest_ahead = answers.nth(1);
         Ok(true)
     }
 
@@ -214,8 +215,8 @@ impl Ledger for PgLedger {
     }
 
     fn highest_unsent_key(&mut self) -> Result<Option<Vec<String>>> {
-        if let Some(highest) = self.highest_ahead.take() {
-            return Ok(highest);
+        if let Some(answer) = self.highest_ahead.take() {
+            return Ok(highest_unsent_key(Some(&answer)));
         }
         let what = self.what("look for unsent rows of");
         let answers = self.session.transaction_script(&what, &highest_unsent_key_sql(&self.table))?;

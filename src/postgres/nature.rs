@@ -74,11 +74,11 @@ impl Nature {
         if theirs.process == self.process { Err(pooled(config)) } else { Ok(()) }
     }
 
-    /// That the first session, asked once more, still has its process: then there are rows in the answer.
+    /// That a session, asked once more for its process, still has it: then there are rows in the answer.
     ///
     /// # Errors
     /// 78 if it has not.
-    pub fn require_the_same(&self, answer: Option<&Vec<SimpleQueryRow>>, config: &PostgresConfig) -> Result<()> {
+    pub fn require_the_same(answer: Option<&Vec<SimpleQueryRow>>, config: &PostgresConfig) -> Result<()> {
         if answer.is_some_and(|rows| !rows.is_empty()) { Ok(()) } else { Err(pooled(config)) }
     }
 

@@ -330,6 +330,7 @@ fn delete_in(transaction: &mut Transaction<'_>, sql: &str, rows: &[&OldRow], lim
 }
 
 /// The type in which ages are compared: whole, whatever the column's precision.
+#[must_use]
 pub fn age_kind(by: &SourceColumn) -> &'static str {
     match by.base_type.as_str() {
         "date" => "date",

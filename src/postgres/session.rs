@@ -59,7 +59,7 @@ params! {
 pub type Params<'a> = &'a [&'a dyn Param];
 
 /// The same, as the library takes them.
-pub(super) fn typed<'a>(params: Params<'a>) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
+pub(super) fn typed(params: Params<'_>) -> Vec<(&(dyn ToSql + Sync), Type)> {
     params.iter().map(|param| param.typed()).collect()
 }
 

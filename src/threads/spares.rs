@@ -21,6 +21,7 @@ impl<T: Default> Default for Spares<T> {
 
 impl<T: Default> Spares<T> {
     /// One that was given back, or a new one.
+    #[must_use]
     pub fn take(&self) -> T {
         self.waiting.try_recv().unwrap_or_default()
     }

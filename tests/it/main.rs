@@ -5,6 +5,15 @@
 //!     scripts/test --test it life::ordinary
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "its numbers are small"
+)]
+#![allow(clippy::unused_self, clippy::struct_excessive_bools, reason = "what a test does reads as what its world does")]
+#![allow(clippy::case_sensitive_file_extension_comparisons, reason = "the names are our own")]
+#![allow(clippy::float_cmp, reason = "metrics are whole numbers")]
 
 mod check;
 mod clusters;

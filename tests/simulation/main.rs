@@ -9,6 +9,13 @@
 //!     PG2CH_SIM_SCOREBOARD=docs/dev/scoreboard.md cargo test --test simulation random    which fault hit which call, how often
 
 #![allow(missing_docs, clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "its numbers are small"
+)]
+#![allow(clippy::unused_self, clippy::struct_excessive_bools, reason = "what a test does reads as what its world does")]
 
 mod clickhouse;
 mod faults;

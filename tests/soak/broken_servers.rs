@@ -39,7 +39,7 @@ pub fn break_them(subject: &mut Subject<'_>, act: Act, servers: &Path, times: u6
         }
         let ended = Ended::after(run);
         if subject.ended(ended, &[0, 69, 75]).code == 0 {
-            course = (begun.elapsed().as_secs_f64() + course) / 2.0;
+            course = f64::midpoint(begun.elapsed().as_secs_f64(), course);
             course = course.min(1.0);
         }
         if !at_once {

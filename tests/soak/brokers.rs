@@ -53,7 +53,7 @@ pub fn trouble(subject: &mut Subject<'_>, cluster: &Cluster, act: BrokerAct, tim
         let ended = Ended::after(run);
         assert!(begun.elapsed() < MOST, "a run took {:?}: {ended:?}", begun.elapsed());
         if subject.ended(ended, &[0, 69, 75]).code == 0 {
-            course = ((begun.elapsed().as_secs_f64() + course) / 2.0).min(2.0);
+            course = f64::midpoint(begun.elapsed().as_secs_f64(), course).min(2.0);
         }
         if !at_once && !is_back {
             // Two brokers are enough, one is too few.

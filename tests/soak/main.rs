@@ -6,6 +6,13 @@
 //! with `pg2ch verify --deep`. `scripts/soak` sets the counts and keeps the journal; without them it is a short round.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "its numbers are small"
+)]
+#![allow(clippy::unused_self, clippy::struct_excessive_bools, reason = "what a test does reads as what its world does")]
 
 mod broken_servers;
 mod brokers;

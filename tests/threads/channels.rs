@@ -34,7 +34,7 @@ pub const RULES: [(&str, fn()); 9] = [
     ("pieces keep their order", || {
         for capacity in [0, 1] {
             let (sender, receiver) = bounded(capacity);
-            let (_, taken) = together(
+            let ((), taken) = together(
                 move || (1..=3).for_each(|piece| sender.send(piece).unwrap()),
                 || std::iter::from_fn(|| receiver.recv().ok()).collect::<Vec<_>>(),
             );
@@ -60,7 +60,7 @@ pub const RULES: [(&str, fn()); 9] = [
     ("who waits for a piece is told when the last sender goes", || {
         let (sender, receiver) = bounded::<i32>(0);
         let other: Sender<i32> = sender.clone();
-        let (_, taken) = together(
+        let ((), taken) = together(
             move || {
                 drop(sender);
                 other.send(1).unwrap();
@@ -71,7 +71,7 @@ pub const RULES: [(&str, fn()); 9] = [
     }),
     ("a piece that waits is still taken when its sender is gone", || {
         let (sender, receiver) = bounded(1);
-        let (_, taken) = together(move || sender.send(1).unwrap(), || [receiver.recv().ok(), receiver.recv().ok()]);
+        let ((), taken) = together(move || sender.send(1).unwrap(), || [receiver.recv().ok(), receiver.recv().ok()]);
         assert_eq!(taken, [Some(1), None]);
     }),
     ("who does not wait gets the piece back from a full queue, and nothing from an empty one", || {

@@ -12,6 +12,13 @@
 //! together.
 
 #![allow(missing_docs, clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "its numbers are small"
+)]
+#![allow(clippy::unused_self, clippy::struct_excessive_bools, reason = "what a test does reads as what its world does")]
 #![allow(clippy::duplicate_mod, reason = "the plans are compiled for the real threads and for their stand-ins")]
 
 mod explored;

@@ -167,6 +167,7 @@ impl RowEncoder {
 
     /// What an INSERT of rows of each shape begins with: the number of the columns, their names and their types, as
     /// [`FORMAT`] has them. The server refuses an INSERT whose types are not the table's.
+    #[must_use]
     pub fn headers(&self) -> Vec<Vec<u8>> {
         self.shapes.iter().map(|left_out| self.header(left_out)).collect()
     }

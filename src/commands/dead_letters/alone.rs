@@ -37,6 +37,7 @@ impl Alone {
     ///
     /// # Errors
     /// 69 if a transaction hides some; Kafka's.
+    #[expect(clippy::unused_self, reason = "there are no more to come only behind the fence")]
     pub fn letters(&self, leg: &LegContext<'_>) -> Result<Letters> {
         let table = leg.table;
         let mut log = KafkaLog::new(leg.config, &table.dead_letter_topic(), &table.group, leg.watchdog)?;

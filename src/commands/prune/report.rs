@@ -60,6 +60,7 @@ pub struct TableReport {
 
 impl TableReport {
     /// Nothing done yet.
+    #[must_use]
     pub fn of(table: &TableConfig, by: &str, confirmed: bool) -> Self {
         Self {
             source: table.source.clone(),

@@ -322,5 +322,5 @@ pub fn row_of(row: &postgres::Row) -> SourceRow {
 
 /// A sum modulo 2^64, as ClickHouse adds.
 fn modulo(sum: &str) -> u64 {
-    sum.parse::<u128>().map_or(0, |sum| (sum & u128::from(u64::MAX)) as u64)
+    sum.parse::<u128>().map_or(0, |sum| u64::try_from(sum & u128::from(u64::MAX)).unwrap_or_default())
 }

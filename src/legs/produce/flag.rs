@@ -163,6 +163,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
     }
 
     /// The checkpoint behind everything that was sent; `None` if nothing was.
+    #[must_use]
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         let (offsets, timestamp_floor) = (self.ends.clone(), self.timestamp_floor);
         (!offsets.is_empty()).then_some(Checkpoint { offsets, timestamp_floor })
@@ -174,6 +175,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
     }
 
     /// How many rows it has flagged.
+    #[must_use]
     pub const fn flagged(&self) -> u64 {
         self.flagged
     }

@@ -42,6 +42,7 @@ pub struct BatchSize {
 impl BatchSize {
     /// The first batch is small. The next ones grow to the configured size while they are quick: those that a slow link takes
     /// too long for would fail again and again.
+    #[must_use]
     pub fn new(batch: &BatchConfig, timeouts: &Timeouts) -> Self {
         let pace = |limit: Duration| Pace::new(FIRST_BYTES, batch.bytes, limit / 10);
         let sending = Arc::new(SharedPace::new(pace(timeouts.kafka)));

@@ -18,7 +18,7 @@ fn example_keys() -> Vec<(String, String, String)> {
     let (mut section, mut keys) = (String::new(), Vec::new());
     for line in pg2ch::config::EXAMPLE.lines() {
         if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_matches(['[', ']']).to_owned();
+            name.trim_matches(['[', ']']).clone_into(&mut section);
             continue;
         }
         // A comment begins with `# `, a key that is commented out with `#key`.

@@ -66,7 +66,7 @@ fn answering(status: &'static str, body: &'static str) -> String {
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let mut client = client.unwrap();
-            let _ = client.read(&mut [0; 1 << 16]);
+            let _ = client.read(&mut [0; 1 << 12]);
             let answer =
                 format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
             let _ = client.write_all(answer.as_bytes());
