@@ -10,6 +10,12 @@ from common import CACHE, LIB, SQL, Failure, Server, apt_install, locked_cache, 
 PACKAGES = ["chdb-core==26.9.0", "lz4==4.4.5", "zstandard==0.25.0"]
 
 
+def statements(file):
+    """The statements of a file: the HTTP interface takes one at a time."""
+    text = "\n".join(line for line in file.read_text().splitlines() if not line.startswith("--"))
+    return [statement for statement in text.split(";") if statement.strip()]
+
+
 class ClickHouse(Server):
     name = "clickhouse"
     title = "ClickHouse"
@@ -77,8 +83,5 @@ class ClickHouse(Server):
         self.request("/ping")
 
     def load(self):
-        lines = (SQL / "clickhouse_init.sql").read_text().splitlines()
-        text = "\n".join(line for line in lines if not line.startswith("--"))
-        for statement in text.split(";"):
-            if statement.strip():
-                self.request("/", statement)
+        for statement in statements(SQL / "clickhouse_init.sql"):
+            self.request("/", statement)

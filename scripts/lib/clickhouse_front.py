@@ -297,6 +297,7 @@ def main():
     parser = argparse.ArgumentParser(description="A ClickHouse server for tests; its user: CLICKHOUSE_USER, CLICKHOUSE_PASSWORD.")
     parser.add_argument("--data", required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--listen", nargs="+", default=["127.0.0.1", "::1"], help="addresses; the first one has to be there")
     parser.add_argument("--https-port", type=int)
     parser.add_argument("--cert")
     parser.add_argument("--key")
@@ -310,11 +311,11 @@ def main():
         context.load_cert_chain(options.cert, options.key)
         ports.append((options.https_port, context))
     for port, context in ports:
-        for host in ("127.0.0.1", "::1"):
+        for host in options.listen:
             try:
                 front = Front(host, port, context)
             except OSError:
-                if host == "127.0.0.1":
+                if host == options.listen[0]:
                     raise
                 continue  # this machine has no IPv6
             threading.Thread(target=front.serve_forever, daemon=True).start()

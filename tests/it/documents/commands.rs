@@ -19,7 +19,7 @@ const NOT_HERE: &[(&str, &str, &str)] = &[
     ("README.md", "scripts/fresh-machine", "it runs this test, on a system that it makes first"),
     ("README.md", "scripts/install", "tests/it/packaging runs it, in a directory of its own"),
     ("README.md", "scripts/package", "tests/it/packaging runs it"),
-    ("README.md", "docker compose", "no Docker engine"),
+    ("README.md", "docker compose", "no Docker engine; scripts/test-compose starts one and runs it"),
     ("README.md", "sudo apt-get install", "scripts/test has installed these, or it could not have built the test"),
     ("README.md", "cargo build --release", ".ci/run does it"),
     ("README.md", "sudo scripts/install", "tests/it/packaging runs it, in a directory of its own"),
@@ -34,7 +34,9 @@ const NOT_HERE: &[(&str, &str, &str)] = &[
     ("docs/metrics.md", "sudo ", "it changes the machine; tests/it/packaging/cron.rs has a run write there"),
     ("docs/running.md", "sudo install", "scripts/test-release puts the binary into bare systems"),
     ("docs/running.md", "sudo apt-get install", "scripts/test-release installs the package"),
-    ("docs/running.md", "docker run", "no Docker engine"),
+    ("docs/running.md", "docker run", "no Docker engine; scripts/test-image starts one"),
+    ("docs/running.md", "docker compose", "no Docker engine; scripts/test-compose starts one and runs it"),
+    ("docs/running.md", "scripts/test-", "they need root, and start an engine of their own"),
     ("docs/running.md", "scripts/release", "scripts/test-release tries what it makes; it takes long"),
     ("docs/running.md", "sudo systemctl", "no systemd"),
 ];
@@ -315,6 +317,9 @@ impl Desk {
         if sql.starts_with("OPTIMIZE") {
             self.clickhouse("SYSTEM START MERGES analytics.user_logins");
             return self.clickhouse(&sql.replace("...", "analytics.user_logins"));
+        }
+        if sql.starts_with("ALTER TABLE analytics.") {
+            return self.clickhouse(&sql);
         }
         self.postgres(&sql);
     }
