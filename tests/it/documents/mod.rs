@@ -7,3 +7,4 @@ mod house;
 mod json;
 mod pages;
 mod scoreboard;
+mod way_back;
