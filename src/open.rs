@@ -1,10 +1,12 @@
 //! Opens the real servers: the one place that knows which client stands behind each port.
 
+mod ahead;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use self::ahead::{Ahead, FRESH};
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::{Config, TableConfig};
 use crate::data::{DeadLetter, RecordId};
@@ -14,15 +16,11 @@ use crate::kafka::{KafkaLog, KafkaWriter, OffsetsOf, PolledLetter};
 use crate::ports::record_types::RecordTypes;
 use crate::ports::source::{Ledger, UnsentRows};
 use crate::ports::target::NewToken;
-use crate::ports::topic::{End, TopicLog};
+use crate::ports::topic::{End, Fence as _, TopicLog};
 use crate::ports::{LegContext, Servers};
 use crate::postgres::{Marks, PgLedger, PgPasses, PgUnsentRows, Session, SourceTable, connect, kept_record_types};
 use crate::report::Legs;
-use crate::sync;
 use crate::threads::watchdog::Watchdog;
-
-/// How old what was opened ahead may be when it is wanted. Later its answers may no longer hold, or its connections.
-const FRESH: Duration = Duration::from_secs(60);
 
 /// What a topic takes in one batch of records unless it is configured otherwise (`message.max.bytes` of a broker).
 const USUAL_LIMIT: usize = 1_048_588;
@@ -33,13 +31,16 @@ pub struct RealServers<'a> {
     legs: Legs,
     log: RefCell<Option<Ahead<KafkaLog>>>,
     /// The one that the first leg has read.
-    read_log: RefCell<Option<KafkaLog>>,
+    read_log: RefCell<Option<Result<KafkaLog>>>,
     target: RefCell<Option<Ahead<ClickHouseTarget>>>,
     reader: RefCell<Option<Ahead<Session>>>,
     writer: RefCell<Option<Ahead<KafkaWriter>>>,
     limit: RefCell<Option<Ahead<Option<usize>>>>,
     fence: RefCell<Option<Ahead<KafkaWriter>>>,
-    session: RefCell<Option<Session>>,
+    /// Tells a second leg alone the source's types.
+    columns: RefCell<Option<Ahead<Session>>>,
+    types: RefCell<Option<Ahead<(RecordTypes, Session)>>>,
+    session: RefCell<Option<(Session, Instant)>>,
 }
 
 impl<'a> RealServers<'a> {
@@ -50,7 +51,12 @@ impl<'a> RealServers<'a> {
         let (mut log, mut target) = (None, None);
         if legs != Legs::Produce {
             let (config, table, watchdog) = (leg.config.clone(), leg.table.clone(), leg.watchdog.clone());
-            log = Ahead::begin("kafka", move || KafkaLog::connected(&config, &table.topic, &table.group, &watchdog));
+            // A run that waits for its lock is to see what the one before it has left.
+            let surveys = legs == Legs::Both && leg.limits.wait_lock.is_zero();
+            log = Ahead::begin("kafka", move || {
+                let log = KafkaLog::connected(&config, &table.topic, &table.group, &watchdog)?;
+                if surveys { log.surveyed() } else { Ok(log) }
+            });
             let (config, table) = (leg.config.clone(), leg.table.clone());
             target = Ahead::begin("clickhouse", move || ClickHouseTarget::described(&config, &table));
         }
@@ -64,6 +70,8 @@ impl<'a> RealServers<'a> {
             writer: RefCell::default(),
             limit: RefCell::default(),
             fence: RefCell::default(),
+            columns: RefCell::default(),
+            types: RefCell::default(),
             session: RefCell::default(),
         }
     }
@@ -71,26 +79,14 @@ impl<'a> RealServers<'a> {
     /// The session of a ledger that was given back, for what is left to be written. It may have a lock still.
     #[must_use]
     pub fn into_session(self) -> Option<Session> {
-        self.session.into_inner()
+        self.session.into_inner().and_then(|(session, at)| (at.elapsed() < FRESH).then_some(session))
     }
 }
 
-/// Something that is being opened on a thread of its own, and when it was.
-struct Ahead<T> {
-    opening: JoinHandle<(Result<T>, Instant)>,
-}
-
-impl<T: Send + 'static> Ahead<T> {
-    /// `None` where no thread can be had.
-    fn begin(name: &str, open: impl FnOnce() -> Result<T> + Send + 'static) -> Option<Self> {
-        let opening = sync::spawn(name, move || (open(), Instant::now())).ok()?;
-        Some(Self { opening })
-    }
-
-    /// What was opened, or why it could not be; `None` if it is too old, or was never begun.
-    fn take(ahead: &RefCell<Option<Self>>) -> Option<Result<T>> {
-        let (opened, at) = ahead.take()?.opening.join().ok()?;
-        (at.elapsed() < FRESH).then_some(opened)
+impl RealServers<'_> {
+    fn begin_fence(&self, log: &KafkaLog) {
+        let fence = open_fence(self.leg, log);
+        self.fence.replace(Ahead::begin("fence", move || fence.and_then(KafkaWriter::connected)));
     }
 }
 
@@ -106,17 +102,19 @@ impl Servers for RealServers<'_> {
     }
 
     fn record_types(&self) -> Result<RecordTypes> {
-        let Self { leg, .. } = self;
-        let mut session = connect(leg.config, "columns", leg.watchdog)?;
-        let table = SourceTable::find(&mut session, leg.table)?;
-        let kept = kept_record_types(&mut session, &table.name, &leg.table.topic)?;
-        Ok(kept.unwrap_or_else(|| RecordTypes::of(&table.columns)))
+        let LegContext { config, table, watchdog, .. } = self.leg;
+        let asked = Ahead::take(&self.types).unwrap_or_else(|| ask_types(config, table, watchdog, None));
+        let (types, session) = asked?;
+        // The history is written through it if the leg does not take long.
+        self.session.replace(Some((session, Instant::now())));
+        Ok(types)
     }
 
     fn give_back(&self, ledger: PgLedger) {
         // Where the history is written next, the lock is given back in the same message.
         let is_last = self.leg.config.tables.len() == 1;
-        self.session.replace(if is_last { Some(ledger.into_session()) } else { ledger.release() });
+        let left = if is_last { Some(ledger.into_session()) } else { ledger.release() };
+        self.session.replace(left.map(|session| (session, Instant::now())));
     }
 
     fn keeping<T>(&self, ledger: Option<PgLedger>, work: impl FnOnce() -> T) -> (T, Option<PgLedger>) {
@@ -139,15 +137,15 @@ impl Servers for RealServers<'_> {
 
     fn log(&self) -> Result<KafkaLog> {
         let LegContext { config, table, watchdog, .. } = self.leg;
-        let opened = self.read_log.take().map(Ok).or_else(|| Ahead::take(&self.log));
+        let opened = self.read_log.take().or_else(|| Ahead::take(&self.log));
         opened.unwrap_or_else(|| KafkaLog::connected(config, &table.topic, &table.group, watchdog))
     }
 
     fn keep_log(&self, log: KafkaLog) {
-        self.read_log.replace(Some(log));
+        self.read_log.replace(Some(Ok(log)));
     }
 
-    fn expect_rows(&self, ledger: &PgLedger, log: &KafkaLog) {
+    fn expect_rows(&self, ledger: &PgLedger) {
         let (config, table, watchdog) = (self.leg.config, self.leg.table, self.leg.watchdog);
         let (of, watch) = (config.clone(), watchdog.clone());
         self.reader.replace(Ahead::begin("reader", move || open_reader(&of, &watch)));
@@ -156,8 +154,36 @@ impl Servers for RealServers<'_> {
         let writer = writer_of(self.leg, ledger, Some(USUAL_LIMIT));
         self.writer.replace(Ahead::begin("writer", move || writer.and_then(KafkaWriter::connected)));
         if self.legs == Legs::Both {
-            let fence = open_fence(self.leg, log);
-            self.fence.replace(Ahead::begin("fence", move || fence.and_then(KafkaWriter::connected)));
+            let log = self.log();
+            log.iter().for_each(|log| self.begin_fence(log));
+            self.read_log.replace(Some(log));
+        } else {
+            let (of, watch, table) = (config.clone(), watchdog.clone(), self.leg.table.clone());
+            let open = move || KafkaLog::connected(&of, &table.topic, &table.group, &watch);
+            self.log.replace(Ahead::begin("kafka", open));
+        }
+    }
+
+    fn expect_copy(&self) {
+        // What has failed, or is too old, is opened again when it is wanted.
+        if let Some(Ok(mut fence)) = Ahead::take(&self.fence) {
+            self.fence.replace(Ahead::begin("fence", move || fence.fence().map(|()| fence)));
+        }
+    }
+
+    fn expect_types(&self) {
+        let (of, watch) = (self.leg.config.clone(), self.leg.watchdog.clone());
+        let (table, session) = (self.leg.table.clone(), self.columns.take());
+        self.types.replace(Ahead::begin("types", move || ask_types(&of, &table, &watch, session)));
+    }
+
+    fn expect_records(&self, log: &KafkaLog) {
+        if self.legs == Legs::Consume {
+            let (of, watch) = (self.leg.config.clone(), self.leg.watchdog.clone());
+            self.columns.replace(Ahead::begin("columns", move || connect(&of, "columns", &watch)));
+        }
+        if self.fence.borrow().is_none() {
+            self.begin_fence(log);
         }
     }
 
@@ -191,6 +217,20 @@ impl Servers for RealServers<'_> {
     fn target(&self) -> Result<ClickHouseTarget> {
         Ahead::take(&self.target).unwrap_or_else(|| ClickHouseTarget::new(self.leg.config, self.leg.table))
     }
+}
+
+/// The types of the source's columns in records, asked for through a session that may be open already, and that session.
+fn ask_types(
+    config: &Config,
+    table: &TableConfig,
+    watchdog: &Watchdog,
+    opened: Option<Ahead<Session>>,
+) -> Result<(RecordTypes, Session)> {
+    let opened = opened.and_then(Ahead::ended);
+    let mut session = opened.unwrap_or_else(|| connect(config, "columns", watchdog))?;
+    let found = SourceTable::find(&mut session, table)?;
+    let kept = kept_record_types(&mut session, &found.name, &table.topic)?;
+    Ok((kept.unwrap_or_else(|| RecordTypes::of(&found.columns)), session))
 }
 
 /// Opens the ledger of a table and takes its lock; `None` if the run was asked to finish while it waited.

@@ -211,7 +211,7 @@ fn move_legs(
     produce: Option<&mut ProduceReport>,
     consume: Option<&mut ConsumeReport>,
 ) -> Result<()> {
-    let mut delivered = crate::data::Offsets::new();
+    let (mut delivered, mut records) = (crate::data::Offsets::new(), 0);
     // The lock is kept until the second leg has ended: no other run may begin in between.
     let mut ledger = None;
     if let Some(report) = produce {
@@ -232,6 +232,7 @@ fn move_legs(
             Ok(())
         });
         delivered.clone_from(&report.delivered);
+        records = report.records_sent;
         produced?;
     }
     let columns = ledger.as_ref().map(|ledger| ledger.source_columns().to_vec()).unwrap_or_default();
@@ -244,7 +245,7 @@ fn move_legs(
         }
         Some(report) => {
             leg.progress.begin();
-            let produced = consume::Produced { delivered: &delivered, columns: &columns, types: &types };
+            let produced = consume::Produced { delivered: &delivered, records, columns: &columns, types: &types };
             with_retries(leg, || consume::run(leg, servers, produced, report))
         }
     });

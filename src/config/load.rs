@@ -76,7 +76,7 @@ fn batch(reader: &mut Reader) -> Result<BatchConfig> {
     const ROWS: RangeInclusive<u64> = 1..=1_000_000;
     const BYTES: RangeInclusive<u64> = (64 << 10)..=(1 << 30);
     Ok(BatchConfig {
-        rows: size(reader.whole("batch", "rows", ROWS, 10_000)?),
+        rows: size(reader.whole("batch", "rows", ROWS, 30_000)?),
         bytes: size(reader.bytes("batch", "bytes", BYTES, 4 << 20)?),
         insert_rows: size(reader.whole("batch", "insert_rows", ROWS, 65_536)?),
         insert_bytes: size(reader.bytes("batch", "insert_bytes", BYTES, 8 << 20)?),

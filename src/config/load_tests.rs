@@ -73,7 +73,7 @@ fn the_defaults_fit_the_compose_file() {
         ("http://localhost:8123", "app")
     );
     assert_eq!(config.clickhouse.password.take().unwrap().reveal(), "app");
-    assert_eq!((config.batch.rows, config.batch.bytes), (10_000, 4 << 20));
+    assert_eq!((config.batch.rows, config.batch.bytes), (30_000, 4 << 20));
     assert_eq!((config.batch.insert_rows, config.batch.insert_bytes), (65_536, 8 << 20));
     assert_eq!(config.timeouts.clickhouse, Duration::from_secs(60));
     let [table] = config.tables.as_slice() else { panic!("one table") };

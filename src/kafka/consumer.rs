@@ -1,6 +1,9 @@
 //! Makes consumers, for which partitions and offsets are named by hand.
 
-use rdkafka::consumer::BaseConsumer;
+use std::time::Duration;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::client::{Context, Detached, base, make};
 use crate::config::Config;
@@ -15,8 +18,9 @@ pub(super) struct FetchSize([&'static str; 3]);
 /// Where a fetch takes no time to come.
 pub(super) const NEAR: FetchSize = FetchSize(["65536", "1048576", "3072"]);
 
-/// Where the trip takes longer than what it brings: one fetch of a broker is under way at a time.
-pub(super) const FAR: FetchSize = FetchSize(["524288", "2097152", "6144"]);
+/// Where the trip takes longer than what it brings: one fetch of a broker is under way at a time. It has to bring what producers send
+/// in one piece, 1 MB by default, of every partition: of all but the first it brings whole pieces only if they fit.
+pub(super) const FAR: FetchSize = FetchSize(["1100000", "4194304", "3072"]);
 
 /// Makes a consumer of `group` that reads as far as `isolation` says.
 ///
@@ -45,4 +49,19 @@ pub(super) fn consumer(
         .set("fetch.max.bytes", of_all)
         .set("check.crcs", "true");
     make(&mut client, config, Context::default()).map(Detached::new)
+}
+
+/// Makes one that reads from far away, and connects it to a broker, then to those of the partitions whose ends are asked for: what is
+/// wrong shows when it reads.
+pub(super) fn connected_far(
+    config: &Config,
+    group: &str,
+    topic: &str,
+    ends: TopicPartitionList,
+    limit: Duration,
+) -> Option<Detached<BaseConsumer<Context>>> {
+    let reader = consumer(config, group, "read_committed", FAR).ok()?;
+    let _ = reader.fetch_metadata(Some(topic), limit / 2);
+    let _ = reader.offsets_for_times(ends, limit / 2);
+    Some(reader)
 }

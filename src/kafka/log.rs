@@ -4,6 +4,7 @@ mod survey;
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
@@ -13,19 +14,21 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::acl::Uses;
 use super::client::{Context, Detached, GRACE, HEARING};
-use super::consumer::{FAR, NEAR, consumer};
+use super::consumer::{FAR, NEAR, connected_far, consumer};
 use super::headers;
 use crate::config::Config;
 use crate::data::{Headers, Offsets, Record};
 use crate::error::Result;
 use crate::ports::topic::{Committed, End, Of, Polled, Survey, TopicLog};
+use crate::sync;
+use crate::threads::both;
 use crate::threads::watchdog::Watchdog;
 
 /// From which trip on fetches are large.
 const FAR_TRIP: Duration = Duration::from_millis(4);
 
 /// For how many records that is worth a client of its own, which takes some six trips to connect.
-const FAR_RECORDS: i64 = 20_000;
+const FAR_RECORDS: u64 = 20_000;
 
 /// How many reports are heard after a failure.
 const REPORTS: usize = 100;
@@ -39,10 +42,14 @@ pub struct KafkaLog {
     committed_reader: Detached<BaseConsumer<Context>>,
     /// Reads many records from far away; made when it is first needed, as the sizes belong to the client.
     far_reader: Option<Detached<BaseConsumer<Context>>>,
+    /// The same, while it connects.
+    far_ahead: Option<JoinHandle<Option<Detached<BaseConsumer<Context>>>>>,
     /// Whether it is the one that reads now.
     is_far: bool,
     /// How long the shortest round of questions took.
     trip: Option<Duration>,
+    /// What the first survey is to say, asked for beside what comes before it.
+    ahead: Option<Survey>,
     /// Made when it is first asked: the isolation level belongs to the client.
     written_reader: Option<Detached<BaseConsumer<Context>>>,
     partitions: Vec<i32>,
@@ -69,8 +76,10 @@ impl KafkaLog {
             uses: Uses::topics(config, &[topic]).and_group(group),
             committed_reader: consumer(config, group, "read_committed", NEAR)?,
             far_reader: None,
+            far_ahead: None,
             is_far: false,
             trip: None,
+            ahead: None,
             written_reader: None,
             partitions: Vec::new(),
             from: Offsets::new(),
@@ -88,16 +97,28 @@ impl KafkaLog {
     /// As [`new`](Self::new) and [`partitions`](TopicLog::partitions).
     pub fn connected(config: &Config, topic: &str, group: &str, watchdog: &Watchdog) -> Result<Self> {
         let mut log = Self::new(config, topic, group, watchdog)?;
-        // It connects beside the other one.
         let written_reader = consumer(config, group, "read_uncommitted", NEAR)?;
-        log.partitions()?;
-        log.written_reader = Some(log.know_topic(written_reader)?);
+        // Each connects when it is asked.
+        let (written_reader, partitions) =
+            both("written ends", || log.know_topic(written_reader), || log.ask_partitions())?;
+        (log.written_reader, log.partitions) = (Some(written_reader), partitions);
         Ok(log)
+    }
+
+    /// Makes the survey with which a second leg begins. If another one is asked for first, it is not used.
+    ///
+    /// # Errors
+    /// As [`survey`](TopicLog::survey).
+    pub fn surveyed(mut self) -> Result<Self> {
+        self.ahead = Some(self.ask_all(Of::Before)?);
+        Ok(self)
     }
 
     /// A client that has not heard of the topic lets its first question for offsets wait for half a second.
     fn know_topic(&self, client: Detached<BaseConsumer<Context>>) -> Result<Detached<BaseConsumer<Context>>> {
-        self.told("find", self.call("find", || client.fetch_metadata(Some(&self.topic), self.limit)))?;
+        let ask = |turn| client.fetch_metadata(Some(&self.topic), turn);
+        let known = self.call("find", || client.context().in_turns(self.limit, ask, || hear(&client)));
+        known.map_err(|error| client.context().explain(&self.what("find"), &error, &self.uses))?;
         Ok(client)
     }
 
@@ -119,19 +140,8 @@ impl KafkaLog {
                 Ok(value)
             }
             Err(error) => {
-                self.hear();
+                hear(&self.committed_reader);
                 Err(context.explain(&self.what(verb), &error, &self.uses))
-            }
-        }
-    }
-
-    /// What the client's threads report (a refused password) is only heard by who polls.
-    fn hear(&self) {
-        // Where no broker listens, a new report comes every few milliseconds.
-        let until = Instant::now() + HEARING * 5;
-        for _ in 0..REPORTS {
-            if self.committed_reader.poll(HEARING).is_none() || Instant::now() > until {
-                break;
             }
         }
     }
@@ -144,7 +154,7 @@ impl KafkaLog {
     /// Asks until the limit, or until it is known that no broker will reply.
     fn in_turns<T>(&self, verb: &str, ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T> {
         let context = self.committed_reader.context();
-        self.told(verb, self.call(verb, || context.in_turns(self.limit, ask, || self.hear())))
+        self.told(verb, self.call(verb, || context.in_turns(self.limit, ask, || hear(&self.committed_reader))))
     }
 
     /// The known partitions for which `at` has an offset, as librdkafka wants them.
@@ -247,6 +257,11 @@ impl KafkaLog {
         }
     }
 
+    /// Whether so many records are worth a client of their own.
+    fn is_worth_far(&self, records: u64) -> bool {
+        self.trip.is_some_and(|trip| trip >= FAR_TRIP) && records >= FAR_RECORDS
+    }
+
     /// Calls with a client that takes no notice of transactions: the isolation level belongs to the client.
     fn with_written_reader<T>(&mut self, call: impl FnOnce(&Self, &BaseConsumer<Context>) -> Result<T>) -> Result<T> {
         let reader = match self.written_reader.take() {
@@ -296,7 +311,23 @@ impl TopicLog for KafkaLog {
     }
 
     fn survey(&mut self, of: Of) -> Result<Survey> {
-        self.ask_all(of)
+        match (self.ahead.take(), of) {
+            (Some(survey), Of::Before) => Ok(survey),
+            _ => self.ask_all(of),
+        }
+    }
+
+    fn expect(&mut self, records: u64) {
+        if self.is_worth_far(records) && self.far_reader.is_none() && self.far_ahead.is_none() {
+            let (config, group, topic) = (self.config.clone(), self.group.clone(), self.topic.clone());
+            let (limit, ends) = (self.limit, self.list(|_| Some(Offset::End)));
+            let open = move || connected_far(&config, &group, &topic, ends.ok()?, limit);
+            self.far_ahead = sync::spawn("far reader", open).ok();
+        }
+    }
+
+    fn trip(&self) -> Duration {
+        self.trip.unwrap_or_default()
     }
 
     fn read_from(&mut self, from: &Offsets, until: &Offsets) -> Result<()> {
@@ -304,9 +335,14 @@ impl TopicLog for KafkaLog {
         self.until.clone_from(until);
         self.caught_up.clear();
         let records: i64 = until.iter().map(|(partition, end)| from.get(partition).map_or(0, |next| end - next)).sum();
-        let is_far = self.trip.is_some_and(|trip| trip >= FAR_TRIP) && records >= FAR_RECORDS;
+        let is_far = self.is_worth_far(u64::try_from(records).unwrap_or_default());
         if is_far && self.far_reader.is_none() {
-            self.far_reader = Some(consumer(&self.config, &self.group, "read_committed", FAR)?);
+            let ahead = self.far_ahead.take();
+            let opened = self.call("read", || ahead.and_then(|opening| opening.join().ok().flatten()));
+            self.far_reader = match opened {
+                Some(reader) => Some(reader),
+                None => Some(consumer(&self.config, &self.group, "read_committed", FAR)?),
+            };
         }
         if is_far != self.is_far {
             // The other one stops reading.
@@ -328,6 +364,17 @@ impl TopicLog for KafkaLog {
                 headers: Headers::of(&headers),
             });
         })
+    }
+}
+
+/// What a client's threads report (a refused password) is only heard by who polls.
+fn hear(client: &BaseConsumer<Context>) {
+    // Where no broker listens, a new report comes every few milliseconds.
+    let until = Instant::now() + HEARING * 5;
+    for _ in 0..REPORTS {
+        if client.poll(HEARING).is_none() || Instant::now() > until {
+            break;
+        }
     }
 }
 

@@ -42,6 +42,7 @@ pub struct KafkaWriter {
     /// Writes rows to the topic, or dead letters to theirs beside offsets.
     producer: Producer,
     offsets: Option<OffsetsOf>,
+    is_fenced: bool,
     /// Commits offsets where there are no transactions.
     plain_committer: Option<Detached<BaseConsumer<Context>>>,
 }
@@ -70,7 +71,7 @@ impl KafkaWriter {
             _ => None,
         };
         let producer = Producer::new(config, transactional_id, topic, max_bytes, uses, watchdog)?;
-        Ok(Self { producer, offsets, plain_committer })
+        Ok(Self { producer, offsets, is_fenced: false, plain_committer })
     }
 
     /// Waits until the client is connected.
@@ -120,6 +121,9 @@ fn too_large_for_dead_letters(what: &str, letter: &DeadLetter) -> Error {
 
 impl Fence for KafkaWriter {
     fn fence(&mut self) -> Result<()> {
+        if self.is_fenced {
+            return Ok(());
+        }
         crash::point("fence.before");
         self.producer.connect()?;
         let begun = Instant::now();
@@ -128,6 +132,7 @@ impl Fence for KafkaWriter {
         }
         log::debug!("{} has fenced its predecessors in {:?}", self.producer.transactional_id, begun.elapsed());
         crash::point("fence.after");
+        self.is_fenced = true;
         Ok(())
     }
 

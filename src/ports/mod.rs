@@ -84,7 +84,16 @@ pub trait Servers {
     }
 
     /// There are rows to send: what that takes, and the leg behind it, may be opened beside the steps that come before.
-    fn expect_rows(&self, _ledger: &Self::Ledger, _log: &Self::Log) {}
+    fn expect_rows(&self, _ledger: &Self::Ledger) {}
+
+    /// Rows were sent, for the leg that follows: nobody but this run is to move the group's offsets.
+    fn expect_copy(&self) {}
+
+    /// There are records to copy: what that takes may be opened beside the steps that come before.
+    fn expect_records(&self, _log: &Self::Log) {}
+
+    /// The ends are taken up to which a leg alone reads: the types of what lies below them can be asked for.
+    fn expect_types(&self) {}
 
     /// Opens the topic again, from whichever thread, as often as it is asked.
     fn more_logs(&self) -> Box<dyn Fn() -> Result<Self::Log> + Send>;
@@ -118,6 +127,19 @@ pub trait Servers {
     /// # Errors
     /// 70 if there is no randomness.
     fn tokens(&self) -> Result<NewToken>;
+
+    /// Does two things of which neither waits for the other: [`threads::both`].
+    ///
+    /// # Errors
+    /// The first of theirs.
+    fn both<A: Send, B>(
+        &self,
+        name: &str,
+        other: impl FnOnce() -> Result<A> + Send,
+        own: impl FnOnce() -> Result<B>,
+    ) -> Result<(A, B)> {
+        threads::both(name, other, own)
+    }
 
     /// Runs the three stages of a leg, each on its own thread: [`threads::side_by_side`].
     ///

@@ -113,6 +113,14 @@ pub trait TopicLog {
         })
     }
 
+    /// So many records will be read: what that takes may be opened beside the steps that come before.
+    fn expect(&mut self, _records: u64) {}
+
+    /// How long a question and its answer take, if it was asked already.
+    fn trip(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Reads these partitions, from these offsets on, until it is called again. `until` are ends that each of them is known to
     /// have: a broker that does not know of them yet is waited for.
     ///

@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use jobs::{Foreman, Job, at_a_time, beside};
 pub use spares::Spares;
-pub use stages::{Maker, first_error, side_by_side};
+pub use stages::{Maker, both, first_error, side_by_side};
 
 use crate::error::{Error, Result};
 use crate::mutant;

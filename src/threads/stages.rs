@@ -84,6 +84,23 @@ pub fn side_by_side<A: Send, B: Send>(
     })
 }
 
+/// Does two things of which neither waits for the other: `other` on a thread of that name, and `own` on this one.
+///
+/// # Errors
+/// That of `other`, or of `own`.
+pub fn both<A: Send, B>(
+    name: &str,
+    other: impl FnOnce() -> Result<A> + Send,
+    own: impl FnOnce() -> Result<B>,
+) -> Result<(A, B)> {
+    scope(|scope| {
+        let thread = started(name, spawn_scoped(scope, name, move || caught(name, other)))?;
+        let own = caught(name, own);
+        let other = thread.join().unwrap_or_else(|panic| Err(ended(name, &*panic)));
+        Ok((other?, own?))
+    })
+}
+
 /// What lies between two stages.
 fn queue<T>() -> (Sender<T>, Receiver<T>) {
     bounded(if mutant::is("queues hold as much as comes") { 1_000 } else { QUEUE })

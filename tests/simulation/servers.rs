@@ -1,5 +1,6 @@
 //! The simulated servers as the legs open them, and the order in which the stages' steps come.
 
+use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 
 use pg2ch::data::RecordId;
@@ -9,6 +10,7 @@ use pg2ch::ports::Servers;
 use pg2ch::ports::record_types::RecordTypes;
 use pg2ch::ports::source::Ledger;
 use pg2ch::ports::target::NewToken;
+use pg2ch::ports::topic::{Fence as _, Of, Survey, TopicLog as _};
 use pg2ch::threads::{Maker, first_error};
 
 use crate::clickhouse::SimTarget;
@@ -22,11 +24,15 @@ const QUEUE: usize = 2;
 
 pub struct SimServers {
     run: Run,
+    /// The survey that was made beside the opening of the ledger.
+    ahead: RefCell<Option<Survey>>,
+    /// The producer of offsets, if it has fenced its predecessors beside the end of the first leg.
+    fence: RefCell<Option<SimWriter>>,
 }
 
 impl SimServers {
     pub fn new(run: Run) -> Self {
-        Self { run }
+        Self { run, ahead: RefCell::default(), fence: RefCell::default() }
     }
 
     fn choose(&self, among: &[Stage]) -> Option<Stage> {
@@ -50,6 +56,9 @@ impl Servers for SimServers {
 
     fn ledger(&self) -> Result<Option<SimLedger>> {
         self.run.enters(Leg::Produce);
+        if self.run.world().one_in(2) {
+            *self.ahead.borrow_mut() = SimLog::new(&self.run, None).survey(Of::Before).ok();
+        }
         let mut ledger = SimLedger::open(&self.run)?;
         Ok(ledger.lock(std::time::Duration::ZERO)?.then_some(ledger))
     }
@@ -63,12 +72,12 @@ impl Servers for SimServers {
     }
 
     fn log(&self) -> Result<SimLog> {
-        Ok(SimLog::new(&self.run))
+        Ok(SimLog::new(&self.run, self.ahead.take()))
     }
 
     fn more_logs(&self) -> Box<dyn Fn() -> Result<SimLog> + Send> {
         let run = self.run.clone();
-        Box::new(move || Ok(SimLog::new(&run)))
+        Box::new(move || Ok(SimLog::new(&run, None)))
     }
 
     fn letters(&self) -> Result<HashSet<RecordId>> {
@@ -79,8 +88,15 @@ impl Servers for SimServers {
         Ok(SimWriter::new(&self.run, "rows"))
     }
 
+    fn expect_copy(&self) {
+        if self.run.world().one_in(2) {
+            let mut fence = SimWriter::new(&self.run, "offsets");
+            *self.fence.borrow_mut() = fence.fence().ok().map(|()| fence);
+        }
+    }
+
     fn fence(&self, _: &SimLog) -> Result<SimWriter> {
-        Ok(SimWriter::new(&self.run, "offsets"))
+        Ok(self.fence.take().unwrap_or_else(|| SimWriter::new(&self.run, "offsets")))
     }
 
     fn target(&self) -> Result<SimTarget> {
@@ -97,6 +113,23 @@ impl Servers for SimServers {
             }
             format!("{:016x}", run.world().rng.u64(..))
         }))
+    }
+
+    /// One of them after the other: each is one step.
+    fn both<A: Send, B>(
+        &self,
+        _: &str,
+        other: impl FnOnce() -> Result<A> + Send,
+        own: impl FnOnce() -> Result<B>,
+    ) -> Result<(A, B)> {
+        let is_first = self.run.world().one_in(2);
+        if is_first {
+            let own = own();
+            return Ok((other()?, own?));
+        }
+        let other = other();
+        let own = own();
+        Ok((other?, own?))
     }
 
     /// The same stages with the same queues between them, one step at a time, in any order that threads could take.

@@ -80,7 +80,12 @@ fn explore_seed(seed: u64) -> Result<usize, String> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (plan, check): (String, Box<dyn Fn() + Send + Sync>) = if rng.u8(..3) > 0 {
         let plan = explored::stages::Plan::random(&mut rng);
-        (format!("{plan:?}"), Box::new(move || plan.check()))
+        let named = format!("{plan:?}");
+        let check = move || {
+            plan.check();
+            plan.check_both();
+        };
+        (named, Box::new(check))
     } else {
         let plan = explored::jobs::Plan::random(&mut rng);
         (format!("{plan:?}"), Box::new(move || plan.check()))
@@ -147,6 +152,7 @@ fn the_plans_end_as_they_should_on_real_threads_too() {
         let plans = format!("{stages:?}\n{jobs:?}");
         let checked = catch_unwind(|| {
             stages.check();
+            stages.check_both();
             jobs.check();
         });
         checked.map_err(|panic| format!("{}\n{plans}", text(&*panic)))

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use pg2ch::error::{Error, Result};
 
-use super::threads::{Spares, side_by_side};
+use super::threads::{Spares, both, side_by_side};
 use super::{leave_threads, pause};
 
 const NAMES: [&str; 3] = ["first", "second", "third"];
@@ -156,6 +156,21 @@ impl Plan {
                 assert_eq!(seen.taken, []);
             }
         }
+    }
+
+    /// Does what the first two stages do with their first piece, one beside the other.
+    pub fn check_both(&self) {
+        leave_threads(self.threads);
+        let ended = both(NAMES[0], || self.work(0, 1).map(|()| 1), || self.work(1, 1).map(|()| 2));
+        leave_threads(None);
+        let dies = |stage: usize| self.deaths[stage].filter(|(at, _)| *at == 1).map(|(_, death)| (stage, death));
+        let expected = match dies(0).or_else(|| dies(1)) {
+            _ if self.threads == Some(0) => Err(format!("cannot start the thread {}", NAMES[0])),
+            None => Ok((1, 2)),
+            Some((stage, Death::Error)) => Err(format!("stage {stage}")),
+            Some((_, Death::Panic)) => Err(format!("the thread {} ended", NAMES[0])),
+        };
+        assert_eq!(ended.map_err(|error| error.what().to_owned()), expected);
     }
 
     /// What a stage does with its piece of that number.

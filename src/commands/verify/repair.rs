@@ -6,11 +6,11 @@
 use super::report::Repaired;
 use crate::error::Result;
 use crate::kafka::KafkaLog;
-use crate::legs::produce::{recover, shut_out_others};
+use crate::legs::produce::recover;
 use crate::open::{open_ledger, open_writer};
 use crate::ports::LegContext;
 use crate::ports::source::Ledger as _;
-use crate::ports::topic::TopicLog as _;
+use crate::ports::topic::{Fence as _, Of, TopicLog as _};
 use crate::postgres::PgLedger;
 use crate::report::ProduceReport;
 
@@ -30,9 +30,12 @@ impl Held {
         let table = leg.table;
         let mut log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;
         log.partitions()?;
-        let (_writer, checkpoint) = shut_out_others(&mut ledger, |ledger| open_writer(leg, ledger))?;
+        ledger.take_epoch()?;
+        open_writer(leg, &ledger)?.fence()?;
+        let checkpoint = ledger.checkpoint()?;
+        let survey = log.survey(Of::Nobody)?;
         let mut report = ProduceReport::default();
-        let recovery = recover(&mut log, &mut ledger, checkpoint, leg.config, leg.shutdown, &mut report)?;
+        let recovery = recover(&mut log, survey, &mut ledger, checkpoint, leg.config, leg.shutdown, &mut report)?;
         repaired.recovered = report.rows_recovered;
         Ok(recovery.map(|_| Self { _ledger: ledger }))
     }

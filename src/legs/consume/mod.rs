@@ -28,6 +28,7 @@ pub use recover::Start;
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::clickhouse::encode::CalendarRange;
 use crate::data::{Offsets, Ranges};
 use crate::error::{Error, Result};
 use crate::fit::require_fit;
@@ -52,6 +53,8 @@ const REFRESH_AFTER: u64 = 24 * 60 * 60;
 pub struct Produced<'a> {
     /// Up to where the topic must be read at least.
     pub delivered: &'a Offsets,
+    /// How many records it has sent.
+    pub records: u64,
     /// The source's columns; none if this run has no first leg.
     pub columns: &'a [SourceColumn],
     /// Of which types they were in records.
@@ -103,29 +106,47 @@ fn attempt<S: Servers>(
     require_fit(table, produced.columns, &description)?;
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
 
-    let Survey { starts, stable, written, committed } = log.survey(Of::Before)?;
-    let ends = wait_from(&mut log, stable, produced.delivered, config.timeouts.stable, leg.shutdown)?;
-    report.complete = written.iter().all(|(partition, end)| ends.get(partition).is_some_and(|stable| stable >= end));
-    let mut start = Start::of(&committed, &starts, &ends, context);
-    if start.is_done(&ends) && now() < start.oldest_commit() + REFRESH_AFTER {
-        start.check_log(&mut log, &starts, config.timeouts.kafka)?;
-        if !start.has_strangers() {
-            return Ok(());
+    let (mut before, mut behind) = (None, produced.records);
+    // Where something was delivered there is something to copy.
+    if produced.delivered.is_empty() || mutant::is(READS_BEFORE) {
+        let Survey { starts, stable, written, committed } = log.survey(Of::Before)?;
+        let ends = wait_from(&mut log, stable, produced.delivered, config.timeouts.stable, leg.shutdown)?;
+        report.complete = is_all(&written, &ends);
+        let mut start = Start::of(&committed, &starts, &ends, context);
+        if start.is_done(&ends) && now() < start.oldest_commit() + REFRESH_AFTER {
+            start.check_log(&mut log, &starts, config.timeouts.kafka)?;
+            if !start.has_strangers() {
+                return Ok(());
+            }
         }
+        behind = start.behind(&ends);
+        before = Some(start);
     }
 
-    let mut fence = servers.fence(&log)?;
-    fence.fence()?;
+    log.expect(behind);
+    servers.expect_records(&log);
+    let fenced = || {
+        let mut fence = servers.fence(&log)?;
+        fence.fence().map(|()| fence)
+    };
+    let (calendar, fence) = servers.both("calendar", || Ok(target.calendar()), fenced)?;
     // Only now can no other run move the offsets; one that has moved them may have seen later ends.
-    let Survey { mut starts, stable: mut ends, committed, .. } = log.survey(Of::Now)?;
-    if !mutant::is("offsets are not read again behind the fence") {
-        start = Start::of(&committed, &starts, &ends, context);
-    }
+    let Survey { mut starts, stable, written, committed } = log.survey(Of::Now)?;
+    let mut ends = wait_from(&mut log, stable, produced.delivered, config.timeouts.stable, leg.shutdown)?;
+    report.complete = is_all(&written, &ends);
+    let mut start = match before {
+        Some(start) if mutant::is(READS_BEFORE) => start,
+        _ => Start::of(&committed, &starts, &ends, context),
+    };
     if start.has_strangers() && !mutant::is("ends older than the offsets are believed") {
         // A later run may have sent, and moved the offsets, between the answers. Its recorded INSERT must not be finished with fewer
         // rows under its token: only ends that are asked for now show that the log is another one.
         Survey { starts, stable: ends, .. } = log.survey(Of::Nobody)?;
         start = Start::of(&committed, &starts, &ends, context);
+    }
+    if produced.columns.is_empty() {
+        // What is written to the topic from now on lies behind these ends.
+        servers.expect_types();
     }
     start.check_log(&mut log, &starts, config.timeouts.kafka)?;
     start.begin_again(&starts, &ends, report);
@@ -139,9 +160,15 @@ fn attempt<S: Servers>(
     if start.asks() {
         wait_for_inserts(&mut target, leg)?;
     }
-    // What is written to the topic after that lies behind these ends.
     let types = if produced.columns.is_empty() { &servers.record_types()? } else { produced.types };
-    copy(leg, servers, log, target, &description, types, fence, start, &ends, report, is_altered)
+    copy(leg, servers, log, target, calendar, &description, types, fence, start, &ends, report, is_altered)
+}
+
+const READS_BEFORE: &str = "offsets are not read again behind the fence";
+
+/// Whether everything that was written can be read: no transaction of anybody else hides a part of it.
+fn is_all(written: &Offsets, ends: &Offsets) -> bool {
+    written.iter().all(|(partition, end)| ends.get(partition).is_some_and(|stable| stable >= end))
 }
 
 #[allow(clippy::too_many_arguments)] // each is a different thing, made once above
@@ -149,7 +176,8 @@ fn copy<S: Servers>(
     leg: &LegContext<'_>,
     servers: &S,
     mut log: S::Log,
-    mut target: S::Target,
+    target: S::Target,
+    calendar: CalendarRange,
     description: &TargetDescription,
     types: &RecordTypes,
     fence: S::Fence,
@@ -161,7 +189,7 @@ fn copy<S: Servers>(
     let (config, table, progress) = (leg.config, leg.table, &leg.progress);
     progress.begin_records(start.behind(ends));
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
-    let format = RowFormat::of(&description.columns, &table.column_rules, types, target.calendar())?;
+    let format = RowFormat::of(&description.columns, &table.column_rules, types, calendar)?;
     let is_asking = start.asks();
     let mut committer = Committer::new(fence, context, start.known, now);
     let rules = InsertRules {

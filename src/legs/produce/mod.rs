@@ -6,6 +6,7 @@
 //!
 //! Fence first, so that nothing of a dead run can still land; then recover what it had delivered; only then send.
 
+mod batch_size;
 mod flag;
 mod held;
 mod pauses;
@@ -13,8 +14,9 @@ mod read;
 mod recover;
 mod send;
 
+pub use batch_size::BatchSize;
 pub use flag::Flagger;
-pub use read::{BatchSize, Reader};
+pub use read::Reader;
 pub use recover::{Recovery, recover};
 pub use send::{Order, Sender};
 
@@ -27,7 +29,7 @@ use crate::error::Result;
 use crate::mutant;
 use crate::ports::limits::Budget;
 use crate::ports::source::{Checkpoint, Ledger};
-use crate::ports::topic::{Fence, TopicLog, wait_until_stable};
+use crate::ports::topic::{Fence as _, Of, TopicLog, wait_until_stable};
 use crate::ports::{LegContext, Servers};
 use crate::report::ProduceReport;
 
@@ -59,11 +61,17 @@ pub fn run<S: Servers>(
         return Ok(());
     }
     let config = leg.config;
-    let mut log = servers.log()?;
-    servers.expect_rows(ledger, &log);
-    let (mut writer, checkpoint) = shut_out_others(ledger, |ledger| servers.writer(ledger))?;
+    servers.expect_rows(ledger);
+    let ((), mut log) = servers.both("epoch", || ledger.take_epoch(), || servers.log())?;
+    let mut writer = servers.writer(ledger)?;
+    if !mutant::is(FENCES_LATE) {
+        writer.fence()?;
+    }
+    // The checkpoint is read behind the fence: a run that has lost its lock may have fenced a later one, and ends here, before it
+    // sends what that one sent.
+    let (checkpoint, survey) = servers.both("checkpoint", || ledger.checkpoint(), || log.survey(Of::Nobody))?;
     let recovered_before = report.rows_recovered;
-    let recovery = recover(&mut log, ledger, checkpoint, config, leg.shutdown, report)?;
+    let recovery = recover(&mut log, survey, ledger, checkpoint, config, leg.shutdown, report)?;
     if mutant::is(FENCES_LATE) {
         writer.fence()?;
     }
@@ -82,7 +90,7 @@ pub fn run<S: Servers>(
     let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
     let mut flagger = Flagger::new(ledger, &recovery, flagging_pace(config.batch.rows), in_order);
     let pauses = Pauses::new(&config.postgres, leg.table);
-    let size = BatchSize::new(&config.batch, &config.timeouts);
+    let size = BatchSize::new(&config.batch, &config.timeouts, log.trip(), recovery.checkpoint.offsets.len());
     let mut reader = Reader::new(rows, budget, size.clone(), recovery.held.keys, in_order, pauses);
     let mut sender = Sender::new(writer, order);
     progress.begin_rows();
@@ -93,7 +101,8 @@ pub fn run<S: Servers>(
             ["reader", "sender", "flagger"],
             &mut reader,
             |batch| {
-                let sent = size.time_sending(batch.bytes(), || sender.step(&Arc::new(batch)))?;
+                let batch = Arc::new(batch);
+                let sent = size.time_sending(&batch, || sender.step(&batch))?;
                 progress.sent(sent.iter().map(|batch| batch.sent.len()).sum());
                 Ok(sent)
             },
@@ -115,6 +124,9 @@ pub fn run<S: Servers>(
         }
     };
     let moved = move_rows();
+    if moved.is_ok() && sender.records_sent() > 0 {
+        servers.expect_copy();
+    }
     let ended = moved.and_then(|()| {
         crash::point("finish.before");
         flagger.finish(config.timeouts.row_lock, leg.shutdown)
@@ -137,24 +149,6 @@ pub fn run<S: Servers>(
 }
 
 const FENCES_LATE: &str = "the window is read before the fence";
-
-/// Makes sure that from now on only this run sends or flags; returns the checkpoint.
-///
-/// It is read last: a run that has lost its lock may fence a later one, and ends here, before it sends what that one sent.
-///
-/// # Errors
-/// 75 if a later run has begun; PostgreSQL's and Kafka's.
-pub fn shut_out_others<L: Ledger, F: Fence>(
-    ledger: &mut L,
-    writer: impl FnOnce(&L) -> Result<F>,
-) -> Result<(F, Checkpoint)> {
-    ledger.take_epoch()?;
-    let mut writer = writer(ledger)?;
-    if !mutant::is(FENCES_LATE) {
-        writer.fence()?;
-    }
-    Ok((writer, ledger.checkpoint()?))
-}
 
 /// The checkpoint behind the transaction markers that follow our last records, so that the next run has no window to
 /// read. Only where nothing but our own marker can lie in between: one offset, at the end of the partition.

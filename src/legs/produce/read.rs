@@ -8,19 +8,17 @@
 //! this one: it would meet unflagged what is still in hand. Where a pause is due, the pass ends before it.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::batch_size::BatchSize;
 use super::pauses::Pauses;
-use crate::config::{BatchConfig, Timeouts};
 use crate::crash;
 use crate::data::RowBatch;
 use crate::error::{Error, Result};
-use crate::legs::pace::{Pace, SharedPace};
 use crate::mutant;
 use crate::ports::limits::Budget;
 use crate::ports::progress::Progress;
-use crate::ports::source::{FIRST_BYTES, LeftOut, ReplicationLag, UnsentRows};
+use crate::ports::source::{LeftOut, ReplicationLag, UnsentRows};
 use crate::report::UnreadableRow;
 use crate::threads::Maker;
 
@@ -30,34 +28,6 @@ const PASS_TIME: Duration = Duration::from_secs(10);
 
 /// How many rows a leg leaves out, at most.
 const MOST_LEFT_OUT: usize = 100_000;
-
-/// How large a batch may be: in rows, and in bytes by the time that PostgreSQL takes to bring it and Kafka to take it.
-#[derive(Clone, Debug)]
-pub struct BatchSize {
-    rows: usize,
-    reading: Pace,
-    sending: Arc<SharedPace>,
-}
-
-impl BatchSize {
-    /// The first batch is small. The next ones grow to the configured size while they are quick: those that a slow link takes
-    /// too long for would fail again and again.
-    #[must_use]
-    pub fn new(batch: &BatchConfig, timeouts: &Timeouts) -> Self {
-        let pace = |limit: Duration| Pace::new(FIRST_BYTES, batch.bytes, limit / 10);
-        let sending = Arc::new(SharedPace::new(pace(timeouts.kafka)));
-        Self { rows: batch.rows, reading: pace(timeouts.postgres), sending }
-    }
-
-    /// Sends a batch of so many bytes, and adapts to the time that it takes.
-    pub fn time_sending<T>(&self, bytes: usize, send: impl FnOnce() -> T) -> T {
-        self.sending.time(bytes, send)
-    }
-
-    fn bytes(&self) -> usize {
-        self.reading.size().min(self.sending.size())
-    }
-}
 
 /// The first stage of the produce leg.
 pub struct Reader<U> {
@@ -133,7 +103,7 @@ impl<U: UnsentRows> Reader<U> {
             return Ok(None);
         }
         loop {
-            let rows = self.pauses.allows(self.budget.allows(self.size.rows));
+            let rows = self.pauses.allows(self.budget.allows(self.size.rows()));
             if rows == 0 {
                 self.end_pass()?;
                 return Ok(None);
@@ -146,7 +116,7 @@ impl<U: UnsentRows> Reader<U> {
                 self.end_pass()?;
                 return Ok(None);
             }
-            self.size.reading.took(batch.bytes(), begun.elapsed());
+            self.size.took_reading(&batch, begun.elapsed());
             let batch = self.without_held(batch);
             self.pauses.took(batch.len(), begun.elapsed());
             self.budget.spend(batch.len());
@@ -320,9 +290,10 @@ mod tests {
     /// How many rows a leg reads, and whether it says that these are all.
     fn read(rows: Rows) -> (u64, bool) {
         let budget = Budget::new(&Limits::default(), Instant::now(), &Shutdown::default());
-        let config = load(&Flags { config: Some("/dev/null".into()), ..Flags::default() }).unwrap();
+        let mut config = load(&Flags { config: Some("/dev/null".into()), ..Flags::default() }).unwrap();
+        config.batch.rows = 1;
         let pauses = Pauses::new(&config.postgres, &config.tables[0]);
-        let size = BatchSize { rows: 1, ..BatchSize::new(&config.batch, &config.timeouts) };
+        let size = BatchSize::new(&config.batch, &config.timeouts, Duration::ZERO, 1);
         let mut reader = Reader::new(rows, budget, size, HashSet::new(), true, pauses);
         loop {
             while reader.step().unwrap().is_some() {}

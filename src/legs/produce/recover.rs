@@ -15,7 +15,7 @@ use crate::data::Offsets;
 use crate::error::{Error, Result};
 use crate::mutant;
 use crate::ports::source::{Checkpoint, Ledger, WindowRecord};
-use crate::ports::topic::{Of, Polled, Survey, TopicLog, wait_from};
+use crate::ports::topic::{Polled, Survey, TopicLog, wait_from};
 use crate::report::{Lost, ProduceReport};
 use crate::shutdown::Shutdown;
 
@@ -32,12 +32,14 @@ pub struct Recovery {
     pub held: HeldRows,
 }
 
-/// Recovers; `None` if the run was asked to finish while it waited.
+/// Recovers what the `survey`, made behind the fence, shows behind the checkpoint; `None` if the run was asked to finish while it
+/// waited.
 ///
 /// # Errors
 /// 69 if a foreign transaction keeps the end of the topic undecided; Kafka's and PostgreSQL's.
 pub fn recover(
     log: &mut impl TopicLog,
+    survey: Survey,
     ledger: &mut impl Ledger,
     checkpoint: Checkpoint,
     config: &Config,
@@ -45,7 +47,7 @@ pub fn recover(
     report: &mut ProduceReport,
 ) -> Result<Option<Recovery>> {
     let timeouts = config.timeouts;
-    let Survey { starts, stable, written, .. } = log.survey(Of::Nobody)?;
+    let Survey { starts, stable, written, .. } = survey;
     let written = if mutant::is("the stable end is taken at once") { Offsets::new() } else { written };
     let stable = wait_from(log, stable, &written, timeouts.stable, shutdown)?;
     if shutdown.is_asked() {

@@ -25,6 +25,15 @@ fn sessions(watcher: &mut Client, process: u32, condition: &str) -> i64 {
     watcher.query_one(&sql, &[]).unwrap().get(0)
 }
 
+fn wait_for_the_question(world: &World, run: &Child) {
+    let mut watcher = world.another_session();
+    let waiting = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg2ch ledger %:{}' AND query LIKE '%advisory%'",
+        run.id()
+    );
+    world.wait_for("the run to ask for the lock", || watcher.query_one(&waiting, &[]).unwrap().get::<_, i64>(0) == 1);
+}
+
 #[test]
 fn a_second_run_ends_with_75_and_names_the_first() {
     let mut world = World::new("locked");
@@ -54,14 +63,7 @@ fn wait_lock_waits_for_the_first_run_to_end() {
     let mut world = World::new("patient");
     let first = stopped_run(&mut world);
     let second = world.start(&["--once", "--json", "--wait-lock", "1m"]);
-    let mut watcher = world.another_session();
-    let waiting = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg2ch ledger %:{}' AND query LIKE '%advisory%'",
-        second.id()
-    );
-    world.wait_for("the second run to ask for the lock", || {
-        watcher.query_one(&waiting, &[]).unwrap().get::<_, i64>(0) == 1
-    });
+    wait_for_the_question(&world, &second);
 
     signal("CONT", &first);
 
@@ -69,6 +71,23 @@ fn wait_lock_waits_for_the_first_run_to_end() {
     let second = Ended::after(second).expect(0);
     assert_eq!(first.number("produce", "rows_flagged"), 1_000);
     assert_eq!(second.number("produce", "records_sent"), 0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_run_that_waited_copies_what_the_one_before_it_has_left() {
+    let mut world = World::new("patient_copy");
+    world.insert_rows(100);
+    let mut first = world.start_command_stopped_and_killed_at(&["--once"], "epoch.after", "finish.after");
+    let second = world.start(&["--once", "--json", "--wait-lock", "1m"]);
+    wait_for_the_question(&world, &second);
+    // Whatever else it asks for ahead, it has asked for by now.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+
+    first.go_on();
+
+    assert_eq!(Ended::after(second).expect(0).number("consume", "records_copied"), 100);
+    drop(first.end());
     world.assert_exactly_once();
 }
 
