@@ -42,6 +42,8 @@ pub struct Life {
     pub ordered: bool,
     /// Old rows are pruned between runs, and beside them.
     pub prune: bool,
+    /// The turn often passes between the answers of a survey.
+    pub hasty: bool,
     pub mutant: Option<&'static str>,
 }
 
@@ -70,7 +72,8 @@ impl Life {
     /// A life in which nothing happens.
     pub fn quiet(seed: u64, troubled_runs: usize) -> Self {
         let plan = Plan::At(vec![]);
-        Self { seed, plan, troubled_runs, busy: 0, odd: false, two: false, ordered: false, prune: false, mutant: None }
+        let (odd, two, ordered, prune, hasty) = (false, false, false, false, false);
+        Self { seed, plan, troubled_runs, busy: 0, odd, two, ordered, prune, hasty, mutant: None }
     }
 
     /// A life drawn from a seed.
@@ -85,6 +88,7 @@ impl Life {
             two: rng.usize(..4) == 0,
             ordered: rng.bool(),
             prune: rng.usize(..3) == 0,
+            hasty: false,
             mutant: None,
         }
     }
@@ -102,6 +106,7 @@ impl Life {
             (outbox.order_by, outbox.message_key) = (vec!["seq".into()], vec!["member".into()]);
         }
         let mut world = World::new(rng, self.plan.clone(), rows, traced);
+        world.hasty = self.hasty;
         (world.busy, world.odd, world.postgres.in_order) = (self.busy, self.odd, self.ordered);
         if self.odd {
             world.make_rows_odd();

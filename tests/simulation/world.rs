@@ -32,6 +32,10 @@ pub struct World {
     pub busy: usize,
     /// Topics are made again, and retention deletes, also while a run is at work.
     pub odd: bool,
+    /// Where two runs are at work, the turn often passes between the answers of a survey.
+    pub hasty: bool,
+    /// Which of the two is at one.
+    pub surveying: [bool; 2],
     /// A run has told that retention had deleted what it was to compare with the table.
     pub window_lost: bool,
     pub calls: usize,
@@ -103,6 +107,8 @@ impl World {
             plan,
             busy: 0,
             odd: false,
+            hasty: false,
+            surveying: [false; 2],
             window_lost: false,
             calls: 0,
             run: 0,
@@ -184,6 +190,7 @@ impl World {
 
     fn pass_turn(&mut self) {
         let Turns { holder, one_in, sleep_at, .. } = self.turns;
+        let one_in = if one_in > 0 && self.hasty && self.surveying[holder] { 2 } else { one_in };
         let falls_asleep = holder == 0 && sleep_at > 0 && self.calls >= sleep_at;
         if self.are_two() && (falls_asleep || self.one_in(one_in)) {
             self.turns.holder = 1 - holder;
@@ -326,6 +333,11 @@ impl Run {
 
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.shared.lock()
+    }
+
+    /// Whether the run's next calls are the questions of a survey.
+    pub fn surveys(&self, does: bool) {
+        self.world().surveying[self.slot] = does;
     }
 
     /// Which leg the run's next calls belong to.

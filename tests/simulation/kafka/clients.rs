@@ -32,6 +32,27 @@ impl SimLog {
     }
 }
 
+impl SimLog {
+    /// The answers come in any order.
+    fn survey_anew(&mut self, of: Of) -> Result<Survey> {
+        self.partitions()?;
+        let mut survey = Survey::default();
+        let mut questions = [0, 1, 2, 3];
+        self.run.world().rng.shuffle(&mut questions);
+        for question in questions {
+            match (question, of) {
+                (0, _) => survey.starts = self.starts()?,
+                (1, _) => survey.stable = self.ends(End::Stable)?,
+                (2, _) => survey.written = self.ends(End::Written)?,
+                (_, Of::Nobody) => {}
+                (_, Of::Before) => survey.committed = self.committed_before()?,
+                (_, Of::Now) => survey.committed = self.committed()?,
+            }
+        }
+        Ok(survey)
+    }
+}
+
 impl TopicLog for SimLog {
     fn partitions(&mut self) -> Result<Vec<i32>> {
         self.run.read("kafka: partitions", |_| Ok((0..PARTITIONS).collect()))
@@ -57,21 +78,10 @@ impl TopicLog for SimLog {
         if let (Some(survey), Of::Before) = (self.ahead.take(), of) {
             return Ok(survey);
         }
-        self.partitions()?;
-        let mut survey = Survey::default();
-        let mut questions = [0, 1, 2, 3];
-        self.run.world().rng.shuffle(&mut questions);
-        for question in questions {
-            match (question, of) {
-                (0, _) => survey.starts = self.starts()?,
-                (1, _) => survey.stable = self.ends(End::Stable)?,
-                (2, _) => survey.written = self.ends(End::Written)?,
-                (_, Of::Nobody) => {}
-                (_, Of::Before) => survey.committed = self.committed_before()?,
-                (_, Of::Now) => survey.committed = self.committed()?,
-            }
-        }
-        Ok(survey)
+        self.run.surveys(true);
+        let survey = self.survey_anew(of);
+        self.run.surveys(false);
+        survey
     }
 
     fn read_from(&mut self, from: &Offsets, _until: &Offsets) -> Result<()> {
