@@ -78,7 +78,7 @@ fn wait_lock_waits_for_the_first_run_to_end() {
 fn a_run_that_waited_copies_what_the_one_before_it_has_left() {
     let mut world = World::new("patient_copy");
     world.insert_rows(100);
-    let mut first = world.start_command_stopped_and_killed_at(&["--once"], "epoch.after", "finish.after");
+    let mut first = world.start_command_stopped_and_killed_at(&["--once"], "epoch.after", "flag.commit.after");
     let second = world.start(&["--once", "--json", "--wait-lock", "1m"]);
     wait_for_the_question(&world, &second);
     // Whatever else it asks for ahead, it has asked for by now.
