@@ -56,7 +56,7 @@ pub struct Outcome {
     pub trace: String,
 }
 
-fn config() -> &'static Config {
+pub fn config() -> &'static Config {
     static CONFIG: OnceLock<Config> = OnceLock::new();
     CONFIG.get_or_init(|| {
         let mut config = config::load(&Flags::default()).expect("the defaults load");

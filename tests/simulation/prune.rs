@@ -13,12 +13,13 @@ use pg2ch::mutant;
 use pg2ch::ports::limits::Limits;
 use pg2ch::ports::prune::{OldRows, Shown, Waits};
 use pg2ch::report::Legs;
+use pg2ch::shutdown::Shutdown;
 use pg2ch::threads::watchdog::Watchdog;
 
 use crate::clickhouse::{ClickHouse, Stored};
 use crate::faults::Leg;
 use crate::kafka::PARTITIONS;
-use crate::life::{Life, Side, leg, run};
+use crate::life::{Life, Side, config, leg, run};
 use crate::postgres::{Content, Pruned};
 use crate::world::{Run, Shared, World, unavailable};
 
@@ -262,15 +263,8 @@ pub fn prune(shared: &Arc<Shared>, config: &Config, slot: usize) {
     };
     let watchdog = Watchdog::of_nobody();
     let leg = leg(config, limits, &shutdown, &watchdog);
-    let options = Options {
-        older_than: Duration::ZERO,
-        by: "birth".into(),
-        held_for: Duration::ZERO,
-        confirm: true,
-        force: false,
-    };
     let mut report = TableReport::default();
-    let result = SimOldRows::open(&run).and_then(|mut rows| prune_pages(&leg, &options, &mut rows, &mut report));
+    let result = SimOldRows::open(&run).and_then(|mut rows| prune_pages(&leg, &options(), &mut rows, &mut report));
     let lived = run.end();
     let mut world = run.world();
     world.note(|| format!("      prune deletes {}, keeps {:?}: {result:?}", report.deleted, report.kept));
@@ -282,4 +276,56 @@ pub fn prune(shared: &Arc<Shared>, config: &Config, slot: usize) {
         }
         _ => {}
     }
+}
+
+fn options() -> Options {
+    Options { older_than: Duration::ZERO, by: "birth".into(), held_for: Duration::ZERO, confirm: true, force: false }
+}
+
+/// One row, of which a record is sent while the row is read.
+#[derive(Default)]
+struct SentMeanwhile {
+    is_sent: bool,
+    waits: bool,
+}
+
+impl OldRows for SentMeanwhile {
+    type Row = ();
+
+    fn page(&mut self, _: usize) -> Result<Vec<()>> {
+        let was_read = std::mem::replace(&mut self.is_sent, true);
+        Ok(if was_read { vec![] } else { vec![()] })
+    }
+
+    fn read_topic(&mut self) -> Result<()> {
+        self.waits = self.is_sent;
+        Ok(())
+    }
+
+    fn waits(&self, (): &()) -> Waits {
+        if self.waits { Waits::InTopic } else { Waits::No }
+    }
+
+    fn shown(&mut self, _: &[()]) -> Result<Vec<Option<Shown>>> {
+        Ok(vec![Some(Shown { equals: true, for_ms: i64::MAX })])
+    }
+
+    fn record_limit(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn delete(&mut self, rows: &[&()]) -> Result<u64> {
+        Ok(rows.len() as u64)
+    }
+
+    fn pass_over(&mut self, _: &[&()]) {}
+}
+
+#[test]
+fn the_topic_is_read_after_the_rows() {
+    let (config, shutdown, watchdog) = (config(), Shutdown::default(), Watchdog::of_nobody());
+    let mut report = TableReport::default();
+    let leg = leg(config, Limits::default(), &shutdown, &watchdog);
+    prune_pages(&leg, &options(), &mut SentMeanwhile::default(), &mut report).unwrap();
+    assert_eq!((report.deleted, report.kept.in_topic), (0, 1));
 }
