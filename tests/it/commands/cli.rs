@@ -164,7 +164,7 @@ fn flags_come_before_environment_before_file_before_defaults() {
     assert_eq!(brokers(&["--config", flag], &[variable, ("PG2CH_KAFKA_BROKERS", "env:1")]), "env:1");
     let setting = scene.setting("kafka.brokers", &[], &[("PG2CH_KAFKA_BROKERS", "env:1")]);
     assert_eq!(setting, ("env:1".to_owned(), "$PG2CH_KAFKA_BROKERS".to_owned()));
-    assert_eq!(scene.setting("batch.rows", &[], &[]), ("10000".to_owned(), "default".to_owned()));
+    assert_eq!(scene.setting("batch.rows", &[], &[]), ("30000".to_owned(), "default".to_owned()));
     assert_eq!(scene.setting("kafka.brokers", &[], &[]).1, "pg2ch.toml:2");
 }
 
