@@ -5,6 +5,8 @@ use std::process::{Command, Output};
 
 use pg2ch::clickhouse::Http;
 
+use super::Ended;
+
 /// The addresses of three servers.
 #[derive(Clone, Debug)]
 pub struct Servers {
@@ -83,6 +85,20 @@ impl OwnServers {
     /// Starts one of the three alone; the others' addresses lead nowhere.
     pub fn start_only(name: &str, server: &str) -> Self {
         Self::start_with(name, &["--only", server])
+    }
+
+    /// Runs pg2ch without any configuration but the addresses.
+    pub fn pg2ch(&self, arguments: &[&str]) -> Ended {
+        let output = Command::new(env!("CARGO_BIN_EXE_pg2ch"))
+            .args(arguments)
+            .env_clear()
+            .env("PG2CH_POSTGRES_URL", &self.servers.postgres_url)
+            .env("PG2CH_KAFKA_BROKERS", &self.servers.brokers)
+            .env("PG2CH_CLICKHOUSE_URL", &self.servers.clickhouse_url)
+            .current_dir(&self.dir)
+            .output()
+            .unwrap();
+        Ended::of(&output)
     }
 
     /// Where the servers' files are.

@@ -1,6 +1,6 @@
 //! `pg2ch status`, and the history of runs behind it.
 
-use crate::common::World;
+use crate::common::{World, signal};
 use serde_json::Value;
 
 fn status(world: &World) -> Value {
@@ -119,8 +119,7 @@ fn a_long_run_tells_how_far_it_is_when_it_is_asked_by_a_signal() {
     world.settings.insert("batch", "rows = 50".into());
     let run = world.start(&["--once"]);
     world.wait_for("the run to have begun", || world_flagged(&world) > 0);
-    let pid = run.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-USR1", &pid]).status().unwrap().success());
+    signal("USR1", &run);
     let ended = run.wait_with_output().unwrap();
     let told = String::from_utf8(ended.stderr).unwrap();
     assert!(ended.status.success(), "{told}");

@@ -1,11 +1,10 @@
 //! The first leg and its servers: connections cut, answers lost, requests that arrive late, servers that hang or die.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::proxy::{Fault, Proxy, Way, commits, kafka_request};
 use crate::common::servers::OwnServers;
-use crate::common::{Ended, KILLED, USER_LOGINS, World};
+use crate::common::{Ended, KILLED, USER_LOGINS, World, signal_process};
 
 const PRODUCE: u8 = 0;
 const INIT_PRODUCER_ID: u8 = 22;
@@ -204,7 +203,7 @@ fn stop_writing_commits(world: &World) {
         .query_one("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'", &[])
         .unwrap()
         .get(0);
-    assert!(Command::new("kill").args(["-STOP", &writer.to_string()]).status().unwrap().success());
+    signal_process("STOP", writer.try_into().unwrap());
 }
 
 /// Flags are committed asynchronously: a crash of PostgreSQL takes the last of them back, and the checkpoint with them.

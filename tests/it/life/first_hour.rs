@@ -28,21 +28,6 @@ impl Compose {
         let options = ["-sS", "--fail-with-body", &self.0.servers.clickhouse_url, "--data-binary", "@-"];
         self.type_into(Command::new("curl").args(options), statement)
     }
-
-    /// pg2ch without any configuration but the addresses.
-    fn pg2ch(&self, arguments: &[&str]) -> Ended {
-        let servers = &self.0.servers;
-        let output = Command::new(env!("CARGO_BIN_EXE_pg2ch"))
-            .args(arguments)
-            .env_clear()
-            .env("PG2CH_POSTGRES_URL", &servers.postgres_url)
-            .env("PG2CH_KAFKA_BROKERS", &servers.brokers)
-            .env("PG2CH_CLICKHOUSE_URL", &servers.clickhouse_url)
-            .current_dir(self.0.dir())
-            .output()
-            .unwrap();
-        Ended::of(&output).expect(0)
-    }
 }
 
 #[test]
@@ -52,11 +37,11 @@ fn the_first_statements_run_as_they_stand_and_print_what_is_expected() {
     let latest = "SELECT id, sent_to_kafka FROM user_logins ORDER BY id DESC LIMIT 5;";
     assert_eq!(servers.psql(unsent), " unsent \n--------\n      3\n(1 row)\n\n");
 
-    servers.pg2ch(&["--once"]);
+    servers.0.pg2ch(&["--once"]).expect(0);
     assert_eq!(servers.psql(unsent), " unsent \n--------\n      0\n(1 row)\n\n");
 
     servers.psql("INSERT INTO user_logins (user_id, event_type, event_time, payload, sent_to_kafka) VALUES (1, 'login', now(), '{\"ip\": \"127.0.0.1\"}', FALSE);");
-    servers.pg2ch(&["--once"]);
+    servers.0.pg2ch(&["--once"]).expect(0);
     let rows = " id | sent_to_kafka \n----+---------------\n  4 | t\n  3 | t\n  2 | t\n  1 | t\n(4 rows)\n\n";
     assert_eq!(servers.psql(latest), rows);
 

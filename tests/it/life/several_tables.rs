@@ -1,9 +1,8 @@
 //! Several `[[table]]` in one run: one after the other, or `--jobs N` at a time.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::Command;
 
-use crate::common::{Ended, World, signal};
+use crate::common::{Ended, World, signal, signal_process};
 use serde_json::Value;
 
 /// Worlds with some rows each; the first one's configuration has the tables of all.
@@ -147,8 +146,7 @@ fn a_run_of_several_tables_that_is_killed_leaves_nothing_that_the_next_one_does_
 fn a_signal_leaves_the_tables_that_were_not_begun_and_says_so() {
     let mut worlds = several("signalled", [3, 3, 3]);
     let mut run = worlds[0].start_command_stopped_at(&["--once", "--json"], "read.after");
-    let asked = Command::new("kill").args(["-TERM", &run.pid().to_string()]).status().unwrap();
-    assert!(asked.success());
+    signal_process("TERM", run.pid());
     run.go_on();
     let ended = run.end().expect(0);
 
