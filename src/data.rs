@@ -377,17 +377,16 @@ impl DefaultKind {
         }
     }
 
-    /// Reads `system.columns.default_kind`; `None` for a kind that is not known.
+    /// Reads `system.columns.default_kind`. A kind that is not known is one that an INSERT had better not name.
     #[must_use]
-    pub fn parse(kind: &str) -> Option<DefaultKind> {
-        Some(match kind {
+    pub fn parse(kind: &str) -> DefaultKind {
+        match kind {
             "" => DefaultKind::None,
             "DEFAULT" => DefaultKind::Default,
-            "MATERIALIZED" => DefaultKind::Materialized,
             "ALIAS" => DefaultKind::Alias,
             "EPHEMERAL" => DefaultKind::Ephemeral,
-            _ => return None,
-        })
+            _ => DefaultKind::Materialized,
+        }
     }
 }
 

@@ -14,11 +14,11 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// The nearest whole number; zero below it.
+/// The whole part; zero of what is negative.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` stops at the ends of the range")]
-pub fn rounded(number: f64) -> u64 {
-    number.round() as u64
+pub fn whole(number: f64) -> u64 {
+    number as u64
 }
 
 /// `1 row`, `2,000 rows`: a number and a noun whose plural ends in s.

@@ -37,7 +37,7 @@ pub struct RealServers<'a> {
     writer: RefCell<Option<Ahead<KafkaWriter>>>,
     limit: RefCell<Option<Ahead<Option<usize>>>>,
     fence: RefCell<Option<Ahead<KafkaWriter>>>,
-    /// Tells a second leg alone the source's types.
+    /// Through it a second leg alone asks for the source's types.
     columns: RefCell<Option<Ahead<Session>>>,
     types: RefCell<Option<Ahead<(RecordTypes, Session)>>>,
     session: RefCell<Option<(Session, Instant)>>,
@@ -50,13 +50,8 @@ impl<'a> RealServers<'a> {
     pub fn new(leg: &'a LegContext<'a>, legs: Legs) -> Self {
         let (mut log, mut target) = (None, None);
         if legs != Legs::Produce {
-            let (config, table, watchdog) = (leg.config.clone(), leg.table.clone(), leg.watchdog.clone());
             // A run that waits for its lock is to see what the one before it has left.
-            let surveys = legs == Legs::Both && leg.limits.wait_lock.is_zero();
-            log = Ahead::begin("kafka", move || {
-                let log = KafkaLog::connected(&config, &table.topic, &table.group, &watchdog)?;
-                if surveys { log.surveyed() } else { Ok(log) }
-            });
+            log = begin_log(leg, legs == Legs::Both && leg.limits.wait_lock.is_zero());
             let (config, table) = (leg.config.clone(), leg.table.clone());
             target = Ahead::begin("clickhouse", move || ClickHouseTarget::described(&config, &table));
         }
@@ -158,9 +153,7 @@ impl Servers for RealServers<'_> {
             log.iter().for_each(|log| self.begin_fence(log));
             self.read_log.replace(Some(log));
         } else {
-            let (of, watch, table) = (config.clone(), watchdog.clone(), self.leg.table.clone());
-            let open = move || KafkaLog::connected(&of, &table.topic, &table.group, &watch);
-            self.log.replace(Ahead::begin("kafka", open));
+            self.log.replace(begin_log(self.leg, false));
         }
     }
 
@@ -217,6 +210,15 @@ impl Servers for RealServers<'_> {
     fn target(&self) -> Result<ClickHouseTarget> {
         Ahead::take(&self.target).unwrap_or_else(|| ClickHouseTarget::new(self.leg.config, self.leg.table))
     }
+}
+
+/// Opens the topic, and surveys it if that is wanted.
+fn begin_log(leg: &LegContext<'_>, surveys: bool) -> Option<Ahead<KafkaLog>> {
+    let (config, table, watchdog) = (leg.config.clone(), leg.table.clone(), leg.watchdog.clone());
+    Ahead::begin("kafka", move || {
+        let log = KafkaLog::connected(&config, &table.topic, &table.group, &watchdog)?;
+        if surveys { log.surveyed() } else { Ok(log) }
+    })
 }
 
 /// The types of the source's columns in records, asked for through a session that may be open already, and that session.

@@ -36,11 +36,18 @@ def indented_end(text, lines=25):
 
 
 @contextlib.contextmanager
+def locked(name):
+    """A file of the cache, held by one process at a time."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / name, "a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+@contextlib.contextmanager
 def locked_cache():
     """The cache, held by one process at a time: two starts at once must not install into the same folder."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / "lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked("lock"):
         yield CACHE
 
 
@@ -86,9 +93,7 @@ def note_installed(packages):
 def claimed_ports():
     """The directory that each claimed port belongs to. A port stays claimed while its directory exists, also when its server stands
     still: others that are started at the same time must not take it."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / "ports", "a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked("ports") as file:
         file.seek(0)
         pairs = (line.split(maxsplit=1) for line in file.read().splitlines())
         claimed = {int(port): directory for port, directory in pairs if pathlib.Path(directory).is_dir()}

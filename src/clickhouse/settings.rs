@@ -43,7 +43,7 @@ const INSERT: &[(&str, &str)] = &[
     // Or a JSON column gives "2024-01-02T03:04:05" back as "2024-01-02 03:04:05".
     ("input_format_try_infer_dates", "0"),
     ("input_format_try_infer_datetimes", "0"),
-    // Or it turns ["1", "2"] into [1, 2], and leaves out a key that is there twice.
+    // Or it turns ["1", "2"] into [1, 2], and leaves out duplicate keys.
     ("input_format_json_try_infer_numbers_from_strings", "0"),
     ("input_format_try_infer_variants", "0"),
     ("type_json_skip_duplicated_paths", "0"),

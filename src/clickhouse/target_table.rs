@@ -220,9 +220,7 @@ impl TableRow {
 }
 
 fn column((_, name, type_name, default_kind): (u64, String, String, String), zone: &str) -> Column {
-    // A kind that is not known is one that an INSERT had better not name.
-    let default_kind = DefaultKind::parse(&default_kind).unwrap_or(DefaultKind::Materialized);
-    Column { name, type_name, default_kind, zone: zone.to_owned() }
+    Column { name, type_name, default_kind: DefaultKind::parse(&default_kind), zone: zone.to_owned() }
 }
 
 impl Target for ClickHouseTarget {

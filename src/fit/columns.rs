@@ -33,8 +33,7 @@ pub fn read(http: &Http, what: &str, target: &TargetName) -> Result<Vec<TargetCo
 }
 
 fn column(row: Row) -> TargetColumn {
-    // A kind that is not known is one that an INSERT had better not name.
-    let default_kind = DefaultKind::parse(&row.default_kind).unwrap_or(DefaultKind::Materialized);
+    let default_kind = DefaultKind::parse(&row.default_kind);
     let column = Column { name: row.name, type_name: row.r#type, default_kind, zone: row.zone };
     TargetColumn { column, is_in_sorting_key: row.is_in_sorting_key == 1 }
 }

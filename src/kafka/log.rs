@@ -257,7 +257,7 @@ impl KafkaLog {
         }
     }
 
-    /// Whether so many records are worth a client of their own.
+    /// Whether this many records are worth a client of their own.
     fn is_worth_far(&self, records: u64) -> bool {
         self.trip.is_some_and(|trip| trip >= FAR_TRIP) && records >= FAR_RECORDS
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::source::Estimate;
 use crate::config::TableConfig;
-use crate::numbers::{counted, grouped, rounded};
+use crate::numbers::{counted, grouped, whole};
 
 /// One table's way through one run. Clones share one state.
 #[derive(Clone, Debug, Default)]
@@ -181,7 +181,7 @@ impl Told {
         // What was expected too low says nothing any more.
         let goal = goal.filter(|goal| goal.number > 0 && done <= goal.number);
         let rate = since as f64 / elapsed.as_secs_f64().max(0.001);
-        let speed = if since > 0 { format!(", {}/s", grouped(rounded(rate))) } else { String::new() };
+        let speed = if since > 0 { format!(", {}/s", grouped(whole(rate))) } else { String::new() };
         let Some(Estimate { number, exact }) = goal else {
             let counted = counted(done, noun);
             return Self {
@@ -204,7 +204,7 @@ impl Told {
 
 /// `5 s`, `3 min 20 s`, `2 h 5 min`
 fn in_words(seconds: f64) -> String {
-    let seconds = rounded(seconds.ceil());
+    let seconds = whole(seconds.ceil());
     let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
     match (hours, minutes) {
         (0, 0) => format!("{seconds} s"),

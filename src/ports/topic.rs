@@ -113,7 +113,7 @@ pub trait TopicLog {
         })
     }
 
-    /// So many records will be read: what that takes may be opened beside the steps that come before.
+    /// This many records will be read: what that takes may be opened beside the steps that come before.
     fn expect(&mut self, _records: u64) {}
 
     /// How long a question and its answer take, if it was asked already.

@@ -1,7 +1,7 @@
 //! What a run did to a table, in one line for a person.
 
 use super::{ConsumeReport, ProduceReport, TableReport};
-use crate::numbers::{counted, grouped, rounded};
+use crate::numbers::{counted, grouped, whole};
 
 /// `public.t → t → analytics.t: 5 rows sent, 5 flagged, 5 records copied in 1 insert, 0.21 s (24 rows/s)`
 pub fn of(table: &TableReport) -> String {
@@ -16,7 +16,7 @@ pub fn of(table: &TableReport) -> String {
     }
     let rows = table.produce.as_ref().map_or(0, |leg| leg.records_sent);
     let rows = rows.max(table.consume.as_ref().map_or(0, |leg| leg.records_copied));
-    let rate = rounded(rows as f64 / table.seconds.max(0.001));
+    let rate = whole((rows as f64 / table.seconds.max(0.001)).round());
     let rate = if rows > 0 { format!(" ({} rows/s)", grouped(rate)) } else { String::new() };
     let left = left_of(table);
     format!(

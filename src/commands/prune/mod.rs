@@ -18,7 +18,7 @@ use crate::clickhouse::ClickHouseTarget;
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, ExitCode, Result};
 use crate::fit::require_fit;
-use crate::numbers::{grouped, rounded};
+use crate::numbers::{grouped, whole};
 use crate::ports::LegContext;
 use crate::ports::limits::Limits;
 use crate::ports::target::Target as _;
@@ -67,7 +67,7 @@ pub fn keep(config: &Config, run: &mut RunReport, limits: &Limits, shutdown: &Sh
         let Some(keep) = &table.removal.keep else { continue };
         let told = run.tables.iter_mut().find(|told| told.source == table.source);
         let Some(told) = told.filter(|told| told.consume.is_some() && told.is_complete()) else { continue };
-        let passed = rounded(run.seconds + begun.elapsed().as_secs_f64());
+        let passed = whole(run.seconds + begun.elapsed().as_secs_f64());
         let most = limits.max_seconds.map(|most| most.saturating_sub(passed));
         if shutdown.is_asked() || most == Some(0) {
             continue;

@@ -303,8 +303,8 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     ) -> Result<()> {
         self.counts.records_copied += part.len() as u64;
         let letters = dead.len() as u64;
-        let told = MOST_TOLD.saturating_sub(self.counts.dead_letters);
-        for letter in dead.iter().take(usize::try_from(told).unwrap_or(usize::MAX)) {
+        let named = MOST_TOLD.saturating_sub(self.counts.dead_letters);
+        for letter in dead.iter().take(usize::try_from(named).unwrap_or(usize::MAX)) {
             log::warn!(
                 "partition {} offset {} goes to the dead letters: {}",
                 letter.partition,

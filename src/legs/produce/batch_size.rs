@@ -38,7 +38,7 @@ pub struct BatchSize {
 
 impl BatchSize {
     /// The first batch is small. The next ones grow to the configured size while they are quick: those that a slow link takes
-    /// too long for would fail again and again. A `trip` to Kafka is to be no more than a tenth of a batch, if that goes to so many
+    /// too long for would fail again and again. A `trip` to Kafka is to be no more than a tenth of a batch, if that goes to this many
     /// `partitions` at once.
     #[must_use]
     pub fn new(batch: &BatchConfig, timeouts: &Timeouts, trip: Duration, partitions: usize) -> Self {
@@ -105,11 +105,11 @@ mod tests {
         };
         assert_eq!([0, 2, 10, 40].map(|trip| rows(trip, 30_000, 6)), [10_000, 10_000, 20_000, 30_000]);
         assert_eq!([0, 40].map(|trip| rows(trip, 500, 6)), [500, 500]);
-        // Of rows of 101 bytes, one and two partitions take so many in one piece.
+        // Of rows of 101 bytes, one and two partitions take this many in one piece.
         assert_eq!([1, 2].map(|partitions| rows(40, 30_000, partitions)), [10_000, 17_821]);
     }
 
-    /// A row of so many bytes, and its key.
+    /// A row of this many bytes, and its key.
     fn rows_of(bytes: usize) -> RowBatch {
         let mut batch = RowBatch::default();
         let (version, headers) = (Version::default(), Headers::of(&[]));

@@ -90,9 +90,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
             let indices: Vec<usize> = now.iter().map(|(index, _)| *index).collect();
             let to = Checkpoint { offsets: self.ends.clone(), timestamp_floor: self.timestamp_floor };
             let Self { ledger, pace, .. } = self;
-            let begun = Instant::now();
             let flagged = pace.time(indices.len(), || ledger.flag(&batch.rows, &indices, &to))?;
-            log::debug!("{} rows were flagged in {:?}", indices.len(), begun.elapsed());
             self.flagged += flagged.flagged as u64;
             self.changed += flagged.changed.len() as u64;
             if let Some(met) = &mut self.met {
