@@ -12,6 +12,7 @@ use pg2ch::config::{self, Config};
 use pg2ch::error::{Error, ExitCode, Result};
 use pg2ch::logging;
 use pg2ch::logging::Verbosity;
+use pg2ch::open::Warm;
 use pg2ch::outcome::heartbeat::Heartbeat;
 use pg2ch::outcome::notify::Reported;
 use pg2ch::outcome::{backlog, metrics};
@@ -67,7 +68,7 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
             let config = load()?;
             let shutdown = listen()?;
             let reported = Reported::start(&config.notify);
-            let mut report = move_rows(&config, *legs, limits, &shutdown);
+            let mut report = move_rows(&config, *legs, limits, &shutdown, &mut Vec::new());
             return Ok(finish(&config, &mut report, reported, invocation, None));
         }
         Command::Run { legs, every: Some(pause) } => return repeat(&load()?, *legs, *pause, invocation),
@@ -97,8 +98,8 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
 }
 
 /// One run, and what `keep` prunes at its end.
-fn move_rows(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown) -> RunReport {
-    let mut report = run::run(config, legs, limits, shutdown);
+fn move_rows(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown, warm: &mut Vec<Warm>) -> RunReport {
+    let mut report = run::run(config, legs, limits, shutdown, warm);
     prune::keep(config, &mut report, limits, shutdown);
     report
 }
@@ -130,10 +131,10 @@ fn conclude((text, code): (String, ExitCode), invocation: &Invocation) -> ExitCo
 /// not where only a person can help any of the tables.
 fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation) -> Result<ExitCode> {
     let shutdown = listen()?;
-    let mut heartbeat = Heartbeat::default();
+    let (mut heartbeat, mut warm) = (Heartbeat::default(), Vec::new());
     loop {
         let reported = Reported::start(&config.notify);
-        let mut report = move_rows(config, legs, &invocation.limits, &shutdown);
+        let mut report = move_rows(config, legs, &invocation.limits, &shutdown, &mut warm);
         let code = finish(config, &mut report, reported, invocation, Some(&mut heartbeat));
         let needs_person = |table: &TableReport| matches!(table.exit_code(), ExitCode::Config | ExitCode::Permission);
         if report.tables.iter().all(needs_person) && !shutdown.is_asked() {

@@ -1,13 +1,15 @@
 //! Opens the real servers: the one place that knows which client stands behind each port.
 
 mod ahead;
+mod warm;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
-use self::ahead::{Ahead, FRESH};
-use crate::clickhouse::ClickHouseTarget;
+use self::ahead::Ahead;
+pub use self::warm::Warm;
+use crate::clickhouse::{ClickHouseTarget, Http};
 use crate::config::{Config, TableConfig};
 use crate::data::{DeadLetter, RecordId};
 use crate::error::{Error, Result};
@@ -40,24 +42,38 @@ pub struct RealServers<'a> {
     /// Through it a second leg alone asks for the source's types.
     columns: RefCell<Option<Ahead<Session>>>,
     types: RefCell<Option<Ahead<(RecordTypes, Session)>>>,
-    session: RefCell<Option<(Session, Instant)>>,
+    /// One that no leg needs at present.
+    session: RefCell<Option<Session>>,
+    /// The topic as the last run has left it.
+    kept_log: RefCell<Option<KafkaLog>>,
+    http: RefCell<Option<Http>>,
+    /// When the first of what is kept was opened.
+    opened: Instant,
 }
 
 impl<'a> RealServers<'a> {
     /// Begins to open what the consume leg will need, if there is one, beside what comes before it: an idle run waits for
-    /// little else.
+    /// little else. What the last run has left open is used.
     #[must_use]
-    pub fn new(leg: &'a LegContext<'a>, legs: Legs) -> Self {
+    pub fn new(leg: &'a LegContext<'a>, legs: Legs, warm: Warm) -> Self {
+        let Warm { session, log: mut kept_log, http, opened, .. } = warm.usable();
         let (mut log, mut target) = (None, None);
         if legs != Legs::Produce {
             // A run that waits for its lock is to see what the one before it has left.
-            log = begin_log(leg, legs == Legs::Both && leg.limits.wait_lock.is_zero());
+            log = begin_log(leg, legs == Legs::Both && leg.limits.wait_lock.is_zero(), kept_log.take());
             let (config, table) = (leg.config.clone(), leg.table.clone());
-            target = Ahead::begin("clickhouse", move || ClickHouseTarget::described(&config, &table));
+            target = Ahead::begin("clickhouse", move || {
+                let http = http.map_or_else(|| Http::new(&config), |http| Ok(http.for_another_run()))?;
+                ClickHouseTarget::described(http, &table)
+            });
         }
         Self {
             leg,
             legs,
+            session: RefCell::new(session),
+            kept_log: RefCell::new(kept_log),
+            http: RefCell::default(),
+            opened,
             log: RefCell::new(log),
             read_log: RefCell::default(),
             target: RefCell::new(target),
@@ -67,14 +83,20 @@ impl<'a> RealServers<'a> {
             fence: RefCell::default(),
             columns: RefCell::default(),
             types: RefCell::default(),
-            session: RefCell::default(),
         }
     }
 
-    /// The session of a ledger that was given back, for what is left to be written. It may have a lock still.
+    /// What is left open at the end of a run. The session may have a lock still, which goes with the history.
     #[must_use]
-    pub fn into_session(self) -> Option<Session> {
-        self.session.into_inner().and_then(|(session, at)| (at.elapsed() < FRESH).then_some(session))
+    pub fn into_warm(self) -> Warm {
+        let log = self.read_log.into_inner().and_then(Result::ok).or(self.kept_log.into_inner());
+        Warm {
+            session: self.session.into_inner(),
+            log: log.and_then(|log| log.rested().ok()),
+            http: self.http.into_inner(),
+            opened: self.opened,
+            left: Instant::now(),
+        }
     }
 }
 
@@ -93,7 +115,7 @@ impl Servers for RealServers<'_> {
     type Target = ClickHouseTarget;
 
     fn ledger(&self) -> Result<Option<PgLedger>> {
-        open_ledger(self.leg)
+        open_ledger(self.leg, self.session.take())
     }
 
     fn record_types(&self) -> Result<RecordTypes> {
@@ -101,15 +123,14 @@ impl Servers for RealServers<'_> {
         let asked = Ahead::take(&self.types).unwrap_or_else(|| ask_types(config, table, watchdog, None));
         let (types, session) = asked?;
         // The history is written through it if the leg does not take long.
-        self.session.replace(Some((session, Instant::now())));
+        self.session.replace(Some(session));
         Ok(types)
     }
 
     fn give_back(&self, ledger: PgLedger) {
         // Where the history is written next, the lock is given back in the same message.
         let is_last = self.leg.config.tables.len() == 1;
-        let left = if is_last { Some(ledger.into_session()) } else { ledger.release() };
-        self.session.replace(left.map(|session| (session, Instant::now())));
+        self.session.replace(if is_last { Some(ledger.into_session()) } else { ledger.release() });
     }
 
     fn keeping<T>(&self, ledger: Option<PgLedger>, work: impl FnOnce() -> T) -> (T, Option<PgLedger>) {
@@ -153,7 +174,7 @@ impl Servers for RealServers<'_> {
             log.iter().for_each(|log| self.begin_fence(log));
             self.read_log.replace(Some(log));
         } else {
-            self.log.replace(begin_log(self.leg, false));
+            self.log.replace(begin_log(self.leg, false, self.kept_log.take()));
         }
     }
 
@@ -208,16 +229,24 @@ impl Servers for RealServers<'_> {
     }
 
     fn target(&self) -> Result<ClickHouseTarget> {
-        Ahead::take(&self.target).unwrap_or_else(|| ClickHouseTarget::new(self.leg.config, self.leg.table))
+        let opened = Ahead::take(&self.target);
+        let target = opened.unwrap_or_else(|| ClickHouseTarget::new(self.leg.config, self.leg.table))?;
+        self.http.replace(Some(target.http().clone()));
+        Ok(target)
     }
 }
 
-/// Opens the topic, and surveys it if that is wanted.
-fn begin_log(leg: &LegContext<'_>, surveys: bool) -> Option<Ahead<KafkaLog>> {
+/// Opens the topic, if it is not open, and surveys it if that is wanted.
+fn begin_log(leg: &LegContext<'_>, surveys: bool, kept: Option<KafkaLog>) -> Option<Ahead<KafkaLog>> {
     let (config, table, watchdog) = (leg.config.clone(), leg.table.clone(), leg.watchdog.clone());
     Ahead::begin("kafka", move || {
-        let log = KafkaLog::connected(&config, &table.topic, &table.group, &watchdog)?;
-        if surveys { log.surveyed() } else { Ok(log) }
+        let survey = |log: KafkaLog| if surveys { log.surveyed() } else { Ok(log) };
+        match kept.map(|log| survey(log.watched_by(&watchdog))) {
+            Some(Ok(log)) => Ok(log),
+            Some(Err(error)) if error.is_transient() => Err(error),
+            // A client keeps the password with which it was made.
+            _ => survey(KafkaLog::connected(&config, &table.topic, &table.group, &watchdog)?),
+        }
     })
 }
 
@@ -235,12 +264,13 @@ fn ask_types(
     Ok((kept.unwrap_or_else(|| RecordTypes::of(&found.columns)), session))
 }
 
-/// Opens the ledger of a table and takes its lock; `None` if the run was asked to finish while it waited.
+/// Opens the ledger of a table, through a session that an earlier run has `kept`, if it still answers, and takes its lock; `None` if
+/// the run was asked to finish while it waited.
 ///
 /// # Errors
 /// 75 if another run holds the lock; PostgreSQL's.
-pub fn open_ledger(leg: &LegContext<'_>) -> Result<Option<PgLedger>> {
-    let mut ledger = PgLedger::open(leg.config, leg.table, leg.shutdown, leg.watchdog)?;
+pub fn open_ledger(leg: &LegContext<'_>, kept: Option<Session>) -> Result<Option<PgLedger>> {
+    let mut ledger = PgLedger::open(kept, leg.config, leg.table, leg.shutdown, leg.watchdog)?;
     Ok(ledger.lock(leg.limits.wait_lock)?.then_some(ledger))
 }
 

@@ -9,13 +9,13 @@ use crate::error::{Error, Result};
 use crate::legs::retry::Backoff;
 use crate::legs::{consume, produce};
 use crate::logging;
-use crate::open::RealServers;
+use crate::open::{RealServers, Warm};
 use crate::outcome::{history, metrics};
 use crate::ports::limits::Limits;
 use crate::ports::progress::Progress;
 use crate::ports::source::Ledger;
 use crate::ports::{LegContext, Servers};
-use crate::postgres::{Session, SourceTable, connect, estimate_unsent};
+use crate::postgres::{SourceTable, connect, estimate_unsent};
 use crate::report::{ConsumeReport, Left, Legs, ProduceReport, RunReport, TableReport};
 use crate::shutdown::Shutdown;
 use crate::sync;
@@ -24,9 +24,11 @@ use crate::threads::watchdog::{LOOK, Watchdog, Watcher};
 use crate::threads::{Foreman, Job, at_a_time};
 
 /// Moves every table, `config.jobs` of them at a time, begun in the configuration's order, and writes down what was done.
-/// One table's failure does not stop the others.
+/// One table's failure does not stop the others. `warm` has what the last run of this process has left open of each table, and gets
+/// what this one leaves.
 #[must_use]
-pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown) -> RunReport {
+pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown, warm: &mut Vec<Warm>) -> RunReport {
+    warm.resize_with(config.tables.len(), Warm::default);
     let mut tables = Tables {
         config,
         legs,
@@ -35,12 +37,12 @@ pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown) ->
         started: Instant::now(),
         waiting: config.tables.iter().enumerate(),
         reports: config.tables.iter().map(|_| None).collect(),
-        session: None,
+        warm,
         is_asked: false,
         marks: metrics::Marks::new(config),
     };
     at_a_time(config.jobs, LOOK, &mut tables);
-    let Tables { started, reports, session, .. } = tables;
+    let Tables { started, reports, warm, .. } = tables;
     let not_begun = config.tables.iter().zip(&reports).filter(|(_, report)| report.is_none());
     let not_begun = not_begun.map(|(table, _)| table.source.clone()).collect();
     let report = RunReport {
@@ -48,7 +50,10 @@ pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown) ->
         not_begun,
         seconds: started.elapsed().as_secs_f64(),
     };
-    history::record(config, legs, &report, session);
+    let lender = warm.iter().position(|one| one.session.is_some()).unwrap_or_default();
+    if let Some(lender) = warm.get_mut(lender) {
+        lender.session = history::record(config, legs, &report, lender.session.take());
+    }
     report
 }
 
@@ -62,8 +67,8 @@ struct Tables<'a> {
     waiting: Enumerate<Iter<'a, TableConfig>>,
     /// One for each table, in the configuration's order.
     reports: Vec<Option<TableReport>>,
-    /// One that a table no longer needs.
-    session: Option<Session>,
+    /// One for each table, in the same order: empty while the table is under way.
+    warm: &'a mut Vec<Warm>,
     /// Whether a signal has asked, since the last look, how far the run is.
     is_asked: bool,
     /// The figures that are written while tables are under way.
@@ -81,7 +86,7 @@ struct Mover<'a> {
 
 impl<'a> Foreman for Tables<'a> {
     type Kept = Mover<'a>;
-    type Made = (TableReport, Option<Session>);
+    type Made = (TableReport, Warm);
 
     fn next(&mut self) -> Option<Job<Mover<'a>, Self::Made>> {
         if self.shutdown.is_asked() {
@@ -93,7 +98,7 @@ impl<'a> Foreman for Tables<'a> {
             count_beside(self.config, table, &progress);
         }
         let (config, moved, limits, legs) = (self.config.clone(), table.clone(), self.limits, self.legs);
-        let (shutdown, started) = (self.shutdown.clone(), self.started);
+        let (shutdown, started, warm) = (self.shutdown.clone(), self.started, std::mem::take(&mut self.warm[place]));
         let kept = Mover { place, table, begun: Instant::now(), watcher, progress: progress.clone() };
         let work = Box::new(move || {
             let leg = LegContext {
@@ -105,9 +110,9 @@ impl<'a> Foreman for Tables<'a> {
                 watchdog: &watchdog,
                 progress,
             };
-            let servers = RealServers::new(&leg, legs);
+            let servers = RealServers::new(&leg, legs, warm);
             let report = move_table(&leg, &servers, legs);
-            Ok((report, servers.into_session()))
+            Ok((report, servers.into_warm()))
         });
         Some(Job { name: table.source.clone(), kept, work })
     }
@@ -126,8 +131,8 @@ impl<'a> Foreman for Tables<'a> {
     fn ended(&mut self, mover: Mover<'a>, end: Result<Self::Made>) {
         terminal::show(&mover.table.source, None);
         let report = match end {
-            Ok((report, session)) => {
-                self.session = session.or(self.session.take());
+            Ok((report, warm)) => {
+                self.warm[mover.place] = if report.error.is_none() { warm } else { warm.after_failure() };
                 report
             }
             Err(error) => failed(mover.table, error),

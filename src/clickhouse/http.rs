@@ -105,6 +105,12 @@ impl Http {
         })
     }
 
+    /// The client for another run: its connections are kept, and which of several servers answers is found out anew.
+    #[must_use]
+    pub fn for_another_run(self) -> Self {
+        Self { answered: Arc::default(), ..self }
+    }
+
     /// How long a request may take.
     #[must_use]
     pub const fn limit(&self) -> Duration {

@@ -80,27 +80,26 @@ impl ClickHouseTarget {
     /// # Errors
     /// 78 if a certificate cannot be read.
     pub fn new(config: &Config, table: &TableConfig) -> Result<Self> {
-        Ok(Self {
-            http: Http::new(config)?,
-            name: table.target.clone(),
-            known: None,
-            description: None,
-            twin: Twin::Unmade,
-            replicas: None,
-        })
+        Ok(Self::through(Http::new(config)?, table))
     }
 
-    /// Makes the target and looks it up at once.
+    fn through(http: Http, table: &TableConfig) -> Self {
+        Self { http, name: table.target.clone(), known: None, description: None, twin: Twin::Unmade, replicas: None }
+    }
+
+    /// Makes the target, reached through `http`, and looks it up at once.
     ///
     /// # Errors
-    /// As [`new`](Self::new) and [`describe`](Target::describe).
-    pub fn described(config: &Config, table: &TableConfig) -> Result<Self> {
-        let mut target = Self::new(config, table)?;
+    /// As [`describe`](Target::describe).
+    pub fn described(http: Http, table: &TableConfig) -> Result<Self> {
+        let mut target = Self::through(http, table);
         target.description = Some(target.describe()?);
         Ok(target)
     }
 
-    pub(super) fn http(&self) -> &Http {
+    /// The client through which the server is reached.
+    #[must_use]
+    pub const fn http(&self) -> &Http {
         &self.http
     }
 

@@ -273,7 +273,7 @@ impl Init<'_> {
             return Ok(());
         }
         let leg = self.leg;
-        let Some(mut ledger) = open_ledger(leg)? else { return Ok(()) };
+        let Some(mut ledger) = open_ledger(leg, None)? else { return Ok(()) };
         let mut log = KafkaLog::new(config, &table.topic, &table.group, leg.watchdog)?;
         ledger.take_epoch()?;
         open_writer(leg, &ledger)?.fence()?;

@@ -105,6 +105,23 @@ impl KafkaLog {
         Ok(log)
     }
 
+    /// The topic for another run, whose watchdog it gets.
+    #[must_use]
+    pub fn watched_by(self, watchdog: &Watchdog) -> Self {
+        self.committed_reader.context().forget();
+        Self { watchdog: watchdog.clone(), ..self }
+    }
+
+    /// The topic at the end of a run: nothing is read any more, and what was read is let go.
+    ///
+    /// # Errors
+    /// Kafka's.
+    pub fn rested(mut self) -> Result<Self> {
+        (self.far_reader, self.far_ahead, self.is_far, self.ahead) = (None, None, false, None);
+        self.assign(&Offsets::new())?;
+        Ok(self)
+    }
+
     /// Makes the survey with which a second leg begins. If another one is asked for first, it is not used.
     ///
     /// # Errors

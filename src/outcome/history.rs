@@ -133,13 +133,14 @@ impl Entry {
     }
 }
 
-/// Writes down what a run did to each table, through a `session` that the run has left, if there is one.
-pub fn record(config: &Config, legs: Legs, report: &RunReport, session: Option<Session>) {
+/// Writes down what a run did to each table, through a `session` that the run has left, if there is one. It comes back without a
+/// lock, unless it is broken.
+pub fn record(config: &Config, legs: Legs, report: &RunReport, session: Option<Session>) -> Option<Session> {
     // A run that another one has locked out says nothing about the table.
     let told = report.tables.iter().filter(|table| table.exit_code() != ExitCode::Locked);
     let entries: Vec<Entry> = told.map(|table| Entry::of(legs, table)).collect();
     if entries.is_empty() {
-        return;
+        return session;
     }
     let mut config = config.clone();
     config.timeouts.connect = config.timeouts.connect.min(LIMIT / 2);
@@ -149,11 +150,10 @@ pub fn record(config: &Config, legs: Legs, report: &RunReport, session: Option<S
         let session = session.map_or_else(|| connect(&config, "history", &Watchdog::of_nobody()), Ok)?;
         write(session, &entries)
     });
-    if let Err(error) = written {
-        log::debug!("the run is not in the history: {error}");
-    }
+    written.inspect_err(|error| log::debug!("the run is not in the history: {error}")).ok()
 }
 
-fn write(mut session: Session, entries: &[Entry]) -> Result<()> {
-    entries.iter().try_for_each(|entry| entry.write(&mut session))
+fn write(mut session: Session, entries: &[Entry]) -> Result<Session> {
+    entries.iter().try_for_each(|entry| entry.write(&mut session))?;
+    Ok(session)
 }

@@ -78,7 +78,7 @@ pub trait Servers {
     /// 78 if the client refuses its configuration.
     fn log(&self) -> Result<Self::Log>;
 
-    /// Takes back the topic that a leg has read, for the one that follows.
+    /// Takes back the topic that a leg has read, for the one that follows, or the next run.
     fn keep_log(&self, log: Self::Log) {
         drop(log);
     }

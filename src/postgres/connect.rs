@@ -54,21 +54,26 @@ const PINNED: &[(&str, &str)] = &[
 /// 69 if the server cannot be reached in time, 77 if it refuses the user or the password, 78 if the database does not
 /// exist, a certificate file cannot be read, the certificate of either side is refused, or a pooler shares sessions.
 pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Session> {
-    connect_and_ask(config, role, &[], "", watchdog).map(|(session, _)| session)
+    connect_and_ask(None, config, role, &[], "", watchdog).map(|(session, _)| session)
 }
 
-/// The same, with more `settings`; the queries in `then` go out in the same message. Their answers are missing if one has failed:
-/// the caller then sends them again by themselves, and reports why.
+/// The same, through a session that an earlier run of this process has `kept`, if it still answers; with more `settings`. The
+/// queries in `then` go out in the same message. Their answers are missing if one has failed: the caller then sends them again by
+/// themselves, and reports why.
 ///
 /// # Errors
 /// As [`connect`].
 pub(super) fn connect_and_ask(
+    kept: Option<Session>,
     config: &Config,
     role: &str,
     settings: &[(&str, &str)],
     then: &str,
     watchdog: &Watchdog,
 ) -> Result<(Session, Option<Answers>)> {
+    if let Some(renewed) = kept.and_then(|session| renew(session, config, role, settings, then, watchdog)) {
+        return Ok(renewed);
+    }
     let postgres = &config.postgres;
     let what = format!("cannot connect to PostgreSQL at {}", postgres.address());
     // The name resolution and the handshake together get the limit of one connection attempt more.
@@ -89,11 +94,48 @@ pub(super) fn connect_and_ask(
             nature.require_another(&mut other, postgres)
         })?;
     }
-    let pinned = pinned_sql(&nature, config.timeouts.postgres.as_millis(), settings);
-    let mut ask = |sql: &str| {
+    let answers = pin_and_ask(&nature, config, settings, then, |sql| {
         let answers = watchdog.watch(&what, limit, || client.simple_query(sql));
         answers.map(answers_of).map_err(|error| explain(&what, error))
-    };
+    })?;
+    if has_second {
+        nature::note_unpooled(postgres);
+    }
+    Ok((Session::new(client, postgres.address(), config.timeouts.postgres, watchdog.clone(), nature), answers))
+}
+
+/// A session of an earlier run as if it had just been opened; `None` if it does not answer any more.
+fn renew(
+    kept: Session,
+    config: &Config,
+    role: &str,
+    settings: &[(&str, &str)],
+    then: &str,
+    watchdog: &Watchdog,
+) -> Option<(Session, Option<Answers>)> {
+    let mut session = kept.watched_by(watchdog);
+    let name = application_name(&config.postgres, role);
+    let settings = [settings, &[("application_name", &name)]].concat();
+    let nature = session.nature().clone();
+    let what = format!("cannot use the session of the last run in PostgreSQL at {}", config.postgres.address());
+    match pin_and_ask(&nature, config, &settings, then, |sql| session.script(&what, sql)) {
+        Ok(answers) => Some((session, answers)),
+        Err(error) => {
+            log::debug!("{error}");
+            None
+        }
+    }
+}
+
+/// Pins every setting, and asks `then` behind it in the same message.
+fn pin_and_ask(
+    nature: &Nature,
+    config: &Config,
+    settings: &[(&str, &str)],
+    then: &str,
+    mut ask: impl FnMut(&str) -> Result<Answers>,
+) -> Result<Option<Answers>> {
+    let pinned = pinned_sql(nature, config.timeouts.postgres.as_millis(), settings);
     let (set, answers) = match ask(&format!("{pinned}; {then}")) {
         Ok(mut answers) => {
             let then = answers.split_off(1.min(answers.len()));
@@ -102,11 +144,8 @@ pub(super) fn connect_and_ask(
         Err(error) if then.is_empty() || error.is_transient() => return Err(error),
         Err(_) => (ask(&pinned)?, None),
     };
-    Nature::require_the_same(set.first(), postgres)?;
-    if has_second {
-        nature::note_unpooled(postgres);
-    }
-    Ok((Session::new(client, postgres.address(), config.timeouts.postgres, watchdog.clone(), nature), answers))
+    Nature::require_the_same(set.first(), &config.postgres)?;
+    Ok(answers)
 }
 
 /// Begins to open a session on a thread of its own.
@@ -151,7 +190,7 @@ fn open(config: &PostgresConfig, password: Option<&Secret>, timeout: Duration, r
     let mut wire = postgres::Config::new();
     wire.user(&config.user)
         .dbname(&config.dbname)
-        .application_name(&application_name(session.application_name.as_deref().unwrap_or("pg2ch"), role))
+        .application_name(&application_name(config, role))
         .connect_timeout(timeout)
         .tcp_user_timeout(timeout.max(Duration::from_secs(30)))
         .keepalives(!session.no_keepalives)
@@ -224,7 +263,8 @@ fn is_tls_refusal(cause: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// Shows a run that finds the lock taken which run and which process hold it. PostgreSQL cuts the name at 63 bytes.
-fn application_name(front: &str, role: &str) -> String {
+fn application_name(config: &PostgresConfig, role: &str) -> String {
+    let front = config.session.application_name.as_deref().unwrap_or("pg2ch");
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{front} {role} {} {}:{}", RunId::current(), host.trim(), std::process::id())
 }

@@ -58,16 +58,22 @@ pub(super) struct Statements {
 }
 
 impl PgLedger {
-    /// Opens the ledger of a table; its lock is not taken yet. A lock of the whole table, as a change of its columns takes it, is
+    /// Opens the ledger of a table, through a session that an earlier run has `kept`, if it still answers; its lock is not taken yet. A lock of the whole table, as a change of its columns takes it, is
     /// waited for as long as one of a row.
     ///
     /// # Errors
     /// 78 if the table is unfit, or there are no tables of pg2ch's own, or only an older version's; PostgreSQL's.
-    pub fn open(config: &Config, table: &TableConfig, shutdown: &Shutdown, watchdog: &Watchdog) -> Result<Self> {
+    pub fn open(
+        kept: Option<Session>,
+        config: &Config,
+        table: &TableConfig,
+        shutdown: &Shutdown,
+        watchdog: &Watchdog,
+    ) -> Result<Self> {
         let row_lock = config.timeouts.row_lock.as_millis().max(1).to_string();
         let settings = [("synchronous_commit", "off"), ("lock_timeout", row_lock.as_str())];
         let asked = format!("{OWN_TABLES}; {}", Catalogue::sql(table));
-        let (mut session, answers) = connect_and_ask(config, "ledger", &settings, &asked, watchdog)?;
+        let (mut session, answers) = connect_and_ask(kept, config, "ledger", &settings, &asked, watchdog)?;
         session.require_writable()?;
         let (own, found) = match answers {
             Some(mut answers) => {

@@ -41,7 +41,7 @@ pub fn take(
     let key = lock_key(&table.database, &table.name);
     // Behind a pool of transactions the lock would stay behind in another's session.
     let is_ours = format!("pg_catalog.pg_backend_pid()::text = '{}'", session.nature().process());
-    let lock = format!("SELECT pg_catalog.pg_try_advisory_lock({key}) WHERE {is_ours}");
+    let lock = format!("SELECT pg_catalog.pg_try_advisory_lock({key}), {} WHERE {is_ours}", stamp_sql());
     // The lock may be there already.
     let anew = format!("SELECT pg_catalog.pg_advisory_unlock_all() WHERE {is_ours}; {lock}");
     // Asked once: who waits for the lock would ask in vain, again and again.
@@ -87,9 +87,7 @@ pub fn take(
 /// PostgreSQL's.
 pub fn give_back(session: &mut Session, table: &SourceTable) -> Result<()> {
     let what = format!("cannot give the lock of {} back", table.name);
-    session
-        .query(&what, "SELECT pg_catalog.pg_advisory_unlock($1)", &[&lock_key(&table.database, &table.name)])
-        .map(drop)
+    session.execute_batch(&what, "SELECT pg_catalog.pg_advisory_unlock_all()")
 }
 
 /// A number for database and table: advisory locks have no names.
@@ -98,6 +96,19 @@ fn lock_key(database: &str, table: &str) -> i64 {
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
     i64::from_be_bytes(first)
+}
+
+/// What the stamp is known by: the first half of its number.
+const STAMP: i32 = 0x7067_3263;
+
+/// 2020, in seconds since 1970. A time since then is a positive int4 until 2088.
+const ORIGIN: i64 = 1_577_836_800;
+
+/// Takes a second lock, which nobody waits for. Its number shows everybody when the first one was taken: the session may be older.
+fn stamp_sql() -> String {
+    format!(
+        "pg_catalog.pg_try_advisory_lock_shared({STAMP}, (extract(epoch FROM pg_catalog.clock_timestamp())::bigint - {ORIGIN})::int4)"
+    )
 }
 
 /// Seconds after which a run that moves nothing has to be ended: each of its calls has a shorter limit.
@@ -119,7 +130,7 @@ pub(super) fn mark_sql(done: &str) -> String {
 pub struct Holder {
     /// Its session: name, user, host, process.
     pub session: String,
-    /// Since when the session has been there, UTC.
+    /// Since when it holds the lock, UTC.
     pub since: Option<String>,
     /// How long that is.
     pub seconds: Option<i64>,
@@ -185,13 +196,16 @@ fn holder(session: &mut Session, what: &str, key: i64) -> Result<Option<Holder>>
                        coalesce(nullif(a.application_name, ''), 'unnamed'), a.usename,
                        CASE WHEN a.backend_start IS NULL THEN 'a host that this role may not see'
                             ELSE coalesce(a.client_addr::text, 'this machine') END, a.pid),
-                extract(epoch FROM clock_timestamp() - a.backend_start)::bigint,
+                extract(epoch FROM clock_timestamp() - began.at)::bigint,
                 extract(epoch FROM clock_timestamp() - a.state_change)::bigint,
                 a.state = 'active',
                 a.application_name = current_setting('application_name'),
-                to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS\"Z\"'),
+                to_char(began.at, 'YYYY-MM-DD HH24:MI:SS\"Z\"'),
                 substring(a.query FROM '^SELECT ''{MARK}([^'']*)'), a.pid
-         FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
+         FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid),
+              LATERAL (SELECT coalesce(to_timestamp(max(s.objid::bigint) + {ORIGIN}), a.backend_start) AS at
+                       FROM pg_catalog.pg_locks s
+                       WHERE s.pid = l.pid AND s.locktype = 'advisory' AND s.objsubid = 2 AND s.classid = {STAMP}) AS began
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
            AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
            AND (l.classid::bigint << 32) | l.objid::bigint = $1"

@@ -76,6 +76,11 @@ impl Session {
         Self { client, address, limit, watchdog, nature }
     }
 
+    /// The session for another run, whose watchdog it gets.
+    pub(super) fn watched_by(self, watchdog: &Watchdog) -> Self {
+        Self { watchdog: watchdog.clone(), ..self }
+    }
+
     /// That rows can be flagged through this session, as far as the server as a whole decides it.
     ///
     /// # Errors

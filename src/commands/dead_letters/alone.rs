@@ -26,7 +26,7 @@ impl Alone {
     /// # Errors
     /// 75 if a run holds the lock; the servers'.
     pub fn take(leg: &LegContext<'_>) -> Result<Option<Self>> {
-        let Some(ledger) = open_ledger(leg)? else { return Ok(None) };
+        let Some(ledger) = open_ledger(leg, None)? else { return Ok(None) };
         let table = leg.table;
         let mut fence = open_fence(leg, &KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?)?;
         fence.fence()?;

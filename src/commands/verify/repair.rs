@@ -25,7 +25,7 @@ impl Held {
     /// # Errors
     /// 75 if a run holds the lock; the servers'.
     pub fn take(leg: &LegContext<'_>, repaired: &mut Repaired) -> Result<Option<Self>> {
-        let Some(mut ledger) = open_ledger(leg)? else { return Ok(None) };
+        let Some(mut ledger) = open_ledger(leg, None)? else { return Ok(None) };
         ledger.checkpoint()?;
         let table = leg.table;
         let mut log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;

@@ -116,6 +116,7 @@ fn attempt<S: Servers>(
         if start.is_done(&ends) && now() < start.oldest_commit() + REFRESH_AFTER {
             start.check_log(&mut log, &starts, config.timeouts.kafka)?;
             if !start.has_strangers() {
+                servers.keep_log(log);
                 return Ok(());
             }
         }
@@ -251,6 +252,9 @@ fn copy<S: Servers>(
         }
         inserter.finish()
     });
+    if ended.is_ok() {
+        servers.keep_log(log);
+    }
     inserter.tell(report);
     *is_altered = inserter.is_altered();
     tell_lacking(preparer.lacking(), report);

@@ -8,3 +8,4 @@ mod ordinary;
 mod progress;
 mod several_tables;
 mod two_runs;
+mod warm;

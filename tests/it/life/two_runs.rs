@@ -16,11 +16,11 @@ fn stopped_run(world: &mut World) -> Child {
     child
 }
 
-/// How many advisory locks the process holds.
+/// How many sources' locks the process holds.
 fn sessions(watcher: &mut Client, process: u32, condition: &str) -> i64 {
     let sql = format!(
         "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-         WHERE l.locktype = 'advisory' AND {condition} AND a.application_name LIKE 'pg2ch ledger %:{process}'"
+         WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND {condition} AND a.application_name LIKE 'pg2ch ledger %:{process}'"
     );
     watcher.query_one(&sql, &[]).unwrap().get(0)
 }
