@@ -6,6 +6,7 @@ use pg2ch::clickhouse::column_type::Column;
 use pg2ch::clickhouse::encode::CalendarRange;
 use pg2ch::data::{Ranges, RecordId};
 use pg2ch::error::{Error, Result};
+use pg2ch::mutant;
 use pg2ch::ports::engine::{Engine, Window};
 use pg2ch::ports::target::{self, Cause, Inserted, Refused, Target, TargetDescription};
 
@@ -58,11 +59,13 @@ pub struct View {
 
 pub struct SimTarget {
     run: Run,
+    /// The tokens of this leg.
+    sent: HashSet<String>,
 }
 
 impl SimTarget {
     pub fn new(run: &Run) -> Self {
-        Self { run: run.clone() }
+        Self { run: run.clone(), sent: HashSet::new() }
     }
 }
 
@@ -179,7 +182,10 @@ impl Target for SimTarget {
     }
 
     fn insert(&mut self, body: &[u8], token: &str) -> Result<Inserted> {
-        let (body, token) = (body.to_vec(), token.to_owned());
+        let (body, mut token) = (body.to_vec(), token.to_owned());
+        if !self.sent.insert(token.clone()) && mutant::is("blind retry under a new token") {
+            token = format!("{token} {}", self.run.world().rng.u64(..));
+        }
         let token_alone = token.clone();
         let inserted = self.run.write(
             "clickhouse: insert",

@@ -59,9 +59,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         cover(&mut self.sent, ranges);
         loop {
             self.counts.inserts += 1;
-            let another =
-                (mutant::is("blind retry under a new token") && block.is_repeated).then(|| (self.tools.token)());
-            let (error, is_memory) = match self.target.insert(block.body, another.as_deref().unwrap_or(token))? {
+            let (error, is_memory) = match self.target.insert(block.body, token)? {
                 Inserted::Stored if !block.is_repeated || mutant::is("no asking after a repeat") => {
                     return Ok(Ended::Stored);
                 }

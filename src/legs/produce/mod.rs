@@ -26,7 +26,6 @@ use self::held::flagging_pace;
 use self::pauses::Pauses;
 use crate::crash;
 use crate::error::Result;
-use crate::mutant;
 use crate::ports::limits::Budget;
 use crate::ports::source::{Checkpoint, Ledger};
 use crate::ports::topic::{Fence as _, Of, TopicLog, wait_until_stable};
@@ -64,17 +63,12 @@ pub fn run<S: Servers>(
     servers.expect_rows(ledger);
     let ((), mut log) = servers.both("epoch", || ledger.take_epoch(), || servers.log())?;
     let mut writer = servers.writer(ledger)?;
-    if !mutant::is(FENCES_LATE) {
-        writer.fence()?;
-    }
+    writer.fence()?;
     // The checkpoint is read behind the fence: a run that has lost its lock may have fenced a later one, and ends here, before it
     // sends what that one sent.
     let (checkpoint, survey) = servers.both("checkpoint", || ledger.checkpoint(), || log.survey(Of::Nobody))?;
     let recovered_before = report.rows_recovered;
     let recovery = recover(&mut log, survey, ledger, checkpoint, config, leg.shutdown, report)?;
-    if mutant::is(FENCES_LATE) {
-        writer.fence()?;
-    }
     let Some(recovery) = recovery else {
         report.complete = false;
         return Ok(());
@@ -147,8 +141,6 @@ pub fn run<S: Servers>(
     servers.keep_log(log);
     Ok(())
 }
-
-const FENCES_LATE: &str = "the window is read before the fence";
 
 /// The checkpoint behind the transaction markers that follow our last records, so that the next run has no window to
 /// read. Only where nothing but our own marker can lie in between: one offset, at the end of the partition.

@@ -13,7 +13,6 @@ use crate::config::Config;
 use crate::crash;
 use crate::data::Offsets;
 use crate::error::{Error, Result};
-use crate::mutant;
 use crate::ports::source::{Checkpoint, Ledger, WindowRecord};
 use crate::ports::topic::{Polled, Survey, TopicLog, wait_from};
 use crate::report::{Lost, ProduceReport};
@@ -48,7 +47,6 @@ pub fn recover(
 ) -> Result<Option<Recovery>> {
     let timeouts = config.timeouts;
     let Survey { starts, stable, written, .. } = survey;
-    let written = if mutant::is("the stable end is taken at once") { Offsets::new() } else { written };
     let stable = wait_from(log, stable, &written, timeouts.stable, shutdown)?;
     if shutdown.is_asked() {
         return Ok(None);

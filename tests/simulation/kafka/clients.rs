@@ -19,11 +19,13 @@ pub struct SimLog {
     told_end: BTreeSet<i32>,
     /// What the first survey says, if it was made before.
     ahead: Option<Survey>,
+    /// What the last survey said of the group's offsets, for planted faults.
+    last: Option<Survey>,
 }
 
 impl SimLog {
     pub fn new(run: &Run, ahead: Option<Survey>) -> Self {
-        Self { run: run.clone(), next: Offsets::new(), told_end: BTreeSet::new(), ahead }
+        Self { run: run.clone(), next: Offsets::new(), told_end: BTreeSet::new(), ahead, last: None }
     }
 
     fn offsets(&self, what: &'static str, of: impl Fn(&Kafka, i32) -> i64) -> Result<Offsets> {
@@ -33,6 +35,12 @@ impl SimLog {
 }
 
 impl SimLog {
+    /// What a fault believes without asking again.
+    fn believed(&self, of: Of) -> Option<Survey> {
+        let is_asked_again = matches!(of, Of::Nobody);
+        self.last.clone().filter(|_| is_asked_again && mutant::is("ends older than the offsets are believed"))
+    }
+
     /// The answers come in any order.
     fn survey_anew(&mut self, of: Of) -> Result<Survey> {
         self.partitions()?;
@@ -75,13 +83,30 @@ impl TopicLog for SimLog {
     }
 
     fn survey(&mut self, of: Of) -> Result<Survey> {
-        if let (Some(survey), Of::Before) = (self.ahead.take(), of) {
-            return Ok(survey);
+        if let Some(believed) = self.believed(of) {
+            return Ok(believed);
         }
-        self.run.surveys(true);
-        let survey = self.survey_anew(of);
-        self.run.surveys(false);
-        survey
+        let mut survey = match (self.ahead.take(), of) {
+            (Some(survey), Of::Before) => survey,
+            _ => {
+                self.run.surveys(true);
+                let survey = self.survey_anew(of);
+                self.run.surveys(false);
+                survey?
+            }
+        };
+        if mutant::is("the stable end is taken at once") && matches!(of, Of::Nobody) {
+            survey.written.clear();
+        }
+        if let (Of::Now, Some(before)) = (of, &self.last)
+            && mutant::is("offsets are not read again behind the fence")
+        {
+            survey.committed.clone_from(&before.committed);
+        }
+        if !matches!(of, Of::Nobody) {
+            self.last = Some(survey.clone());
+        }
+        Ok(survey)
     }
 
     fn read_from(&mut self, from: &Offsets, _until: &Offsets) -> Result<()> {
@@ -133,12 +158,15 @@ pub struct SimWriter {
     epoch: u32,
     /// The topic's life that the run knows.
     made: u64,
+    /// Whether it fences when it first sends.
+    is_late: bool,
 }
 
 impl SimWriter {
     pub fn new(run: &Run, name: &'static str) -> Self {
         let made = run.world().kafka.made;
-        Self { run: run.clone(), name, epoch: 0, made }
+        let is_late = name == "rows" && mutant::is("the window is read before the fence");
+        Self { run: run.clone(), name, epoch: 0, made, is_late }
     }
 }
 
@@ -165,7 +193,7 @@ impl SimWriter {
 impl Fence for SimWriter {
     fn fence(&mut self) -> Result<()> {
         let name = self.name;
-        if self.epoch > 0 {
+        if self.epoch > 0 || self.is_late {
             return Ok(());
         }
         if mutant::is("no fence") {
@@ -195,6 +223,9 @@ impl Fence for SimWriter {
     }
 
     fn send(&mut self, batch: &RowBatch, indices: &[usize]) -> Result<Sent> {
+        if std::mem::take(&mut self.is_late) {
+            self.fence()?;
+        }
         let (name, epoch) = (self.name, self.epoch);
         let suspects = self.suspects(batch, indices);
         if !suspects.is_empty() {
