@@ -3,9 +3,8 @@
 import base64
 import http.client
 import os
-import sys
 
-from common import CACHE, LIB, SQL, Failure, Server, apt_install, locked_cache, run
+from common import LIB, SQL, Failure, Server, python_with
 
 PACKAGES = ["chdb-core==26.9.0", "lz4==4.4.5", "zstandard==0.25.0"]
 
@@ -20,32 +19,12 @@ class ClickHouse(Server):
     name = "clickhouse"
     title = "ClickHouse"
 
-    @staticmethod
-    def environment():
-        """The virtual environment's folder: it belongs to one version of the engine and of Python."""
-        return CACHE / f"{PACKAGES[0].replace('==', '-')}-python{sys.version_info.major}.{sys.version_info.minor}"
-
     def python(self):
-        return self.environment() / "bin" / "python"
+        # Without dependencies: they are for data frames, which nothing here uses, and 350 MB.
+        return python_with(PACKAGES[0].replace("==", "-"), PACKAGES, "--no-deps")
 
     def install(self):
-        complete = self.environment() / "complete"
-        if complete.exists() and self.python().exists():
-            return
-        try:
-            import ensurepip  # noqa: F401  Debian has it in a package of its own
-        except ImportError:
-            apt_install("python3-venv")
-        with locked_cache():
-            if complete.exists() and self.python().exists():
-                return
-            print("downloading ClickHouse's engine (chdb)", flush=True)
-            run([sys.executable, "-m", "venv", "--clear", self.environment()])
-            # Without dependencies: they are for data frames, which nothing here uses, and 350 MB.
-            # Nothing stays of what is downloaded, unless PIP_CACHE_DIR names a place for it.
-            cache = [] if "PIP_CACHE_DIR" in os.environ else ["--no-cache-dir"]
-            run([self.python(), "-m", "pip", "install", "-q", "--no-deps", *cache, *PACKAGES])
-            complete.touch()
+        self.python()
 
     def create(self):
         self.data.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import textwrap
 import time
 
@@ -89,6 +90,27 @@ def note_installed(packages):
         file.writelines(f"{package}\n" for package in packages)
 
 
+def python_with(name, packages, *options):
+    """The Python of a virtual environment in the cache that has these packages; it is made on first use."""
+    folder = CACHE / f"{name}-python{sys.version_info.major}.{sys.version_info.minor}"
+    python, complete = folder / "bin" / "python", folder / "complete"
+    if complete.exists() and python.exists():
+        return python
+    try:
+        import ensurepip  # noqa: F401  Debian has it in a package of its own
+    except ImportError:
+        apt_install("python3-venv")
+    with locked_cache():
+        if not (complete.exists() and python.exists()):
+            print(f"downloading {' '.join(packages)}", flush=True)
+            run([sys.executable, "-m", "venv", "--clear", folder])
+            # Nothing stays of what is downloaded, unless PIP_CACHE_DIR names a place for it.
+            cache = [] if "PIP_CACHE_DIR" in os.environ else ["--no-cache-dir"]
+            run([python, "-m", "pip", "install", "-q", *options, *cache, *packages])
+            complete.touch()
+    return python
+
+
 @contextlib.contextmanager
 def claimed_ports():
     """The directory that each claimed port belongs to. A port stays claimed while its directory exists, also when its server stands
@@ -134,6 +156,14 @@ def process_table():
                 fields = pathlib.Path("/proc", entry, "stat").read_text(errors="replace").rpartition(")")[2].split()
                 table[int(entry)] = Process(parent=int(fields[1]), started=int(fields[19]), state=fields[0])
     return table
+
+
+def process_tree(root, table):
+    """A process and all that it has started, its own pid first."""
+    tree = [root]
+    for pid in tree:
+        tree += [child for child, process in table.items() if process.parent == pid]
+    return tree
 
 
 class Server:
@@ -270,11 +300,7 @@ class Server:
             return []
         sent = []
         while True:
-            table = process_table()
-            tree = [root]
-            for pid in tree:
-                tree += [child for child, process in table.items() if process.parent == pid]
-            new = [pid for pid in tree if pid not in sent]
+            new = [pid for pid in process_tree(root, process_table()) if pid not in sent]
             if not new:
                 return sent
             for pid in new:

@@ -5,12 +5,14 @@ import statistics
 import subprocess
 import sys
 
+import quick
+
 RELAY = pathlib.Path(__file__).resolve().parent / "relay.py"
 # Milliseconds that a round trip takes.
 TRIPS = [0, 2, 10, 40]
 ROWS = 100_000
 HEAD = ["round trip", "program", "idle run", "one new row", f"{ROWS:,} rows: produce", "consume"]
-LEGS = ["idle", "one", "produce", "consume"]
+LEGS = ["idle run", "one new row", "produce", "consume"]
 
 
 class Network:
@@ -51,7 +53,7 @@ def measure(bench, rounds, programs):
             for trip, program in found:
                 bench.pg2ch = programs[program]
                 network.take(trip)
-                once = seconds(bench, network, name, path)
+                once = {leg: run["seconds"] for leg, run in quick.legs(bench, name, path, network.servers).items()}
                 found[trip, program].append(once)
                 print(number, trip, program, *(f"{leg} {once[leg]:.3f}" for leg in LEGS), flush=True)
     finally:
@@ -61,23 +63,11 @@ def measure(bench, rounds, programs):
     return [cells(trip, program, lambda at, leg, program=program: median(at, program, leg)) for trip, program in found]
 
 
-def seconds(bench, network, name, path):
-    """What each kind of run takes, on a table that is vacuumed before: dead entries of an index cost as much as a trip."""
-    run = lambda *words: bench.run(*words, config=path, environment=network.servers)["seconds"]
-    bench.unflag(name)
-    found = {"produce": run("produce"), "consume": run("consume")}
-    bench.psql(f"VACUUM {name}")
-    found["idle"] = run("--once")
-    bench.psql(f"INSERT INTO {name} SELECT max(id) + 1, 1, 'login', now(), NULL, FALSE FROM {name}")
-    found["one"] = run("--once")
-    return found
-
-
 def cells(trip, program, median):
     """A line of the table. A run's time beyond that at no distance, by the trip, is how many trips it has waited for."""
     shown = [f"{trip} ms" if trip else "none", program]
     for leg in LEGS:
         time = f"{median(trip, leg):.3f} s"
-        trips = f" ({(median(trip, leg) - median(0, leg)) / trip * 1000:.0f})" if trip and leg in ("idle", "one") else ""
+        trips = f" ({(median(trip, leg) - median(0, leg)) / trip * 1000:.0f})" if trip and leg in LEGS[:2] else ""
         shown.append(time + trips)
     return shown

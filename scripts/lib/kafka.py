@@ -105,6 +105,36 @@ def java_version(program):
     return int(number[1]) if number else 0
 
 
+def libraries(pom):
+    """The folder of a POM's jars; another version of them has another one."""
+    return CACHE / f"{pom.stem.removesuffix('-pom')}-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
+
+
+def jars(pom):
+    """The jars that a POM names, downloaded on first use."""
+    folder = libraries(pom)
+    if not folder.exists():
+        if not shutil.which("mvn"):
+            apt_install("maven")
+        with locked_cache():
+            if not folder.exists():
+                download(pom, folder)
+    return sorted(map(str, folder.glob("*.jar")))
+
+
+def download(pom, target):
+    print(f"downloading the jars of {pom.name}", flush=True)
+    unfinished = target.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    options = ["-q", "-B", "-Dstyle.color=never", f"-DoutputDirectory={unfinished}"]
+    with tempfile.TemporaryDirectory(dir=CACHE) as repository:
+        # Nothing stays of Maven's own downloads, unless MAVEN_OPTS names a place for them.
+        if "maven.repo.local" not in os.environ.get("MAVEN_OPTS", ""):
+            options.append(f"-Dmaven.repo.local={repository}")
+        run(["mvn", *options, "-f", pom, "dependency:copy-dependencies"])
+    unfinished.rename(target)
+
+
 class Kafka(Server):
     name = "kafka"
     title = "Kafka"
@@ -113,33 +143,15 @@ class Kafka(Server):
     def install(self):
         if not java_program():
             apt_install("openjdk-21-jre-headless|openjdk-17-jre-headless|openjdk-25-jre-headless")
-        if not self.jars():
-            if not shutil.which("mvn"):
-                apt_install("maven")
-            with locked_cache():
-                if not self.jars():
-                    self.download()
+        self.jars()
 
     @staticmethod
     def libraries():
-        """The folder of the jars; another version of Kafka has another one."""
-        return CACHE / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+        return libraries(POM)
 
-    def jars(self):
-        return sorted(map(str, self.libraries().glob("*.jar")))
-
-    def download(self):
-        print("downloading Kafka's jars", flush=True)
-        target = self.libraries()
-        unfinished = target.with_suffix(".part")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        options = ["-q", "-B", "-Dstyle.color=never", f"-DoutputDirectory={unfinished}"]
-        with tempfile.TemporaryDirectory(dir=CACHE) as repository:
-            # Nothing stays of Maven's own downloads, unless MAVEN_OPTS names a place for them.
-            if "maven.repo.local" not in os.environ.get("MAVEN_OPTS", ""):
-                options.append(f"-Dmaven.repo.local={repository}")
-            run(["mvn", *options, "-f", POM, "dependency:copy-dependencies"])
-        unfinished.rename(target)
+    @staticmethod
+    def jars():
+        return jars(POM)
 
     def archive(self):
         """Kafka's classes as this Java keeps them: with them, a broker starts with half the CPU. The first one that is stopped makes
