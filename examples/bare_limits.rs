@@ -109,7 +109,7 @@ fn insert(config: &Config, table: &TableConfig) -> f64 {
     }
     let http = Http::new(config).unwrap();
     let full_name = format!("{}.{}", quote(&table.target.database), quote(&table.target.table));
-    http.ask("cannot empty the target", &format!("TRUNCATE TABLE {full_name}"), &[]).unwrap();
+    http.query("cannot empty the target", &format!("TRUNCATE TABLE {full_name}"), &[]).unwrap();
     let begun = Instant::now();
     for (number, body) in bodies.iter().enumerate() {
         let stored = target.insert(body, &format!("bare {number} {:?}", std::time::SystemTime::now())).unwrap();

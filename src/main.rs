@@ -35,7 +35,7 @@ fn main() {
 }
 
 fn start(arguments: &[OsString]) -> Result<ExitCode> {
-    logging::use_json(config::asks_for_json());
+    logging::use_json(config::wants_json_log());
     if arguments.is_empty() {
         logging::print_line(cli::help::help(&[]).unwrap_or_default().trim_end());
         return Ok(ExitCode::Usage);
@@ -137,7 +137,7 @@ fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation)
         let mut report = move_rows(config, legs, &invocation.limits, &shutdown, &mut warm);
         let code = finish(config, &mut report, reported, invocation, Some(&mut heartbeat));
         let needs_person = |table: &TableReport| matches!(table.exit_code(), ExitCode::Config | ExitCode::Permission);
-        if report.tables.iter().all(needs_person) && !shutdown.is_asked() {
+        if report.tables.iter().all(needs_person) && !shutdown.is_requested() {
             return Ok(code);
         }
         if shutdown.wait(pause) {

@@ -120,7 +120,7 @@ impl Servers for RealServers<'_> {
 
     fn record_types(&self) -> Result<RecordTypes> {
         let LegContext { config, table, watchdog, .. } = self.leg;
-        let asked = Ahead::take(&self.types).unwrap_or_else(|| ask_types(config, table, watchdog, None));
+        let asked = Ahead::take(&self.types).unwrap_or_else(|| query_types(config, table, watchdog, None));
         let (types, session) = asked?;
         // The history is written through it if the leg does not take long.
         self.session.replace(Some(session));
@@ -188,7 +188,7 @@ impl Servers for RealServers<'_> {
     fn expect_types(&self) {
         let (of, watch) = (self.leg.config.clone(), self.leg.watchdog.clone());
         let (table, session) = (self.leg.table.clone(), self.columns.take());
-        self.types.replace(Ahead::begin("types", move || ask_types(&of, &table, &watch, session)));
+        self.types.replace(Ahead::begin("types", move || query_types(&of, &table, &watch, session)));
     }
 
     fn expect_records(&self, log: &KafkaLog) {
@@ -251,7 +251,7 @@ fn begin_log(leg: &LegContext<'_>, surveys: bool, kept: Option<KafkaLog>) -> Opt
 }
 
 /// The types of the source's columns in records, asked for through a session that may be open already, and that session.
-fn ask_types(
+fn query_types(
     config: &Config,
     table: &TableConfig,
     watchdog: &Watchdog,

@@ -20,8 +20,8 @@ use crate::report::{ConsumeReport, Left, Legs, ProduceReport, RunReport, TableRe
 use crate::shutdown::Shutdown;
 use crate::sync;
 use crate::terminal;
-use crate::threads::watchdog::{LOOK, Watchdog, Watcher};
-use crate::threads::{Foreman, Job, at_a_time};
+use crate::threads::watchdog::{CHECK_EVERY, Watchdog, Watcher};
+use crate::threads::{Job, Supervisor, at_a_time};
 
 /// Moves every table, `config.jobs` of them at a time, begun in the configuration's order, and writes down what was done.
 /// One table's failure does not stop the others. `warm` has what the last run of this process has left open of each table, and gets
@@ -41,7 +41,7 @@ pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown, wa
         is_asked: false,
         marks: metrics::Marks::new(config),
     };
-    at_a_time(config.jobs, LOOK, &mut tables);
+    at_a_time(config.jobs, CHECK_EVERY, &mut tables);
     let Tables { started, reports, warm, .. } = tables;
     let not_begun = config.tables.iter().zip(&reports).filter(|(_, report)| report.is_none());
     let not_begun = not_begun.map(|(table, _)| table.source.clone()).collect();
@@ -76,7 +76,7 @@ struct Tables<'a> {
 }
 
 /// A table under way, on a thread of its own.
-struct Mover<'a> {
+struct TableJob<'a> {
     place: usize,
     table: &'a TableConfig,
     begun: Instant,
@@ -84,12 +84,12 @@ struct Mover<'a> {
     progress: Progress,
 }
 
-impl<'a> Foreman for Tables<'a> {
-    type Kept = Mover<'a>;
-    type Made = (TableReport, Warm);
+impl<'a> Supervisor for Tables<'a> {
+    type Handle = TableJob<'a>;
+    type Output = (TableReport, Warm);
 
-    fn next(&mut self) -> Option<Job<Mover<'a>, Self::Made>> {
-        if self.shutdown.is_asked() {
+    fn next(&mut self) -> Option<Job<TableJob<'a>, Self::Output>> {
+        if self.shutdown.is_requested() {
             return None;
         }
         let (place, table) = self.waiting.next()?;
@@ -99,7 +99,7 @@ impl<'a> Foreman for Tables<'a> {
         }
         let (config, moved, limits, legs) = (self.config.clone(), table.clone(), self.limits, self.legs);
         let (shutdown, started, warm) = (self.shutdown.clone(), self.started, std::mem::take(&mut self.warm[place]));
-        let kept = Mover { place, table, begun: Instant::now(), watcher, progress: progress.clone() };
+        let handle = TableJob { place, table, begun: Instant::now(), watcher, progress: progress.clone() };
         let work = Box::new(move || {
             let leg = LegContext {
                 config: &config,
@@ -114,7 +114,7 @@ impl<'a> Foreman for Tables<'a> {
             let report = move_table(&leg, &servers, legs);
             Ok((report, servers.into_warm()))
         });
-        Some(Job { name: table.source.clone(), kept, work })
+        Some(Job { name: table.source.clone(), handle, work })
     }
 
     fn tick(&mut self) {
@@ -122,28 +122,28 @@ impl<'a> Foreman for Tables<'a> {
         self.marks.write();
     }
 
-    fn look(&mut self, mover: &Mover<'a>) -> Option<Error> {
-        mover.show_progress(self.is_asked, self.limits.max_rows);
-        self.marks.note(mover.table, mover.progress.last_step());
-        mover.watcher.overdue()
+    fn check(&mut self, job: &TableJob<'a>) -> Option<Error> {
+        job.show_progress(self.is_asked, self.limits.max_rows);
+        self.marks.note(job.table, job.progress.last_step());
+        job.watcher.overdue()
     }
 
-    fn ended(&mut self, mover: Mover<'a>, end: Result<Self::Made>) {
-        terminal::show(&mover.table.source, None);
+    fn ended(&mut self, job: TableJob<'a>, end: Result<Self::Output>) {
+        terminal::show(&job.table.source, None);
         let report = match end {
             Ok((report, warm)) => {
-                self.warm[mover.place] = if report.error.is_none() { warm } else { warm.after_failure() };
+                self.warm[job.place] = if report.error.is_none() { warm } else { warm.after_failure() };
                 report
             }
-            Err(error) => failed(mover.table, error),
+            Err(error) => failed(job.table, error),
         };
-        let seconds = mover.begun.elapsed().as_secs_f64();
-        self.marks.ended(mover.table, report.exit_code());
-        self.reports[mover.place] = Some(TableReport { seconds, ..report });
+        let seconds = job.begun.elapsed().as_secs_f64();
+        self.marks.ended(job.table, report.exit_code());
+        self.reports[job.place] = Some(TableReport { seconds, ..report });
     }
 }
 
-impl Mover<'_> {
+impl TableJob<'_> {
     /// For the terminal, and in reply to a signal.
     fn show_progress(&self, is_asked: bool, max_rows: Option<u64>) {
         if is_asked {
@@ -244,7 +244,7 @@ fn move_legs(
     let types = ledger.as_ref().map(Ledger::record_types).unwrap_or_default();
     let (ended, ledger) = servers.keeping(ledger, || match consume {
         None => Ok(()),
-        Some(report) if leg.shutdown.is_asked() => {
+        Some(report) if leg.shutdown.is_requested() => {
             report.complete = false;
             Ok(())
         }

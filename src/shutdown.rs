@@ -46,7 +46,7 @@ impl Shutdown {
 
     /// Whether the run was asked to finish.
     #[must_use]
-    pub fn is_asked(&self) -> bool {
+    pub fn is_requested(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }
 
@@ -57,7 +57,7 @@ impl Shutdown {
     }
 
     /// Asks the run to finish, as a signal does.
-    pub fn ask(&self) {
+    pub fn request(&self) {
         self.asked.store(true, Ordering::Relaxed);
     }
 
@@ -65,7 +65,7 @@ impl Shutdown {
     #[must_use]
     pub fn wait(&self, duration: Duration) -> bool {
         let until = Instant::now() + duration;
-        while !self.is_asked() {
+        while !self.is_requested() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;

@@ -19,7 +19,7 @@ const MAX_ANSWER: u64 = 256 << 20;
 
 /// Pinned on every question, whatever the user's profile says: what would change the shape of an answer, refuse it, or leave
 /// some of it out. Every server knows these names.
-pub(super) const PLAIN: &[(&str, &str)] = &[
+pub(super) const PINNED: &[(&str, &str)] = &[
     // An exception in the middle of an answer must not pass for its end.
     ("wait_end_of_query", "1"),
     ("output_format_json_array_of_rows", "0"),
@@ -207,9 +207,9 @@ impl Http {
     ///
     /// # Errors
     /// ClickHouse's, sorted by exit code.
-    pub fn ask(&self, what: &str, sql: &str, settings: &[(&str, &str)]) -> Result<Vec<u8>> {
+    pub fn query(&self, what: &str, sql: &str, settings: &[(&str, &str)]) -> Result<Vec<u8>> {
         let comment = run_comment();
-        let answer = match self.send(sql, &[PLAIN, &[("log_comment", &comment)], settings].concat(), &[]) {
+        let answer = match self.send(sql, &[PINNED, &[("log_comment", &comment)], settings].concat(), &[]) {
             // Too old for pg2ch, which `check` is to find out all the same.
             Ok(Answer::Exception(exception)) if exception.code == UNKNOWN_SETTING => self.send(sql, settings, &[]),
             answer => answer,
@@ -226,7 +226,7 @@ impl Http {
     /// # Errors
     /// ClickHouse's, sorted by exit code.
     pub fn rows<T: DeserializeOwned>(&self, what: &str, sql: &str, settings: &[(&str, &str)]) -> Result<Vec<T>> {
-        let answer = self.ask(what, &format!("{sql} FORMAT JSONEachRow"), settings)?;
+        let answer = self.query(what, &format!("{sql} FORMAT JSONEachRow"), settings)?;
         serde_json::Deserializer::from_slice(&answer)
             .into_iter()
             .collect::<Result<Vec<T>, _>>()

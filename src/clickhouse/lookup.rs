@@ -49,7 +49,7 @@ impl ClickHouseTarget {
             "SELECT {PARTITION}, max({OFFSET}), toInt64(0) FROM {} GROUP BY 1 FORMAT RowBinary",
             self.sql_name()
         );
-        let answer = self.ask(&what, &sql)?;
+        let answer = self.query(&what, &sql)?;
         Ok(answer.chunks_exact(ROW).filter_map(parse).map(|id| (id.partition, id.offset)).collect())
     }
 
@@ -60,7 +60,7 @@ impl ClickHouseTarget {
             self.sql_name(),
             condition,
         );
-        let answer = self.ask(&what, &sql)?;
+        let answer = self.query(&what, &sql)?;
         if answer.len() % ROW != 0 {
             return Err(Error::bug(
                 what,

@@ -47,7 +47,7 @@ const INSERT: &[(&str, &str)] = &[
     ("input_format_json_try_infer_numbers_from_strings", "0"),
     ("input_format_try_infer_variants", "0"),
     ("type_json_skip_duplicated_paths", "0"),
-    // As in `WHOLE`. Questions have these from `PLAIN`.
+    // As in `WHOLE`. Questions have these from `PINNED`.
     ("timeout_overflow_mode", "throw"),
     ("read_overflow_mode", "throw"),
     ("result_overflow_mode", "throw"),
@@ -76,7 +76,7 @@ const INSERT_ELSEWHERE: &[(&str, &str)] = &[
     ("insert_distributed_one_random_shard", "0"),
 ];
 
-/// For questions whose answer must be whole, besides [`PLAIN`](super::http::PLAIN).
+/// For questions whose answer must be whole, besides [`PINNED`](super::http::PINNED).
 const ASK: &[(&str, &str)] = &[
     ("final", "0"),
     // Or rows that a lightweight DELETE has removed would seem to be there.

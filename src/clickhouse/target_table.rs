@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::answer::{Answer, UNKNOWN_SETTING};
 use super::column_type::{Column, DefaultKind};
 use super::encode::CalendarRange;
-use super::http::{Http, PLAIN, quote, text};
+use super::http::{Http, PINNED, quote, text};
 use super::settings::{Settings, TOKEN};
 use crate::config::{Config, TableConfig, TargetName};
 use crate::data::{Ranges, RecordId};
@@ -118,9 +118,9 @@ impl ClickHouseTarget {
     ///
     /// # Errors
     /// ClickHouse's, sorted by exit code.
-    pub fn ask(&mut self, what: &str, sql: &str) -> Result<Vec<u8>> {
+    pub fn query(&mut self, what: &str, sql: &str) -> Result<Vec<u8>> {
         let settings = self.settings()?.ask.clone();
-        self.http.ask(what, sql, &settings)
+        self.http.query(what, sql, &settings)
     }
 
     /// What the identifiers of this table's INSERTs begin with: ASCII, as they come back in a header.
@@ -184,7 +184,7 @@ impl ClickHouseTarget {
         );
         let own: &[(&str, &str)] =
             &[("output_format_json_quote_64bit_integers", "0"), (TOKEN, ECHO), ("async_insert", "0")];
-        let answer = match self.http.send(&sql, &[PLAIN, own].concat(), &[]) {
+        let answer = match self.http.send(&sql, &[PINNED, own].concat(), &[]) {
             Ok(Answer::Ok(answer)) => answer,
             Ok(Answer::Exception(exception)) if matches!(exception.code, UNKNOWN_IDENTIFIER | UNKNOWN_SETTING) => {
                 return Err(self.unfit(
@@ -247,7 +247,7 @@ impl Target for ClickHouseTarget {
     }
 
     fn calendar(&mut self) -> CalendarRange {
-        match self.http.send(&format!("{} FORMAT TabSeparated", CalendarRange::PROBE), PLAIN, &[]) {
+        match self.http.send(&format!("{} FORMAT TabSeparated", CalendarRange::PROBE), PINNED, &[]) {
             Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"1" => CalendarRange::Wide,
             _ => CalendarRange::Narrow,
         }
@@ -279,7 +279,7 @@ impl Target for ClickHouseTarget {
             text(&self.query_id(token))
         );
         // Many servers keep no such log, or not for this user.
-        let answer = self.http.ask("cannot query how an INSERT ended", &sql, &[]);
+        let answer = self.http.query("cannot query how an INSERT ended", &sql, &[]);
         answer.is_ok_and(|answer| !matches!(answer.trim_ascii(), b"0" | b""))
     }
 
@@ -289,6 +289,6 @@ impl Target for ClickHouseTarget {
             "SELECT count() FROM system.processes WHERE startsWith(query_id, {}) FORMAT TabSeparated",
             text(&self.query_prefix())
         );
-        Ok(self.http.ask(&what, &sql, &[])?.trim_ascii() != b"0")
+        Ok(self.http.query(&what, &sql, &[])?.trim_ascii() != b"0")
     }
 }

@@ -85,9 +85,9 @@ pub struct CreateMissing {
 }
 
 impl Command for CreateMissing {
-    type Told = Script;
+    type Outcome = Script;
 
-    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<Script> {
+    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<Script> {
         let Self { print, start } = *self;
         frame.on(table, move |leg| {
             let mut script = Script::default();
@@ -96,8 +96,8 @@ impl Command for CreateMissing {
         })
     }
 
-    fn tell(&self, told: &[Script], json: bool) -> (String, ExitCode) {
-        let (text, code) = (Script::text_of(told), ExitCode::Done);
+    fn render(&self, scripts: &[Script], json: bool) -> (String, ExitCode) {
+        let (text, code) = (Script::text_of(scripts), ExitCode::Done);
         let document = || serde_json::json!({ "output": text, "exit_code": code.code() }).to_string();
         (if json { document() } else { text }, code)
     }
@@ -204,7 +204,7 @@ impl Init<'_> {
             database = text(&name.database),
             table = text(&name.table)
         );
-        let answer = http.ask(&what, &sql, &[])?;
+        let answer = http.query(&what, &sql, &[])?;
         let answer = String::from_utf8_lossy(&answer);
         let mut found = answer.trim().split('\t');
         let (database, table) = (found.next() == Some("1"), found.next() == Some("1"));
@@ -217,7 +217,7 @@ impl Init<'_> {
         }
         for statement in statements {
             if self.statement(Place::ClickHouse, &statement) {
-                http.ask(&what, &statement, &[])?;
+                http.query(&what, &statement, &[])?;
             }
         }
         if table { self.alter_target(&http, source, comment) } else { Ok(()) }
@@ -243,7 +243,7 @@ impl Init<'_> {
             if difference.is_additive {
                 let statement = difference.fix.trim_end_matches(';');
                 if self.statement(Place::ClickHouse, statement) {
-                    http.ask(&what, statement, &[])?;
+                    http.query(&what, statement, &[])?;
                 }
                 continue;
             }

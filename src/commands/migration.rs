@@ -70,7 +70,7 @@ pub fn foreign(leg: &LegContext<'_>, target: &[TargetColumn]) -> Result<Option<S
     let mut stored = ClickHouseTarget::new(config, table)?;
     let sql = format!("SELECT count() FROM (SELECT 1 FROM {} LIMIT 1) FORMAT TabSeparated", stored.sql_name());
     let what = format!("cannot look for rows in the target {}", table.target);
-    if is_ours || stored.ask(&what, &sql)?.trim_ascii() == b"0" {
+    if is_ours || stored.query(&what, &sql)?.trim_ascii() == b"0" {
         return Ok(None);
     }
     Ok(Some(format!(

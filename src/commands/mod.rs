@@ -21,19 +21,19 @@ use crate::ports::progress::Progress;
 use crate::shutdown::Shutdown;
 use crate::threads::watchdog::watched;
 
-/// A command that asks servers: what it does for one table, and how it reports the outcome.
+/// A command that reaches servers: what it does for one table, and how it reports the outcome.
 pub trait Command {
-    /// What it learns about one table.
-    type Told;
+    /// What it found out or did about one table.
+    type Outcome;
 
-    /// Asks about one table. Servers can be asked only through [`Frame::on`].
+    /// Runs for one table. Servers are reached only through [`Frame::on`].
     ///
     /// # Errors
-    /// What ends the command; what it can do without belongs in [`Told`](Self::Told).
-    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<Self::Told>;
+    /// What ends the command; what it can do without belongs in [`Outcome`](Self::Outcome).
+    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<Self::Outcome>;
 
     /// The text to print, JSON or for a person, and the exit code.
-    fn tell(&self, told: &[Self::Told], json: bool) -> (String, ExitCode);
+    fn render(&self, outcomes: &[Self::Outcome], json: bool) -> (String, ExitCode);
 }
 
 /// What every command is given.
@@ -52,13 +52,13 @@ impl<'a> Frame<'a> {
         Self { config, limits, shutdown, started: Instant::now(), json }
     }
 
-    /// Asks about every table, one after the other; the text to print, and the exit code.
+    /// Runs for every table, one after the other; the text to print, and the exit code.
     ///
     /// # Errors
     /// The first of a table.
     pub fn run(&self, command: &impl Command) -> Result<(String, ExitCode)> {
-        let told: Result<Vec<_>> = self.config.tables.iter().map(|table| command.ask(self, table)).collect();
-        Ok(command.tell(&told?, self.json))
+        let outcomes: Result<Vec<_>> = self.config.tables.iter().map(|table| command.run(self, table)).collect();
+        Ok(command.render(&outcomes?, self.json))
     }
 
     /// Whether only one table is meant.

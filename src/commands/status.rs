@@ -61,10 +61,10 @@ struct History {
 pub struct Status;
 
 impl Command for Status {
-    type Told = TableStatus;
+    type Outcome = TableStatus;
 
     /// One server that cannot be asked, or hangs, does not hide what the others have to say.
-    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableStatus> {
+    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableStatus> {
         let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
         let answers = unsent.as_ref().err().is_none_or(|error| error.exit_code() != ExitCode::Unavailable);
         let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
@@ -95,7 +95,7 @@ impl Command for Status {
         Ok(status)
     }
 
-    fn tell(&self, tables: &[TableStatus], json: bool) -> (String, ExitCode) {
+    fn render(&self, tables: &[TableStatus], json: bool) -> (String, ExitCode) {
         let failures = tables.iter().flat_map(|table| &table.failures);
         let code = failures.map(Error::exit_code).fold(ExitCode::Done, ExitCode::graver);
         (if json { as_json(tables, code) } else { as_text(tables) }, code)
@@ -178,12 +178,12 @@ fn as_text(tables: &[TableStatus]) -> String {
     let mut text = String::new();
     for table in tables {
         // A string takes everything.
-        let _ = tell(&mut text, table);
+        let _ = render_table(&mut text, table);
     }
     text
 }
 
-fn tell(text: &mut String, table: &TableStatus) -> std::fmt::Result {
+fn render_table(text: &mut String, table: &TableStatus) -> std::fmt::Result {
     writeln!(text, "{} → {} → {}", table.source, table.topic, table.target)?;
     for failure in &table.failures {
         writeln!(text, "  not known: {}: {}\n    hint: {}", failure.what(), failure.why(), failure.hint())?;

@@ -52,7 +52,7 @@ fn ours() -> impl Iterator<Item = &'static str> {
 
 /// Whether log lines are to be JSON from the first one on, before any configuration is read.
 #[must_use]
-pub fn asks_for_json() -> bool {
+pub fn wants_json_log() -> bool {
     std::env::var(LOG_FORMAT).is_ok_and(|format| format == "json")
 }
 

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 pub use column_rules::ColumnRules;
 pub use credential::Credential;
-pub use environment::{VARIABLES, asks_for_json};
+pub use environment::{VARIABLES, wants_json_log};
 pub use example::EXAMPLE;
 pub use load::{Flags, JOBS, explain, load};
 pub use origin::{Explained, Origin, Setting};

@@ -21,9 +21,9 @@ use crate::sync;
 pub const GRACE: Duration = Duration::from_secs(5);
 
 /// How long a client's next report is waited for. With no time at all the first log line among them would end the hearing.
-pub const HEARING: Duration = Duration::from_millis(20);
+pub const REPORT_WAIT: Duration = Duration::from_millis(20);
 
-/// How long the first answer is waited for, before the client's reports are heard.
+/// How long the first answer is waited for, before the client's reports are polled.
 const FIRST_TURN: Duration = Duration::from_millis(500);
 
 /// The settings that every client shares.
@@ -116,29 +116,29 @@ impl<T: Send + 'static> Drop for Detached<T> {
 /// Keeps what the client's threads report, and passes their log lines on.
 #[derive(Debug, Default)]
 pub struct Context {
-    heard: Mutex<Option<(Code, String)>>,
+    reported: Mutex<Option<(Code, String)>>,
     is_nobody_there: AtomicBool,
 }
 
 impl Context {
     /// Tells a failure of a call, with the reason that was reported behind it.
     pub fn explain(&self, what: &str, error: &KafkaError, uses: &Uses) -> Error {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        explain(what, error, heard, uses)
+        let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        explain(what, error, reported, uses)
     }
 
     /// Forgets what was reported: a call has succeeded since.
     pub fn forget(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.reported.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.is_nobody_there.store(false, Ordering::Relaxed);
     }
 
     /// What was reported last.
-    pub fn last_heard(&self) -> Option<Code> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(code, _)| *code)
+    pub fn last_reported(&self) -> Option<Code> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(code, _)| *code)
     }
 
-    /// Asks in turns that grow, listening with `hear` in between. A refused password, certificate, group or connection, or an
+    /// Asks in turns that grow, calling `poll_reports` in between. A refused password, certificate, group or connection, or an
     /// unknown host, ends the waiting early; a slow broker has half of `limit` for its answer.
     ///
     /// # Errors
@@ -147,7 +147,7 @@ impl Context {
         &self,
         limit: Duration,
         ask: impl Fn(Duration) -> Result<T, KafkaError>,
-        hear: impl Fn(),
+        poll_reports: impl Fn(),
     ) -> Result<T, KafkaError> {
         let until = Instant::now() + limit;
         let (mut turn, mut is_suspect) = (FIRST_TURN, false);
@@ -158,15 +158,15 @@ impl Context {
             if !code.is_some_and(is_vague) || left <= turn {
                 return answer;
             }
-            hear();
-            match self.last_heard() {
+            poll_reports();
+            match self.last_reported() {
                 Some(Code::Authentication) => return answer,
                 Some(code) if is_refused(code) => return answer,
                 // A single failed handshake or refused connection may be a broker that has just ended; librdkafka reports it
                 // once, however often it fails again.
                 Some(Code::SSL) if is_suspect => return answer,
                 _ if is_suspect && self.is_nobody_there() => return answer,
-                heard => is_suspect = heard == Some(Code::SSL) || self.is_nobody_there(),
+                reported => is_suspect = reported == Some(Code::SSL) || self.is_nobody_there(),
             }
             turn *= 2;
         }
@@ -177,15 +177,15 @@ impl Context {
         self.is_nobody_there.load(Ordering::Relaxed)
     }
 
-    fn hear(&self, code: Code, reason: &str) {
+    fn note_report(&self, code: Code, reason: &str) {
         if code == Code::AllBrokersDown {
             self.is_nobody_there.store(true, Ordering::Relaxed);
         }
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         // A refused password or certificate is the reason for everything that follows it.
-        let decided = matches!(*heard, Some((Code::Authentication | Code::SSL, _)));
+        let decided = matches!(*reported, Some((Code::Authentication | Code::SSL, _)));
         if !decided && code != Code::AllBrokersDown {
-            *heard = Some((sharpened(code, reason), reason.to_owned()));
+            *reported = Some((sharpened(code, reason), reason.to_owned()));
         }
     }
 }
@@ -216,7 +216,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if let Some(code) = error.rdkafka_error_code() {
-            self.hear(code, reason);
+            self.note_report(code, reason);
         }
         log::debug!(target: "librdkafka", "{error}: {reason}");
     }

@@ -7,14 +7,14 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use super::acl::Uses;
 use crate::error::{Error, ExitCode};
 
-/// Tells a failure of a client that `uses` this. `heard` is what its threads reported last: the reason behind a bare "timed out".
-pub fn explain(what: &str, error: &KafkaError, heard: Option<(Code, String)>, uses: &Uses) -> Error {
+/// Tells a failure of a client that `uses` this. `reported` is what its threads reported last: the reason behind a bare "timed out".
+pub fn explain(what: &str, error: &KafkaError, reported: Option<(Code, String)>, uses: &Uses) -> Error {
     let code = code_of(error);
     let told = match error {
         KafkaError::Transaction(error) => error.string(),
         other => other.to_string(),
     };
-    let (decisive, why) = match (code, heard) {
+    let (decisive, why) = match (code, reported) {
         (Some(code), Some((reported, text))) if is_vague(code) => (Some(reported), format!("{told}: {text}")),
         _ => (code, told),
     };

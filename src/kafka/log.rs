@@ -13,7 +13,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::acl::Uses;
-use super::client::{Context, Detached, GRACE, HEARING};
+use super::client::{Context, Detached, GRACE, REPORT_WAIT};
 use super::consumer::{FAR, NEAR, connected_far, consumer};
 use super::headers;
 use crate::config::Config;
@@ -30,7 +30,7 @@ const FAR_TRIP: Duration = Duration::from_millis(4);
 /// For how many records that is worth a client of its own, which takes some six trips to connect.
 const FAR_RECORDS: u64 = 20_000;
 
-/// How many reports are heard after a failure.
+/// How many reports are polled after a failure.
 const REPORTS: usize = 100;
 
 /// One topic of a real cluster.
@@ -100,7 +100,7 @@ impl KafkaLog {
         let written_reader = consumer(config, group, "read_uncommitted", NEAR)?;
         // Each connects when it is asked.
         let (written_reader, partitions) =
-            both("written ends", || log.know_topic(written_reader), || log.ask_partitions())?;
+            both("written ends", || log.load_topic(written_reader), || log.query_partitions())?;
         (log.written_reader, log.partitions) = (Some(written_reader), partitions);
         Ok(log)
     }
@@ -127,14 +127,14 @@ impl KafkaLog {
     /// # Errors
     /// As [`survey`](TopicLog::survey).
     pub fn surveyed(mut self) -> Result<Self> {
-        self.ahead = Some(self.ask_all(Of::Before)?);
+        self.ahead = Some(self.query_all(Of::Before)?);
         Ok(self)
     }
 
-    /// A client that has not heard of the topic lets its first question for offsets wait for half a second.
-    fn know_topic(&self, client: Detached<BaseConsumer<Context>>) -> Result<Detached<BaseConsumer<Context>>> {
+    /// A client that does not have the topic's metadata lets its first question for offsets wait for half a second.
+    fn load_topic(&self, client: Detached<BaseConsumer<Context>>) -> Result<Detached<BaseConsumer<Context>>> {
         let ask = |turn| client.fetch_metadata(Some(&self.topic), turn);
-        let known = self.call("find", || client.context().in_turns(self.limit, ask, || hear(&client)));
+        let known = self.call("find", || client.context().in_turns(self.limit, ask, || poll_reports(&client)));
         known.map_err(|error| client.context().explain(&self.what("find"), &error, &self.uses))?;
         Ok(client)
     }
@@ -149,7 +149,7 @@ impl KafkaLog {
         format!("cannot {verb} topic {} at {}", self.topic, self.brokers)
     }
 
-    fn told<T>(&self, verb: &str, result: Result<T, KafkaError>) -> Result<T> {
+    fn explained<T>(&self, verb: &str, result: Result<T, KafkaError>) -> Result<T> {
         let context = self.committed_reader.context();
         match result {
             Ok(value) => {
@@ -157,7 +157,7 @@ impl KafkaLog {
                 Ok(value)
             }
             Err(error) => {
-                hear(&self.committed_reader);
+                poll_reports(&self.committed_reader);
                 Err(context.explain(&self.what(verb), &error, &self.uses))
             }
         }
@@ -171,7 +171,10 @@ impl KafkaLog {
     /// Asks until the limit, or until it is known that no broker will reply.
     fn in_turns<T>(&self, verb: &str, ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T> {
         let context = self.committed_reader.context();
-        self.told(verb, self.call(verb, || context.in_turns(self.limit, ask, || hear(&self.committed_reader))))
+        self.explained(
+            verb,
+            self.call(verb, || context.in_turns(self.limit, ask, || poll_reports(&self.committed_reader))),
+        )
     }
 
     /// The known partitions for which `at` has an offset, as librdkafka wants them.
@@ -179,7 +182,7 @@ impl KafkaLog {
         let mut list = TopicPartitionList::new();
         for &partition in &self.partitions {
             if let Some(offset) = at(partition) {
-                self.told("name the partitions of", list.add_partition_offset(&self.topic, partition, offset))?;
+                self.explained("name the partitions of", list.add_partition_offset(&self.topic, partition, offset))?;
             }
         }
         Ok(list)
@@ -193,7 +196,7 @@ impl KafkaLog {
     /// Where reading stands in each partition that is read.
     fn stands(&self) -> Result<Offsets> {
         let mut stands = self.from.clone();
-        let positions = self.told("read", self.call("read", || self.reader().position()))?;
+        let positions = self.explained("read", self.call("read", || self.reader().position()))?;
         for element in positions.elements() {
             if let (Some(at), Offset::Offset(next)) = (stands.get_mut(&element.partition()), element.offset()) {
                 *at = next.max(*at);
@@ -204,7 +207,7 @@ impl KafkaLog {
 
     fn assign(&self, from: &Offsets) -> Result<()> {
         let list = self.list(|partition| from.get(&partition).copied().map(Offset::Offset))?;
-        self.told("read", self.call("read", || self.reader().assign(&list)))
+        self.explained("read", self.call("read", || self.reader().assign(&list)))
     }
 
     /// Whether nothing lies below the end up to which a partition is read, though its last record or marker lies lower.
@@ -229,7 +232,7 @@ impl KafkaLog {
                     break;
                 }
                 Some(Err(error)) if passes(&error) && !left.is_zero() => {}
-                Some(Err(error)) => return self.told("read", Err(error)),
+                Some(Err(error)) => return self.explained("read", Err(error)),
             }
         }
         self.from = stands;
@@ -259,7 +262,7 @@ impl KafkaLog {
                     log::debug!("reading topic {}: {error}", self.topic);
                     None
                 }
-                Some(Err(error)) => return self.told("read", Err(error)),
+                Some(Err(error)) => return self.explained("read", Err(error)),
                 None => None,
             };
             if let Some(partition) = ended
@@ -283,14 +286,14 @@ impl KafkaLog {
     fn with_written_reader<T>(&mut self, call: impl FnOnce(&Self, &BaseConsumer<Context>) -> Result<T>) -> Result<T> {
         let reader = match self.written_reader.take() {
             Some(reader) => reader,
-            None => self.know_topic(consumer(&self.config, &self.group, "read_uncommitted", NEAR)?)?,
+            None => self.load_topic(consumer(&self.config, &self.group, "read_uncommitted", NEAR)?)?,
         };
         let answer = call(self, &reader);
         self.written_reader = Some(reader);
         answer
     }
 
-    fn know_partitions(&mut self) -> Result<()> {
+    fn load_partitions(&mut self) -> Result<()> {
         if self.partitions.is_empty() {
             self.partitions()?;
         }
@@ -300,12 +303,12 @@ impl KafkaLog {
 
 impl TopicLog for KafkaLog {
     fn partitions(&mut self) -> Result<Vec<i32>> {
-        self.partitions = self.ask_partitions()?;
+        self.partitions = self.query_partitions()?;
         Ok(self.partitions.clone())
     }
 
     fn ends(&mut self, end: End) -> Result<Offsets> {
-        self.know_partitions()?;
+        self.load_partitions()?;
         match end {
             End::Stable => self.offsets_at(&self.committed_reader, Offset::End),
             End::Written => self.with_written_reader(|log, reader| log.offsets_at(reader, Offset::End)),
@@ -313,24 +316,24 @@ impl TopicLog for KafkaLog {
     }
 
     fn starts(&mut self) -> Result<Offsets> {
-        self.know_partitions()?;
+        self.load_partitions()?;
         self.offsets_at(&self.committed_reader, Offset::Beginning)
     }
 
     fn committed(&mut self) -> Result<BTreeMap<i32, Committed>> {
-        self.know_partitions()?;
+        self.load_partitions()?;
         self.offsets_of_group(&self.committed_reader)
     }
 
     fn committed_before(&mut self) -> Result<BTreeMap<i32, Committed>> {
-        self.know_partitions()?;
+        self.load_partitions()?;
         self.with_written_reader(Self::offsets_of_group)
     }
 
     fn survey(&mut self, of: Of) -> Result<Survey> {
         match (self.ahead.take(), of) {
             (Some(survey), Of::Before) => Ok(survey),
-            _ => self.ask_all(of),
+            _ => self.query_all(of),
         }
     }
 
@@ -384,12 +387,12 @@ impl TopicLog for KafkaLog {
     }
 }
 
-/// What a client's threads report (a refused password) is only heard by who polls.
-fn hear(client: &BaseConsumer<Context>) {
+/// What a client's threads report (a refused password) arrives only when the client is polled.
+fn poll_reports(client: &BaseConsumer<Context>) {
     // Where no broker listens, a new report comes every few milliseconds.
-    let until = Instant::now() + HEARING * 5;
+    let until = Instant::now() + REPORT_WAIT * 5;
     for _ in 0..REPORTS {
-        if client.poll(HEARING).is_none() || Instant::now() > until {
+        if client.poll(REPORT_WAIT).is_none() || Instant::now() > until {
             break;
         }
     }

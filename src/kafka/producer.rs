@@ -10,7 +10,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 
 use super::acl::Uses;
-use super::client::{Context, Detached, GRACE, HEARING, base, make};
+use super::client::{Context, Detached, GRACE, REPORT_WAIT, base, make};
 use crate::config::Config;
 use crate::crash;
 use crate::data::RecordPosition;
@@ -91,8 +91,8 @@ impl Producer {
         let (context, client) = (&self.client.context().base, self.client.client());
         for _ in 0..2 {
             let ask = |turn| client.fetch_metadata(Some(&self.topic), turn);
-            let hear = || self.client.poll(HEARING);
-            let connected = self.call("fence", || context.in_turns(self.limit, ask, hear));
+            let poll_reports = || self.client.poll(REPORT_WAIT);
+            let connected = self.call("fence", || context.in_turns(self.limit, ask, poll_reports));
             connected.map_err(|error| self.explain("fence", &error))?;
         }
         self.is_connected = true;

@@ -68,7 +68,7 @@ pub struct Backlog {
 impl Backlog {
     /// Queries the servers; what one of them refuses stays unknown, and the reason is among the errors.
     #[must_use]
-    pub fn ask(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> (Self, Vec<Error>) {
+    pub fn query(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> (Self, Vec<Error>) {
         Self::of(unsent(config, table, watchdog), partitions(config, table, watchdog))
     }
 
@@ -207,16 +207,16 @@ fn left_of(config: &Config, table: &TableReport) -> Left {
     if table.is_complete() && is_sent {
         return told(Some(0), Some(0));
     }
-    let asked = ask(config, &table.source).unwrap_or_default();
+    let asked = query(config, &table.source).unwrap_or_default();
     told(asked.unsent.as_ref().map(|unsent| unsent.rows), asked.behind())
 }
 
-fn ask(config: &Config, source: &str) -> Option<Backlog> {
+fn query(config: &Config, source: &str) -> Option<Backlog> {
     let table = config.tables.iter().find(|table| table.source == source)?.clone();
     let mut config = config.clone();
     config.timeouts.connect = config.timeouts.connect.min(LIMIT / 3);
     config.timeouts.kafka = config.timeouts.kafka.min(LIMIT / 3);
     config.timeouts.clickhouse = config.timeouts.clickhouse.min(LIMIT / 3);
     let late = || Some(Error::unavailable("cannot count what remains", "no reply in time", "run `pg2ch status`"));
-    beside("backlog", LIMIT, late, move || Ok(Backlog::ask(&config, &table, &Watchdog::of_nobody()).0)).ok()
+    beside("backlog", LIMIT, late, move || Ok(Backlog::query(&config, &table, &Watchdog::of_nobody()).0)).ok()
 }

@@ -37,7 +37,7 @@ impl Budget {
     /// How many rows the next batch may have, of `wanted`; 0 when the leg is to finish.
     #[must_use]
     pub fn allows(&self, wanted: usize) -> usize {
-        if self.shutdown.is_asked() || self.until.is_some_and(|until| Instant::now() >= until) {
+        if self.shutdown.is_requested() || self.until.is_some_and(|until| Instant::now() >= until) {
             return 0;
         }
         self.rows_left.map_or(wanted, |left| wanted.min(usize::try_from(left).unwrap_or(usize::MAX)))

@@ -54,7 +54,7 @@ const PINNED: &[(&str, &str)] = &[
 /// 69 if the server cannot be reached in time, 77 if it refuses the user or the password, 78 if the database does not
 /// exist, a certificate file cannot be read, the certificate of either side is refused, or a pooler shares sessions.
 pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Session> {
-    connect_and_ask(None, config, role, &[], "", watchdog).map(|(session, _)| session)
+    connect_and_query(None, config, role, &[], "", watchdog).map(|(session, _)| session)
 }
 
 /// The same, through a session that an earlier run of this process has `kept`, if it still answers; with more `settings`. The
@@ -63,7 +63,7 @@ pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Sessi
 ///
 /// # Errors
 /// As [`connect`].
-pub(super) fn connect_and_ask(
+pub(super) fn connect_and_query(
     kept: Option<Session>,
     config: &Config,
     role: &str,
@@ -94,7 +94,7 @@ pub(super) fn connect_and_ask(
             nature.require_another(&mut other, postgres)
         })?;
     }
-    let answers = pin_and_ask(&nature, config, settings, then, |sql| {
+    let answers = pin_and_query(&nature, config, settings, then, |sql| {
         let answers = watchdog.watch(&what, limit, || client.simple_query(sql));
         answers.map(answers_of).map_err(|error| explain(&what, error))
     })?;
@@ -118,7 +118,7 @@ fn renew(
     let settings = [settings, &[("application_name", &name)]].concat();
     let nature = session.nature().clone();
     let what = format!("cannot use the session of the last run in PostgreSQL at {}", config.postgres.address());
-    match pin_and_ask(&nature, config, &settings, then, |sql| session.script(&what, sql)) {
+    match pin_and_query(&nature, config, &settings, then, |sql| session.script(&what, sql)) {
         Ok(answers) => Some((session, answers)),
         Err(error) => {
             log::debug!("{error}");
@@ -128,7 +128,7 @@ fn renew(
 }
 
 /// Pins every setting, and asks `then` behind it in the same message.
-fn pin_and_ask(
+fn pin_and_query(
     nature: &Nature,
     config: &Config,
     settings: &[(&str, &str)],

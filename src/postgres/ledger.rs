@@ -9,7 +9,7 @@ use std::time::Duration;
 use postgres::SimpleQueryRow;
 
 use super::catalogue::Catalogue;
-use super::connect::connect_and_ask;
+use super::connect::connect_and_query;
 use super::epoch::Epoch;
 use super::flag::{FlagStatements, Named, Wanted};
 use super::flaggable::Flaggable;
@@ -73,7 +73,7 @@ impl PgLedger {
         let row_lock = config.timeouts.row_lock.as_millis().max(1).to_string();
         let settings = [("synchronous_commit", "off"), ("lock_timeout", row_lock.as_str())];
         let asked = format!("{OWN_TABLES}; {}", Catalogue::sql(table));
-        let (mut session, answers) = connect_and_ask(kept, config, "ledger", &settings, &asked, watchdog)?;
+        let (mut session, answers) = connect_and_query(kept, config, "ledger", &settings, &asked, watchdog)?;
         session.require_writable()?;
         let (own, found) = match answers {
             Some(mut answers) => {

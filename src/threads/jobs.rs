@@ -12,50 +12,50 @@ use super::{caught, started};
 pub struct Job<W, T> {
     /// The thread's name.
     pub name: String,
-    /// What the foreman keeps of the job while it is under way.
-    pub kept: W,
+    /// What the supervisor keeps of the job while it is under way.
+    pub handle: W,
     /// What the thread does.
     pub work: Box<dyn FnOnce() -> Result<T> + Send>,
 }
 
 /// Who gives out jobs, and takes down how they end.
-pub trait Foreman {
+pub trait Supervisor {
     /// What is kept of a job while it is under way.
-    type Kept;
+    type Handle;
     /// What a job makes.
-    type Made: Send + 'static;
+    type Output: Send + 'static;
 
     /// The next job; `None` if there is none, or none is to be begun any more. It is asked as soon as there is room for one,
     /// also after it had none.
-    fn next(&mut self) -> Option<Job<Self::Kept, Self::Made>>;
+    fn next(&mut self) -> Option<Job<Self::Handle, Self::Output>>;
 
     /// Nothing has ended for a while: each job under way is looked at now.
     fn tick(&mut self) {}
 
     /// Looks at a job under way; why it is lost, if it is.
-    fn look(&mut self, kept: &Self::Kept) -> Option<Error>;
+    fn check(&mut self, handle: &Self::Handle) -> Option<Error>;
 
     /// A job has ended: with what its work returned, with 70 if that panicked, with 69 if no thread could be had, or lost.
-    fn ended(&mut self, kept: Self::Kept, end: Result<Self::Made>);
+    fn ended(&mut self, handle: Self::Handle, end: Result<Self::Output>);
 }
 
-/// Does the foreman's jobs, `at_once` of them at a time, begun in the order in which they are given out, until there is none
+/// Does the supervisor's jobs, `at_once` of them at a time, begun in the order in which they are given out, until there is none
 /// left and none under way. Each job that is given out ends once.
 ///
 /// A lost job's thread is left behind, and what becomes of it does not count any more.
-pub fn at_a_time<F: Foreman>(at_once: usize, tick: Duration, foreman: &mut F) {
+pub fn at_a_time<F: Supervisor>(at_once: usize, tick: Duration, supervisor: &mut F) {
     // A thread that has ended waits until its end is noted here, or until this run has left.
     let (out, ends) = bounded(0);
-    let mut under_way: Vec<(u64, F::Kept)> = Vec::new();
+    let mut under_way: Vec<(u64, F::Handle)> = Vec::new();
     let mut begun = 0;
     loop {
         while under_way.len() < at_once + usize::from(mutant::is("one job more than is allowed"))
-            && let Some(job) = foreman.next()
+            && let Some(job) = supervisor.next()
         {
             begun += 1;
             match begin(begun, &job.name, job.work, &out) {
-                Ok(()) => under_way.push((begun, job.kept)),
-                Err(error) => foreman.ended(job.kept, Err(error)),
+                Ok(()) => under_way.push((begun, job.handle)),
+                Err(error) => supervisor.ended(job.handle, Err(error)),
             }
         }
         if under_way.is_empty() {
@@ -65,15 +65,15 @@ pub fn at_a_time<F: Foreman>(at_once: usize, tick: Duration, foreman: &mut F) {
             // That of a lost job has no place any more.
             Ok((number, end)) => {
                 if let Some(at) = place_of(number, &under_way) {
-                    foreman.ended(under_way.remove(at).1, end);
+                    supervisor.ended(under_way.remove(at).1, end);
                 }
             }
             Err(_) => {
-                foreman.tick();
-                for (number, kept) in std::mem::take(&mut under_way) {
-                    match foreman.look(&kept) {
-                        Some(why) if !mutant::is("a lost job is waited for") => foreman.ended(kept, Err(why)),
-                        _ => under_way.push((number, kept)),
+                supervisor.tick();
+                for (number, handle) in std::mem::take(&mut under_way) {
+                    match supervisor.check(&handle) {
+                        Some(why) if !mutant::is("a lost job is waited for") => supervisor.ended(handle, Err(why)),
+                        _ => under_way.push((number, handle)),
                     }
                 }
             }
@@ -103,42 +103,42 @@ fn begin<T: Send + 'static>(
     started(name, thread).map(drop)
 }
 
-/// Does `work` on a thread of its own, which is left behind with the error that `look` returns: it is asked after each `tick`.
+/// Does `work` on a thread of its own, which is left behind with the error that `check` returns: it is asked after each `tick`.
 ///
 /// # Errors
 /// That error; that of `work`, or 70 if it panics; 69 if no thread can be had.
 pub fn beside<T: Send + 'static>(
     name: &str,
     tick: Duration,
-    look: impl FnMut() -> Option<Error>,
+    check: impl FnMut() -> Option<Error>,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let mut one = One {
-        job: Some(Job { name: name.to_owned(), kept: (), work: Box::new(work) }),
-        look,
+        job: Some(Job { name: name.to_owned(), handle: (), work: Box::new(work) }),
+        check,
         end: Err(Error::bug(format!("the thread {name} ended"), "it ended without a result")),
     };
     at_a_time(1, tick, &mut one);
     one.end
 }
 
-/// The foreman of a single job.
+/// The supervisor of a single job.
 struct One<T, L> {
     job: Option<Job<(), T>>,
-    look: L,
+    check: L,
     end: Result<T>,
 }
 
-impl<T: Send + 'static, L: FnMut() -> Option<Error>> Foreman for One<T, L> {
-    type Kept = ();
-    type Made = T;
+impl<T: Send + 'static, L: FnMut() -> Option<Error>> Supervisor for One<T, L> {
+    type Handle = ();
+    type Output = T;
 
     fn next(&mut self) -> Option<Job<(), T>> {
         self.job.take()
     }
 
-    fn look(&mut self, (): &()) -> Option<Error> {
-        (self.look)()
+    fn check(&mut self, (): &()) -> Option<Error> {
+        (self.check)()
     }
 
     fn ended(&mut self, (): (), end: Result<T>) {

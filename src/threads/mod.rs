@@ -11,7 +11,7 @@ pub mod watchdog;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use jobs::{Foreman, Job, at_a_time, beside};
+pub use jobs::{Job, Supervisor, at_a_time, beside};
 pub use spares::Spares;
 pub use stages::{Maker, both, first_error, side_by_side};
 

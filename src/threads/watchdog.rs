@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use super::beside;
 
 /// How often the waiting side looks at the calls in progress in a thread.
-pub const LOOK: Duration = Duration::from_millis(250);
+pub const CHECK_EVERY: Duration = Duration::from_millis(250);
 
 /// How long a call may take before the terminal shows it.
 const QUIET: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ struct Call {
 /// 69 then; 70 if it panics; what `work` returns.
 pub fn watched<T: Send + 'static>(name: &str, work: impl FnOnce(&Watchdog) -> Result<T> + Send + 'static) -> Result<T> {
     let (watchdog, watcher) = Watchdog::pair();
-    beside(name, LOOK, || watcher.overdue(), move || work(&watchdog))
+    beside(name, CHECK_EVERY, || watcher.overdue(), move || work(&watchdog))
 }
 
 /// The other end of a [`Watchdog`]: it looks at the calls.

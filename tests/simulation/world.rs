@@ -222,7 +222,7 @@ impl World {
             return if fault == Fault::Fine { Fault::Change } else { fault };
         }
         if fault == Fault::Sigterm {
-            self.turns.shutdowns[slot].ask();
+            self.turns.shutdowns[slot].request();
         }
         fault
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pg2ch::error::{Error, Result};
 
 use super::sync::{Sender, bounded};
-use super::threads::{Foreman, Job, at_a_time, beside};
+use super::threads::{Job, Supervisor, at_a_time, beside};
 use super::{leave_threads, pause};
 
 /// Where there is no clock, any moment will do.
@@ -98,7 +98,7 @@ fn told(end: Result<usize>) -> String {
     end.map_or_else(|error| error.what().to_owned(), |made| format!("done {made}"))
 }
 
-/// What a job does, once its thread runs: the same for those of a foreman and for one that stands alone.
+/// What a job does, once its thread runs: the same for those of a supervisor and for one that stands alone.
 fn job(number: usize, end: End, pauses: u32) -> (Under, impl FnOnce() -> Result<usize> + Send + 'static) {
     let (release, released) = bounded::<()>(0);
     let hangs = Arc::new(AtomicBool::new(false));
@@ -132,19 +132,19 @@ impl Under {
     }
 }
 
-/// The foreman of a plan.
+/// The supervisor of a plan.
 struct Board<'a> {
     plan: &'a Plan,
     begun: usize,
     under_way: BTreeMap<usize, Under>,
     ends: BTreeMap<usize, String>,
-    /// They come back when the foreman has gone.
+    /// They come back when the supervisor has gone.
     hanging: Vec<Under>,
 }
 
-impl Foreman for Board<'_> {
-    type Kept = usize;
-    type Made = usize;
+impl Supervisor for Board<'_> {
+    type Handle = usize;
+    type Output = usize;
 
     fn next(&mut self) -> Option<Job<usize, usize>> {
         if self.plan.stop.is_some_and(|stop| self.ends.len() >= stop) {
@@ -156,10 +156,10 @@ impl Foreman for Board<'_> {
         assert!(self.under_way.len() < self.plan.at_once, "too many jobs at once");
         let (under, work) = job(number, end, pauses);
         self.under_way.insert(number, under);
-        Some(Job { name: name(number), kept: number, work: Box::new(work) })
+        Some(Job { name: name(number), handle: number, work: Box::new(work) })
     }
 
-    fn look(&mut self, number: &usize) -> Option<Error> {
+    fn check(&mut self, number: &usize) -> Option<Error> {
         self.under_way[number].lost(*number)
     }
 

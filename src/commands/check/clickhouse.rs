@@ -82,7 +82,7 @@ pub fn check(config: &Config, table: &TableConfig, source: Option<&Source>) -> R
 /// Its version, and its clock.
 fn server(http: &Http, what: &str, findings: &mut Findings) -> Result<String> {
     let before = clock::now();
-    let answer = http.ask(what, "SELECT version(), toUnixTimestamp(now()) FORMAT TabSeparatedRaw", &[])?;
+    let answer = http.query(what, "SELECT version(), toUnixTimestamp(now()) FORMAT TabSeparatedRaw", &[])?;
     let after = clock::now();
     let answer = String::from_utf8_lossy(&answer);
     let (version, seconds) = answer.trim().split_once('\t').unwrap_or((answer.trim(), ""));
@@ -160,7 +160,7 @@ impl Check<'_> {
         self.shared()?;
         let target = columns::read(&self.http, &self.what, &self.table.target)?;
         let source = self.source.map(|source| source.columns.as_slice());
-        self.tell(differences(self.table, source, &target));
+        self.add(differences(self.table, source, &target));
         self.judge_storage(&self.table.target.clone())?;
         if self.find_stored(row)?.is_some() {
             if self.stored != self.table.target {
@@ -185,7 +185,7 @@ impl Check<'_> {
         if *name != self.table.target {
             found.iter_mut().filter(|each| REMADE.contains(&each.id)).for_each(|each| MEANT.clone_into(&mut each.fix));
         }
-        self.tell(found);
+        self.add(found);
         if description.engine.layout() == Layout::Replicated {
             self.quorum();
         }
@@ -204,7 +204,7 @@ impl Check<'_> {
         Ok(rows.into_iter().map(|row| (row.name, row.value)).collect())
     }
 
-    fn tell(&mut self, found: Vec<Difference>) {
+    fn add(&mut self, found: Vec<Difference>) {
         for found in found {
             let severity = match found.effect {
                 Effect::Stops | Effect::RefusesAll => Severity::Error,

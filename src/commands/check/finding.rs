@@ -144,12 +144,12 @@ pub fn as_text(tables: &[TableFindings]) -> String {
     let mut text = String::new();
     for table in tables {
         // A string takes everything.
-        let _ = tell_table(&mut text, table);
+        let _ = render_table(&mut text, table);
     }
     text
 }
 
-fn tell_table(text: &mut String, table: &TableFindings) -> std::fmt::Result {
+fn render_table(text: &mut String, table: &TableFindings) -> std::fmt::Result {
     let versions: Vec<String> = table.versions.iter().map(|(server, version)| format!("{server} {version}")).collect();
     let versions = if versions.is_empty() { "no server version known".to_owned() } else { versions.join(", ") };
     writeln!(text, "{} → {} → {}  ({versions})", table.source, table.topic, table.target)?;

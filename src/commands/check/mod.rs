@@ -36,10 +36,10 @@ pub struct Source {
 pub struct Check;
 
 impl Command for Check {
-    type Told = TableFindings;
+    type Outcome = TableFindings;
 
     /// One server that cannot be asked, or hangs, does not hide what the others have to say.
-    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableFindings> {
+    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableFindings> {
         let mut found = TableFindings {
             source: table.source.clone(),
             topic: table.topic.clone(),
@@ -77,7 +77,7 @@ impl Command for Check {
         Ok(found)
     }
 
-    fn tell(&self, tables: &[TableFindings], json: bool) -> (String, ExitCode) {
+    fn render(&self, tables: &[TableFindings], json: bool) -> (String, ExitCode) {
         let code = tables.iter().map(TableFindings::exit_code).fold(ExitCode::Done, ExitCode::graver);
         (if json { finding::as_json(tables, code) } else { finding::as_text(tables) }, code)
     }

@@ -35,7 +35,7 @@ pub(super) fn dismiss(leg: &LegContext<'_>, choice: &Choice, report: &mut TableL
     };
     let mut unmet: BTreeSet<(i32, i64)> = choice.records.iter().copied().collect();
     dismiss_each(leg, choice, &mut letters, alone.as_mut(), &mut unmet, report)?;
-    letters.tell(report);
+    letters.add_to(report);
     if report.complete {
         for (partition, offset) in unmet {
             log::warn!("partition {partition} offset {offset} is not a pending dead letter");

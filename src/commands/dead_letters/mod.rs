@@ -25,14 +25,14 @@ use crate::ports::LegContext;
 pub struct List;
 
 impl Command for List {
-    type Told = TableLetters;
+    type Outcome = TableLetters;
 
-    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
+    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
         frame.on(table, look_through)
     }
 
-    fn tell(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
-        tell(tables, json)
+    fn render(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
+        render(tables, json)
     }
 }
 
@@ -52,7 +52,7 @@ fn look_through(leg: &LegContext<'_>) -> Result<TableLetters> {
         let states = looker.states(&letters, &chunk)?;
         chunk.iter().zip(states).for_each(|(letter, state)| report.count(letter, state));
     }
-    letters.tell(&mut report);
+    letters.add_to(&mut report);
     Ok(report)
 }
 
@@ -61,9 +61,9 @@ fn look_through(leg: &LegContext<'_>) -> Result<TableLetters> {
 pub struct ReplayAll;
 
 impl Command for ReplayAll {
-    type Told = TableLetters;
+    type Outcome = TableLetters;
 
-    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
+    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
         frame.on(table, |leg| {
             let mut report = TableLetters::of(leg.table);
             if let Some(replay) = Replay::begin(leg)? {
@@ -73,8 +73,8 @@ impl Command for ReplayAll {
         })
     }
 
-    fn tell(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
-        tell(tables, json)
+    fn render(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
+        render(tables, json)
     }
 }
 
@@ -82,9 +82,9 @@ impl Command for ReplayAll {
 pub struct Dismiss(pub Choice);
 
 impl Command for Dismiss {
-    type Told = TableLetters;
+    type Outcome = TableLetters;
 
-    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
+    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
         let choice = self.0.clone();
         if !choice.records.is_empty() && !frame.has_one_table() {
             return Err(Error::new(
@@ -101,12 +101,12 @@ impl Command for Dismiss {
         })
     }
 
-    fn tell(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
-        tell(tables, json)
+    fn render(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
+        render(tables, json)
     }
 }
 
-fn tell(tables: &[TableLetters], json: bool) -> (String, ExitCode) {
+fn render(tables: &[TableLetters], json: bool) -> (String, ExitCode) {
     let is_pending = tables.iter().any(|table| table.pending > 0);
     let code = if is_pending { ExitCode::Data } else { ExitCode::Done };
     (if json { as_json(tables, code) } else { as_text(tables) }, code)

@@ -97,7 +97,7 @@ impl Letters {
 
     /// The next letter or note.
     fn next(&mut self) -> Result<Option<Letter>> {
-        while !self.shutdown.is_asked() {
+        while !self.shutdown.is_requested() {
             let Some(partition) = self.open else {
                 let Some((partition, start)) = self.waiting.pop_front() else { return Ok(None) };
                 self.log.read_from(&[(partition, start)].into(), &self.ends)?;
@@ -144,7 +144,7 @@ impl Letters {
     }
 
     /// Tells what was read.
-    pub(super) fn tell(&self, report: &mut TableLetters) {
+    pub(super) fn add_to(&self, report: &mut TableLetters) {
         report.foreign += self.foreign;
         report.complete = self.is_complete();
     }

@@ -112,15 +112,15 @@ impl<'a> Replay<'a> {
             let is_new = |letter: &&Letter| held.contains(&id_of(letter)) && self.letters.fate(letter) == Fate::Refused;
             self.alone.note(&chunk.iter().filter(is_new).collect::<Vec<_>>(), Fate::Replayed)?;
             for letter in &chunk {
-                self.tell(letter, &held, &outcomes, report);
+                self.report(letter, &held, &outcomes, report);
             }
         }
-        self.letters.tell(report);
+        self.letters.add_to(report);
         report.complete &= !stopped;
         Ok(())
     }
 
-    fn tell(&self, letter: &Letter, held: &HashSet<RecordId>, outcomes: &Outcomes, report: &mut TableLetters) {
+    fn report(&self, letter: &Letter, held: &HashSet<RecordId>, outcomes: &Outcomes, report: &mut TableLetters) {
         let id = id_of(letter);
         match (held.contains(&id), self.letters.fate(letter)) {
             (true, _) | (_, Fate::Replayed) => report.replayed += 1,

@@ -159,7 +159,7 @@ fn storage(config: &TableConfig, target: &mut ClickHouseTarget, engine: &Engine,
         "SELECT name, value FROM system.merge_tree_settings WHERE name IN ({}) FORMAT TabSeparated",
         listed.join(", ")
     );
-    let answer = String::from_utf8_lossy(&target.ask(what, &sql)?).into_owned();
+    let answer = String::from_utf8_lossy(&target.query(what, &sql)?).into_owned();
     let defaults: BTreeMap<&str, &str> = answer.lines().filter_map(|line| line.split_once('\t')).collect();
     let value = |name: &str| engine.setting(name).or_else(|| defaults.get(name).copied()).unwrap_or("0");
     let is_merged_safely = value("min_rows_to_fsync_after_merge") == "1"

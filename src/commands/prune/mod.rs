@@ -45,14 +45,14 @@ pub struct Options {
 pub struct Prune(pub Options);
 
 impl Command for Prune {
-    type Told = TableReport;
+    type Outcome = TableReport;
 
-    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableReport> {
+    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableReport> {
         let options = self.0.clone();
         frame.on(table, move |leg| prune(leg, &options))
     }
 
-    fn tell(&self, tables: &[TableReport], json: bool) -> (String, ExitCode) {
+    fn render(&self, tables: &[TableReport], json: bool) -> (String, ExitCode) {
         report::printed(tables, json)
     }
 }
@@ -69,13 +69,13 @@ pub fn keep(config: &Config, run: &mut RunReport, limits: &Limits, shutdown: &Sh
         let Some(told) = told.filter(|told| told.consume.is_some() && told.is_complete()) else { continue };
         let passed = whole(run.seconds + begun.elapsed().as_secs_f64());
         let most = limits.max_seconds.map(|most| most.saturating_sub(passed));
-        if shutdown.is_asked() || most == Some(0) {
+        if shutdown.is_requested() || most == Some(0) {
             continue;
         }
         let limits = Limits { max_rows: Some(AT_A_RUNS_END), max_seconds: most, ..*limits };
         let options =
             Options { older_than: keep.age, by: keep.by.clone(), held_for: keep.held_for, confirm: true, force: false };
-        match Prune(options).ask(&Frame::new(config, &limits, shutdown.clone(), false), table) {
+        match Prune(options).run(&Frame::new(config, &limits, shutdown.clone(), false), table) {
             Ok(pruned) => {
                 told.pruned = pruned.deleted;
                 if pruned.rows >= AT_A_RUNS_END && pruned.deleted == 0 {

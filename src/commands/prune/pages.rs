@@ -89,5 +89,5 @@ fn room(leg: &LegContext<'_>, report: &TableReport) -> usize {
 
 fn is_to_end(leg: &LegContext<'_>) -> bool {
     let is_late = leg.limits.max_seconds.is_some_and(|most| leg.started.elapsed().as_secs() >= most);
-    is_late || leg.shutdown.is_asked()
+    is_late || leg.shutdown.is_requested()
 }

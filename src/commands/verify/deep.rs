@@ -108,20 +108,20 @@ impl Verification<'_> {
                 self.report.dropped += 1;
             } else if is_other {
                 guilty.push(record_key);
-                let told = self.tell(contents, row, &found)?;
-                self.report.tell_different(told);
+                let told = self.describe(contents, row, &found)?;
+                self.report.add_different(told);
             } else if let Some((column, source, target)) = looks_other {
                 // Sent again it would be the same bytes.
                 let [source, target] = [source, target].map(|text| text.unwrap_or("NULL").to_owned());
                 let key = self.key.shown(&row.key.text);
                 let told = Different { key, column: Some(column.to_owned()), source, target };
-                self.report.tell_different(self.report.shows_more_different().then_some(told));
+                self.report.add_different(self.report.shows_more_different().then_some(told));
             }
         }
         self.repair(&guilty)
     }
 
-    fn tell(
+    fn describe(
         &mut self,
         contents: &mut Contents,
         row: &SourceRow,

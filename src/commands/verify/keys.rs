@@ -121,7 +121,7 @@ impl Verification<'_> {
         let unseen = in_target.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(number, _)| *number);
         let (gone, extra): (Vec<u64>, Vec<u64>) = unseen.partition(|number| pruned.binary_search(number).is_ok());
         self.report.pruned += gone.len() as u64;
-        self.tell_extra(&extra)
+        self.report_extra(&extra)
     }
 
     /// Looks once more for keys that the target lacked, behind what was in motion then.
@@ -135,7 +135,7 @@ impl Verification<'_> {
     }
 
     /// Keys that are in the target only: deletes are not propagated.
-    fn tell_extra(&mut self, extra: &[u64]) -> Result<()> {
+    fn report_extra(&mut self, extra: &[u64]) -> Result<()> {
         let room = MOST_SHOWN.saturating_sub(self.report.only_in_target.keys.len());
         let texts = self.target.texts(&extra[..extra.len().min(room)])?;
         self.report.only_in_target.add(extra.len() as u64, texts.iter().map(|text| self.key.shown(text)));

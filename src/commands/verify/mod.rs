@@ -57,14 +57,14 @@ pub struct Options {
 pub struct Verify(pub Options);
 
 impl Command for Verify {
-    type Told = TableReport;
+    type Outcome = TableReport;
 
-    fn ask(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableReport> {
+    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableReport> {
         let options = self.0;
         frame.on(table, move |leg| verify(leg, options))
     }
 
-    fn tell(&self, tables: &[TableReport], json: bool) -> (String, ExitCode) {
+    fn render(&self, tables: &[TableReport], json: bool) -> (String, ExitCode) {
         report::printed(tables, json)
     }
 }
@@ -145,7 +145,7 @@ impl Verification<'_> {
     /// Whether a signal or `--max-seconds` asks for the end; the report then says that it is not complete.
     fn is_to_end(&mut self) -> bool {
         let late = self.leg.limits.max_seconds.is_some_and(|most| self.leg.started.elapsed().as_secs() >= most);
-        let ends = self.leg.shutdown.is_asked() || late;
+        let ends = self.leg.shutdown.is_requested() || late;
         self.report.complete &= !ends;
         ends
     }

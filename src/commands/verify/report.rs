@@ -141,7 +141,7 @@ impl TableReport {
     }
 
     /// Counts a row whose content differs.
-    pub fn tell_different(&mut self, different: Option<Different>) {
+    pub fn add_different(&mut self, different: Option<Different>) {
         self.different += 1;
         self.differences.extend(different);
     }

@@ -156,7 +156,7 @@ impl TargetKeys {
     ) -> Result<HashMap<u64, Vec<u8>>> {
         let mut found = HashMap::new();
         let columns = columns.iter().map(|column| quote(column)).collect::<Vec<_>>().join(", ");
-        for answer in self.ask_by_key(keys, |target, condition| target.newest(&columns, condition))? {
+        for answer in self.query_by_key(keys, |target, condition| target.newest(&columns, condition))? {
             found.extend(rows.split_answer(&answer)?);
         }
         Ok(found)
@@ -173,7 +173,7 @@ impl TargetKeys {
         rows: &Contents,
     ) -> Result<HashMap<u64, Newest>> {
         let columns = columns.iter().map(|column| quote(column)).collect::<Vec<_>>().join(", ");
-        let answers = self.ask_by_key(keys, |target, condition| {
+        let answers = self.query_by_key(keys, |target, condition| {
             let sql = format!(
                 "SELECT {number} AS pg2ch_number, toInt64(toUnixTimestamp64Milli(_timestamp)) AS pg2ch_at, {columns} FROM {name} \
                  WHERE {condition} ORDER BY pg2ch_number, _timestamp DESC LIMIT {VERSIONS} BY pg2ch_number \
@@ -181,7 +181,7 @@ impl TargetKeys {
                 number = target.key.target_number_sql(),
                 name = target.target.sql_name(),
             );
-            target.ask(&sql)
+            target.query(&sql)
         })?;
         let mut found: HashMap<u64, Newest> = HashMap::new();
         for answer in answers {
@@ -211,7 +211,7 @@ impl TargetKeys {
         keys: &[(u64, &str)],
     ) -> Result<HashMap<u64, Vec<Option<String>>>> {
         let mut found = HashMap::new();
-        for answer in self.ask_by_key(keys, |target, condition| target.newest(expressions, condition))? {
+        for answer in self.query_by_key(keys, |target, condition| target.newest(expressions, condition))? {
             let mut rest = answer.as_slice();
             while !rest.is_empty() {
                 let split = rest.split_first_chunk().and_then(|(number, texts)| {
@@ -238,7 +238,7 @@ impl TargetKeys {
     pub fn numbers_of(&mut self, keys: &[SourceKey]) -> Result<HashSet<u64>> {
         let keys: Vec<(u64, &str)> = keys.iter().map(|key| (key.number, key.text.as_str())).collect();
         let (number, name) = (self.key.target_number_sql(), self.target.sql_name());
-        let answers = self.ask_by_key(&keys, |target, condition| {
+        let answers = self.query_by_key(&keys, |target, condition| {
             let sql = format!("SELECT {number} AS n FROM {name} WHERE {condition} GROUP BY n FORMAT RowBinary");
             target.numbers(&sql, 1)
         })?;
@@ -246,7 +246,7 @@ impl TargetKeys {
     }
 
     /// Queries with a condition that names this many keys at a time; one that uses the primary index, where there is one.
-    fn ask_by_key<T>(
+    fn query_by_key<T>(
         &mut self,
         keys: &[(u64, &str)],
         mut ask: impl FnMut(&mut Self, &str) -> Result<T>,
@@ -278,7 +278,7 @@ impl TargetKeys {
             number = self.key.target_number_sql(),
             name = self.target.sql_name(),
         );
-        self.ask(&sql)
+        self.query(&sql)
     }
 
     /// A column of a key's newest version, for a person.
@@ -296,13 +296,13 @@ impl TargetKeys {
         Ok(self.strings(&sql)?.into_iter().next())
     }
 
-    fn ask(&mut self, sql: &str) -> Result<Vec<u8>> {
-        self.target.ask(&self.what, sql)
+    fn query(&mut self, sql: &str) -> Result<Vec<u8>> {
+        self.target.query(&self.what, sql)
     }
 
     /// An answer of `columns` UInt64 each.
     pub(super) fn numbers(&mut self, sql: &str, columns: usize) -> Result<Vec<u64>> {
-        let answer = self.ask(sql)?;
+        let answer = self.query(sql)?;
         if answer.len() % (8 * columns) != 0 {
             return Err(self.unreadable(answer.len()));
         }
@@ -311,7 +311,7 @@ impl TargetKeys {
 
     /// An answer of one String each.
     fn strings(&mut self, sql: &str) -> Result<Vec<String>> {
-        let answer = self.ask(sql)?;
+        let answer = self.query(sql)?;
         let (mut rest, mut strings) = (answer.as_slice(), Vec::new());
         while !rest.is_empty() {
             let (bytes, behind) = super::skip::string(rest).ok_or_else(|| self.unreadable(answer.len()))?;

@@ -23,12 +23,12 @@ const ROUNDS: usize = 5;
 impl KafkaLog {
     /// Asks for all of it at once, and for the partitions beside it: those that were known may be out of date, and a window or
     /// a backlog in one that is not known would be passed over.
-    pub(super) fn ask_all(&mut self, of: Of) -> Result<Survey> {
-        self.know_partitions()?;
+    pub(super) fn query_all(&mut self, of: Of) -> Result<Survey> {
+        self.load_partitions()?;
         for _ in 0..ROUNDS {
             let begun = Instant::now();
             let (survey, partitions) =
-                self.with_written_reader(|log, written_reader| log.ask_side_by_side(written_reader, of))?;
+                self.with_written_reader(|log, written_reader| log.query_side_by_side(written_reader, of))?;
             if partitions == self.partitions {
                 let trip = begun.elapsed();
                 self.trip = Some(self.trip.map_or(trip, |shortest| shortest.min(trip)));
@@ -44,7 +44,7 @@ impl KafkaLog {
     }
 
     /// What was found, and the partitions as they are now: if they are others, the rest says nothing.
-    fn ask_side_by_side(&self, written_reader: &BaseConsumer<Context>, of: Of) -> Result<(Result<Survey>, Vec<i32>)> {
+    fn query_side_by_side(&self, written_reader: &BaseConsumer<Context>, of: Of) -> Result<(Result<Survey>, Vec<i32>)> {
         let committed_reader = &*self.committed_reader;
         scope(|scope| {
             let beside = |name, consumer, at| {
@@ -54,7 +54,7 @@ impl KafkaLog {
             let starts = beside("starts", committed_reader, Offset::Beginning)?;
             let stable = beside("stable ends", committed_reader, Offset::End)?;
             let written = beside("written ends", written_reader, Offset::End)?;
-            let partitions = spawn_scoped(scope, "partitions", || self.ask_partitions());
+            let partitions = spawn_scoped(scope, "partitions", || self.query_partitions());
             let partitions = partitions.map_err(|error| self.no_thread(error))?;
             let committed = match of {
                 Of::Nobody => Ok(BTreeMap::new()),
@@ -79,7 +79,7 @@ impl KafkaLog {
     }
 
     /// The topic's partitions, ascending. Never empty.
-    pub(super) fn ask_partitions(&self) -> Result<Vec<i32>> {
+    pub(super) fn query_partitions(&self) -> Result<Vec<i32>> {
         let metadata = self.in_turns("find", |turn| self.committed_reader.fetch_metadata(Some(&self.topic), turn))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
         let error = topic.and_then(MetadataTopic::error).map(Code::from);
@@ -98,10 +98,10 @@ impl KafkaLog {
     pub(super) fn offsets_at(&self, consumer: &BaseConsumer<Context>, at: Offset) -> Result<Offsets> {
         const VERB: &str = "ask for the offsets of";
         let wanted = self.list(|_| Some(at))?;
-        let found = self.told(VERB, self.call(VERB, || consumer.offsets_for_times(wanted, self.limit)))?;
+        let found = self.explained(VERB, self.call(VERB, || consumer.offsets_for_times(wanted, self.limit)))?;
         let mut offsets = Offsets::new();
         for element in found.elements() {
-            self.told(VERB, element.error())?;
+            self.explained(VERB, element.error())?;
             if let Offset::Offset(offset) = element.offset() {
                 offsets.insert(element.partition(), offset);
             }
@@ -115,7 +115,7 @@ impl KafkaLog {
         let found = self.in_turns(&verb, |turn| reader.committed_offsets(list.clone(), turn))?;
         let mut committed = BTreeMap::new();
         for element in found.elements() {
-            self.told(&verb, element.error())?;
+            self.explained(&verb, element.error())?;
             if let Offset::Offset(next) = element.offset() {
                 committed.insert(element.partition(), Committed { next, metadata: metadata_of(&element) });
             }

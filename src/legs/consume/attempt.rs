@@ -65,7 +65,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                 }
                 Inserted::Stored => return Ok(Ended::Ask),
                 Inserted::Unproven => {
-                    self.tell_unproven();
+                    self.log_unproven();
                     return Ok(Ended::Ask);
                 }
                 Inserted::TooLarge(error) => return self.too_large(&block, error),
@@ -97,8 +97,8 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             if (self.tools.pause)(pause) {
                 return Err(error);
             }
-            if block.is_unanswered && self.asks_first(rows.len()) && self.holds_any(&block)? {
-                self.tell_views_unknown(&block);
+            if block.is_unanswered && self.queries_first(rows.len()) && self.holds_any(&block)? {
+                self.report_views_unknown(&block);
                 return Ok(Ended::Ask);
             }
         }
@@ -107,7 +107,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// Whether the target is asked before an INSERT is repeated: a server may have forgotten its token (the window counts one entry
     /// for each target partition of anybody's INSERTs), and views whose tables remember none are doubled. Where views remember, a
     /// repetition also brings them what they lack.
-    fn asks_first(&self, rows: usize) -> bool {
+    fn queries_first(&self, rows: usize) -> bool {
         let description = &self.rules.description;
         let is_forgotten = match description.engine.window() {
             Window::Tokens(window) => !description.partition_key.is_empty() && 2 * rows as u64 > window,
@@ -162,11 +162,11 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         self.committer.note_refused(block.ranges);
         if let Err(error) = self.committer.flush() {
             // Whether a later run finds the note is not known.
-            self.tell_views(block.ranges, held, &reason);
+            self.report_views(block.ranges, held, &reason);
             return Err(error);
         }
         if !(self.rules.description.views_remember() && self.refills_views(block)?) {
-            self.tell_views(block.ranges, held, &reason);
+            self.report_views(block.ranges, held, &reason);
         }
         Ok(Verdict::Ended(Ended::Ask))
     }
@@ -186,7 +186,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     }
 
     /// Tells once that the views behind the target may not have these rows just once, and counts them.
-    pub(super) fn tell_views(&mut self, ranges: &Ranges, rows: usize, reason: &str) {
+    pub(super) fn report_views(&mut self, ranges: &Ranges, rows: usize, reason: &str) {
         self.counts.rows_refused_by_views += rows as u64;
         let views = self.views_named();
         log::error!(
@@ -196,10 +196,10 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         );
     }
 
-    fn tell_views_unknown(&mut self, block: &Block<'_>) {
+    fn report_views_unknown(&mut self, block: &Block<'_>) {
         if !self.rules.description.views.is_empty() && !self.target.has_ended_well(block.token) {
             let reason = "the reply was lost, and a repetition might not be recognised as one";
-            self.tell_views(block.ranges, block.rows.len(), reason);
+            self.report_views(block.ranges, block.rows.len(), reason);
         }
     }
 
@@ -222,9 +222,9 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         }
         let ranges = prepared.ranges_of(part);
         if self.committer.was_refused(&ranges) {
-            self.tell_views(&ranges, rows, "the run that sent it died after the refusal");
+            self.report_views(&ranges, rows, "the run that sent it died after the refusal");
         } else if !self.target.has_ended_well(token) {
-            self.tell_views(
+            self.report_views(
                 &ranges,
                 rows,
                 "the run that sent it died before the reply, and system.query_log does not show how it ended",
@@ -317,7 +317,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         }
     }
 
-    fn tell_unproven(&mut self) {
+    fn log_unproven(&mut self) {
         if !std::mem::replace(&mut self.has_told_unproven, true) {
             log::info!(
                 "replies to INSERTs lack the id of their query (a server before 23.3, or a proxy): pg2ch queries the target after each"

@@ -66,7 +66,7 @@ impl<F: Fence> Committer<F> {
 
     /// The part of `ranges` for which the target has to be asked.
     #[must_use]
-    pub fn to_ask(&self, ranges: &Ranges) -> Ranges {
+    pub fn to_query(&self, ranges: &Ranges) -> Ranges {
         ranges
             .iter()
             .filter(|(partition, (start, _))| {

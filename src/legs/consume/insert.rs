@@ -141,7 +141,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     }
 
     /// Adds what was done to the report.
-    pub fn tell(&self, report: &mut ConsumeReport) {
+    pub fn add_to(&self, report: &mut ConsumeReport) {
         let more = self.counts.dead_letters.saturating_sub(MOST_TOLD);
         if more > 0 {
             log::warn!(
@@ -168,9 +168,9 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// missing goes under its token, so only one of the two is stored.
     fn copy(&mut self, prepared: &Prepared, part: Range<usize>, recorded: Option<String>) -> Result<()> {
         let ranges = prepared.ranges_of(&part);
-        let to_ask = if recorded.is_some() { ranges.clone() } else { self.committer.to_ask(&ranges) };
-        let asks = !(to_ask.is_empty() || recorded.is_some() && mutant::is("a recorded insert is sent again whole"));
-        let held = if asks { self.target.held(&to_ask)? } else { HashSet::new() };
+        let to_query = if recorded.is_some() { ranges.clone() } else { self.committer.to_query(&ranges) };
+        let asks = !(to_query.is_empty() || recorded.is_some() && mutant::is("a recorded insert is sent again whole"));
+        let held = if asks { self.target.held(&to_query)? } else { HashSet::new() };
         if let Some(token) = &recorded {
             self.check_views_of(token, prepared, &part, &held);
         }
@@ -236,7 +236,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                         return self.dealt_with(prepared, &part, &ranges, dead);
                     }
                     if has_views && !rows.is_empty() {
-                        self.tell_views(
+                        self.report_views(
                             &ranges,
                             rows.len(),
                             "the target confirmed them and does not hold them: they go again",

@@ -115,7 +115,7 @@ fn attempt<S: Servers>(
         let mut start = Start::of(&committed, &starts, &ends, context);
         if start.is_done(&ends) && now() < start.oldest_commit() + REFRESH_AFTER {
             start.check_log(&mut log, &starts, config.timeouts.kafka)?;
-            if !start.has_strangers() {
+            if !start.has_foreign_offsets() {
                 servers.keep_log(log);
                 return Ok(());
             }
@@ -135,7 +135,7 @@ fn attempt<S: Servers>(
     let mut ends = wait_from(&mut log, stable, produced.delivered, config.timeouts.stable, leg.shutdown)?;
     report.complete = is_all(&written, &ends);
     let mut start = Start::of(&committed, &starts, &ends, context);
-    if start.has_strangers() {
+    if start.has_foreign_offsets() {
         // A later run may have sent, and moved the offsets, between the answers. Its recorded INSERT must not be finished with fewer
         // rows under its token: only ends that are asked for now show that the log is another one.
         Survey { starts, stable: ends, .. } = log.survey(Of::Nobody)?;
@@ -148,13 +148,13 @@ fn attempt<S: Servers>(
     start.check_log(&mut log, &starts, config.timeouts.kafka)?;
     start.begin_again(&starts, &ends, report);
     start.skip_lost(&starts, report);
-    start.tell_untrusted();
+    start.log_untrusted();
     require_proof(leg, &start, &description)?;
     let trimmed = start.trimmed();
     if !trimmed.is_empty() {
-        start.tell_trimmed(&trimmed, &target.highest()?, report);
+        start.report_trimmed(&trimmed, &target.highest()?, report);
     }
-    if start.asks() {
+    if start.must_query() {
         wait_for_inserts(&mut target, leg)?;
     }
     let types = if produced.columns.is_empty() { &servers.record_types()? } else { produced.types };
@@ -185,7 +185,7 @@ fn copy<S: Servers>(
     progress.begin_records(start.behind(ends));
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
     let format = RowFormat::of(&description.columns, &table.column_rules, types, calendar)?;
-    let is_asking = start.asks();
+    let must_query = start.must_query();
     let mut committer = Committer::new(fence, context, start.known, now);
     let rules = InsertRules {
         description: description.clone(),
@@ -199,7 +199,7 @@ fn copy<S: Servers>(
     }
     let shutdown = leg.shutdown.clone();
     let (open_log, limit, mut letters_log) = (servers.more_logs(), config.timeouts.kafka, None);
-    let letters = if is_asking { servers.letters()? } else { HashSet::new() };
+    let letters = if must_query { servers.letters()? } else { HashSet::new() };
     let tools = Tools {
         letters,
         token: servers.tokens()?,
@@ -249,9 +249,9 @@ fn copy<S: Servers>(
     if ended.is_ok() {
         servers.keep_log(log);
     }
-    inserter.tell(report);
+    inserter.add_to(report);
     *is_altered = inserter.is_altered();
-    tell_lacking(preparer.lacking(), report);
+    report_lacking(preparer.lacking(), report);
     ended
 }
 
@@ -268,7 +268,7 @@ fn require_proof(leg: &LegContext<'_>, start: &Start, description: &TargetDescri
 }
 
 /// Says which fields records lacked: nothing is filled in without a word.
-fn tell_lacking(lacking: BTreeMap<String, u64>, report: &mut ConsumeReport) {
+fn report_lacking(lacking: BTreeMap<String, u64>, report: &mut ConsumeReport) {
     for (field, count) in lacking {
         log::info!("{count} records lack the field {field}: their rows have NULL, or the column's DEFAULT, there");
         *report.fields_lacking.entry(field).or_default() += count;

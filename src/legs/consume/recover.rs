@@ -21,7 +21,7 @@ pub struct Start {
     /// INSERTs that were recorded and not confirmed: token → ranges that the log still has.
     pub intents: BTreeMap<String, Ranges>,
     /// Partitions whose log is not the one that was read before; `true` where it cannot be a compacted one either.
-    strangers: BTreeMap<i32, bool>,
+    foreign: BTreeMap<i32, bool>,
     /// Whether a log was another one: what was committed for the one before goes with the first commit, for every partition at
     /// once. Beside a place that is not ours, the next run would trust no recorded INSERT either.
     pub begins_again: bool,
@@ -42,7 +42,7 @@ impl Start {
                 Some(known) if known.reaches() <= end => known,
                 // An end never goes back.
                 Some(_) => {
-                    start.strangers.insert(partition, true);
+                    start.foreign.insert(partition, true);
                     untrusted(first, end)
                 }
                 None => untrusted(first, end),
@@ -121,12 +121,12 @@ impl Start {
             let gained = record.is_some_and(|record| record.offset < next);
             if record != last && (gained || last.is_some()) {
                 // A compacted topic loses records for later ones of their keys; it gains none, and keeps its very last one.
-                self.strangers.insert(partition, gained || record.is_none());
+                self.foreign.insert(partition, gained || record.is_none());
             }
         }
-        if self.strangers.values().any(|is_certain| *is_certain) {
+        if self.foreign.values().any(|is_certain| *is_certain) {
             for &partition in self.known.keys().filter(|partition| !checked.contains(partition)) {
-                self.strangers.entry(partition).or_insert(true);
+                self.foreign.entry(partition).or_insert(true);
             }
         }
         Ok(())
@@ -134,14 +134,14 @@ impl Start {
 
     /// Whether a log was found to be another one than that which was read before.
     #[must_use]
-    pub fn has_strangers(&self) -> bool {
-        !self.strangers.is_empty()
+    pub fn has_foreign_offsets(&self) -> bool {
+        !self.foreign.is_empty()
     }
 
     /// Begins again in the logs that are others, and says so.
     pub fn begin_again(&mut self, starts: &Offsets, ends: &Offsets, report: &mut ConsumeReport) {
-        self.begins_again = self.has_strangers();
-        for (partition, is_certain) in std::mem::take(&mut self.strangers) {
+        self.begins_again = self.has_foreign_offsets();
+        for (partition, is_certain) in std::mem::take(&mut self.foreign) {
             let first = starts.get(&partition).copied().unwrap_or(0);
             if is_certain {
                 log::error!(
@@ -200,7 +200,7 @@ impl Start {
 
     /// Reports what retention has deleted between the last record that the target holds of such a partition and its log's start:
     /// without an offset nothing else shows it.
-    pub fn tell_trimmed(&self, trimmed: &Offsets, highest: &BTreeMap<i32, i64>, report: &mut ConsumeReport) {
+    pub fn report_trimmed(&self, trimmed: &Offsets, highest: &BTreeMap<i32, i64>, report: &mut ConsumeReport) {
         for (&partition, &first) in trimmed {
             let from = highest.get(&partition).map_or(0, |offset| offset + 1);
             if from >= first {
@@ -227,7 +227,7 @@ impl Start {
     }
 
     /// Logs where the leg begins for want of an offset that can be trusted.
-    pub fn tell_untrusted(&self) {
+    pub fn log_untrusted(&self) {
         for (partition, known) in
             self.known.iter().filter(|(_, known)| known.position.at == 0 && known.position.ask_below > known.next)
         {
@@ -241,7 +241,7 @@ impl Start {
 
     /// Whether the target has to be asked for anything.
     #[must_use]
-    pub fn asks(&self) -> bool {
+    pub fn must_query(&self) -> bool {
         self.known.values().any(|known| known.next < known.position.ask_below)
     }
 

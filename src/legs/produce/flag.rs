@@ -181,7 +181,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
     }
 
     /// Adds what was done to the report.
-    pub fn tell(&mut self, report: &mut ProduceReport) {
+    pub fn add_to(&mut self, report: &mut ProduceReport) {
         report.rows_flagged += self.flagged;
         report.rows_changed += self.changed;
         report.rows_locked = self.locked as u64;

@@ -64,7 +64,7 @@ pub fn settle(
         }
         require_few(rows.keys.len())?;
         after = settled.next;
-        if after.is_some() && shutdown.is_asked() {
+        if after.is_some() && shutdown.is_requested() {
             rows.is_cut_short = true;
             break;
         }

@@ -132,7 +132,7 @@ pub fn run<S: Servers>(
     report.complete &= reader.is_complete();
     report.records_sent += sender.records_sent();
     report.add_too_large(sender.take_too_large());
-    flagger.tell(report);
+    flagger.add_to(report);
     ended?;
     if let Some(checkpoint) = flagger.checkpoint() {
         let checkpoint = behind_markers(&mut log, leg, checkpoint)?;

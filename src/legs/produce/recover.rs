@@ -48,7 +48,7 @@ pub fn recover(
     let timeouts = config.timeouts;
     let Survey { starts, stable, written, .. } = survey;
     let stable = wait_from(log, stable, &written, timeouts.stable, shutdown)?;
-    if shutdown.is_asked() {
+    if shutdown.is_requested() {
         return Ok(None);
     }
     let (from, is_recreated) = window_start(&checkpoint, &starts, &stable, report);

@@ -157,7 +157,7 @@ fn an_old_servers_exception_has_its_code_from_the_text() {
 fn an_old_servers_word_for_a_wrong_password_is_understood() {
     let server = OldServer::start();
     let stranger = http(&server.url.replace("app:app@", "app:hunter2@"));
-    let error = stranger.ask("cannot ask", "SELECT 1", &[]).unwrap_err();
+    let error = stranger.query("cannot ask", "SELECT 1", &[]).unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::Permission, "{error}");
     assert!(error.why().contains("Wrong password") && !error.to_string().contains("hunter2"), "{error}");
 }
