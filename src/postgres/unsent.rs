@@ -7,7 +7,7 @@ use postgres::SimpleQueryRow;
 use postgres::fallible_iterator::FallibleIterator;
 
 use super::session::{Param, Session, literal, typed};
-use super::source_table::SourceTable;
+use super::source_table::{SourceTable, quote};
 use super::unreadable::{self, MOST_UNREADABLE, may_be_a_rows_fault};
 use super::wire::{Raw, Tid, Xid};
 use crate::data::{Headers, Row, RowBatch, Version, push_header};
@@ -38,17 +38,17 @@ pub struct PgUnsentRows {
 }
 
 /// What asks for the highest unsent key of a table, its columns as text, in a transaction of its own. Where rows have an order,
-/// any row answers: the index of the unsent ones sorts them by other columns.
+/// any row answers, and the last one is nearest: before it lie the dead entries of rows that were flagged.
 pub fn highest_unsent_key_sql(table: &SourceTable) -> String {
     let columns = table.key_columns_sql("t");
     let texts: Vec<_> = columns.iter().map(|column| format!("{column}::text")).collect();
-    let descending: Vec<_> = columns.iter().map(|column| format!("{column} DESC")).collect();
-    let sorted = if table.has_order() { String::new() } else { format!("ORDER BY {}", descending.join(", ")) };
+    let descending: Vec<_> = table.order_columns().iter().map(|name| format!("t.{} DESC", quote(name))).collect();
     format!(
-        "SET LOCAL search_path = pg_catalog; SELECT {} FROM {} AS t WHERE {} {sorted} LIMIT 1",
+        "SET LOCAL search_path = pg_catalog; SELECT {} FROM {} AS t WHERE {} ORDER BY {} LIMIT 1",
         texts.join(", "),
         table.name,
         table.unsent_sql(),
+        descending.join(", "),
     )
 }
 

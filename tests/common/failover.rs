@@ -71,7 +71,7 @@ impl Pair {
         world.pg = connect(&self.servers.postgres_url);
     }
 
-    fn superuser_of_standby(&self) -> Client {
+    pub fn superuser_of_standby(&self) -> Client {
         connect(&as_superuser(&self.standby_url))
     }
 }

@@ -96,6 +96,19 @@ impl World {
         wait_for(what, || condition(self));
     }
 
+    /// Has runs name their sessions after the table, for [`scans`](Self::scans).
+    pub fn name_sessions(&mut self) {
+        let url = format!("url = \"{}?application_name={}\"", self.servers.postgres_url, self.name);
+        self.settings.insert("postgres", url);
+    }
+
+    /// How often `seq_scan` or `idx_scan` was begun on the table, by runs whose sessions are all closed.
+    pub fn scans(&mut self, kind: &str) -> i64 {
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '{t}%'";
+        self.wait_until(|world| world.sql_number(open) == 0, "the end of all sessions");
+        self.sql_number(&format!("SELECT {kind} FROM pg_stat_user_tables WHERE relname = '{{t}}'"))
+    }
+
     /// Inserts `count` unsent rows.
     pub fn insert_rows(&mut self, count: i64) {
         let sql = format!(

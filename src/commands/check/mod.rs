@@ -12,6 +12,7 @@ mod order;
 mod postgres;
 mod source;
 mod storage;
+mod vacuum;
 
 pub use finding::{Finding, Server, Severity, TableFindings};
 

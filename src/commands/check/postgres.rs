@@ -1,7 +1,7 @@
 //! PostgreSQL: the server, the session, the table.
 
 use super::finding::{Finding, Findings, Server, Severity};
-use super::{Source, clock, grants, keep, source, storage};
+use super::{Source, clock, grants, keep, source, storage, vacuum};
 use crate::commands::init::{CHECKPOINT, HELD, is_present, own_table_statements};
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
@@ -43,6 +43,7 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
         if let Some(found) = found {
             grants::table(&mut session, &found, &mut findings)?;
             storage::check(&mut session, &found, &mut findings)?;
+            vacuum::check(&mut session, &found, &mut findings)?;
             if let Some(source) = &found.source {
                 keep::source(&mut session, table, &source.table, &mut findings)?;
             }

@@ -1,12 +1,9 @@
-//! What happens around a flagging UPDATE: triggers, free space, vacuum.
+//! What happens around a flagging UPDATE: triggers, free space, a table that is never vacuumed.
 
 use super::finding::{Findings, Severity};
 use super::source::Found;
 use crate::error::Result;
 use crate::postgres::{Session, quote};
-
-/// A table of fewer rows is vacuumed often enough by default.
-const MANY_ROWS: f64 = 1_000_000.0;
 
 /// Looks for what slows flagging down, or undoes it.
 ///
@@ -62,17 +59,15 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
 fn space(session: &mut Session, found: &Found, findings: &mut Findings) -> Result<()> {
     let row = session.query_opt(
         &format!("cannot look up the settings of {}", found.name),
-        "SELECT reltuples::float8, coalesce((SELECT option_value FROM pg_catalog.pg_options_to_table(reloptions)
+        "SELECT coalesce((SELECT option_value FROM pg_catalog.pg_options_to_table(reloptions)
                     WHERE option_name = 'fillfactor')::int, 100),
                 EXISTS (SELECT FROM pg_catalog.pg_options_to_table(reloptions)
-                    WHERE option_name = 'autovacuum_enabled' AND NOT option_value::boolean),
-                EXISTS (SELECT FROM pg_catalog.pg_options_to_table(reloptions)
-                    WHERE option_name = 'autovacuum_vacuum_scale_factor')
+                    WHERE option_name = 'autovacuum_enabled' AND NOT option_value::boolean)
          FROM pg_catalog.pg_class WHERE oid = $1",
         &[&found.oid],
     )?;
     let Some(row) = row else { return Ok(()) };
-    let (rows, fill, is_left, is_tuned): (f64, i32, bool, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
+    let (fill, is_left): (i32, bool) = (row.get(0), row.get(1));
     let name = &found.name;
     if is_left {
         findings.add(
@@ -90,15 +85,6 @@ fn space(session: &mut Session, found: &Found, findings: &mut Findings) -> Resul
             format!("{name} has fillfactor {fill}"),
             "each row is updated once, when it is flagged. With room in its page the new version stays there, which halves the WAL. It takes up to twice the disk, and applies to new rows",
             format!("ALTER TABLE {name} SET (fillfactor = 50);"),
-        );
-    }
-    if rows > MANY_ROWS && !is_tuned {
-        findings.add(
-            Severity::Note,
-            "autovacuum-scale",
-            format!("{name} has about {rows:.0} rows, and autovacuum waits until a fifth of them is dead"),
-            "flagging leaves one dead tuple a row: vacuuming earlier keeps the index of unsent rows fast",
-            format!("ALTER TABLE {name} SET (autovacuum_vacuum_scale_factor = 0.02);"),
         );
     }
     Ok(())

@@ -5,4 +5,5 @@ mod grants;
 mod kafka;
 mod postgres;
 mod servers;
+mod vacuum;
 mod whole;

@@ -29,6 +29,18 @@ fn it_tells_what_waits_in_each_place() {
 }
 
 #[test]
+fn dead_entries_of_the_index_are_visited_once() {
+    let mut world = World::new("status_once");
+    world.name_sessions();
+    world.insert_rows(2000);
+    world.run(&["produce"]).expect(0);
+    world.sql("ANALYZE {t}");
+    let before = world.scans("idx_scan");
+    assert_eq!(status(&world)["unsent"]["rows"], 0);
+    assert_eq!(world.scans("idx_scan") - before, 1);
+}
+
+#[test]
 fn dead_letters_are_counted_until_they_are_replayed() {
     let mut world = World::new("status_dead");
     world.settings.insert("[table]", "allow_lossy = [\"user_id\"]".into());

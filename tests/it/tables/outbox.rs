@@ -74,6 +74,21 @@ fn events_of_an_aggregate_go_out_in_their_order_and_arrive_once() {
 }
 
 #[test]
+fn a_run_that_finds_nothing_reads_no_table_to_its_end_whatever_the_statistics_say() {
+    let mut world = outbox("outbox_idle");
+    write(&mut world, 2000);
+    // In them every row is unsent, until autovacuum comes again.
+    world.sql("ANALYZE {t}");
+    world.sql("ALTER TABLE {t} SET (autovacuum_enabled = false)");
+    world.settings.remove("batch");
+    world.name_sessions();
+    produce(&world, 0);
+    let before = world.scans("seq_scan");
+    assert_eq!(produce(&world, 0).number("produce", "records_sent"), 0);
+    assert_eq!(world.scans("seq_scan"), before);
+}
+
+#[test]
 fn what_is_committed_behind_the_reader_waits_for_the_next_pass_with_all_that_follows_it() {
     let mut world = outbox("outbox_behind");
     world.sql("INSERT INTO {t} (aggregateid, seq) SELECT 'b' || n, 5 FROM generate_series(1, 60) n");
