@@ -109,10 +109,13 @@ fn whoever_holds_an_old_snapshot_while_dead_rows_pile_up_is_named() {
     let _report = holding(world.superuser(), &name);
     let begun = Instant::now();
     world.pg.batch_execute("BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'left'").unwrap();
-    superuser.batch_execute("DO 'BEGIN FOR i IN 1..110 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END'").unwrap();
+    superuser
+        .batch_execute("DO 'BEGIN FOR i IN 1..110 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END'")
+        .unwrap();
     assert!(finding(&check(&world, 0), "old-snapshot").is_none(), "there are no dead rows to keep");
     // What is rolled back is dead.
-    let many = "INSERT INTO {t} (user_id, event_type, event_time) SELECT n, '', now() FROM generate_series(1, 1000000) n";
+    let many =
+        "INSERT INTO {t} (user_id, event_type, event_time) SELECT n, '', now() FROM generate_series(1, 1000000) n";
     world.pg.batch_execute(&format!("BEGIN; {}; ROLLBACK", many.replace("{t}", &name))).unwrap();
 
     // The role does not see since when, until it may.
