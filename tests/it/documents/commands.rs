@@ -89,7 +89,9 @@ impl Step {
     }
 
     fn is_sql(&self) -> bool {
-        ["UPDATE ", "ALTER ", "OPTIMIZE ", "CREATE ", "GRANT ", "VACUUM "].iter().any(|word| self.code.starts_with(word))
+        ["UPDATE ", "ALTER ", "OPTIMIZE ", "CREATE ", "GRANT ", "VACUUM "]
+            .iter()
+            .any(|word| self.code.starts_with(word))
     }
 }
 
