@@ -20,7 +20,8 @@ impl PgLedger {
     pub(super) fn window_add(&mut self, records: &[WindowRecord]) -> Result<()> {
         let what = format!("cannot recover what was sent of {}", self.table.name);
         if self.window == 0 {
-            // Keys come in no order: what holds their index decides how long it takes. It cannot be set once it is used.
+            // Keys come in no order: what holds their index decides how long it takes. It cannot be set once it is used. The other
+            // index grows with the rows: made at the end it would take one statement as long as the window is large.
             let sized = self.session.execute_batch(&what, "SET temp_buffers = '64MB'");
             sized.unwrap_or_else(|error| log::debug!("{error}"));
             self.session.execute_batch(
@@ -28,7 +29,8 @@ impl PgLedger {
                 "DROP TABLE IF EXISTS pg_temp.pg2ch_window;
                  CREATE TEMPORARY TABLE pg2ch_window
                      (n bigint, key text, key_bytes bytea PRIMARY KEY, partition int, timestamp_ms bigint, digest bytea,
-                      end_partition int, end_offset bigint)",
+                      end_partition int, end_offset bigint);
+                 CREATE INDEX ON pg_temp.pg2ch_window (n)",
             )?;
         }
         // Where the record's key is not the row's, PostgreSQL alone finds that, in the value.
@@ -132,10 +134,7 @@ impl PgLedger {
         }
         let what = format!("cannot compare the rows of {} with what was sent", self.table.name);
         if after == 0 {
-            self.session.execute_batch(
-                &what,
-                "CREATE INDEX pg2ch_window_n ON pg_temp.pg2ch_window (n); ANALYZE pg_temp.pg2ch_window",
-            )?;
+            self.session.execute_batch(&what, "ANALYZE pg_temp.pg2ch_window")?;
         }
         crash::point("window.flag.before");
         let page = page_sql(
