@@ -68,7 +68,7 @@ const ASKED: [&str; 7] = [
     "pg_try_advisory_lock",
     "FROM pg2ch_checkpoint WHERE topic",
     "INSERT INTO pg_temp.pg2ch_window",
-    "CREATE INDEX pg2ch_window_n",
+    "ANALYZE pg_temp.pg2ch_window",
     "FROM pg_temp.pg2ch_window WHERE n",
     "extract(epoch FROM clock_timestamp())",
     "AS t SET",
