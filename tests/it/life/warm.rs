@@ -14,14 +14,14 @@ fn session(world: &mut World, run: &Child) -> Option<(i32, String)> {
     Some((row.get(0), row.get(1)))
 }
 
-/// Lets runs go by: their names are told apart by their sessions'.
-fn after_another_run(world: &mut World, run: &Child, before: &(i32, String)) -> (i32, String) {
+/// Waits until it has one, which is that of another run than `before`.
+fn next_session(world: &mut World, run: &Child, before: &str) -> (i32, String) {
     let mut found = None;
-    let another = |world: &mut World| {
+    let is_another = |world: &mut World| {
         found = session(world, run);
-        found.as_ref().is_some_and(|found| found.1 != before.1)
+        found.as_ref().is_some_and(|(_, name)| name != before)
     };
-    world.wait_until(another, "another run");
+    world.wait_until(is_another, "another run");
     found.unwrap()
 }
 
@@ -44,13 +44,10 @@ fn ends_well(mut world: World, run: Child) {
 fn the_runs_of_a_process_share_a_session_and_hold_no_lock_in_between() {
     let mut world = World::new("warm");
     let run = world.start(&["--every", "1s"]);
-    world.wait_until(|world| session(world, &run).is_some(), "the first run");
-    let first = session(&mut world, &run).unwrap();
-
     // On a busy machine the history may come too late, and takes the session along.
-    let mut last = first;
+    let mut last = next_session(&mut world, &run, "");
     let shares = |world: &mut World| {
-        let next = after_another_run(world, &run, &last);
+        let next = next_session(world, &run, &last.1);
         let before = std::mem::replace(&mut last, next);
         before.0 == last.0
     };
@@ -67,7 +64,7 @@ fn a_lock_is_as_old_as_its_run_however_old_the_session_is() {
     let mut world = World::new("warm_since");
     world.settings.insert("batch", "rows = 50".into());
     let run = world.start(&["--every", "1s"]);
-    world.wait_until(|world| session(world, &run).is_some(), "the first run");
+    next_session(&mut world, &run, "");
     std::thread::sleep(Duration::from_secs(5));
 
     world.insert_rows(2_000);
@@ -93,10 +90,9 @@ fn a_session_that_was_ended_between_two_runs_is_opened_anew() {
     let mut world = World::new("warm_ended");
     let run = world.start(&["--every", "1s"]);
     for _ in 0..3 {
-        world.wait_until(|world| session(world, &run).is_some(), "a run");
-        let before = session(&mut world, &run).unwrap();
+        let before = next_session(&mut world, &run, "");
         world.sql(&format!("SELECT pg_terminate_backend({})", before.0));
-        let after = after_another_run(&mut world, &run, &before);
+        let after = next_session(&mut world, &run, &before.1);
         assert_ne!(after.0, before.0);
         moves_a_row(&mut world);
     }
