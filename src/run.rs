@@ -43,6 +43,8 @@ pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown, wa
     };
     at_a_time(config.jobs, CHECK_EVERY, &mut tables);
     let Tables { started, reports, warm, .. } = tables;
+    let is_well = |report: &Option<TableReport>| report.as_ref().is_some_and(|report| report.error.is_none());
+    let well: Vec<bool> = reports.iter().map(is_well).collect();
     let not_begun = config.tables.iter().zip(&reports).filter(|(_, report)| report.is_none());
     let not_begun = not_begun.map(|(table, _)| table.source.clone()).collect();
     let report = RunReport {
@@ -53,6 +55,10 @@ pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown, wa
     let lender = warm.iter().position(|one| one.session.is_some()).unwrap_or_default();
     if let Some(lender) = warm.get_mut(lender) {
         lender.session = history::record(config, legs, &report, lender.session.take());
+    }
+    // What a failed run leaves may be what has failed, such as a server that is no longer the primary.
+    for (left, _) in warm.iter_mut().zip(well).filter(|(_, is_well)| !is_well) {
+        *left = Warm::default();
     }
     report
 }
@@ -132,7 +138,7 @@ impl<'a> Supervisor for Tables<'a> {
         terminal::show(&job.table.source, None);
         let report = match end {
             Ok((report, warm)) => {
-                self.warm[job.place] = if report.error.is_none() { warm } else { warm.after_failure() };
+                self.warm[job.place] = warm;
                 report
             }
             Err(error) => failed(job.table, error),

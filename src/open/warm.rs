@@ -34,10 +34,4 @@ impl Warm {
     pub(super) fn usable(self) -> Self {
         if self.opened.elapsed() < LONGEST && self.left.elapsed() < FRESH { self } else { Self::default() }
     }
-
-    /// What is kept of a run that failed: the session through which the history is written.
-    #[must_use]
-    pub fn after_failure(self) -> Self {
-        Self { log: None, http: None, ..self }
-    }
 }

@@ -3,6 +3,7 @@
 use std::process::Child;
 use std::time::Duration;
 
+use crate::common::proxy::{Fault, Proxy, Way, has};
 use crate::common::{Ended, World, signal};
 
 /// The one session that this process has in PostgreSQL: its process there, and its name without this process's own.
@@ -78,8 +79,8 @@ fn a_lock_is_as_old_as_its_run_however_old_the_session_is() {
     let refused = world.once().expect(75);
     signal("CONT", &run);
 
-    let told = refused.stderr.split_once(", for ").unwrap().1;
-    let seconds: u32 = told.split_once('s').unwrap().0.parse().unwrap_or_else(|_| panic!("{}", refused.stderr));
+    let duration = refused.stderr.split_once(", for ").unwrap().1;
+    let seconds: u32 = duration.split_once('s').unwrap().0.parse().unwrap_or_else(|_| panic!("{}", refused.stderr));
     assert!(seconds < 5, "{}", refused.stderr);
     world.wait_until(|world| world.unsent() == 0, "the rows to be flagged");
     ends_well(world, run);
@@ -99,6 +100,27 @@ fn a_session_that_was_ended_between_two_runs_is_opened_anew() {
     signal("TERM", &run);
     // A run that was hit in its middle may have failed.
     Ended::of(&run.wait_with_output().unwrap()).expect(0);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn a_failed_run_leaves_no_session_to_the_next_one() {
+    let mut world = World::new("warm_failed");
+    world.settings.insert("retry", "attempts = 1".into());
+    let proxy = Proxy::before_clickhouse(&mut world);
+    let run = world.start(&["--every", "1s"]);
+    let before = next_session(&mut world, &run, "");
+
+    proxy.on_nth(1, Way::ToServer, has("system.tables"), Fault::Cut);
+    proxy.wait_for_hit();
+
+    let is_another = |world: &mut World| session(world, &run).is_some_and(|(process, _)| process != before.0);
+    world.wait_until(is_another, "a session of its own");
+    moves_a_row(&mut world);
+    signal("TERM", &run);
+    let ended = Ended::of(&run.wait_with_output().unwrap()).expect(0);
+    assert!(ended.stderr.contains("error: cannot look up the target"), "{}", ended.stderr);
     world.once().expect(0);
     world.assert_exactly_once();
 }
