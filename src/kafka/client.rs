@@ -20,7 +20,7 @@ use crate::sync;
 /// How long librdkafka may take beyond the limit that a call was given, before the watchdog takes it for stuck.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// How long a client's next report is waited for. With no time at all the first log line among them would end the hearing.
+/// How long a client's next report is waited for. With no time at all the first log line among them would end the polling.
 pub const REPORT_WAIT: Duration = Duration::from_millis(20);
 
 /// How long the first answer is waited for, before the client's reports are polled.

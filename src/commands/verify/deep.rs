@@ -108,14 +108,14 @@ impl Verification<'_> {
                 self.report.dropped += 1;
             } else if is_other {
                 guilty.push(record_key);
-                let told = self.describe(contents, row, &found)?;
-                self.report.add_different(told);
+                let different = self.describe(contents, row, &found)?;
+                self.report.add_different(different);
             } else if let Some((column, source, target)) = looks_other {
                 // Sent again it would be the same bytes.
                 let [source, target] = [source, target].map(|text| text.unwrap_or("NULL").to_owned());
                 let key = self.key.shown(&row.key.text);
-                let told = Different { key, column: Some(column.to_owned()), source, target };
-                self.report.add_different(self.report.shows_more_different().then_some(told));
+                let different = Different { key, column: Some(column.to_owned()), source, target };
+                self.report.add_different(self.report.shows_more_different().then_some(different));
             }
         }
         self.repair(&guilty)

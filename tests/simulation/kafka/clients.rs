@@ -19,7 +19,7 @@ pub struct SimLog {
     told_end: BTreeSet<i32>,
     /// What the first survey says, if it was made before.
     ahead: Option<Survey>,
-    /// What the last survey said of the group's offsets, for planted faults.
+    /// The last survey for a consume leg, for planted faults.
     last: Option<Survey>,
 }
 

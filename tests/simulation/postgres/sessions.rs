@@ -245,7 +245,7 @@ impl Ledger for SimLedger {
             Change { flags, forget, hold, ..Change::default() },
             (!stays).then_some(to),
         )?;
-        Ok(Settled { flagged: flagged.flagged as u64, held: told(stuck), next: Some(next) })
+        Ok(Settled { flagged: flagged.flagged as u64, held: reported(stuck), next: Some(next) })
     }
 
     fn settle_held(&mut self, after: i64, max_rows: usize) -> Result<Settled> {
@@ -296,7 +296,7 @@ impl Ledger for SimLedger {
             world.postgres.sync();
             Ok(())
         })?;
-        Ok(Settled { flagged: flagged.flagged as u64, held: told(stuck), next: Some(next) })
+        Ok(Settled { flagged: flagged.flagged as u64, held: reported(stuck), next: Some(next) })
     }
 
     fn move_checkpoint(&mut self, to: &Checkpoint) -> Result<()> {
@@ -317,8 +317,8 @@ impl SimLedger {
     }
 }
 
-/// What a run is told of rows that could not be flagged.
-fn told(stuck: Vec<Held>) -> Vec<Held> {
+/// The rows that could not be flagged, as a run gets them.
+fn reported(stuck: Vec<Held>) -> Vec<Held> {
     if mutant::is("held rows are read") { Vec::new() } else { stuck }
 }
 
