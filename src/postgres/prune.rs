@@ -181,7 +181,7 @@ impl PgOldRows {
             transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE")?;
             let left: i64 = transaction.query_one(&look, &[&keys])?.get(0);
             crash::point("prune.look.after");
-            if left > 0 && !mutant::is("prune: nobody looks again") {
+            if is_left(left) {
                 is_kept = true;
                 return Err(Error::bug(&what, "rows are there after their DELETE").into());
             }
@@ -217,13 +217,6 @@ impl PgOldRows {
     }
 
     fn delete_sql(&self) -> String {
-        let same_table =
-            |other| if self.table.is_partitioned { format!("AND t.tableoid = {other}") } else { String::new() };
-        let by_version = if mutant::is("prune: any version is deleted") {
-            "TRUE".to_owned()
-        } else {
-            format!("t.ctid = b.ctid AND t.xmin = b.xmin {}", same_table("b.tableoid"))
-        };
         format!(
             "WITH l AS MATERIALIZED (
                  SELECT b.key, t.tableoid AS tableoid, t.ctid AS ctid
@@ -233,12 +226,25 @@ impl PgOldRows {
              d AS (DELETE FROM {name} AS t USING l WHERE t.ctid = l.ctid {locked} RETURNING 1)
              SELECT (SELECT array_agg(key) FROM l), (SELECT count(*) FROM d)",
             name = self.table.name,
-            locked = same_table("l.tableoid"),
+            by_version = self.by_version_sql(),
+            locked = self.same_table_sql("l.tableoid"),
             by_key = self.table.key_equals_sql("t", "b.key"),
             flag = self.table.flag_sql(),
             by = self.by_sql(),
             kind = age_kind(&self.age.by),
         )
+    }
+
+    fn by_version_sql(&self) -> String {
+        if mutant::is("prune: any version is deleted") {
+            return "TRUE".to_owned();
+        }
+        format!("t.ctid = b.ctid AND t.xmin = b.xmin {}", self.same_table_sql("b.tableoid"))
+    }
+
+    /// A row's place is one within its partition.
+    fn same_table_sql(&self, other: &str) -> String {
+        if self.table.is_partitioned { format!("AND t.tableoid = {other}") } else { String::new() }
     }
 
     fn look_sql(&self) -> String {
@@ -317,6 +323,13 @@ const OWN: usize = 6;
 /// Whether a trigger has changed a row that it was called to let go.
 fn is_changed_by_trigger(failure: &Failure) -> bool {
     matches!(failure, Failure::Postgres(error) if error.code() == Some(&SqlState::TRIGGERED_DATA_CHANGE_VIOLATION))
+}
+
+fn is_left(rows: i64) -> bool {
+    if mutant::is("prune: nobody looks again") {
+        return false;
+    }
+    rows > 0
 }
 
 /// Returns the keys of the rows that were locked and deleted.

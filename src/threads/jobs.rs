@@ -49,7 +49,7 @@ pub fn at_a_time<F: Supervisor>(at_once: usize, tick: Duration, supervisor: &mut
     let mut under_way: Vec<(u64, F::Handle)> = Vec::new();
     let mut begun = 0;
     loop {
-        while under_way.len() < at_once + usize::from(mutant::is("one job more than is allowed"))
+        while has_room(under_way.len(), at_once)
             && let Some(job) = supervisor.next()
         {
             begun += 1;
@@ -71,14 +71,28 @@ pub fn at_a_time<F: Supervisor>(at_once: usize, tick: Duration, supervisor: &mut
             Err(_) => {
                 supervisor.tick();
                 for (number, handle) in std::mem::take(&mut under_way) {
-                    match supervisor.check(&handle) {
-                        Some(why) if !mutant::is("a lost job is waited for") => supervisor.ended(handle, Err(why)),
-                        _ => under_way.push((number, handle)),
+                    match why_lost(supervisor, &handle) {
+                        Some(why) => supervisor.ended(handle, Err(why)),
+                        None => under_way.push((number, handle)),
                     }
                 }
             }
         }
     }
+}
+
+fn has_room(under_way: usize, at_once: usize) -> bool {
+    if mutant::is("one job more than is allowed") {
+        return under_way <= at_once;
+    }
+    under_way < at_once
+}
+
+fn why_lost<F: Supervisor>(supervisor: &mut F, handle: &F::Handle) -> Option<Error> {
+    if mutant::is("a lost job is waited for") {
+        return None;
+    }
+    supervisor.check(handle)
 }
 
 fn place_of<W>(number: u64, under_way: &[(u64, W)]) -> Option<usize> {

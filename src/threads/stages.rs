@@ -56,7 +56,7 @@ pub fn side_by_side<A: Send, B: Send>(
                         first.is_kept_waiting();
                         hand_over(&first_out, piece)
                     }
-                    sent => sent.is_ok() || mutant::is("a stage goes on when the next has ended"),
+                    sent => is_taken(sent.is_ok()),
                 };
                 if !taken {
                     break;
@@ -103,7 +103,10 @@ pub fn both<A: Send, B>(
 
 /// What lies between two stages.
 fn queue<T>() -> (Sender<T>, Receiver<T>) {
-    bounded(if mutant::is("queues hold as much as comes") { 1_000 } else { QUEUE })
+    if mutant::is("queues hold as much as comes") {
+        return bounded(1_000);
+    }
+    bounded(QUEUE)
 }
 
 /// Gives a piece to the next stage; `false` if that has ended: its own error says why.
@@ -112,7 +115,15 @@ fn hand_over<T>(out: &Sender<T>, piece: T) -> bool {
         let _ = out.try_send(piece);
         return true;
     }
-    out.send(piece).is_ok() || mutant::is("a stage goes on when the next has ended")
+    is_taken(out.send(piece).is_ok())
+}
+
+/// Whether the next stage is still there.
+fn is_taken(sent: bool) -> bool {
+    if mutant::is("a stage goes on when the next has ended") {
+        return true;
+    }
+    sent
 }
 
 /// A stage under way.
@@ -145,10 +156,12 @@ impl<'scope, 'name: 'scope> Stage<'scope, 'name> {
 /// # Errors
 /// That failure.
 pub fn first_error<const N: usize>(results: [Result<()>; N]) -> Result<()> {
+    if mutant::is("the last error counts") {
+        return results.into_iter().rev().find(Result::is_err).unwrap_or(Ok(()));
+    }
     let mut first = Ok(());
     for result in results {
         match (&first, result) {
-            (Err(_), result @ Err(_)) if mutant::is("the last error counts") => first = result,
             (Ok(()), result) => first = result,
             (Err(_), Err(also)) => log::warn!("also: {also}"),
             (Err(_), Ok(())) => {}

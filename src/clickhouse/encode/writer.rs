@@ -123,18 +123,29 @@ fn write_strict(
     out: &mut Vec<u8>,
 ) -> Checked<()> {
     match (demand, cursor.peek()) {
-        (Demand::AsSpelt, Some(b'"')) if !mutant::is("a document loses its quotes") => {
-            text::plain_string(cursor.value()?, out);
-        }
+        (Demand::AsSpelt, Some(b'"')) => write_as_spelt(scalar, cursor, context, out),
         (Demand::OnlyString, first) if first != Some(b'"') => {
-            return Err(cursor.mismatch("a String within a document", "a string"));
+            Err(cursor.mismatch("a String within a document", "a string"))
         }
         (Demand::NoArray, Some(b'[')) => {
-            return Err(Fault::new(cursor.at(), "an array of more dimensions than the column's type has"));
+            Err(Fault::new(cursor.at(), "an array of more dimensions than the column's type has"))
         }
-        (Demand::Exact, _) => return float::exact_float32(cursor, context, out),
-        _ => return write_scalar(scalar, cursor, context, out),
+        (Demand::Exact, _) => float::exact_float32(cursor, context, out),
+        _ => write_scalar(scalar, cursor, context, out),
     }
+}
+
+/// A string with its quotes.
+fn write_as_spelt(
+    scalar: &ScalarType,
+    cursor: &mut Cursor<'_>,
+    context: &mut Context,
+    out: &mut Vec<u8>,
+) -> Checked<()> {
+    if mutant::is("a document loses its quotes") {
+        return write_scalar(scalar, cursor, context, out);
+    }
+    text::plain_string(cursor.value()?, out);
     Ok(())
 }
 

@@ -53,9 +53,7 @@ pub fn prune_pages(
             continue;
         }
         if !provable.is_empty() {
-            if !mutant::is("prune: no limit is recorded") {
-                rows.record_limit()?;
-            }
+            record_limit(rows)?;
             let deleted = rows.delete(&provable)?;
             report.deleted += deleted;
             report.changed += (provable.len() as u64).saturating_sub(deleted);
@@ -65,16 +63,37 @@ pub fn prune_pages(
     }
 }
 
+fn record_limit(rows: &mut impl OldRows) -> Result<()> {
+    if mutant::is("prune: no limit is recorded") {
+        return Ok(());
+    }
+    rows.record_limit()
+}
+
+/// What a planted fault makes of what was found.
+fn planted(waits: Waits, shown: Option<Shown>) -> (Waits, Option<Shown>) {
+    if matches!(waits, Waits::InTopic) {
+        return if mutant::is("prune: what waits is not looked for") { (Waits::No, shown) } else { (waits, shown) };
+    }
+    if mutant::is("prune: a committed offset is enough") {
+        return (Waits::No, Some(Shown { equals: true, for_ms: i64::MAX }));
+    }
+    if mutant::is("prune: a key in the target is enough") {
+        return (waits, shown.map(|shown| Shown { equals: true, ..shown }));
+    }
+    (waits, shown)
+}
+
 /// What keeps a row: where it is counted.
 fn in_the_way(waits: Waits, shown: Option<Shown>, held_for: Duration, kept: &mut Kept) -> Option<&mut u64> {
+    let (waits, shown) = planted(waits, shown);
     match waits {
-        Waits::InTopic if !mutant::is("prune: what waits is not looked for") => return Some(&mut kept.in_topic),
-        Waits::AsLetter if !mutant::is("prune: a committed offset is enough") => return Some(&mut kept.dead_letters),
-        _ if mutant::is("prune: a committed offset is enough") => return None,
-        _ => {}
+        Waits::InTopic => return Some(&mut kept.in_topic),
+        Waits::AsLetter => return Some(&mut kept.dead_letters),
+        Waits::No => {}
     }
     let Some(shown) = shown else { return Some(&mut kept.absent) };
-    if !shown.equals && !mutant::is("prune: a key in the target is enough") {
+    if !shown.equals {
         return Some(&mut kept.different);
     }
     let held_for = i64::try_from(held_for.as_millis()).unwrap_or(i64::MAX);

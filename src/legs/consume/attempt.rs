@@ -41,6 +41,16 @@ struct Block<'a> {
     is_unanswered: bool,
 }
 
+impl Block<'_> {
+    /// Whether a server that has stored something has stored these rows: a repeated INSERT may be taken for the one before.
+    fn is_sent_once(&self) -> bool {
+        if mutant::is("no asking after a repeat") {
+            return true;
+        }
+        !self.is_repeated
+    }
+}
+
 impl<F: Fence, T: Target> Inserter<F, T> {
     /// Sends the rows under a token until the server says yes or no, or the attempts are used up. `repeats` is an INSERT of a run
     /// that died.
@@ -60,9 +70,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         loop {
             self.counts.inserts += 1;
             let (error, is_memory) = match self.target.insert(block.body, token)? {
-                Inserted::Stored if !block.is_repeated || mutant::is("no asking after a repeat") => {
-                    return Ok(Ended::Stored);
-                }
+                Inserted::Stored if block.is_sent_once() => return Ok(Ended::Stored),
                 Inserted::Stored => return Ok(Ended::Ask),
                 Inserted::Unproven => {
                     self.log_unproven();

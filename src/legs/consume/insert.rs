@@ -168,9 +168,8 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     /// missing goes under its token, so only one of the two is stored.
     fn copy(&mut self, prepared: &Prepared, part: Range<usize>, recorded: Option<String>) -> Result<()> {
         let ranges = prepared.ranges_of(&part);
-        let to_query = if recorded.is_some() { ranges.clone() } else { self.committer.to_query(&ranges) };
-        let asks = !(to_query.is_empty() || recorded.is_some() && mutant::is("a recorded insert is sent again whole"));
-        let held = if asks { self.target.held(&to_query)? } else { HashSet::new() };
+        let to_query = self.to_query(&ranges, recorded.is_some());
+        let held = if to_query.is_empty() { HashSet::new() } else { self.target.held(&to_query)? };
         if let Some(token) = &recorded {
             self.check_views_of(token, prepared, &part, &held);
         }
@@ -189,6 +188,26 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             dead.push(letter.clone());
         }
         self.copy_rows(prepared, part, recorded, &held, dead)
+    }
+
+    /// The ranges of which the target may hold something.
+    fn to_query(&self, ranges: &Ranges, is_recorded: bool) -> Ranges {
+        if is_recorded && mutant::is("a recorded insert is sent again whole") {
+            return Ranges::default();
+        }
+        if is_recorded { ranges.clone() } else { self.committer.to_query(ranges) }
+    }
+
+    /// Records the INSERT of `part` under a new token.
+    fn record(&mut self, prepared: &Prepared, part: &Range<usize>, ranges: &Ranges) -> Result<String> {
+        let token = (self.tools.token)();
+        if mutant::is("commit before insert") {
+            self.committer.advance(ranges, &prepared.last_of(part), Vec::new());
+            self.committer.flush()?;
+            return Ok(token);
+        }
+        self.committer.intend(ranges, &token)?;
+        Ok(token)
     }
 
     /// Brings the encoded rows of `part` into the target, but for those that are `held`; `dead` are its dead letters.
@@ -212,16 +231,8 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             let repeats = recorded.is_some();
             let name = match recorded {
                 Some(name) => name,
-                None => {
-                    let name = (self.tools.token)();
-                    self.committer.intend(&ranges, &name)?;
-                    name
-                }
+                None => self.record(prepared, &part, &ranges)?,
             };
-            if mutant::is("commit before insert") {
-                self.committer.advance(&ranges, &prepared.last_of(&part), Vec::new());
-                self.committer.flush()?;
-            }
             match self.insert(prepared, &rows, &ranges, &name, repeats)? {
                 Ended::Stored => {
                     self.counts.rows_inserted += rows.len() as u64;
@@ -242,7 +253,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                             "the target confirmed them and does not hold them: they go again",
                         );
                     }
-                    token = mutant::is("the reduced set keeps its token").then_some(name);
+                    token = token_of_the_rest(name);
                 }
                 Ended::Refused(reason) => {
                     if let [row] = rows[..] {
@@ -332,4 +343,9 @@ fn leave_out(prepared: &Prepared, rows: &mut Vec<usize>, held: &HashSet<RecordId
     let before = rows.len();
     rows.retain(|&row| !held.contains(&prepared.id(row)));
     (before - rows.len()) as u64
+}
+
+/// The token of what is left of a set: the server would take the same one for the whole set.
+fn token_of_the_rest(token: String) -> Option<String> {
+    mutant::is("the reduced set keeps its token").then_some(token)
 }

@@ -301,9 +301,7 @@ fn finish_intents<F: Fence, T: Target>(
     for (token, ranges) in intents {
         let from = ranges.iter().map(|(&partition, &(start, _))| (partition, start)).collect();
         let ends = ranges.iter().map(|(&partition, &(_, end))| (partition, end)).collect();
-        // The recorded set was one batch, so it fits once more.
-        let whole = if mutant::is("a recorded insert is finished in other ranges") { 1 } else { usize::MAX };
-        let size = BatchSize { records: whole, bytes: usize::MAX };
+        let size = size_of_a_recorded_set();
         let budget =
             Budget::new(&crate::ports::limits::Limits::default(), leg.started, &crate::shutdown::Shutdown::default());
         let mut fetcher = Fetcher::new(log, &from, &ends, size, budget, leg.config.timeouts.kafka)?;
@@ -315,6 +313,14 @@ fn finish_intents<F: Fence, T: Target>(
         }
     }
     Ok(())
+}
+
+/// The recorded set was one batch, so it fits once more.
+fn size_of_a_recorded_set() -> BatchSize {
+    if mutant::is("a recorded insert is finished in other ranges") {
+        return BatchSize { records: 1, bytes: usize::MAX };
+    }
+    BatchSize { records: usize::MAX, bytes: usize::MAX }
 }
 
 /// Seconds since 1970.

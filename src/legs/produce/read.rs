@@ -60,6 +60,14 @@ struct Passes {
 }
 
 impl Passes {
+    /// Whether the last pass is read, and its rows are not flagged yet.
+    fn waits_for_flags(&mut self) -> bool {
+        if mutant::is("a pass begins before the one before is flagged") {
+            self.is_over = false;
+        }
+        self.is_over
+    }
+
     fn is_long_enough(&self) -> bool {
         self.batches >= PASS_BATCHES || self.begun.is_some_and(|begun| begun.elapsed() >= PASS_TIME)
     }
@@ -148,10 +156,7 @@ impl<U: UnsentRows> Reader<U> {
             self.end_pass()?;
             return Ok(false);
         }
-        if passes.is_over && mutant::is("a pass begins before the one before is flagged") {
-            passes.is_over = false;
-        }
-        if passes.is_over {
+        if passes.waits_for_flags() {
             return Ok(false);
         }
         if !passes.is_open {

@@ -110,6 +110,13 @@ impl<F: Fence> Sender<F> {
         batch.row(index).record_key.is_some_and(|key| self.stopped.contains(key))
     }
 
+    fn stop(&mut self, key: Option<&[u8]>) {
+        if mutant::is("a stopped key is not stopped") {
+            return;
+        }
+        self.stopped.extend(key.map(<[u8]>::to_vec));
+    }
+
     fn set_aside(&mut self, batch: &RowBatch, guilty: usize) {
         let row = batch.row(guilty);
         let key = String::from_utf8_lossy(row.key).into_owned();
@@ -117,9 +124,7 @@ impl<F: Fence> Sender<F> {
             self.refused.insert(row.key.to_vec());
         }
         let stops = row.record_key.filter(|_| self.order == Order::ByMessageKey);
-        if !mutant::is("a stopped key is not stopped") {
-            self.stopped.extend(stops.map(<[u8]>::to_vec));
-        }
+        self.stop(stops);
         let stops = stops.map(|key| String::from_utf8_lossy(key).into_owned());
         let behind = match &stops {
             Some(stops) => format!(", and rows behind it of key {stops} wait until it fits or its flag is set to TRUE"),

@@ -5,22 +5,23 @@ use crate::common::proxy::Proxy;
 
 const MEGABYTE: u64 = 1_000_000;
 
-/// A world with 2,000 unsent rows of 2 kB, whose runs give a server two seconds for a call.
-fn wide_rows(name: &str) -> World {
+/// A world with unsent rows of 2 kB, whose runs give a server so many seconds for a call.
+fn wide_rows(name: &str, rows: u32, seconds: u32) -> World {
     let mut world = World::new(name);
-    let timeouts = "connect = \"2s\"\nkafka = \"2s\"\npostgres = \"2s\"\nclickhouse = \"2s\"\n";
-    world.settings.insert("timeouts", timeouts.into());
+    let limits = ["connect", "kafka", "postgres", "clickhouse"].map(|server| format!("{server} = \"{seconds}s\"\n"));
+    world.settings.insert("timeouts", limits.concat());
     world.settings.insert("retry", "attempts = 1\n".into());
-    world.sql(
-        "INSERT INTO {t} (user_id, event_type, event_time, payload)
-         SELECT n, 'login', now(), jsonb_build_object('wide', repeat('x', 2000)) FROM generate_series(1, 2000) n",
-    );
+    world.sql(&format!(
+        "INSERT INTO {{t}} (user_id, event_type, event_time, payload)
+         SELECT n, 'login', now(), jsonb_build_object('wide', repeat('x', 2000)) FROM generate_series(1, {rows}) n"
+    ));
     world
 }
 
 #[test]
 fn inserts_that_a_slow_link_takes_too_long_for_get_smaller() {
-    let mut world = wide_rows("slow_inserts");
+    // The first INSERT takes one second of the six, whatever else the machine does.
+    let mut world = wide_rows("slow_inserts", 4_000, 6);
     world.run(&["produce"]).expect(0);
     let proxy = Proxy::before_clickhouse(&mut world);
     proxy.slow(MEGABYTE);
@@ -32,7 +33,7 @@ fn inserts_that_a_slow_link_takes_too_long_for_get_smaller() {
 #[test]
 fn batches_that_a_slow_broker_or_a_slow_postgres_takes_too_long_for_get_smaller() {
     for before in [Proxy::before_kafka as fn(&mut World) -> Proxy, Proxy::before_postgres] {
-        let mut world = wide_rows("slow_batches");
+        let mut world = wide_rows("slow_batches", 2_000, 2);
         let proxy = before(&mut world);
         proxy.slow(MEGABYTE);
         world.run(&["produce"]).expect(0);
