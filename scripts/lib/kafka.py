@@ -44,8 +44,9 @@ share.coordinator.state.topic.min.isr={in_sync}
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
 
-# A broker that was killed is let in again when its old session has run out: 9 seconds by default.
-broker.session.timeout.ms=2000
+# A broker that was killed is let in again when its old session has run out: 9 seconds by default. One that is never killed may
+# have a longer one (KAFKA_BROKER_SESSION_MS): a machine with too much to do holds its threads up for seconds.
+broker.session.timeout.ms={session}
 broker.heartbeat.interval.ms=300
 """
 
@@ -230,6 +231,7 @@ class Kafka(Server):
             node=self.node, copies=len(nodes), in_sync=2 if len(nodes) > 2 else 1,
             voters=",".join(f"{kind.node}@localhost:{self.port_of(f'{kind.name}_controller')}" for kind in nodes),
             plain="".join(f",PROXIED{number}:PLAINTEXT" for number, _, _ in proxies),
+            session=os.environ.get("KAFKA_BROKER_SESSION_MS", "2000"),
         )  # fmt: skip
         self.settings().write_text(settings + (TLS.format(tls=self.tls) if self.tls else ""))
         if not (self.data / "meta.properties").exists():

@@ -161,6 +161,7 @@ fn unique_index_sql(oid: &str, columns: &[String]) -> String {
     )
 }
 
+/// Types are looked up one by one, by index (`OFFSET 0` keeps the planner from joining): every table of the database has two.
 fn columns_sql(oid: &str) -> String {
     format!(
         "WITH RECURSIVE named AS MATERIALIZED (SELECT {oid} AS oid),
@@ -169,11 +170,13 @@ fn columns_sql(oid: &str) -> String {
              SELECT attnum, atttypid, atttypmod, FALSE FROM pinned JOIN pg_catalog.pg_attribute ON attrelid = pinned.oid
              WHERE attnum > 0 AND NOT attisdropped
              UNION ALL
-             SELECT b.attnum, coalesce(e.oid, t.typbasetype), CASE WHEN e.oid IS NULL THEN t.typtypmod ELSE b.modifier END,
-                b.is_array OR e.oid IS NOT NULL
-             FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type
-             LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid AND NOT b.is_array
-             WHERE t.typtype = 'd' OR e.oid IS NOT NULL)
+             SELECT b.attnum, coalesce(t.element, t.typbasetype),
+                CASE WHEN t.element IS NULL THEN t.typtypmod ELSE b.modifier END, b.is_array OR t.element IS NOT NULL
+             FROM base b CROSS JOIN LATERAL (
+                 SELECT typtype, typbasetype, typtypmod,
+                     (SELECT e.oid FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid AND NOT b.is_array) AS element
+                 FROM pg_catalog.pg_type t WHERE t.oid = b.type OFFSET 0) AS t
+             WHERE t.typtype = 'd' OR t.element IS NOT NULL)
          SELECT attname::text, pg_catalog.format_type(atttypid, atttypmod), attnotnull,
                 pg_catalog.col_description(attrelid, a.attnum), pg_catalog.format_type(b.type, b.modifier) || CASE WHEN b.is_array THEN '[]' ELSE '' END,
                 t.typtype = 'e' AND NOT b.is_array,

@@ -165,8 +165,8 @@ fn pinned_sql(nature: &Nature, limit: u128, more: &[(&str, &str)]) -> String {
     let settings: Vec<String> = settings.iter().map(|(name, value)| format!("('{name}', '{value}')")).collect();
     format!(
         "SELECT pg_catalog.set_config(name, value, false) FROM (
-             VALUES {} UNION ALL SELECT name, '0' FROM pg_catalog.pg_settings
-             WHERE name IN ('idle_session_timeout', 'transaction_timeout')) AS pinned (name, value)
+             VALUES {} UNION ALL SELECT name, '0' FROM (VALUES ('idle_session_timeout'), ('transaction_timeout')) AS later (name)
+             WHERE pg_catalog.current_setting(name, true) IS NOT NULL) AS pinned (name, value)
          WHERE pg_catalog.pg_backend_pid() = {}",
         settings.join(", "),
         nature.process()

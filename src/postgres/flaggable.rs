@@ -26,13 +26,13 @@ impl Flaggable {
             "{update};
              EXPLAIN WITH d AS (DELETE FROM {held} RETURNING 1)
              INSERT INTO {held} (source, topic, key, digest) SELECT '', '', '', '' FROM d;
-             WITH RECURSIVE parts AS (
-                 SELECT {oid}::oid AS oid UNION SELECT relid FROM pg_catalog.pg_partition_tree({oid}::oid::regclass))
+             WITH parts AS MATERIALIZED (
+                 SELECT array_append(array_agg(relid::oid), {oid}::oid) AS oids FROM pg_catalog.pg_partition_tree({oid}::oid::regclass))
              SELECT EXISTS (SELECT FROM pg_catalog.pg_index i
                         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND a.attname = {flag}
-                        WHERE i.indrelid IN (SELECT oid FROM parts) AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL),
+                        WHERE i.indrelid = ANY ((SELECT oids FROM parts)::oid[]) AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL),
                     EXISTS (SELECT FROM pg_catalog.pg_trigger
-                        WHERE tgrelid IN (SELECT oid FROM parts) AND NOT tgisinternal AND tgenabled <> 'D'
+                        WHERE tgrelid = ANY ((SELECT oids FROM parts)::oid[]) AND NOT tgisinternal AND tgenabled <> 'D'
                           AND tgtype & 16 <> 0 AND tgtype & (2 | 64) = 0)",
             update = update_sql(table),
         );
