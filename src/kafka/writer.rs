@@ -6,17 +6,17 @@
 //! For clusters that forbid transactions there is a plain way (`[kafka] transactional = false`): records are delivered one by
 //! one, offsets committed by themselves, and no earlier run is fenced off. What a dead run had in flight may then land late.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
+use rdkafka::consumer::{CommitMode, Consumer as _, ConsumerGroupMetadata};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::acl::Uses;
-use super::client::{Context, Detached};
-use super::consumer::{NEAR, consumer};
+use super::consumer::{Consumer, NEAR, consumer};
 use super::headers::add;
 use super::letter::headers;
 use super::producer::Producer;
@@ -44,7 +44,7 @@ pub struct KafkaWriter {
     offsets: Option<OffsetsOf>,
     is_fenced: bool,
     /// Commits offsets where there are no transactions.
-    plain_committer: Option<Detached<BaseConsumer<Context>>>,
+    plain_committer: Option<Arc<Consumer>>,
 }
 
 impl KafkaWriter {
@@ -81,6 +81,71 @@ impl KafkaWriter {
     pub fn connected(mut self) -> Result<Self> {
         self.producer.connect()?;
         Ok(self)
+    }
+
+    /// Sends rows in one transaction, and `may_repeat` it if an earlier one is why it fails.
+    fn send_rows(&self, batch: &RowBatch, indices: &[usize], may_repeat: bool) -> Result<Sent> {
+        const VERB: &str = "send rows to";
+        self.producer.begin(VERB)?;
+        let mut too_large = Vec::new();
+        for &index in indices {
+            let row = batch.row(index);
+            let mut record = BaseRecord::with_opaque_to(&self.producer.topic, index).timestamp(batch.timestamp_ms);
+            record = record.payload(row.value);
+            record.key = row.record_key;
+            if !row.headers.is_empty() {
+                record = record.headers(add(OwnedHeaders::new(), row.headers));
+            }
+            if !self.producer.hand_over(VERB, record)? {
+                too_large.push(index);
+            }
+            // Outcomes are taken while records leave, so that their queue stays short.
+            if index % 1024 == 1023 {
+                self.producer.client.poll(Duration::ZERO);
+            }
+        }
+        crash::point("kafka.send.after");
+        self.producer.settle(VERB)?;
+        let delivered = self.producer.client.context().take();
+        let mut purged = None;
+        for (index, error) in delivered.failed {
+            match error.rdkafka_error_code() {
+                Some(Code::MessageSizeTooLarge) => too_large.push(index),
+                // After the first refusal librdkafka purges the rest of the transaction.
+                Some(Code::PurgeQueue | Code::PurgeInflight) => purged = Some(error),
+                _ => return Err(self.producer.explain(VERB, &error)),
+            }
+        }
+        if !too_large.is_empty() {
+            too_large.sort_unstable();
+            if !self.producer.transactional {
+                let committed = delivered.at.into_iter().enumerate();
+                let committed = committed.filter_map(|(index, at)| Some((index, at?))).collect();
+                return Ok(Sent::Partly { committed, too_large });
+            }
+            self.producer.abort(VERB)?;
+            return Ok(Sent::TooLarge(too_large));
+        }
+        if let Some(purged) = purged {
+            let failed = self.producer.behind_purge(purged);
+            // Behind a batch that the broker has refused as too large, librdkafka counts on and the broker does not. The abort takes a
+            // new epoch, in which both begin anew.
+            if may_repeat && failed.rdkafka_error_code() == Some(Code::OutOfOrderSequenceNumber) {
+                self.producer.abort(VERB)?;
+                return self.send_rows(batch, indices, false);
+            }
+            return Err(self.producer.explain(VERB, &failed));
+        }
+        let positions: Vec<_> =
+            indices.iter().filter_map(|&index| delivered.at.get(index).copied().flatten()).collect();
+        if positions.len() != indices.len() {
+            return Err(Error::bug(
+                self.producer.what(VERB),
+                format!("{} records were sent and {} acknowledged", indices.len(), positions.len()),
+            ));
+        }
+        self.producer.commit_transaction(VERB)?;
+        Ok(Sent::Committed(positions))
     }
 
     fn send_dead_letter(&self, index: usize, letter: &DeadLetter, source: &str) -> Result<()> {
@@ -137,60 +202,7 @@ impl Fence for KafkaWriter {
     }
 
     fn send(&mut self, batch: &RowBatch, indices: &[usize]) -> Result<Sent> {
-        const VERB: &str = "send rows to";
-        self.producer.begin(VERB)?;
-        let mut too_large = Vec::new();
-        for &index in indices {
-            let row = batch.row(index);
-            let mut record = BaseRecord::with_opaque_to(&self.producer.topic, index).timestamp(batch.timestamp_ms);
-            record = record.payload(row.value);
-            record.key = row.record_key;
-            if !row.headers.is_empty() {
-                record = record.headers(add(OwnedHeaders::new(), row.headers));
-            }
-            if !self.producer.hand_over(VERB, record)? {
-                too_large.push(index);
-            }
-            // Outcomes are taken while records leave, so that their queue stays short.
-            if index % 1024 == 1023 {
-                self.producer.client.poll(Duration::ZERO);
-            }
-        }
-        crash::point("kafka.send.after");
-        self.producer.settle(VERB)?;
-        let delivered = self.producer.client.context().take();
-        let mut purged = None;
-        for (index, error) in delivered.failed {
-            match error.rdkafka_error_code() {
-                Some(Code::MessageSizeTooLarge) => too_large.push(index),
-                // After the first refusal librdkafka purges the rest of the transaction.
-                Some(Code::PurgeQueue | Code::PurgeInflight) => purged = Some(error),
-                _ => return Err(self.producer.explain(VERB, &error)),
-            }
-        }
-        if !too_large.is_empty() {
-            too_large.sort_unstable();
-            if !self.producer.transactional {
-                let committed = delivered.at.into_iter().enumerate();
-                let committed = committed.filter_map(|(index, at)| Some((index, at?))).collect();
-                return Ok(Sent::Partly { committed, too_large });
-            }
-            self.producer.abort(VERB)?;
-            return Ok(Sent::TooLarge(too_large));
-        }
-        if let Some(error) = purged {
-            return Err(self.producer.explain(VERB, &self.producer.behind_purge(error)));
-        }
-        let positions: Vec<_> =
-            indices.iter().filter_map(|&index| delivered.at.get(index).copied().flatten()).collect();
-        if positions.len() != indices.len() {
-            return Err(Error::bug(
-                self.producer.what(VERB),
-                format!("{} records were sent and {} acknowledged", indices.len(), positions.len()),
-            ));
-        }
-        self.producer.commit_transaction(VERB)?;
-        Ok(Sent::Committed(positions))
+        self.send_rows(batch, indices, true)
     }
 
     fn commit(&mut self, commits: &[OffsetCommit], dead: &[DeadLetter]) -> Result<()> {

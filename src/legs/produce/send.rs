@@ -130,7 +130,11 @@ impl<F: Fence> Sender<F> {
             Some(stops) => format!(", and rows behind it of key {stops} wait until it fits or its flag is set to TRUE"),
             None => String::new(),
         };
-        log::error!("row {key} is too large for the topic ({} bytes); it stays unsent{behind}", row.size());
+        log::error!(
+            "row {key} is too large for the topic ({} bytes); it stays unsent{behind}\n\
+             hint: raise the topic's `max.message.bytes`, or shorten the row",
+            row.size()
+        );
         self.too_large.push(TooLargeRow { key, bytes: row.size(), stops });
     }
 
