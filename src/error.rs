@@ -66,6 +66,18 @@ impl Error {
         self
     }
 
+    /// The same failure, where it ends another call as well: `what` is that call.
+    #[must_use]
+    pub fn behind(&self, what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            why: format!("{}: {}", self.what, self.why),
+            hint: self.hint.clone(),
+            source: None,
+            ..*self
+        }
+    }
+
     /// The exit code that this failure asks for.
     #[must_use]
     pub const fn exit_code(&self) -> ExitCode {

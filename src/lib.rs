@@ -18,6 +18,7 @@ pub mod mutant;
 pub mod numbers;
 pub mod open;
 pub mod outcome;
+pub mod page;
 pub mod ports;
 pub mod postgres;
 pub mod report;

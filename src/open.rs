@@ -27,6 +27,10 @@ use crate::threads::watchdog::Watchdog;
 /// What a topic takes in one batch of records unless it is configured otherwise (`message.max.bytes` of a broker).
 const USUAL_LIMIT: usize = 1_048_588;
 
+/// What a topic may take whose limit cannot be asked for: the brokers decide. They end the connection of a request of 100 MiB
+/// (`socket.request.max.bytes`).
+const ANY_LIMIT: usize = 100_000_000;
+
 /// The servers that the configuration names.
 pub struct RealServers<'a> {
     leg: &'a LegContext<'a>,
@@ -167,7 +171,7 @@ impl Servers for RealServers<'_> {
         self.reader.replace(Ahead::begin("reader", move || open_reader(&of, &watch)));
         let (of, watch, table) = (config.clone(), watchdog.clone(), table.clone());
         self.limit.replace(Ahead::begin("limit", move || record_limit(&of, &table, &watch)));
-        let writer = writer_of(self.leg, ledger, Some(USUAL_LIMIT));
+        let writer = writer_of(self.leg, ledger, Some(likely_limit(config)));
         self.writer.replace(Ahead::begin("writer", move || writer.and_then(KafkaWriter::connected)));
         if self.legs == Legs::Both {
             let log = self.log();
@@ -215,8 +219,8 @@ impl Servers for RealServers<'_> {
             return open_writer(self.leg, ledger);
         };
         match limit? {
-            None | Some(USUAL_LIMIT) => writer,
-            other => writer_of(self.leg, ledger, other),
+            Some(other) if other != likely_limit(self.leg.config) => writer_of(self.leg, ledger, Some(other)),
+            _ => writer,
         }
     }
 
@@ -300,13 +304,19 @@ fn rows_id(config: &Config, ledger: &PgLedger) -> String {
     format!("{}-rows:{}/{}", config.kafka.transactional_prefix, table.database, table.name)
 }
 
+/// What the topic's limit is most likely.
+const fn likely_limit(config: &Config) -> usize {
+    if config.kafka.token_source.is_some() { ANY_LIMIT } else { USUAL_LIMIT }
+}
+
 /// The topic's own limit on a batch of records. Where it may not be asked what is too large is found by trying.
 ///
 /// # Errors
 /// 78 if the topic does not take records with message keys as they are.
 fn record_limit(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Result<Option<usize>> {
     let has_message_key = !table.outbox.message_key.is_empty();
-    match Admin::new(config, watchdog).and_then(|admin| admin.topic_settings(&table.topic)) {
+    let Some(admin) = Admin::new(config, watchdog)? else { return Ok(Some(ANY_LIMIT)) };
+    match admin.topic_settings(&table.topic) {
         Ok(settings) => {
             if has_message_key {
                 require_plain(table, &settings)?;

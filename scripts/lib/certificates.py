@@ -1,5 +1,8 @@
-"""A certificate authority of our own, and a certificate for localhost that it signed: `DIR/tls/ca.crt` is what a client needs."""
+"""A certificate authority of our own, and a certificate for localhost that it signed: `DIR/tls/ca.crt` is what a client needs. With
+`DIR/tls/tokens.key` a test signs tokens that Kafka takes."""
 
+import base64
+import json
 import shutil
 
 from common import apt_install, run
@@ -21,5 +24,15 @@ def make(directory):
     (directory / "server.ext").write_text("subjectAltName = DNS:localhost, IP:127.0.0.1, IP:::1\n")
     sign = ["openssl", "x509", "-req", *DAYS, "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"]
     run([*sign, "-extfile", "server.ext", "-out", "server.crt"], cwd=directory)
+    signing_key(directory)
     pem = (directory / "server.key").read_text() + (directory / "server.crt").read_text()
     (directory / "server.pem").write_text(pem)
+
+
+def signing_key(directory):
+    """Make a key for tokens, and the document in which a server that gives out tokens publishes it (RFC 7517)."""
+    run(["openssl", "genrsa", "-out", "tokens.key", "2048"], cwd=directory)
+    modulus = run(["openssl", "rsa", "-in", "tokens.key", "-noout", "-modulus"], cwd=directory).split("=")[1].strip()
+    encoded = base64.urlsafe_b64encode(bytes.fromhex(modulus)).decode().rstrip("=")
+    key = {"kty": "RSA", "kid": "test", "use": "sig", "alg": "RS256", "n": encoded, "e": "AQAB"}
+    (directory / "tokens.jwks").write_text(json.dumps({"keys": [key]}))

@@ -60,10 +60,17 @@ listener.name.ssl.ssl.client.auth=required
 # Clients without TLS, `app` and `careful` may do everything; `pg2ch` what it is granted.
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS;User:app;User:careful;User:CN=localhost
-sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
 listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_app="app" user_careful="hunter2-is-secret";
 listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;
+listener.name.sasl_ssl.oauthbearer.sasl.server.callback.handler.class=org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler
+listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.jwks.endpoint.url=file://{tls}/tokens.jwks
+listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.expected.audience=kafka
+listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.clock.skew.seconds=0
+# A connection lives as long as the token with which it was made, unless it gets another one in time.
+listener.name.sasl_ssl.oauthbearer.connections.max.reauth.ms=3600000
 """
 
 # SCRAM's users are part of the cluster's metadata; they are there from the start, whether TLS is on or not.
@@ -255,6 +262,8 @@ class Kafka(Server):
         options = self.BROKER if len(self.nodes()) == 1 else self.ONE_OF_THREE
         if not self.archive().exists():
             options = [f"-XX:ArchiveClassesAtExit={self.own_archive()}", "-Xlog:cds*=off", *options]
+        if self.tls:
+            options = [f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{self.tls}/tokens.jwks", *options]
         return self.java(options, "kafka.Kafka", self.settings()), {}
 
     def ready(self):

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::page;
 use crate::error::{Error, ExitCode};
+use crate::page;
 
 /// What a server answers to a setting that it does not know.
 pub(super) const UNKNOWN_SETTING: i32 = 115;

@@ -9,9 +9,9 @@ use ureq::Agent;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
 use super::answer::{Answer, Exception, Reply, UNKNOWN_SETTING};
-use super::page;
 use crate::config::{ClickHouseUrl, Config, Credential, Secret};
 use crate::error::{Error, ExitCode, Result};
+use crate::page;
 use crate::run_id::RunId;
 
 /// The most of an answer that is read. The largest, what the target holds of one batch, stays far below.

@@ -6,7 +6,6 @@ pub mod encode;
 mod http;
 mod insert;
 mod lookup;
-mod page;
 mod probe;
 mod quorum;
 mod settings;

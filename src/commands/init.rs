@@ -17,6 +17,7 @@ use crate::error::{Error, ExitCode, Result};
 use crate::fit::{Effect, columns, differences, storage};
 use crate::kafka::KafkaLog;
 use crate::kafka::admin::Admin;
+use crate::kafka::explain::{is_unknown_topic, refusal};
 use crate::legs::consume;
 use crate::legs::consume::position::{Context, Position};
 use crate::legs::consume::{Committer, Known};
@@ -177,18 +178,32 @@ impl Init<'_> {
 
     fn topics(&mut self) -> Result<()> {
         let admin = Admin::new(self.config, self.leg.watchdog)?;
+        let mut missing = Vec::new();
         for topic in [self.table.topic.clone(), self.table.dead_letter_topic()] {
             let mut log = KafkaLog::new(self.config, &topic, &self.table.group, self.leg.watchdog)?;
-            let exists = match log.partitions() {
-                Ok(_) => true,
-                Err(error) if error.is_transient() => return Err(error),
-                Err(_) => false,
-            };
-            let brokers = &self.config.kafka.brokers;
-            let command =
-                format!("kafka-topics.sh --bootstrap-server {brokers} --create --if-not-exists --topic {topic}");
-            if !exists && self.step(Place::Kafka, &command) {
-                admin.create_topic(&topic, &[])?;
+            match log.partitions() {
+                Ok(_) => {}
+                // A topic that may not be described may not be there either.
+                Err(error) if is_unknown_topic(&error) || refusal(&error).is_some() => missing.push(topic),
+                Err(error) => return Err(error),
+            }
+        }
+        let brokers = &self.config.kafka.brokers;
+        let command =
+            |topic| format!("kafka-topics.sh --bootstrap-server {brokers} --create --if-not-exists --topic {topic}");
+        let commands: Vec<String> = missing.iter().map(command).collect();
+        if admin.is_none() && !self.print && !missing.is_empty() {
+            return Err(Error::config(
+                format!("cannot create topic {}", missing.join(" and ")),
+                "librdkafka's client for this cannot log in with OAUTHBEARER",
+                format!("run `{}`, then `pg2ch init` again: it creates the rest", commands.join(" && ")),
+            ));
+        }
+        for (topic, command) in missing.iter().zip(&commands) {
+            if self.step(Place::Kafka, command)
+                && let Some(admin) = &admin
+            {
+                admin.create_topic(topic, &[])?;
             }
         }
         Ok(())

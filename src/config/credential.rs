@@ -41,12 +41,35 @@ impl Credential {
     /// 78 if the file or what the command prints is no password, or the command does not exist; 69 if the command fails or takes
     /// too long. Nothing that it printed is in the error.
     pub fn take(&self) -> Result<Secret> {
+        self.taken(one_line)
+    }
+
+    /// All of the text that is there, of any number of lines.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_text(&self) -> Result<Secret> {
+        self.taken(any_lines)
+    }
+
+    fn taken(&self, shape: Shape) -> Result<Secret> {
         match self {
             Self::Known(secret) => Ok(secret.clone()),
-            Self::File(path) => read(path).map_err(|why| {
+            Self::File(path) => read_as(path, shape).map_err(|why| {
                 Error::config(format!("cannot read the password file {}", path.display()), why, FILE_HINT)
             }),
-            Self::Command { words, limit } => printed(words, *limit),
+            Self::Command { words, limit } => printed(words, *limit, shape),
+        }
+    }
+}
+
+/// Where it is kept, for a message.
+impl fmt::Display for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(_) => f.write_str("the configuration"),
+            Self::File(path) => write!(f, "the file {}", path.display()),
+            Self::Command { words, .. } => write!(f, "the command {}", words.first().map_or("", String::as_str)),
         }
     }
 }
@@ -68,8 +91,15 @@ impl fmt::Debug for Credential {
 /// # Errors
 /// What is wrong with the file, or with its text.
 pub fn read(path: &Path) -> Result<Secret, String> {
-    one_line("it", &read_text(File::open(path).map_err(|e| e.to_string())?)?)
+    read_as(path, one_line)
 }
+
+fn read_as(path: &Path, shape: Shape) -> Result<Secret, String> {
+    shape("it", &read_text(File::open(path).map_err(|e| e.to_string())?)?)
+}
+
+/// Takes a secret out of a text, which the first argument names in an error.
+type Shape = fn(&str, &str) -> Result<Secret, String>;
 
 /// The password that stands alone on the one line of `text`; `what` names the text in an error.
 fn one_line(what: &str, text: &str) -> Result<Secret, String> {
@@ -81,6 +111,14 @@ fn one_line(what: &str, text: &str) -> Result<Secret, String> {
         return Err(format!("{what} holds more than one line"));
     }
     Ok(Secret::new(password))
+}
+
+/// All of `text` but the white space around it.
+fn any_lines(what: &str, text: &str) -> Result<Secret, String> {
+    match text.trim() {
+        "" => Err(format!("{what} is empty")),
+        text => Ok(Secret::new(text)),
+    }
 }
 
 /// A file's text.
@@ -98,7 +136,7 @@ fn text(what: &str, bytes: Vec<u8>) -> Result<String, String> {
 }
 
 /// What a command prints. What it says on standard error is dropped: that may hold a secret as well.
-fn printed(words: &[String], limit: Duration) -> Result<Secret> {
+fn printed(words: &[String], limit: Duration, shape: Shape) -> Result<Secret> {
     let program = words.first().map_or("", String::as_str);
     let what = || format!("cannot get a password from the command {program}");
     let spawned = Command::new(program)
@@ -120,7 +158,7 @@ fn printed(words: &[String], limit: Duration) -> Result<Secret> {
         Error::unavailable(what(), why, hint)
     })?;
     text("its output", output)
-        .and_then(|text| one_line("its output", &text))
+        .and_then(|text| shape("its output", &text))
         .map_err(|why| Error::config(what(), why, "let it print the password alone, on one line of standard output"))
 }
 

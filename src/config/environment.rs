@@ -13,6 +13,8 @@ pub const POSTGRES_URL: &str = "PG2CH_POSTGRES_URL";
 pub const KAFKA_BROKERS: &str = "PG2CH_KAFKA_BROKERS";
 /// The password of SASL.
 pub const KAFKA_SASL_PASSWORD: &str = "PG2CH_KAFKA_SASL_PASSWORD";
+/// The secret with which pg2ch asks for tokens of OAUTHBEARER.
+pub const KAFKA_OAUTH_CLIENT_SECRET: &str = "PG2CH_KAFKA_OAUTH_CLIENT_SECRET";
 /// The URL of ClickHouse, maybe with a password.
 pub const CLICKHOUSE_URL: &str = "PG2CH_CLICKHOUSE_URL";
 /// The password of ClickHouse.
@@ -38,6 +40,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     (PGPASSFILE, "The file with passwords of PostgreSQL, instead of ~/.pgpass."),
     (KAFKA_BROKERS, "Kafka's brokers, instead of `brokers` in [kafka]."),
     (KAFKA_SASL_PASSWORD, "The password of SASL."),
+    (KAFKA_OAUTH_CLIENT_SECRET, "The secret of `oauth_client_id`."),
     (CLICKHOUSE_URL, "The URL of ClickHouse, instead of `url` in [clickhouse]."),
     (CLICKHOUSE_PASSWORD, "The password of ClickHouse."),
     (CREDENTIALS_DIRECTORY, "The directory of relative password files; systemd sets it."),

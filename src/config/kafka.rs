@@ -10,7 +10,7 @@ use super::environment::{KAFKA_BROKERS, KAFKA_SASL_PASSWORD};
 use super::file::Value;
 use super::origin::Origin;
 use super::reader::{Given, Reader, kind, refuse};
-use super::{Credential, KafkaConfig, Secret, password, value};
+use super::{Credential, KafkaConfig, Secret, TokenSource, oauth, password, value};
 use crate::error::Result;
 
 const PASSWORD: &str = "sasl.password";
@@ -92,8 +92,15 @@ pub fn read(reader: &mut Reader) -> Result<KafkaConfig> {
         refuse("kafka.transactional_prefix", &prefix.origin, why, hint)
     })?;
     reader.note("kafka.transactional_prefix", &prefix.value, &prefix.origin);
-    let (properties, sasl_password) = properties(reader)?;
-    Ok(KafkaConfig { brokers, properties, sasl_password, transactional, transactional_prefix: prefix.value })
+    let Login { properties, sasl_password, token_source } = login(reader)?;
+    Ok(KafkaConfig {
+        brokers,
+        properties,
+        sasl_password,
+        token_source,
+        transactional,
+        transactional_prefix: prefix.value,
+    })
 }
 
 fn brokers(reader: &mut Reader) -> Result<String> {
@@ -139,7 +146,14 @@ fn check_broker(broker: &str) -> Result<(), &'static str> {
     }
 }
 
-fn properties(reader: &mut Reader) -> Result<(BTreeMap<String, Secret>, Option<Credential>)> {
+/// The properties, and what else is needed to log in.
+struct Login {
+    properties: BTreeMap<String, Secret>,
+    sasl_password: Option<Credential>,
+    token_source: Option<TokenSource>,
+}
+
+fn login(reader: &mut Reader) -> Result<Login> {
     let mut properties: BTreeMap<String, (Secret, Origin)> = BTreeMap::new();
     if let Some(mut file) = reader.file.take() {
         for (name, entry) in std::mem::take(&mut file.properties) {
@@ -149,20 +163,6 @@ fn properties(reader: &mut Reader) -> Result<(BTreeMap<String, Secret>, Option<C
             properties.insert(name, (Secret::new(text), origin));
         }
         reader.file = Some(file);
-    }
-    for name in ["sasl.mechanism", "sasl.mechanisms"] {
-        // The client that asks for topics' settings has no way to be given a token.
-        if let Some((value, origin)) = properties.get(name)
-            && value.reveal().to_ascii_uppercase().contains("OAUTHBEARER")
-        {
-            let hint = "set it to SCRAM-SHA-512 or PLAIN, or use a client certificate (`security.protocol = \"SSL\"`)";
-            return Err(refuse(
-                &format!("kafka.properties.{name}"),
-                origin,
-                "pg2ch cannot log in with OAUTHBEARER",
-                hint,
-            ));
-        }
     }
     let variable = reader.environment.text(KAFKA_SASL_PASSWORD)?;
     let kept = match &variable {
@@ -179,13 +179,20 @@ fn properties(reader: &mut Reader) -> Result<(BTreeMap<String, Secret>, Option<C
             return Err(refuse(&place, other, why, "keep one of the two, best the file or the command"));
         }
         reader.note(format!("kafka.properties.{PASSWORD}"), Secret::default().to_string(), &given.origin);
-        sasl_password = Some(given.value);
+        sasl_password = Some(given);
     }
+    let token_server = oauth::server(reader)?;
+    let token_source = oauth::source(&properties, token_server, &mut sasl_password)?;
     for (name, (value, origin)) in &properties {
         let shown = if is_harmless(name) { value.reveal().to_owned() } else { value.to_string() };
         reader.note(format!("kafka.properties.{name}"), shown, origin);
     }
-    Ok((properties.into_iter().map(|(name, (value, _))| (name, value)).collect(), sasl_password))
+    if token_source.is_some() {
+        // If there is one it is the token.
+        properties.remove(PASSWORD);
+    }
+    let properties = properties.into_iter().map(|(name, (value, _))| (name, value)).collect();
+    Ok(Login { properties, sasl_password: sasl_password.map(|given| given.value), token_source })
 }
 
 fn property(name: &str, origin: &Origin, value: Value) -> Result<String> {
@@ -199,6 +206,7 @@ fn property(name: &str, origin: &Origin, value: Value) -> Result<String> {
     if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
         return Err(refuse(&place, origin, why, "take it out of [kafka.properties]"));
     }
+    oauth::refuse_librdkafkas_own(&place, name, origin)?;
     let text = match value {
         Value::Text(text) => text,
         Value::Whole(number) => number.to_string(),
@@ -241,5 +249,5 @@ fn is_harmless(name: &str) -> bool {
 }
 
 fn is_secret(name: &str) -> bool {
-    ["password", "secret", ".pem", "sasl.oauthbearer.config"].iter().any(|part| name.contains(part))
+    ["password", "secret", ".pem"].iter().any(|part| name.contains(part))
 }

@@ -11,6 +11,7 @@ mod file;
 mod kafka;
 mod load;
 mod notify;
+mod oauth;
 mod origin;
 mod outbox;
 mod password;
@@ -172,12 +173,36 @@ pub struct KafkaConfig {
     /// librdkafka properties passed on as they are (TLS, SASL). Those on which the promise rests are refused when the
     /// configuration is loaded.
     pub properties: BTreeMap<String, Secret>,
-    /// SASL's password, or the token of OAUTHBEARER, where it is in none of them.
+    /// SASL's password, where it is in none of them.
     pub sasl_password: Option<Credential>,
+    /// Where the tokens come from, with OAUTHBEARER.
+    pub token_source: Option<TokenSource>,
     /// Whether batches are sent as transactions. `false` weakens the promise, for clusters that forbid them.
     pub transactional: bool,
     /// Put in front of every `transactional.id`, which is unique in the whole cluster: staging must not fence production.
     pub transactional_prefix: String,
+}
+
+/// Where a token of OAUTHBEARER comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// From where a password would be: a command prints it, a file holds it.
+    Kept(Credential),
+    /// From a server that gives it to a client.
+    Server(TokenServer),
+}
+
+/// A server that gives out tokens (OAuth 2.0, client credentials: RFC 6749, section 4.4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenServer {
+    /// Its token endpoint.
+    pub url: String,
+    /// The client that asks.
+    pub client_id: String,
+    /// The client's secret.
+    pub client_secret: Credential,
+    /// What the token is to be good for.
+    pub scope: Option<String>,
 }
 
 /// The connection to ClickHouse.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::origin::Origin;
 use super::reader::{Reader, refuse};
+use super::url::http_authority;
 use super::{Credential, NotifyConfig, Secret, password};
 use crate::error::Result;
 
@@ -47,13 +48,7 @@ pub fn read(reader: &mut Reader) -> Result<NotifyConfig> {
 
 /// Whether a run can be reported to this URL. The URL itself is in no message.
 fn check(url: &str) -> Result<(), &'static str> {
-    if !url.starts_with("https://") && !url.starts_with("http://") {
-        return Err("it does not start with https:// or http://");
-    }
-    let uri: ureq::http::Uri = url.parse().map_err(|_| "it is not a URL")?;
-    if uri.authority().is_none_or(|authority| authority.host().is_empty()) {
-        return Err("it names no host");
-    }
+    http_authority(url)?;
     if url.contains(['?', '#']) {
         return Err("what a run reports is appended to it, so it cannot have a query");
     }

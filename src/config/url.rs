@@ -6,8 +6,23 @@ mod postgres;
 
 use std::net::Ipv6Addr;
 
+use ureq::http::Uri;
+use ureq::http::uri::Authority;
+
 pub use clickhouse::ClickHouseUrl;
 pub use postgres::PostgresUrl;
+
+/// The host, and what stands with it, of a URL of the web.
+///
+/// # Errors
+/// Why it is none.
+pub fn http_authority(url: &str) -> Result<Authority, &'static str> {
+    if !url.starts_with("https://") && !url.starts_with("http://") {
+        return Err("it does not start with https:// or http://");
+    }
+    let uri: Uri = url.parse().map_err(|_| "it is not a URL")?;
+    uri.into_parts().authority.filter(|authority| !authority.host().is_empty()).ok_or("it names no host")
+}
 
 /// What stands between `scheme://` and the end of a URL; all but path and query percent-decoded.
 struct Parts<'a> {

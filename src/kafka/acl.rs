@@ -13,6 +13,7 @@ pub struct Uses {
     topics: Vec<String>,
     operations: &'static [&'static str],
     group: Option<String>,
+    logs_in_with_token: bool,
 }
 
 /// What a run does with its topics.
@@ -31,7 +32,14 @@ impl Uses {
             topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
             operations: OPERATIONS,
             group: None,
+            logs_in_with_token: config.kafka.token_source.is_some(),
         }
+    }
+
+    /// Whether it logs in with a token, and not with a password.
+    #[must_use]
+    pub const fn logs_in_with_token(&self) -> bool {
+        self.logs_in_with_token
     }
 
     /// Does this with them, and nothing else.

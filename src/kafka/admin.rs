@@ -25,15 +25,19 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Makes a client; no connection is waited for.
+    /// Makes a client; no connection is waited for. `None` with OAUTHBEARER: the library never polls such a client for its events, of
+    /// which the wish for a token is one, and so it never connects.
     ///
     /// # Errors
     /// 78 if librdkafka refuses a property.
-    pub fn new(config: &Config, watchdog: &Watchdog) -> Result<Self> {
+    pub fn new(config: &Config, watchdog: &Watchdog) -> Result<Option<Self>> {
+        if config.kafka.token_source.is_some() {
+            return Ok(None);
+        }
         let client = Detached::new(make(&mut base(config), config, Context::default())?);
         let limit = Some(config.timeouts.kafka);
         let options = AdminOptions::new().request_timeout(limit).operation_timeout(limit);
-        Ok(Self { client, options, config: config.clone(), watchdog: watchdog.clone() })
+        Ok(Some(Self { client, options, config: config.clone(), watchdog: watchdog.clone() }))
     }
 
     fn what(&self, (verb, _): Call, topic: &str) -> String {

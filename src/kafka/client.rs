@@ -5,13 +5,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{Level, log};
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::acl::Uses;
-use super::explain::{explain, is_refused, is_vague};
+use super::explain::{code_of, explain, is_refused, is_vague};
+use super::login::Login;
+use super::tokens::Tokens;
 use crate::certificates;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -46,10 +48,10 @@ pub fn base(config: &Config) -> ClientConfig {
 }
 
 /// Makes a client, with the user's own properties on top. None of these is one on which the promise rests: such a one is
-/// refused when the configuration is loaded.
+/// refused when the configuration is loaded. With OAUTHBEARER there is a token for it, which it [has to be given](has_token).
 ///
 /// # Errors
-/// 78 if librdkafka refuses a property.
+/// 78 if librdkafka refuses a property; those of the place where password or token come from.
 pub fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(
     client: &mut ClientConfig,
     config: &Config,
@@ -65,6 +67,10 @@ pub fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(
     if let Some(password) = &config.kafka.sasl_password {
         client.set("sasl.password", password.take()?.reveal());
     }
+    if let Some(tokens) = Tokens::of(config) {
+        // librdkafka would only say that it has none.
+        tokens.take()?;
+    }
     client.create_with_context(context).map_err(|error| {
         let why = match error {
             // The property's value may be a secret: only its name is shown.
@@ -74,6 +80,14 @@ pub fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(
         let what = format!("cannot make a Kafka client for {}", config.kafka.brokers);
         Error::config(what, why, "correct [kafka] and [kafka.properties]")
     })
+}
+
+/// Has a new client ask for its token, if it logs in with one: librdkafka connects to no broker before.
+pub fn has_token(context: &Context, poll: impl Fn(Duration)) {
+    let until = Instant::now() + GRACE;
+    while context.login.awaits_token() && Instant::now() < until {
+        poll(REPORT_WAIT);
+    }
 }
 
 /// Whether connections are encrypted, and no authority is named to be trusted.
@@ -116,13 +130,25 @@ impl<T: Send + 'static> Drop for Detached<T> {
 /// Keeps what the client's threads report, and passes their log lines on.
 #[derive(Debug, Default)]
 pub struct Context {
+    /// The client's token, if it has one.
+    pub login: Login,
     reported: Mutex<Option<(Code, String)>>,
     is_nobody_there: AtomicBool,
 }
 
 impl Context {
+    /// That of a client of this configuration.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self { login: Login::of(config), ..Self::default() }
+    }
+
     /// Tells a failure of a call, with the reason that was reported behind it.
     pub fn explain(&self, what: &str, error: &KafkaError, uses: &Uses) -> Error {
+        let is_login = code_of(error).is_none_or(|code| is_vague(code) || code == Code::Authentication);
+        if let Some(without_token) = self.login.failure(what).filter(|_| is_login) {
+            return without_token;
+        }
         let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner).clone();
         explain(what, error, reported, uses)
     }
@@ -136,6 +162,14 @@ impl Context {
     /// What was reported last.
     pub fn last_reported(&self) -> Option<Code> {
         self.reported.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(code, _)| *code)
+    }
+
+    /// Whether an error that a poll has given is over by itself: a login with a token that was over, and has been replaced since.
+    pub fn is_past(&self, error: &KafkaError) -> bool {
+        error.rdkafka_error_code() == Some(Code::Authentication)
+            && self.login.tokens().is_some()
+            && self.login.failure("log in").is_none()
+            && self.last_reported() != Some(Code::Authentication)
     }
 
     /// Asks in turns that grow, calling `poll_reports` in between. A refused password, certificate, group or connection, or an
@@ -162,6 +196,7 @@ impl Context {
             match self.last_reported() {
                 Some(Code::Authentication) => return answer,
                 Some(code) if is_refused(code) => return answer,
+                _ if self.login.failure("log in").is_some() => return answer,
                 // A single failed handshake or refused connection may be a broker that has just ended; librdkafka reports it
                 // once, however often it fails again.
                 Some(Code::SSL) if is_suspect => return answer,
@@ -178,6 +213,9 @@ impl Context {
     }
 
     fn note_report(&self, code: Code, reason: &str) {
+        if self.login.is_past(code, reason) {
+            return;
+        }
         if code == Code::AllBrokersDown {
             self.is_nobody_there.store(true, Ordering::Relaxed);
         }
@@ -202,6 +240,13 @@ fn sharpened(code: Code, reason: &str) -> Code {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        // The library panics, or logs, where a NUL is in an error's text.
+        self.login.give().map_err(|error| format!("{}: {}", error.what(), error.why()).replace('\0', " ").into())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // What matters comes back as an error of a call, with its explanation; these lines are for -v.
         let level = match level {

@@ -1,11 +1,15 @@
 //! Makes consumers, for which partitions and offsets are named by hand.
 
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaResult;
 
-use super::client::{Context, Detached, base, make};
+use super::client::{Context, Detached, base, has_token, make};
+use super::idle::{self, Idle};
 use crate::config::Config;
 use crate::error::Result;
 
@@ -22,6 +26,41 @@ pub(super) const NEAR: FetchSize = FetchSize(["65536", "1048576", "3072"]);
 /// in one piece, 1 MB by default, of every partition: of all but the first it brings whole pieces only if they fit.
 pub(super) const FAR: FetchSize = FetchSize(["1100000", "4194304", "3072"]);
 
+/// A consumer, which is idle unless it reads.
+pub(super) struct Consumer {
+    client: Detached<BaseConsumer<Context>>,
+    /// Whether partitions are assigned: what is polled then are their records.
+    reads: Mutex<bool>,
+}
+
+impl Deref for Consumer {
+    type Target = BaseConsumer<Context>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.client
+    }
+}
+
+impl Consumer {
+    /// Reads these partitions from now on, and no others; none at all makes it idle.
+    pub(super) fn assign(&self, list: &TopicPartitionList) -> KafkaResult<()> {
+        let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        *reads = true;
+        self.client.assign(list)?;
+        *reads = list.count() > 0;
+        Ok(())
+    }
+}
+
+impl Idle for Consumer {
+    fn poll_idle(&self) {
+        match self.reads.try_lock() {
+            Ok(reads) if !*reads => drop(self.client.poll(Duration::ZERO)),
+            Ok(_) | Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => {}
+        }
+    }
+}
+
 /// Makes a consumer of `group` that reads as far as `isolation` says.
 ///
 /// # Errors
@@ -31,7 +70,7 @@ pub(super) fn consumer(
     group: &str,
     isolation: &str,
     FetchSize([of_partition, of_all, ahead]): FetchSize,
-) -> Result<Detached<BaseConsumer<Context>>> {
+) -> Result<Arc<Consumer>> {
     let mut client = base(config);
     client
         .set("group.id", group)
@@ -48,7 +87,13 @@ pub(super) fn consumer(
         .set("fetch.message.max.bytes", of_partition)
         .set("fetch.max.bytes", of_all)
         .set("check.crcs", "true");
-    make(&mut client, config, Context::default()).map(Detached::new)
+    let client: Detached<BaseConsumer<Context>> = Detached::new(make(&mut client, config, Context::of(config))?);
+    has_token(client.context(), |wait| drop(client.poll(wait)));
+    let consumer = Arc::new(Consumer { client, reads: Mutex::new(false) });
+    if let Some(tokens) = consumer.context().login.tokens() {
+        idle::keep(&consumer, tokens);
+    }
+    Ok(consumer)
 }
 
 /// Makes one that reads from far away, and connects it to a broker, then to those of the partitions whose ends are asked for: what is
@@ -59,7 +104,7 @@ pub(super) fn connected_far(
     topic: &str,
     ends: TopicPartitionList,
     limit: Duration,
-) -> Option<Detached<BaseConsumer<Context>>> {
+) -> Option<Arc<Consumer>> {
     let reader = consumer(config, group, "read_committed", FAR).ok()?;
     let _ = reader.fetch_metadata(Some(topic), limit / 2);
     let _ = reader.offsets_for_times(ends, limit / 2);

@@ -8,6 +8,7 @@ use super::acl::Uses;
 use crate::error::{Error, ExitCode};
 
 /// Tells a failure of a client that `uses` this. `reported` is what its threads reported last: the reason behind a bare "timed out".
+#[must_use]
 pub fn explain(what: &str, error: &KafkaError, reported: Option<(Code, String)>, uses: &Uses) -> Error {
     let code = code_of(error);
     let told = match error {
@@ -22,7 +23,8 @@ pub fn explain(what: &str, error: &KafkaError, reported: Option<(Code, String)>,
     if let Some(command) = decisive.and_then(|code| uses.grant(code)) {
         return Error::new(ExitCode::Permission, what, why, format!("{GRANT}: {command}")).with_source(cause);
     }
-    let (exit, hint) = decisive.map_or((ExitCode::Unavailable, UNAVAILABLE), sort);
+    let has_token = uses.logs_in_with_token();
+    let (exit, hint) = decisive.map_or((ExitCode::Unavailable, UNAVAILABLE), |code| sort(code, has_token));
     Error::new(exit, what, why, hint).with_source(cause)
 }
 
@@ -77,7 +79,9 @@ fn code_behind(error: &Error) -> Option<Code> {
     std::error::Error::source(error)?.downcast_ref::<Cause>()?.code
 }
 
-fn code_of(error: &KafkaError) -> Option<Code> {
+/// The code of an error.
+#[must_use]
+pub fn code_of(error: &KafkaError) -> Option<Code> {
     match error {
         KafkaError::AdminOp(code) => Some(*code),
         other => other.rdkafka_error_code(),
@@ -106,8 +110,12 @@ const GRANT: &str = "grant the principal what docs/grants.md lists for topics, g
 
 const UNAVAILABLE: &str = "check that the brokers run and that [kafka] brokers names them as this machine can reach them; the next run resumes here";
 
-fn sort(code: Code) -> (ExitCode, &'static str) {
+fn sort(code: Code, has_token: bool) -> (ExitCode, &'static str) {
     match code {
+        Code::Authentication | Code::SaslAuthenticationFailed if has_token => (
+            ExitCode::Permission,
+            "check that the token's issuer, audience and scope are those that the brokers accept, and all clocks; the brokers' own log has the reason",
+        ),
         Code::Authentication | Code::SaslAuthenticationFailed => (
             ExitCode::Permission,
             "check user, password and mechanism in [kafka.properties] (PG2CH_KAFKA_SASL_PASSWORD)",
@@ -162,8 +170,8 @@ mod tests {
     #[test]
     fn a_partition_without_a_leader_passes_and_a_topic_that_does_not_exist_does_not() {
         for code in [Code::UnknownPartition, Code::LeaderNotAvailable] {
-            assert_eq!(sort(code).0, ExitCode::Unavailable, "{code:?}");
+            assert_eq!(sort(code, false).0, ExitCode::Unavailable, "{code:?}");
         }
-        assert_eq!(sort(Code::UnknownTopicOrPartition).0, ExitCode::Config);
+        assert_eq!(sort(Code::UnknownTopicOrPartition, false).0, ExitCode::Config);
     }
 }

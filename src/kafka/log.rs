@@ -4,6 +4,7 @@ mod survey;
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,8 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::acl::Uses;
-use super::client::{Context, Detached, GRACE, REPORT_WAIT};
-use super::consumer::{FAR, NEAR, connected_far, consumer};
+use super::client::{Context, GRACE, REPORT_WAIT};
+use super::consumer::{Consumer as Reader, FAR, NEAR, connected_far, consumer};
 use super::headers;
 use crate::config::Config;
 use crate::data::{Headers, Offsets, Record};
@@ -39,11 +40,11 @@ pub struct KafkaLog {
     brokers: String,
     group: String,
     uses: Uses,
-    committed_reader: Detached<BaseConsumer<Context>>,
+    committed_reader: Arc<Reader>,
     /// Reads many records from far away; made when it is first needed, as the sizes belong to the client.
-    far_reader: Option<Detached<BaseConsumer<Context>>>,
+    far_reader: Option<Arc<Reader>>,
     /// The same, while it connects.
-    far_ahead: Option<JoinHandle<Option<Detached<BaseConsumer<Context>>>>>,
+    far_ahead: Option<JoinHandle<Option<Arc<Reader>>>>,
     /// Whether it is the one that reads now.
     is_far: bool,
     /// How long the shortest round of questions took.
@@ -51,7 +52,7 @@ pub struct KafkaLog {
     /// What the first survey is to say, asked for beside what comes before it.
     ahead: Option<Survey>,
     /// Made when it is first asked: the isolation level belongs to the client.
-    written_reader: Option<Detached<BaseConsumer<Context>>>,
+    written_reader: Option<Arc<Reader>>,
     partitions: Vec<i32>,
     /// From where, and up to where, each partition is read.
     from: Offsets,
@@ -132,7 +133,7 @@ impl KafkaLog {
     }
 
     /// A client that does not have the topic's metadata lets its first question for offsets wait for half a second.
-    fn load_topic(&self, client: Detached<BaseConsumer<Context>>) -> Result<Detached<BaseConsumer<Context>>> {
+    fn load_topic(&self, client: Arc<Reader>) -> Result<Arc<Reader>> {
         let ask = |turn| client.fetch_metadata(Some(&self.topic), turn);
         let known = self.call("find", || client.context().in_turns(self.limit, ask, || poll_reports(&client)));
         known.map_err(|error| client.context().explain(&self.what("find"), &error, &self.uses))?;
@@ -189,7 +190,7 @@ impl KafkaLog {
     }
 
     /// The client that reads.
-    fn reader(&self) -> &BaseConsumer<Context> {
+    fn reader(&self) -> &Reader {
         self.far_reader.as_ref().filter(|_| self.is_far).unwrap_or(&self.committed_reader)
     }
 
@@ -231,7 +232,7 @@ impl KafkaLog {
                     self.caught_up.insert(partition);
                     break;
                 }
-                Some(Err(error)) if passes(&error) && !left.is_zero() => {}
+                Some(Err(error)) if self.passes(&error) && !left.is_zero() => {}
                 Some(Err(error)) => return self.explained("read", Err(error)),
             }
         }
@@ -258,7 +259,7 @@ impl KafkaLog {
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => Some(partition),
                 // librdkafka connects again by itself; the caller has a limit for the whole.
-                Some(Err(error)) if passes(&error) => {
+                Some(Err(error)) if self.passes(&error) => {
                     log::debug!("reading topic {}: {error}", self.topic);
                     None
                 }
@@ -275,6 +276,11 @@ impl KafkaLog {
                 return Ok(Polled::Nothing);
             }
         }
+    }
+
+    /// Whether reading goes on after an error: librdkafka connects, or logs in, again by itself.
+    fn passes(&self, error: &KafkaError) -> bool {
+        passes(error) || self.reader().context().is_past(error)
     }
 
     /// Whether this many records are worth a client of their own.

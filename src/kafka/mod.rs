@@ -10,9 +10,12 @@ pub mod client;
 mod consumer;
 pub mod explain;
 mod headers;
+mod idle;
 mod letter;
 mod log;
+mod login;
 mod producer;
+mod tokens;
 mod writer;
 
 pub use self::letter::{Letter, PolledLetter};

@@ -1,16 +1,18 @@
 //! One client of librdkafka that writes, its transactions, and what becomes of each record that it is handed.
 
-use std::sync::{Mutex, PoisonError};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 
 use super::acl::Uses;
-use super::client::{Context, Detached, GRACE, REPORT_WAIT, base, make};
+use super::client::{Context, Detached, GRACE, REPORT_WAIT, base, has_token, make};
+use super::idle::{self, Idle};
 use crate::config::Config;
 use crate::crash;
 use crate::data::RecordPosition;
@@ -22,9 +24,38 @@ use crate::threads::watchdog::Watchdog;
 /// given, and the last millisecond of it, which is no whole one, in a loop that keeps a processor busy.
 const TICK: Duration = Duration::from_micros(500);
 
+/// The library's client, which may be polled at any time.
+pub(super) struct Client {
+    client: Detached<BaseProducer<Deliveries>>,
+    /// Held while it is polled from aside: a report that is out of the queue may not be noted yet.
+    aside: Mutex<()>,
+}
+
+impl Deref for Client {
+    type Target = BaseProducer<Deliveries>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.client
+    }
+}
+
+impl Client {
+    /// Waits until nobody else has a report in hand.
+    fn wait_for_aside(&self) {
+        drop(self.aside.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Idle for Client {
+    fn poll_idle(&self) {
+        let _aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+        self.client.poll(Duration::ZERO);
+    }
+}
+
 /// A producer that writes to one topic.
 pub(super) struct Producer {
-    pub(super) client: Detached<BaseProducer<Deliveries>>,
+    pub(super) client: Arc<Client>,
     pub(super) topic: String,
     pub(super) transactional: bool,
     pub(super) transactional_id: String,
@@ -69,7 +100,13 @@ impl Producer {
             // Records leave when a broker's thread is free; a batch in hand is never waited for.
             .set("linger.ms", "1")
             .set("queue.buffering.max.messages", (rows * 2).to_string());
-        let client = Detached::new(make(&mut client, config, Deliveries::default())?);
+        let deliveries = Deliveries { base: Context::of(config), ..Deliveries::default() };
+        let client: Detached<BaseProducer<Deliveries>> = Detached::new(make(&mut client, config, deliveries)?);
+        has_token(&client.context().base, |wait| client.poll(wait));
+        let client = Arc::new(Client { client, aside: Mutex::default() });
+        if let Some(tokens) = client.context().base.login.tokens() {
+            idle::keep(&client, tokens);
+        }
         Ok(Self {
             client,
             topic: topic.to_owned(),
@@ -175,6 +212,7 @@ impl Producer {
             }
             self.take_reports();
         }
+        self.client.wait_for_aside();
         Ok(())
     }
 
@@ -234,6 +272,12 @@ impl Deliveries {
 }
 
 impl ClientContext for Deliveries {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.base.generate_oauth_token(config)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.base.log(level, facility, message);
     }

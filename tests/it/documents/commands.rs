@@ -294,8 +294,7 @@ impl Desk {
 
     /// The program takes a piece of a configuration file, and nothing of it is left out.
     fn configuration(&mut self, page: &str, text: &str) {
-        let names =
-            text.lines().filter_map(|line| line.split_once("password_file = ")).map(|(_, name)| name.trim_matches('"'));
+        let names = text.lines().filter_map(|line| line.split_once("_file = ")).map(|(_, name)| name.trim_matches('"'));
         names.for_each(|name| std::fs::write(self.dir.join(name), "secret\n").unwrap());
         if text.contains("url_file = \"notify-url\"") {
             std::fs::write(self.dir.join("notify-url"), "https://hc-ping.com/secret\n").unwrap();

@@ -48,7 +48,11 @@ fn oauthbearer_without_a_source_of_tokens() {
         "more tables",
         "[kafka.properties]\n\"security.protocol\" = \"SASL_PLAINTEXT\"\n\"sasl.mechanism\" = \"OAUTHBEARER\"\n".into(),
     );
-    ends_at_once(&world, 78, &["kafka.properties.sasl.mechanism", "cannot log in with OAUTHBEARER", "SCRAM-SHA-512"]);
+    ends_at_once(
+        &world,
+        78,
+        &["kafka.properties.sasl.mechanism", "nothing says where the tokens come from", "oauth_token_url"],
+    );
 }
 
 #[test]

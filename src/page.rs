@@ -1,11 +1,12 @@
-//! A page for a browser, where ClickHouse's answer was expected.
+//! A page for a browser, where a server's answer was expected.
 
 /// The most of a title that is shown.
 const MAX_TITLE: usize = 200;
 
 /// The title of a page, on one line; `None` if `body` is no page.
+#[must_use]
 pub fn title(body: &[u8]) -> Option<String> {
-    // Neither a row nor an exception of ClickHouse begins like this.
+    // Neither a row nor an exception of ClickHouse begins like this, and no token does.
     let head = String::from_utf8_lossy(&body[..body.len().min(4096)]);
     let lower = head.trim_start().to_ascii_lowercase();
     if !lower.starts_with("<!doctype html") && !lower.starts_with("<html") {

@@ -1,0 +1,113 @@
+//! Tokens of OAUTHBEARER: all clients of a process share one, which is renewed before it ends.
+
+mod server;
+mod token;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+pub use self::token::Token;
+use crate::config::{Config, TokenSource};
+use crate::error::{Error, ExitCode, Result};
+
+/// How long a source that has failed is left alone while there is a token that is still good.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Those of the sources that this process has asked: one.
+static SHARED: Mutex<Vec<Arc<Tokens>>> = Mutex::new(Vec::new());
+
+/// The token of a source as it is now.
+#[derive(Debug)]
+pub struct Tokens {
+    source: TokenSource,
+    /// How long its server may take.
+    limit: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The token, and until when it counts as new.
+    held: Option<(Token, Instant)>,
+    failed: Option<(Instant, Error)>,
+}
+
+impl Tokens {
+    /// The ones that clients of this configuration log in with; `None` if they log in otherwise.
+    #[must_use]
+    pub fn of(config: &Config) -> Option<Arc<Self>> {
+        let source = config.kafka.token_source.as_ref()?;
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = shared.iter().find(|known| known.source == *source) {
+            return Some(known.clone());
+        }
+        let tokens = Arc::new(Self { source: source.clone(), limit: config.timeouts.connect, state: Mutex::default() });
+        shared.push(tokens.clone());
+        Some(tokens)
+    }
+
+    /// A token that is good. A new one is asked for when three quarters of its life are over: librdkafka wants the next one after
+    /// four fifths. Who comes while another one asks gets the same answer.
+    ///
+    /// # Errors
+    /// What the source fails with, if the last token is over.
+    pub fn take(&self) -> Result<Token> {
+        let begun = Instant::now();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let good = match &state.held {
+            Some((token, new_until)) if Instant::now() < *new_until => return Ok(token.clone()),
+            Some((token, _)) => Some(token.clone()).filter(Token::is_good),
+            None => None,
+        };
+        if let Some((when, error)) = &state.failed {
+            match good {
+                Some(token) if when.elapsed() < PAUSE => return Ok(token),
+                None if *when > begun => return Err(error.behind(error.what())),
+                _ => {}
+            }
+        }
+        match (self.ask(), good) {
+            (Ok(token), _) => {
+                let life = token.expires.duration_since(SystemTime::now()).unwrap_or_default();
+                log::debug!("Kafka: a new token, good for {} s", life.as_secs());
+                *state = State { held: Some((token.clone(), Instant::now() + life * 3 / 4)), failed: None };
+                Ok(token)
+            }
+            (Err(error), Some(token)) => {
+                log::warn!("{}: {}; the present token is still good", error.what(), error.why());
+                state.failed = Some((Instant::now(), error));
+                Ok(token)
+            }
+            (Err(error), None) => {
+                state.failed = Some((Instant::now(), error.behind(error.what())));
+                Err(error)
+            }
+        }
+    }
+
+    fn ask(&self) -> Result<Token> {
+        let now = SystemTime::now();
+        let (token, hint) = match &self.source {
+            TokenSource::Kept(kept) => (
+                Token::read(kept.take_text()?.reveal(), now)
+                    .map_err(|why| (format!("cannot use the token for Kafka from {kept}"), why)),
+                "let the command print, or the file hold, the token alone or a JSON object with `access_token`",
+            ),
+            TokenSource::Server(server) => (
+                Token::read(&server::request(server, self.limit)?, now).map_err(|why| (server::what(server), why)),
+                "check that `oauth_token_url` in [kafka] is the token endpoint",
+            ),
+        };
+        let token = token.map_err(|(what, why)| Error::config(what, why, hint))?;
+        if token.is_good() {
+            return Ok(token);
+        }
+        let past = now.duration_since(token.expires).unwrap_or_default().as_secs();
+        Err(Error::new(
+            ExitCode::Permission,
+            "cannot log in to Kafka",
+            format!("the token has expired {past} s ago"),
+            "let its source give a new one, and check this machine's clock",
+        ))
+    }
+}
