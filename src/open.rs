@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
 use self::ahead::Ahead;
+use self::warm::Moving;
 pub use self::warm::Warm;
 use crate::clickhouse::{ClickHouseTarget, Http};
 use crate::config::{Config, TableConfig};
@@ -16,11 +17,14 @@ use crate::error::{Error, Result};
 use crate::kafka::admin::Admin;
 use crate::kafka::{KafkaLog, KafkaWriter, OffsetsOf, PolledLetter};
 use crate::ports::record_types::RecordTypes;
-use crate::ports::source::{Ledger, UnsentRows};
+use crate::ports::source::{Checkpoint, Ledger};
 use crate::ports::target::NewToken;
-use crate::ports::topic::{End, Fence as _, TopicLog};
+use crate::ports::topic::{End, Fence as _, Of, TopicLog};
 use crate::ports::{LegContext, Servers};
-use crate::postgres::{Marks, PgLedger, PgPasses, PgUnsentRows, Session, SourceTable, connect, kept_record_types};
+use crate::postgres::{
+    Marks, PgLedger, PgPasses, PgRows, PgUnsentRows, Session, SourceTable, connect, connect_reader, kept_record_types,
+    renew_reader,
+};
 use crate::report::Legs;
 use crate::threads::watchdog::Watchdog;
 
@@ -31,6 +35,9 @@ const USUAL_LIMIT: usize = 1_048_588;
 /// (`socket.request.max.bytes`).
 const ANY_LIMIT: usize = 100_000_000;
 
+/// What a topic takes, where that may be asked, and the client that has asked.
+type Limit = (Option<usize>, Option<Admin>);
+
 /// The servers that the configuration names.
 pub struct RealServers<'a> {
     leg: &'a LegContext<'a>,
@@ -40,8 +47,10 @@ pub struct RealServers<'a> {
     read_log: RefCell<Option<Result<KafkaLog>>>,
     target: RefCell<Option<Ahead<ClickHouseTarget>>>,
     reader: RefCell<Option<Ahead<Session>>>,
+    /// That of the last run, if it still answers.
+    renewed: RefCell<Option<Ahead<Option<Session>>>>,
     writer: RefCell<Option<Ahead<KafkaWriter>>>,
-    limit: RefCell<Option<Ahead<Option<usize>>>>,
+    limit: RefCell<Option<Ahead<Limit>>>,
     fence: RefCell<Option<Ahead<KafkaWriter>>>,
     /// Through it a second leg alone asks for the source's types.
     columns: RefCell<Option<Ahead<Session>>>,
@@ -51,6 +60,8 @@ pub struct RealServers<'a> {
     /// The topic as the last run has left it.
     kept_log: RefCell<Option<KafkaLog>>,
     http: RefCell<Option<Http>>,
+    /// What the last run has moved rows through, and what this one leaves of it.
+    moving: RefCell<Moving>,
     /// When the first of what is kept was opened.
     opened: Instant,
 }
@@ -60,7 +71,7 @@ impl<'a> RealServers<'a> {
     /// little else. What the last run has left open is used.
     #[must_use]
     pub fn new(leg: &'a LegContext<'a>, legs: Legs, warm: Warm) -> Self {
-        let Warm { session, log: mut kept_log, http, opened, .. } = warm.usable();
+        let Warm { session, log: mut kept_log, http, moving, opened, .. } = warm.usable();
         let (mut log, mut target) = (None, None);
         if legs != Legs::Produce {
             // A run that waits for its lock is to see what the one before it has left.
@@ -71,12 +82,19 @@ impl<'a> RealServers<'a> {
                 ClickHouseTarget::described(http, &table)
             });
         }
+        let mut moving = moving.watched_by(leg.watchdog);
+        let renewed = moving.reader.take().and_then(|reader| {
+            let (config, watchdog) = (leg.config.clone(), leg.watchdog.clone());
+            Ahead::begin("reader", move || Ok(renew_reader(reader, &config, &watchdog)))
+        });
         Self {
             leg,
             legs,
             session: RefCell::new(session),
             kept_log: RefCell::new(kept_log),
             http: RefCell::default(),
+            moving: RefCell::new(moving),
+            renewed: RefCell::new(renewed),
             opened,
             log: RefCell::new(log),
             read_log: RefCell::default(),
@@ -93,11 +111,15 @@ impl<'a> RealServers<'a> {
     /// What is left open at the end of a run. The session may have a lock still, which goes with the history.
     #[must_use]
     pub fn into_warm(self) -> Warm {
+        if let Some(reader) = self.renewed() {
+            self.moving.borrow_mut().reader = Some(reader);
+        }
         let log = self.read_log.into_inner().and_then(Result::ok).or(self.kept_log.into_inner());
         Warm {
             session: self.session.into_inner(),
             log: log.and_then(|log| log.rested().ok()),
             http: self.http.into_inner(),
+            moving: self.moving.into_inner(),
             opened: self.opened,
             left: Instant::now(),
         }
@@ -109,11 +131,25 @@ impl RealServers<'_> {
         let fence = open_fence(self.leg, log);
         self.fence.replace(Ahead::begin("fence", move || fence.and_then(KafkaWriter::connected)));
     }
+
+    /// The reader's session of the last run, once.
+    fn renewed(&self) -> Option<Session> {
+        Ahead::take(&self.renewed)?.ok()?
+    }
+
+    /// The limit of the topic's records, if it was asked for; the client that has asked is left for the next run.
+    fn limit(&self) -> Option<Result<Option<usize>>> {
+        let asked = Ahead::take(&self.limit)?;
+        Some(asked.map(|(limit, admin)| {
+            self.moving.borrow_mut().admin = admin;
+            limit
+        }))
+    }
 }
 
 impl Servers for RealServers<'_> {
     type Ledger = PgLedger;
-    type Rows = Box<dyn UnsentRows + Send>;
+    type Rows = Box<dyn PgRows>;
     type Log = KafkaLog;
     type Fence = KafkaWriter;
     type Target = ClickHouseTarget;
@@ -137,9 +173,14 @@ impl Servers for RealServers<'_> {
         self.session.replace(if is_last { Some(ledger.into_session()) } else { ledger.release() });
     }
 
-    fn keeping<T>(&self, ledger: Option<PgLedger>, work: impl FnOnce() -> T) -> (T, Option<PgLedger>) {
+    fn keeping<T>(
+        &self,
+        ledger: Option<PgLedger>,
+        to: Option<Checkpoint>,
+        work: impl FnOnce() -> T,
+    ) -> (T, Option<PgLedger>) {
         let Some(ledger) = ledger else { return (work(), None) };
-        match Marks::begin(ledger, &self.leg.progress) {
+        match Marks::begin(ledger, to, &self.leg.progress) {
             Ok(marks) => (work(), marks.end()),
             Err(ledger) => (work(), Some(*ledger)),
         }
@@ -147,12 +188,13 @@ impl Servers for RealServers<'_> {
 
     fn rows(&self, ledger: &PgLedger, highest: Vec<String>, clock_floor: i64) -> Result<Self::Rows> {
         let leg = self.leg;
-        let session = Ahead::take(&self.reader).unwrap_or_else(|| open_reader(leg.config, leg.watchdog))?;
+        let ready = self.moving.borrow_mut().reader.take().map(Ok).or_else(|| Ahead::take(&self.reader));
+        let session = ready.unwrap_or_else(|| connect_reader(leg.config, leg.watchdog))?;
         let (table, bytes) = (ledger.table(), leg.config.batch.bytes);
         if table.has_order() {
-            return Ok(Box::new(PgPasses::new(session, table, bytes, clock_floor)?));
+            return Ok(Box::new(PgPasses::new(session, table, bytes, clock_floor)));
         }
-        Ok(Box::new(PgUnsentRows::new(session, table, highest, bytes, clock_floor)?))
+        Ok(Box::new(PgUnsentRows::new(session, table, highest, bytes, clock_floor)))
     }
 
     fn log(&self) -> Result<KafkaLog> {
@@ -165,17 +207,29 @@ impl Servers for RealServers<'_> {
         self.read_log.replace(Some(Ok(log)));
     }
 
-    fn expect_rows(&self, ledger: &PgLedger) {
+    fn expect_rows(&self, ledger: &PgLedger, through_kept: bool) {
         let (config, table, watchdog) = (self.leg.config, self.leg.table, self.leg.watchdog);
-        let (of, watch) = (config.clone(), watchdog.clone());
-        self.reader.replace(Ahead::begin("reader", move || open_reader(&of, &watch)));
+        // A reader is of the same server as the ledger's session was, if that is the same.
+        let renewed = self.renewed().filter(|_| through_kept);
+        if renewed.is_none() {
+            let (of, watch) = (config.clone(), watchdog.clone());
+            self.reader.replace(Ahead::begin("reader", move || connect_reader(&of, &watch)));
+        }
+        self.moving.borrow_mut().reader = renewed;
         let (of, watch, table) = (config.clone(), watchdog.clone(), table.clone());
-        self.limit.replace(Ahead::begin("limit", move || record_limit(&of, &table, &watch)));
-        let writer = writer_of(self.leg, ledger, Some(likely_limit(config)));
-        self.writer.replace(Ahead::begin("writer", move || writer.and_then(KafkaWriter::connected)));
+        let admin = self.moving.borrow_mut().admin.take();
+        self.limit.replace(Ahead::begin("limit", move || record_limit(&of, &table, &watch, admin)));
+        if !through_kept {
+            let writer = writer_of(self.leg, ledger, Some(likely_limit(config)));
+            self.writer.replace(Ahead::begin("writer", move || writer.and_then(KafkaWriter::connected)));
+        }
         if self.legs == Legs::Both {
+            let target = self.target.take();
+            self.target.replace(target.and_then(|target| target.then("calendar", ClickHouseTarget::with_calendar)));
             let log = self.log();
-            log.iter().for_each(|log| self.begin_fence(log));
+            if self.moving.borrow().fence.is_none() {
+                log.iter().for_each(|log| self.begin_fence(log));
+            }
             self.read_log.replace(Some(log));
         } else {
             self.log.replace(begin_log(self.leg, false, self.kept_log.take()));
@@ -200,7 +254,7 @@ impl Servers for RealServers<'_> {
             let (of, watch) = (self.leg.config.clone(), self.leg.watchdog.clone());
             self.columns.replace(Ahead::begin("columns", move || connect(&of, "columns", &watch)));
         }
-        if self.fence.borrow().is_none() {
+        if self.fence.borrow().is_none() && self.moving.borrow().fence.is_none() {
             self.begin_fence(log);
         }
     }
@@ -215,16 +269,48 @@ impl Servers for RealServers<'_> {
     }
 
     fn writer(&self, ledger: &PgLedger) -> Result<KafkaWriter> {
-        let (Some(writer), Some(limit)) = (Ahead::take(&self.writer), Ahead::take(&self.limit)) else {
-            return open_writer(self.leg, ledger);
-        };
+        let (writer, limit) = (Ahead::take(&self.writer), self.limit());
+        let (Some(writer), Some(limit)) = (writer, limit) else { return open_writer(self.leg, ledger) };
         match limit? {
             Some(other) if other != likely_limit(self.leg.config) => writer_of(self.leg, ledger, Some(other)),
             _ => writer,
         }
     }
 
+    fn kept_writer(&self) -> Option<KafkaWriter> {
+        self.moving.borrow_mut().writer.take()
+    }
+
+    fn fits_kept_writer(&self, writer: &KafkaWriter) -> Result<bool> {
+        let usual = |limit: Option<usize>| limit.unwrap_or_else(|| likely_limit(self.leg.config));
+        Ok(self.limit().transpose()?.is_some_and(|limit| usual(limit) == usual(writer.max_bytes())))
+    }
+
+    fn next_survey(&self) -> Of {
+        if self.moving.borrow().fence.is_some() { Of::Now } else { Of::Nobody }
+    }
+
+    fn keep_way(&self, writer: KafkaWriter, rows: Self::Rows) {
+        if self.leg.config.kafka.transactional {
+            let mut moving = self.moving.borrow_mut();
+            moving.writer = Some(writer);
+            moving.reader = Some(rows.into_session());
+            moving.used = Some(Instant::now());
+        }
+    }
+
+    fn keep_fence(&self, fence: KafkaWriter) {
+        if self.leg.config.kafka.transactional {
+            let mut moving = self.moving.borrow_mut();
+            moving.fence = Some(fence);
+            moving.used = Some(Instant::now());
+        }
+    }
+
     fn fence(&self, log: &KafkaLog) -> Result<KafkaWriter> {
+        if let Some(kept) = self.moving.borrow_mut().fence.take() {
+            return Ok(kept);
+        }
         Ahead::take(&self.fence).unwrap_or_else(|| open_fence(self.leg, log))
     }
 
@@ -278,20 +364,12 @@ pub fn open_ledger(leg: &LegContext<'_>, kept: Option<Session>) -> Result<Option
     Ok(ledger.lock(leg.limits.wait_lock)?.then_some(ledger))
 }
 
-/// The session that reads rows. A value's text must not depend on the role's search path (the type names that `regclass` and
-/// the like print).
-fn open_reader(config: &Config, watchdog: &Watchdog) -> Result<Session> {
-    let mut session = connect(config, "reader", watchdog)?;
-    session.execute_batch("cannot read unsent rows", "SET search_path = pg_catalog")?;
-    Ok(session)
-}
-
 /// The producer of the source's rows.
 ///
 /// # Errors
 /// 78 if librdkafka refuses a property.
 pub fn open_writer(leg: &LegContext<'_>, ledger: &PgLedger) -> Result<KafkaWriter> {
-    writer_of(leg, ledger, record_limit(leg.config, leg.table, leg.watchdog)?)
+    writer_of(leg, ledger, record_limit(leg.config, leg.table, leg.watchdog, None)?.0)
 }
 
 fn writer_of(leg: &LegContext<'_>, ledger: &PgLedger, limit: Option<usize>) -> Result<KafkaWriter> {
@@ -313,20 +391,26 @@ const fn likely_limit(config: &Config) -> usize {
 ///
 /// # Errors
 /// 78 if the topic does not take records with message keys as they are.
-fn record_limit(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Result<Option<usize>> {
+fn record_limit(config: &Config, table: &TableConfig, watchdog: &Watchdog, kept: Option<Admin>) -> Result<Limit> {
     let has_message_key = !table.outbox.message_key.is_empty();
-    let Some(admin) = Admin::new(config, watchdog)? else { return Ok(Some(ANY_LIMIT)) };
+    let admin = match kept {
+        Some(kept) => kept,
+        None => match Admin::new(config, watchdog)? {
+            Some(admin) => admin,
+            None => return Ok((Some(ANY_LIMIT), None)),
+        },
+    };
     match admin.topic_settings(&table.topic) {
         Ok(settings) => {
             if has_message_key {
                 require_plain(table, &settings)?;
             }
-            Ok(settings.get("max.message.bytes").and_then(|value| value.parse().ok()))
+            Ok((settings.get("max.message.bytes").and_then(|value| value.parse().ok()), Some(admin)))
         }
         Err(error) if has_message_key && error.is_transient() => Err(error),
         Err(error) => {
             log::debug!("{error}");
-            Ok(None)
+            Ok((None, None))
         }
     }
 }

@@ -224,7 +224,7 @@ fn move_legs(
 ) -> Result<()> {
     let (mut delivered, mut records) = (crate::data::Offsets::new(), 0);
     // The lock is kept until the second leg has ended: no other run may begin in between.
-    let mut ledger = None;
+    let (mut ledger, mut later) = (None, None);
     if let Some(report) = produce {
         let produced = with_retries(leg, || {
             let mut opened = match ledger.take() {
@@ -238,7 +238,7 @@ fn move_legs(
                 },
             };
             leg.progress.begin();
-            produce::run(leg, servers, &mut opened, report)?;
+            later = produce::run(leg, servers, &mut opened, report)?;
             ledger = Some(opened);
             Ok(())
         });
@@ -248,7 +248,7 @@ fn move_legs(
     }
     let columns = ledger.as_ref().map(|ledger| ledger.source_columns().to_vec()).unwrap_or_default();
     let types = ledger.as_ref().map(Ledger::record_types).unwrap_or_default();
-    let (ended, ledger) = servers.keeping(ledger, || match consume {
+    let (ended, ledger) = servers.keeping(ledger, later, || match consume {
         None => Ok(()),
         Some(report) if leg.shutdown.is_requested() => {
             report.complete = false;

@@ -36,6 +36,8 @@ pub struct ClickHouseTarget {
     known: Option<Known>,
     /// What [`described`](Self::described) found out, until it is asked for.
     description: Option<TargetDescription>,
+    /// What was asked ahead.
+    calendar: Option<CalendarRange>,
     /// The table that rows are tried on.
     pub(super) twin: Twin,
     /// How many replicas it has, once that was asked; zero if it is not known.
@@ -84,7 +86,15 @@ impl ClickHouseTarget {
     }
 
     fn through(http: Http, table: &TableConfig) -> Self {
-        Self { http, name: table.target.clone(), known: None, description: None, twin: Twin::Unmade, replicas: None }
+        Self {
+            http,
+            name: table.target.clone(),
+            known: None,
+            description: None,
+            calendar: None,
+            twin: Twin::Unmade,
+            replicas: None,
+        }
     }
 
     /// Makes the target, reached through `http`, and looks it up at once.
@@ -95,6 +105,13 @@ impl ClickHouseTarget {
         let mut target = Self::through(http, table);
         target.description = Some(target.describe()?);
         Ok(target)
+    }
+
+    /// The same, with its server's calendar.
+    #[must_use]
+    pub fn with_calendar(mut self) -> Self {
+        self.calendar = Some(Target::calendar(&mut self));
+        self
     }
 
     /// The client through which the server is reached.
@@ -247,6 +264,9 @@ impl Target for ClickHouseTarget {
     }
 
     fn calendar(&mut self) -> CalendarRange {
+        if let Some(calendar) = self.calendar {
+            return calendar;
+        }
         match self.http.send(&format!("{} FORMAT TabSeparated", CalendarRange::PROBE), PINNED, &[]) {
             Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"1" => CalendarRange::Wide,
             _ => CalendarRange::Narrow,

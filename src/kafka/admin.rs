@@ -40,6 +40,12 @@ impl Admin {
         Ok(Some(Self { client, options, config: config.clone(), watchdog: watchdog.clone() }))
     }
 
+    /// The client for another run, whose watchdog it gets.
+    #[must_use]
+    pub fn watched_by(self, watchdog: &Watchdog) -> Self {
+        Self { watchdog: watchdog.clone(), ..self }
+    }
+
     fn what(&self, (verb, _): Call, topic: &str) -> String {
         format!("cannot {verb} topic {topic} at {}", self.config.kafka.brokers)
     }

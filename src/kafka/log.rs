@@ -19,9 +19,9 @@ use super::consumer::{Consumer as Reader, FAR, NEAR, connected_far, consumer};
 use super::headers;
 use crate::config::Config;
 use crate::data::{Headers, Offsets, Record};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ports::topic::{Committed, End, Of, Polled, Survey, TopicLog};
-use crate::sync;
+use crate::sync::{self, scope, spawn_scoped};
 use crate::threads::both;
 use crate::threads::watchdog::Watchdog;
 
@@ -51,12 +51,16 @@ pub struct KafkaLog {
     trip: Option<Duration>,
     /// What the first survey is to say, asked for beside what comes before it.
     ahead: Option<Survey>,
+    /// What the leg before has found, for the one that follows.
+    kept_survey: Option<Survey>,
     /// Made when it is first asked: the isolation level belongs to the client.
     written_reader: Option<Arc<Reader>>,
     partitions: Vec<i32>,
     /// From where, and up to where, each partition is read.
     from: Offsets,
     until: Offsets,
+    /// Whether these came by themselves, behind what was read before: that may come beside them.
+    is_continued: bool,
     /// Partitions whose broker was found to know the end up to which they are read.
     caught_up: BTreeSet<i32>,
     config: Config,
@@ -81,10 +85,12 @@ impl KafkaLog {
             is_far: false,
             trip: None,
             ahead: None,
+            kept_survey: None,
             written_reader: None,
             partitions: Vec::new(),
             from: Offsets::new(),
             until: Offsets::new(),
+            is_continued: false,
             caught_up: BTreeSet::new(),
             config: config.clone(),
             limit: config.timeouts.kafka,
@@ -118,8 +124,9 @@ impl KafkaLog {
     /// # Errors
     /// Kafka's.
     pub fn rested(mut self) -> Result<Self> {
-        (self.far_reader, self.far_ahead, self.is_far, self.ahead) = (None, None, false, None);
         self.assign(&Offsets::new())?;
+        (self.far_ahead, self.is_far, self.ahead, self.kept_survey) = (None, false, None, None);
+        self.from.clear();
         Ok(self)
     }
 
@@ -206,6 +213,23 @@ impl KafkaLog {
         Ok(stands)
     }
 
+    /// Whether it is not asked for: it comes behind what was read before.
+    fn is_passed_over(&self, partition: i32, offset: i64) -> bool {
+        self.is_continued && self.from.get(&partition).is_none_or(|from| offset < *from)
+    }
+
+    /// Whether what is read at present comes to these offsets next: only a marker lies before them. To assign them anew would cost the
+    /// fetch under way, and another one.
+    fn comes_to(&self, from: &Offsets) -> Result<bool> {
+        if from.keys().any(|partition| !self.from.contains_key(partition)) {
+            return Ok(false);
+        }
+        let stands = self.stands()?;
+        let is_near =
+            |(partition, next): (&i32, &i64)| stands.get(partition).is_some_and(|at| (next - 1..=*next).contains(at));
+        Ok(from.iter().all(is_near))
+    }
+
     fn assign(&self, from: &Offsets) -> Result<()> {
         let list = self.list(|partition| from.get(&partition).copied().map(Offset::Offset))?;
         self.explained("read", self.call("read", || self.reader().assign(&list)))
@@ -236,7 +260,7 @@ impl KafkaLog {
                 Some(Err(error)) => return self.explained("read", Err(error)),
             }
         }
-        self.from = stands;
+        (self.from, self.is_continued) = (stands, false);
         self.assign(&self.from)?;
         Ok(false)
     }
@@ -253,11 +277,14 @@ impl KafkaLog {
                 self.watchdog.watch(&self.what("read"), left + GRACE, || self.reader().poll(left))
             };
             let ended = match polled {
+                Some(Ok(message)) if self.is_passed_over(message.partition(), message.offset()) => continue,
                 Some(Ok(message)) => {
                     sink(&message);
                     return Ok(Polled::Record);
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => Some(partition),
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    Some(partition).filter(|partition| !self.is_passed_over(*partition, i64::MAX))
+                }
                 // librdkafka connects again by itself; the caller has a limit for the whole.
                 Some(Err(error)) if self.passes(&error) => {
                     log::debug!("reading topic {}: {error}", self.topic);
@@ -343,6 +370,31 @@ impl TopicLog for KafkaLog {
         }
     }
 
+    fn survey_beside<T>(&mut self, of: Of, work: impl FnOnce() -> T) -> (Result<Survey>, T) {
+        scope(|scope| {
+            let log = &mut *self;
+            let asked = spawn_scoped(scope, "survey", move || log.query_all(of));
+            let done = work();
+            let survey = match asked {
+                Ok(asked) => asked.join().map_err(|_| Error::bug("cannot survey the topic", "the thread has ended")),
+                Err(error) => Ok(Err(Error::unavailable(
+                    "cannot survey the topic",
+                    error,
+                    "raise the limit on threads (ulimit -u)",
+                ))),
+            };
+            (survey.and_then(|survey| survey), done)
+        })
+    }
+
+    fn keep_survey(&mut self, survey: Survey) {
+        self.kept_survey = Some(survey);
+    }
+
+    fn kept_survey(&mut self) -> Option<Survey> {
+        self.kept_survey.take()
+    }
+
     fn expect(&mut self, records: u64) {
         if self.is_worth_far(records) && self.far_reader.is_none() && self.far_ahead.is_none() {
             let (config, group, topic) = (self.config.clone(), self.group.clone(), self.topic.clone());
@@ -357,6 +409,7 @@ impl TopicLog for KafkaLog {
     }
 
     fn read_from(&mut self, from: &Offsets, until: &Offsets) -> Result<()> {
+        self.is_continued = self.comes_to(from)?;
         self.from.clone_from(from);
         self.until.clone_from(until);
         self.caught_up.clear();
@@ -374,7 +427,10 @@ impl TopicLog for KafkaLog {
             // The other one stops reading.
             self.assign(&Offsets::new())?;
             self.is_far = is_far;
+        } else if self.is_continued {
+            return Ok(());
         }
+        self.is_continued = false;
         self.assign(from)
     }
 

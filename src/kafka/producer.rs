@@ -119,6 +119,10 @@ impl Producer {
         })
     }
 
+    pub(super) fn watched_by(&mut self, watchdog: &Watchdog) {
+        self.watchdog = watchdog.clone();
+    }
+
     pub(super) fn connect(&mut self) -> Result<()> {
         if self.is_connected {
             return Ok(());

@@ -42,7 +42,10 @@ pub struct KafkaWriter {
     /// Writes rows to the topic, or dead letters to theirs beside offsets.
     producer: Producer,
     offsets: Option<OffsetsOf>,
+    max_bytes: Option<usize>,
     is_fenced: bool,
+    /// Whether that was in an earlier run.
+    is_kept: bool,
     /// Commits offsets where there are no transactions.
     plain_committer: Option<Arc<Consumer>>,
 }
@@ -71,7 +74,7 @@ impl KafkaWriter {
             _ => None,
         };
         let producer = Producer::new(config, transactional_id, topic, max_bytes, uses, watchdog)?;
-        Ok(Self { producer, offsets, is_fenced: false, plain_committer })
+        Ok(Self { producer, offsets, max_bytes, is_fenced: false, is_kept: false, plain_committer })
     }
 
     /// Waits until the client is connected.
@@ -81,6 +84,20 @@ impl KafkaWriter {
     pub fn connected(mut self) -> Result<Self> {
         self.producer.connect()?;
         Ok(self)
+    }
+
+    /// The producer for another run, whose watchdog it gets.
+    #[must_use]
+    pub fn for_another_run(mut self, watchdog: &Watchdog) -> Self {
+        self.producer.watched_by(watchdog);
+        self.is_kept = self.is_fenced;
+        self
+    }
+
+    /// The size of record batches for which it was made.
+    #[must_use]
+    pub const fn max_bytes(&self) -> Option<usize> {
+        self.max_bytes
     }
 
     /// Sends rows in one transaction, and `may_repeat` it if an earlier one is why it fails.
@@ -199,6 +216,10 @@ impl Fence for KafkaWriter {
         crash::point("fence.after");
         self.is_fenced = true;
         Ok(())
+    }
+
+    fn is_kept(&self) -> bool {
+        self.is_kept
     }
 
     fn send(&mut self, batch: &RowBatch, indices: &[usize]) -> Result<Sent> {

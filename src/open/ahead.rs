@@ -22,6 +22,15 @@ impl<T: Send + 'static> Ahead<T> {
         Some(Self { opening })
     }
 
+    /// More that is done with it when it is opened, likewise.
+    pub(super) fn then(self, name: &str, more: impl FnOnce(T) -> T + Send + 'static) -> Option<Self> {
+        let opening = sync::spawn(name, move || {
+            let (opened, at) = self.opening.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (opened.map(more), at)
+        });
+        Some(Self { opening: opening.ok()? })
+    }
+
     /// What was opened, or why it could not be; `None` if it is too old, or was never begun.
     pub(super) fn take(ahead: &RefCell<Option<Self>>) -> Option<Result<T>> {
         ahead.take()?.ended()

@@ -26,9 +26,9 @@ use crate::threads::{self, Maker};
 use limits::Limits;
 use progress::Progress;
 use record_types::RecordTypes;
-use source::{Ledger, UnsentRows};
+use source::{Checkpoint, Ledger, UnsentRows};
 use target::{NewToken, Target};
-use topic::{Fence, TopicLog};
+use topic::{Fence, Of, TopicLog};
 
 /// Opens what a leg needs, when it needs it.
 pub trait Servers {
@@ -61,10 +61,14 @@ pub trait Servers {
         drop(ledger);
     }
 
-    /// Does `work` while the ledger only keeps its lock. It comes back, unless it hangs.
-    fn keeping<T>(&self, ledger: Option<Self::Ledger>, work: impl FnOnce() -> T) -> (T, Option<Self::Ledger>) {
-        (work(), ledger)
-    }
+    /// Does `work` while the ledger only keeps its lock, and moves the checkpoint `to` where that is left to do. It comes back, unless
+    /// it hangs.
+    fn keeping<T>(
+        &self,
+        ledger: Option<Self::Ledger>,
+        to: Option<Checkpoint>,
+        work: impl FnOnce() -> T,
+    ) -> (T, Option<Self::Ledger>);
 
     /// Opens the unsent rows up to the key `highest`, with timestamps above `clock_floor`.
     ///
@@ -83,8 +87,9 @@ pub trait Servers {
         drop(log);
     }
 
-    /// There are rows to send: what that takes, and the leg behind it, may be opened beside the steps that come before.
-    fn expect_rows(&self, _ledger: &Self::Ledger) {}
+    /// There are rows to send: what that takes, and the leg behind it, may be opened beside the steps that come before. They go
+    /// through the [kept writer](Self::kept_writer), or another one.
+    fn expect_rows(&self, _ledger: &Self::Ledger, _through_kept: bool) {}
 
     /// Rows were sent, for the leg that follows: nobody but this run is to move the group's offsets.
     fn expect_copy(&self) {}
@@ -110,11 +115,40 @@ pub trait Servers {
     /// 78 if the client refuses its configuration.
     fn writer(&self, ledger: &Self::Ledger) -> Result<Self::Fence>;
 
-    /// Makes the producer of offsets and dead letters.
+    /// Makes the producer of offsets and dead letters; or the one that an earlier run has [kept](Self::keep_fence), once.
     ///
     /// # Errors
     /// 78 if the client refuses its configuration.
     fn fence(&self, log: &Self::Log) -> Result<Self::Fence>;
+
+    /// The producer of the source's rows that an earlier run of this process has [kept](Self::keep_way), of the ledger's present
+    /// session.
+    fn kept_writer(&self) -> Option<Self::Fence> {
+        None
+    }
+
+    /// Whether the kept writer may be used: the topic takes what it was made for.
+    ///
+    /// # Errors
+    /// 78 if the topic does not take records with message keys as they are; Kafka's.
+    fn fits_kept_writer(&self, _writer: &Self::Fence) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Which survey the leg that follows begins with, if its producer was kept.
+    fn next_survey(&self) -> Of {
+        Of::Nobody
+    }
+
+    /// Takes back what a leg that ended well has sent and read through, for the next run of this process.
+    fn keep_way(&self, writer: Self::Fence, rows: Self::Rows) {
+        drop((writer, rows));
+    }
+
+    /// Takes back the producer of offsets and dead letters, likewise.
+    fn keep_fence(&self, fence: Self::Fence) {
+        drop(fence);
+    }
 
     /// Opens the target.
     ///

@@ -240,6 +240,35 @@ pub trait Ledger {
     /// PostgreSQL's.
     fn take_epoch(&mut self) -> Result<()>;
 
+    /// Whether no other run has begun since an earlier one of this process took its epoch through this very session: the
+    /// [`checkpoint`](Self::checkpoint), as it was read last, still bears it.
+    fn still_has_epoch(&self) -> bool {
+        false
+    }
+
+    /// Goes on under that epoch, in place of taking the next one.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    fn go_on(&mut self) -> Result<()> {
+        self.take_epoch()
+    }
+
+    /// The run has ended well: the next one of this process may go on under its epoch. Nothing of ours lies above the checkpoint.
+    fn keep_epoch(&mut self) {}
+
+    /// It may not.
+    fn forget_epoch(&mut self) {}
+
+    /// Moves the checkpoint past the markers of this run's transactions. This run does not need it. If it fails, the next one finds
+    /// them above the checkpoint, and does not go on under this epoch.
+    fn move_checkpoint_for_next(&mut self, to: &Checkpoint) {
+        if let Err(error) = self.move_checkpoint(to) {
+            log::debug!("{error}");
+            self.forget_epoch();
+        }
+    }
+
     /// Whether rows are held, as far as the last look at the [`checkpoint`](Self::checkpoint) has shown.
     fn has_held(&self) -> bool;
 

@@ -113,6 +113,20 @@ pub trait TopicLog {
         })
     }
 
+    /// The same beside `work`, and what that has returned.
+    fn survey_beside<T>(&mut self, of: Of, work: impl FnOnce() -> T) -> (Result<Survey>, T) {
+        let done = work();
+        (self.survey(of), done)
+    }
+
+    /// Keeps a survey for the leg that follows.
+    fn keep_survey(&mut self, _survey: Survey) {}
+
+    /// The survey that the leg before has kept, not older than the last of its transactions but one.
+    fn kept_survey(&mut self) -> Option<Survey> {
+        None
+    }
+
     /// This many records will be read: what that takes may be opened beside the steps that come before.
     fn expect(&mut self, _records: u64) {}
 
@@ -171,6 +185,12 @@ pub trait Fence {
     /// # Errors
     /// Kafka's.
     fn fence(&mut self) -> Result<()>;
+
+    /// Whether it has fenced its predecessors in an earlier run of this process: others may have shut it out since, which shows
+    /// with its first transaction.
+    fn is_kept(&self) -> bool {
+        false
+    }
 
     /// Sends the rows at `indices` of `batch` as one transaction, in order.
     ///

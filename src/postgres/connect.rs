@@ -57,7 +57,28 @@ pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Sessi
     connect_and_query(None, config, role, &[], "", watchdog).map(|(session, _)| session)
 }
 
-/// The same, through a session that an earlier run of this process has `kept`, if it still answers; with more `settings`. The
+/// Opens the session that reads rows.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_reader(config: &Config, watchdog: &Watchdog) -> Result<Session> {
+    connect_and_query(None, config, READER, READS, "", watchdog).map(|(session, _)| session)
+}
+
+/// A reader's session of an earlier run of this process for this one; `None` if it does not answer any more.
+#[must_use]
+pub fn renew_reader(kept: Session, config: &Config, watchdog: &Watchdog) -> Option<Session> {
+    renew(kept, config, READER, READS, "", watchdog).map(|(session, _)| session)
+}
+
+/// The role of the session that reads rows.
+const READER: &str = "reader";
+
+/// A value's text must not depend on the role's search path (the type names that `regclass` and the like print). Of a cursor the
+/// first rows count, not the last.
+const READS: &[(&str, &str)] = &[("search_path", "pg_catalog"), ("cursor_tuple_fraction", "0.01")];
+
+/// As [`connect`], through a session that an earlier run of this process has `kept`, if it still answers; with more `settings`. The
 /// queries in `then` go out in the same message. Their answers are missing if one has failed: the caller then sends them again by
 /// themselves, and reports why.
 ///

@@ -8,6 +8,7 @@ use crate::error::{Error, ExitCode, Result};
 use crate::ports::source::Checkpoint;
 
 /// The epoch that this run has taken of a source's way into a topic.
+#[derive(Clone)]
 pub(super) struct Epoch {
     source: String,
     topic: String,
@@ -101,6 +102,16 @@ impl Epoch {
         let kept = session.query_opt(what, &sql, &[&self.source, &self.topic, &self.number, &types])?;
         crash::point("types.after");
         kept.map(drop).ok_or_else(|| self.shut_out())
+    }
+
+    /// One that an earlier run has taken, and [kept](Self::into_kept).
+    pub fn again(source: String, topic: &str, number: i64) -> Self {
+        Self { source, topic: topic.to_owned(), number }
+    }
+
+    /// Its source and number, for the next run into the same topic.
+    pub fn into_kept(self) -> (String, i64) {
+        (self.source, self.number)
     }
 
     /// Whether `last`, the one in the checkpoint table, is this one.

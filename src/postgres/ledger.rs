@@ -23,6 +23,7 @@ use crate::config::{Config, TableConfig};
 use crate::crash;
 use crate::data::{Offsets, RowBatch, record_digest};
 use crate::error::{Error, Result};
+use crate::mutant;
 use crate::ports::record_types::RecordTypes;
 use crate::ports::source::{Checkpoint, Flagged, Ledger, ReplicationLag, Settled, SourceColumn, WindowRecord};
 use crate::shutdown::Shutdown;
@@ -47,6 +48,9 @@ pub struct PgLedger {
     /// How many records the window has been given.
     pub(super) window: i64,
     shutdown: Shutdown,
+    /// The epoch in the checkpoint, as it was read last, and the one that an earlier run has kept.
+    last_epoch: Option<i64>,
+    kept_epoch: Option<Epoch>,
     statements: Option<Arc<Statements>>,
 }
 
@@ -87,6 +91,8 @@ impl PgLedger {
         };
         let (topic, table) = (table.topic.clone(), SourceTable::of(&mut session, table, found)?);
         let held = held_table(own.first(), &table.name)?;
+        let kept_epoch = session.epoch.take().filter(|(source, _)| *source == table.name);
+        let kept_epoch = kept_epoch.map(|(source, number)| Epoch::again(source, &topic, number));
         Ok(Self {
             session,
             table,
@@ -98,6 +104,8 @@ impl PgLedger {
             highest_ahead: None,
             window: 0,
             shutdown: shutdown.clone(),
+            last_epoch: None,
+            kept_epoch,
             statements: None,
         })
     }
@@ -117,7 +125,7 @@ impl PgLedger {
     #[must_use]
     pub fn release(mut self) -> Option<Session> {
         match lock::give_back(&mut self.session, &self.table) {
-            Ok(()) => Some(self.session),
+            Ok(()) => Some(self.into_session()),
             Err(error) => {
                 log::debug!("{error}");
                 None
@@ -128,7 +136,9 @@ impl PgLedger {
     /// The session, with the lock that goes with it.
     #[must_use]
     pub fn into_session(self) -> Session {
-        self.session
+        let mut session = self.session;
+        session.epoch = self.kept_epoch.map(Epoch::into_kept);
+        session
     }
 
     fn checkpoint_sql(&self) -> String {
@@ -143,6 +153,15 @@ impl PgLedger {
 
     fn what(&self, verb: &str) -> String {
         format!("cannot {verb} {}", self.table.name)
+    }
+
+    /// A table whose rows cannot be flagged is refused here, before anything is sent.
+    fn write_under(&mut self, epoch: Epoch) -> Result<()> {
+        let flaggable = Flaggable::find(&mut self.session, &self.table, &self.held)?;
+        let flag = FlagStatements::new(&self.table, &self.topic, &flaggable);
+        let held = HeldStatements::new(&self.held, &self.table, &self.topic);
+        self.statements = Some(Arc::new(Statements { epoch, flag, held }));
+        Ok(())
     }
 
     pub(super) fn statements(&self) -> Result<Arc<Statements>> {
@@ -197,6 +216,7 @@ impl Ledger for PgLedger {
                 }
             }
         }
+        self.last_epoch = epoch;
         match &self.statements {
             Some(ours) if !ours.epoch.is(epoch) => Err(ours.epoch.shut_out()),
             _ => Ok(checkpoint),
@@ -234,15 +254,29 @@ impl Ledger for PgLedger {
         // What was asked with the lock proves nothing from here on.
         self.checkpoint_ahead = None;
         self.highest_ahead = None;
+        self.kept_epoch = None;
         crash::point("epoch.before");
         let epoch = Epoch::take(&mut self.session, &what, &table.name, &self.topic)?;
         crash::point("epoch.after");
-        // A table whose rows cannot be flagged is refused here, before anything is sent.
-        let flaggable = Flaggable::find(&mut self.session, table, &self.held)?;
-        let flag = FlagStatements::new(table, &self.topic, &flaggable);
-        let held = HeldStatements::new(&self.held, table, &self.topic);
-        self.statements = Some(Arc::new(Statements { epoch, flag, held }));
-        Ok(())
+        self.write_under(epoch)
+    }
+
+    fn still_has_epoch(&self) -> bool {
+        let is_ours = |epoch: &Epoch| epoch.is(self.last_epoch) || mutant::is("the epoch is not compared");
+        self.kept_epoch.as_ref().is_some_and(is_ours)
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        let kept = self.kept_epoch.take();
+        self.write_under(kept.ok_or_else(|| Error::bug(self.what("flag rows of"), "no epoch was kept"))?)
+    }
+
+    fn keep_epoch(&mut self) {
+        self.kept_epoch = self.statements.as_ref().map(|ours| ours.epoch.clone());
+    }
+
+    fn forget_epoch(&mut self) {
+        self.kept_epoch = None;
     }
 
     fn has_held(&self) -> bool {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::PgLedger;
 use crate::ports::progress::Progress;
+use crate::ports::source::{Checkpoint, Ledger as _};
 use crate::sync::{Receiver, Sender, bounded, spawn};
 
 /// How often a mark is left, if something was moved. Most runs have ended by then.
@@ -20,17 +21,18 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Takes the ledger into keeping.
+    /// Takes the ledger into keeping, and moves the checkpoint `to` first, where that is left to do.
     ///
     /// # Errors
     /// The ledger, if no thread can be had.
-    pub fn begin(ledger: PgLedger, progress: &Progress) -> Result<Self, Box<PgLedger>> {
-        let (give, given) = bounded(1);
+    pub fn begin(ledger: PgLedger, to: Option<Checkpoint>, progress: &Progress) -> Result<Self, Box<PgLedger>> {
+        let (give, given) = bounded::<PgLedger>(1);
         let (give_back, returned) = bounded(1);
         let (end, ended) = bounded(0);
         let progress = progress.clone();
         let keep = move || {
             let Ok(mut ledger) = given.recv() else { return };
+            to.iter().for_each(|to| ledger.move_checkpoint_for_next(to));
             mark_until(&ended, &mut ledger, &progress);
             // Nobody is there any more if this took too long: the lock ends with the session.
             let _ = give_back.send(ledger);

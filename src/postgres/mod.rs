@@ -32,7 +32,7 @@ mod wire;
 
 pub use catalogue::{Catalogue, Relation, column_names, name_sql, table_comment};
 pub use condition::condition_uses;
-pub use connect::connect;
+pub use connect::{connect, connect_reader, renew_reader};
 pub use flaggable::require_flaggable;
 pub use ledger::PgLedger;
 pub use lock::{Holder, run_in_progress};
@@ -45,5 +45,5 @@ pub use replication::SEES_REPLICAS;
 pub use row_sql::value_sql;
 pub use session::{Session, literal};
 pub use source_table::{SourceTable, add_flag, quote};
-pub use unsent::{COUNTED, PgUnsentRows, count_unsent, estimate_unsent};
+pub use unsent::{COUNTED, PgRows, PgUnsentRows, count_unsent, estimate_unsent};
 pub use unsent_index::UnsentIndex;

@@ -11,7 +11,7 @@ use postgres::fallible_iterator::FallibleIterator;
 use super::session::{Param, Session, typed};
 use super::source_table::SourceTable;
 use super::unreadable::{self, MOST_UNREADABLE, may_be_a_rows_fault};
-use super::unsent::{count_in_catalog, row_of, without_sql};
+use super::unsent::{PgRows, count_in_catalog, row_of, without_sql};
 use super::wire::Raw;
 use crate::data::{Row, RowBatch};
 use crate::error::Result;
@@ -59,18 +59,11 @@ struct Pass {
 impl PgPasses {
     /// Prepares to read the rows in passes; no batch holds more than `max_bytes`, unless it is one row, nor bears a timestamp
     /// at or below `clock_floor` (milliseconds).
-    ///
-    /// # Errors
-    /// Any PostgreSQL error.
-    pub fn new(mut session: Session, table: &SourceTable, max_bytes: usize, clock_floor: i64) -> Result<Self> {
+    #[must_use]
+    pub fn new(session: Session, table: &SourceTable, max_bytes: usize, clock_floor: i64) -> Self {
         let what = format!("cannot read unsent rows of {}", table.name);
-        // A pass waits for the topic now and then; it is ended by its own limits. The first rows count, not the last.
-        session.execute_batch(
-            &what,
-            "SET search_path = pg_catalog; SET idle_in_transaction_session_timeout = 0; SET cursor_tuple_fraction = 0.01",
-        )?;
         let typical_row = (max_bytes.min(FIRST_BYTES) / FIRST_ROWS).max(1);
-        Ok(Self {
+        Self {
             session,
             what,
             table: table.clone(),
@@ -83,7 +76,7 @@ impl PgPasses {
             most_wanted: usize::MAX,
             unreadable: Vec::new(),
             known: HashSet::new(),
-        })
+        }
     }
 
     /// Takes the next `wanted` rows from the cursor.
@@ -144,6 +137,12 @@ impl PgPasses {
         let is_found = new.is_some();
         self.unreadable.extend(new);
         Ok(is_found)
+    }
+}
+
+impl PgRows for PgPasses {
+    fn into_session(self: Box<Self>) -> Session {
+        self.session
     }
 }
 

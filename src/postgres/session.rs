@@ -20,6 +20,8 @@ pub struct Session {
     limit: Duration,
     watchdog: Watchdog,
     nature: Nature,
+    /// The epoch that a run has taken of this source through it, if the next run may go on under it: it ends with the session.
+    pub(super) epoch: Option<(String, i64)>,
 }
 
 /// A parameter that brings its type along. A statement whose types are given is one message and one answer: a prepared one, or
@@ -73,7 +75,7 @@ impl Session {
     ) -> Self {
         // The server ends a statement itself, with a reason; the watchdog is for a server that no longer can.
         let limit = statement_limit + Duration::from_secs(5);
-        Self { client, address, limit, watchdog, nature }
+        Self { client, address, limit, watchdog, nature, epoch: None }
     }
 
     /// The session for another run, whose watchdog it gets.

@@ -19,6 +19,12 @@ use crate::report::UnreadableRow;
 /// runs of a job that runs often.
 const FIRST_ROWS: usize = 200;
 
+/// Unsent rows, read through a session that another reader may have behind this one.
+pub trait PgRows: UnsentRows + Send {
+    /// The session. Nothing is read any more.
+    fn into_session(self: Box<Self>) -> Session;
+}
+
 /// The unsent rows of a real PostgreSQL table.
 pub struct PgUnsentRows {
     session: Session,
@@ -106,18 +112,16 @@ fn planned_rows(line: &str) -> Option<u64> {
 impl PgUnsentRows {
     /// Makes ready to read the rows up to the key `highest`; no batch holds more than `max_bytes`, unless it is one row, nor
     /// bears a timestamp at or below `clock_floor` (milliseconds).
-    ///
-    /// # Errors
-    /// PostgreSQL's.
+    #[must_use]
     pub fn new(
         session: Session,
         table: &SourceTable,
         highest: Vec<String>,
         max_bytes: usize,
         clock_floor: i64,
-    ) -> Result<Self> {
+    ) -> Self {
         let what = format!("cannot read unsent rows of {}", table.name);
-        Ok(Self {
+        Self {
             session,
             what,
             table: table.clone(),
@@ -130,7 +134,7 @@ impl PgUnsentRows {
             max_bytes,
             typical_row: (max_bytes.min(FIRST_BYTES) / FIRST_ROWS).max(1),
             clock_floor,
-        })
+        }
     }
 
     /// Reads `rows` into a batch until it is full; what the server has sent beyond is left to the next statement.
@@ -188,6 +192,12 @@ impl PgUnsentRows {
         let is_found = !found.is_empty() && without.len() <= MOST_UNREADABLE;
         self.unreadable.extend(found);
         Ok(is_found)
+    }
+}
+
+impl PgRows for PgUnsentRows {
+    fn into_session(self: Box<Self>) -> Session {
+        self.session
     }
 }
 

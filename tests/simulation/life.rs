@@ -22,7 +22,7 @@ use crate::invariants;
 use crate::kafka::{MAX_VALUE, PARTITIONS};
 use crate::postgres::Content;
 use crate::prune::prune;
-use crate::servers::SimServers;
+use crate::servers::{Kept, SimServers};
 use crate::world::{Run, Shared, World};
 
 /// What a life is made of. Together with the seed it decides everything.
@@ -44,6 +44,8 @@ pub struct Life {
     pub prune: bool,
     /// The turn often passes between the answers of a survey.
     pub hasty: bool,
+    /// Some runs are those of one process that runs on, and keeps what they leave open.
+    pub warm: bool,
     pub mutant: Option<&'static str>,
 }
 
@@ -72,8 +74,8 @@ impl Life {
     /// A life in which nothing happens.
     pub fn quiet(seed: u64, troubled_runs: usize) -> Self {
         let plan = Plan::At(vec![]);
-        let (odd, two, ordered, prune, hasty) = (false, false, false, false, false);
-        Self { seed, plan, troubled_runs, busy: 0, odd, two, ordered, prune, hasty, mutant: None }
+        let (odd, two, ordered, prune, hasty, warm) = (false, false, false, false, false, false);
+        Self { seed, plan, troubled_runs, busy: 0, odd, two, ordered, prune, hasty, warm, mutant: None }
     }
 
     /// A life drawn from a seed.
@@ -89,8 +91,17 @@ impl Life {
             ordered: rng.bool(),
             prune: rng.usize(..3) == 0,
             hasty: false,
+            warm: false,
             mutant: None,
         }
+    }
+
+    /// One of a process that runs on, beside others: more runs, and fewer faults, so that it has something to keep.
+    pub fn warm(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed ^ 0x3a73);
+        let plan = Plan::OneIn(rng.usize(20..300));
+        let (troubled_runs, busy, two) = (rng.usize(3..9), rng.usize(4..40), rng.usize(..3) > 0);
+        Self { plan, troubled_runs, busy, two, warm: true, ..Self::random(seed) }
     }
 
     pub fn live(&self, traced: bool) -> Outcome {
@@ -114,13 +125,18 @@ impl Life {
         }
         let world = Shared::new(world);
         mutant::plant(self.mutant);
+        let mut process = Kept::default();
+        let mut own = |world: &Arc<Shared>, side| {
+            let is_own = self.warm && world.lock().rng.usize(..4) > 0;
+            run_of(world, &config, side, is_own.then_some(&mut process))
+        };
         for _ in 0..self.troubled_runs {
             if self.two && world.lock().rng.bool() {
-                self.two_runs(&world, &config);
+                self.two_runs(&world, &config, &mut own);
             } else if self.prune && world.lock().rng.bool() {
                 self.prune_beside_a_run(&world, &config);
             } else {
-                run(&world, &config, Side::ALONE);
+                own(&world, Side::ALONE);
             }
             if self.prune {
                 prune(&world, &config, 0);
@@ -132,17 +148,17 @@ impl Life {
         }
         world.lock().troubled = false;
         // The first may find what is still under way; what it meets there may end it. The second brings everything.
-        run(&world, &config, Side::ALONE);
+        own(&world, Side::ALONE);
         world.lock().land(true);
         world.lock().calm_down();
-        let second = run(&world, &config, Side::ALONE);
+        let second = own(&world, Side::ALONE);
         world.lock().check_clean("second", &second);
         invariants::check_end(&mut world.lock());
         if self.prune {
             prune(&world, &config, 0);
         }
         // The third has nothing to do.
-        let third = run(&world, &config, Side::ALONE);
+        let third = own(&world, Side::ALONE);
         world.lock().check_clean("third", &third);
         world.lock().check_idle(&third);
         mutant::plant(None);
@@ -152,7 +168,7 @@ impl Life {
     }
 
     /// Two runs that live at the same time, as on two hosts, or where the first one's lock was lost.
-    fn two_runs(&self, world: &Arc<Shared>, config: &Config) {
+    fn two_runs(&self, world: &Arc<Shared>, config: &Config, own: &mut impl FnMut(&Arc<Shared>, Side) -> TableReport) {
         let legs = {
             let mut world = world.lock();
             world.two_runs();
@@ -163,7 +179,7 @@ impl Life {
                 mutant::plant(self.mutant);
                 run(world, config, Side { slot: 1, legs });
             });
-            run(world, config, Side::ALONE);
+            own(world, Side::ALONE);
         });
     }
 }
@@ -186,6 +202,11 @@ pub fn leg<'a>(config: &'a Config, limits: Limits, shutdown: &'a Shutdown, watch
 }
 
 pub fn run(shared: &Arc<Shared>, config: &Config, side: Side) -> TableReport {
+    run_of(shared, config, side, None)
+}
+
+/// A run of a process that runs on, if it has `kept` something, or of one that ends with it.
+fn run_of(shared: &Arc<Shared>, config: &Config, side: Side, kept: Option<&mut Kept>) -> TableReport {
     let (run, shutdown) = Run::begin(shared, side.slot);
     let mut limits = Limits::default();
     {
@@ -197,7 +218,16 @@ pub fn run(shared: &Arc<Shared>, config: &Config, side: Side) -> TableReport {
     }
     let watchdog = Watchdog::of_nobody();
     let leg = leg(config, limits, &shutdown, &watchdog);
-    let report = move_table(&leg, &SimServers::new(run.clone()), side.legs);
+    let mut kept = kept;
+    let servers = SimServers::new(run.clone(), kept.as_deref_mut().map(std::mem::take));
+    let report = move_table(&leg, &servers, side.legs);
+    if let Some(kept) = kept {
+        // What fails leaves nothing, and a process that dies neither.
+        *kept = servers.into_kept().filter(|_| report.error.is_none()).unwrap_or_default();
+        if run.world().one_in(12) {
+            kept.lose_session();
+        }
+    }
     let lived = run.end();
     run.world().check_end_of_run(&report, lived);
     report

@@ -4,6 +4,7 @@
 //! has arrived once. A failing life prints how to live it again.
 //!
 //!     PG2CH_SIM_SEED=17 cargo test --test simulation one_seed -- --nocapture     one random life, with its trace
+//!     PG2CH_SIM_WARM=17 cargo test --test simulation one_seed -- --nocapture     the same of a process that runs on
 //!     PG2CH_SIM_SEEDS=0..1000000 cargo test --test simulation random                 more of them, from a seed on
 //!     PG2CH_SIM_PAIRS=0/1 cargo test --test simulation two_faults                    all pairs of faults
 //!     PG2CH_SIM_SCOREBOARD=docs/dev/scoreboard.md cargo test --test simulation random    which fault hit which call, how often
@@ -60,13 +61,20 @@ fn one_seed_is_lived_with_a_trace_if_it_is_asked_for() {
         println!("{}", outcome.trace);
         assert_eq!(outcome.broken, None);
     }
+    if let Some(seed) = number("PG2CH_SIM_WARM") {
+        let outcome = Life::warm(seed).live(true);
+        println!("{}", outcome.trace);
+        assert_eq!(outcome.broken, None);
+    }
 }
 
 #[test]
 fn every_single_fault_at_every_call_is_survived() {
     const AGAIN: &str = "cargo test --test simulation every_single_fault";
-    for (busy, ordered, prune) in [(0, false, false), (9, false, true), (0, true, true), (9, true, false)] {
-        let quiet = Life { busy, ordered, prune, ..Life::quiet(1, 1) };
+    let warm = |busy, ordered| Life { busy, ordered, warm: true, ..Life::quiet(1, 4) };
+    let cold = |busy, ordered, prune| Life { busy, ordered, prune, ..Life::quiet(1, 1) };
+    let lives = [cold(0, false, false), cold(9, false, true), cold(0, true, true), cold(9, true, false)];
+    for quiet in lives.into_iter().chain([warm(5, false), warm(5, true)]) {
         let calls = live(&quiet, AGAIN).unwrap().calls;
         side_by_side(THREADS, 1..calls as u64 + 1, |call| {
             FAULTS.iter().try_for_each(|&fault| {
@@ -114,6 +122,22 @@ fn two_faults_the_second_in_what_follows_from_the_first_are_survived() {
 }
 
 #[test]
+fn random_faults_in_lives_of_a_process_that_runs_on_are_survived() {
+    let (from, to) = numbers("PG2CH_SIM_SEEDS", "..").unwrap_or((0, LIVES));
+    let went_on = AtomicU64::new(0);
+    side_by_side(THREADS, from..to, |seed| {
+        let again = format!("PG2CH_SIM_WARM={seed} cargo test --test simulation one_seed");
+        let outcome = live(&Life::warm(seed), &again)?;
+        let hits = outcome.hits.iter().filter(|((_, call, _), _)| *call == "postgres: go on under the epoch");
+        went_on.fetch_add(hits.map(|(_, times)| times).sum(), Ordering::Relaxed);
+        Ok(())
+    });
+    let went_on = went_on.into_inner();
+    println!("{went_on} runs went on where the one before had ended");
+    assert!(went_on > (to - from) / 4, "{went_on} runs are no sample");
+}
+
+#[test]
 fn random_faults_in_random_lives_are_survived() {
     let hits = Mutex::new(Hits::new());
     let (from, to) = numbers("PG2CH_SIM_SEEDS", "..").unwrap_or((0, LIVES));
@@ -154,7 +178,7 @@ fn live_with(call: &str, fault: Fault) -> Outcome {
 }
 
 /// Faults planted in the protocol (those that `grep mutant::is` finds), each of which breaks the promise.
-const MUTANTS: [&str; 43] = [
+const MUTANTS: [&str; 44] = [
     "flag before the acknowledgement",
     "flag any version of the row",
     "the first record of a key counts",
@@ -188,6 +212,7 @@ const MUTANTS: [&str; 43] = [
     "dead letters outside the offsets' transaction",
     "the epoch of a flag transaction is unchecked",
     "the window is read before the fence",
+    "the epoch is not compared",
     "the stable end is taken at once",
     "offsets are not read again behind the fence",
     "ends older than the offsets are believed",
@@ -210,6 +235,9 @@ const TAKE_ORDER: [&str; 6] = [
     "a stopped key is not stopped",
 ];
 
+/// Those that only a process brings to light that runs on.
+const TAKE_WARM: [&str; 1] = ["the epoch is not compared"];
+
 /// Those that few lives show, and the seed by which each was found last: the search begins there, and takes others if that no longer
 /// shows it.
 const RARE: [(&str, u64); 7] = [
@@ -230,7 +258,7 @@ fn life_with(mutant: &'static str, seed: u64) -> Life {
         ordered: TAKE_ORDER.contains(&mutant),
         prune: mutant.starts_with("prune: "),
         hasty: mutant.starts_with("ends older"),
-        ..Life::random(seed)
+        ..if TAKE_WARM.contains(&mutant) { Life::warm(seed) } else { Life::random(seed) }
     };
     match seed % 4 {
         0 => life,

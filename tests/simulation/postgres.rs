@@ -10,7 +10,7 @@ use pg2ch::error::Result;
 use pg2ch::mutant;
 use pg2ch::ports::source::{Checkpoint, Flagged};
 
-pub use sessions::{SimLedger, SimRows};
+pub use sessions::{KeptSession, SimLedger, SimRows};
 
 use crate::kafka::Delivered;
 use crate::world::{World, shut_out};

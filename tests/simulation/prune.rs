@@ -210,8 +210,9 @@ impl World {
         let letters = self.kafka.history.iter().filter(|found| dead.contains(&found.id)).map(|found| found.data.row);
         let letters: HashSet<i64> = letters.collect();
         let is_left = |(id, row): &(&i64, &crate::postgres::Row)| {
-            // One that PostgreSQL's clock has not reached yet is too new.
-            let newest = self.clickhouse.newest(**id).filter(|newest| newest.id.timestamp_ms <= self.postgres.clock);
+            // One that PostgreSQL's clock had not reached yet, a few calls ago, is too new.
+            let read_ms = self.postgres.clock - 20;
+            let newest = self.clickhouse.newest(**id).filter(|newest| newest.id.timestamp_ms <= read_ms);
             let is_shown = newest.is_some_and(|newest| newest.content.json(**id) == row.content.json(**id));
             row.flag && !letters.contains(id) && is_shown
         };

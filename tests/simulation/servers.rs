@@ -1,6 +1,6 @@
 //! The simulated servers as the legs open them, and the order in which the stages' steps come.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 
 use pg2ch::data::RecordId;
@@ -8,7 +8,7 @@ use pg2ch::error::Result;
 use pg2ch::mutant;
 use pg2ch::ports::Servers;
 use pg2ch::ports::record_types::RecordTypes;
-use pg2ch::ports::source::Ledger;
+use pg2ch::ports::source::{Checkpoint, Ledger};
 use pg2ch::ports::target::NewToken;
 use pg2ch::ports::topic::{Fence as _, Of, Survey, TopicLog as _};
 use pg2ch::threads::{Maker, first_error};
@@ -16,23 +16,58 @@ use pg2ch::threads::{Maker, first_error};
 use crate::clickhouse::SimTarget;
 use crate::faults::Leg;
 use crate::kafka::{SimLog, SimWriter};
-use crate::postgres::{SimLedger, SimRows};
+use crate::postgres::{KeptSession, SimLedger, SimRows};
 use crate::world::Run;
 
 /// How many pieces may wait between two stages.
 const QUEUE: usize = 2;
 
+/// What a process that runs on has left open after its last run.
+#[derive(Default)]
+pub struct Kept {
+    session: Option<KeptSession>,
+    writer: Option<SimWriter>,
+    fence: Option<SimWriter>,
+}
+
 pub struct SimServers {
     run: Run,
+    /// `None` if nothing is left to a next run.
+    kept: Option<RefCell<Kept>>,
+    /// What the first leg has found for the second.
+    survey: Cell<Option<Survey>>,
     /// The survey that was made beside the opening of the ledger.
     ahead: RefCell<Option<Survey>>,
     /// The producer of offsets, if it has fenced its predecessors beside the end of the first leg.
     fence: RefCell<Option<SimWriter>>,
 }
 
+impl Kept {
+    /// The history came too late, and has taken it along.
+    pub fn lose_session(&mut self) {
+        self.session = None;
+    }
+}
+
 impl SimServers {
-    pub fn new(run: Run) -> Self {
-        Self { run, ahead: RefCell::default(), fence: RefCell::default() }
+    pub fn new(run: Run, kept: Option<Kept>) -> Self {
+        let kept = kept.map(RefCell::new);
+        Self { run, kept, survey: Cell::default(), ahead: RefCell::default(), fence: RefCell::default() }
+    }
+
+    /// What is left open for the next run of the process.
+    pub fn into_kept(self) -> Option<Kept> {
+        self.kept.map(RefCell::into_inner)
+    }
+
+    fn take<T>(&self, of: impl FnOnce(&mut Kept) -> Option<T>) -> Option<T> {
+        of(&mut self.kept.as_ref()?.borrow_mut())
+    }
+
+    fn keep(&self, keep: impl FnOnce(&mut Kept)) {
+        if let Some(kept) = &self.kept {
+            keep(&mut kept.borrow_mut());
+        }
     }
 
     fn choose(&self, among: &[Stage]) -> Option<Stage> {
@@ -59,7 +94,7 @@ impl Servers for SimServers {
         if self.run.world().one_in(2) {
             *self.ahead.borrow_mut() = SimLog::new(&self.run, None).survey(Of::Before).ok();
         }
-        let mut ledger = SimLedger::open(&self.run)?;
+        let mut ledger = SimLedger::open(&self.run, self.take(|kept| kept.session.take()))?;
         Ok(ledger.lock(std::time::Duration::ZERO)?.then_some(ledger))
     }
 
@@ -72,7 +107,52 @@ impl Servers for SimServers {
     }
 
     fn log(&self) -> Result<SimLog> {
-        Ok(SimLog::new(&self.run, self.ahead.take()))
+        let mut log = SimLog::new(&self.run, self.ahead.take());
+        self.survey.take().into_iter().for_each(|survey| log.keep_survey(survey));
+        Ok(log)
+    }
+
+    fn keep_log(&self, mut log: SimLog) {
+        self.survey.set(log.kept_survey());
+    }
+
+    fn give_back(&self, ledger: SimLedger) {
+        self.keep(|kept| kept.session = Some(ledger.into_kept()));
+    }
+
+    fn keeping<T>(
+        &self,
+        mut ledger: Option<SimLedger>,
+        to: Option<Checkpoint>,
+        work: impl FnOnce() -> T,
+    ) -> (T, Option<SimLedger>) {
+        let Some((ledger_of, to)) = ledger.as_mut().zip(to) else { return (work(), ledger) };
+        let is_first = self.run.world().one_in(2);
+        if is_first {
+            ledger_of.move_checkpoint_for_next(&to);
+        }
+        let done = work();
+        if !is_first {
+            ledger_of.move_checkpoint_for_next(&to);
+        }
+        (done, ledger)
+    }
+
+    fn kept_writer(&self) -> Option<SimWriter> {
+        Some(self.take(|kept| kept.writer.take())?.of_run(&self.run))
+    }
+
+    fn next_survey(&self) -> Of {
+        let has_fence = self.kept.as_ref().is_some_and(|kept| kept.borrow().fence.is_some());
+        if has_fence { Of::Now } else { Of::Nobody }
+    }
+
+    fn keep_way(&self, writer: SimWriter, _: SimRows) {
+        self.keep(|kept| kept.writer = Some(writer));
+    }
+
+    fn keep_fence(&self, fence: SimWriter) {
+        self.keep(|kept| kept.fence = Some(fence));
     }
 
     fn more_logs(&self) -> Box<dyn Fn() -> Result<SimLog> + Send> {
@@ -89,13 +169,17 @@ impl Servers for SimServers {
     }
 
     fn expect_copy(&self) {
-        if self.run.world().one_in(2) {
+        let is_kept = matches!(self.next_survey(), Of::Now);
+        if !is_kept && self.run.world().one_in(2) {
             let mut fence = SimWriter::new(&self.run, "offsets");
             *self.fence.borrow_mut() = fence.fence().ok().map(|()| fence);
         }
     }
 
     fn fence(&self, _: &SimLog) -> Result<SimWriter> {
+        if let Some(kept) = self.take(|kept| kept.fence.take()) {
+            return Ok(kept.of_run(&self.run));
+        }
         Ok(self.fence.take().unwrap_or_else(|| SimWriter::new(&self.run, "offsets")))
     }
 

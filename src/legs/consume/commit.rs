@@ -39,6 +39,7 @@ pub struct Committer<F> {
     known: BTreeMap<i32, Known>,
     changed: BTreeSet<i32>,
     dead: Vec<DeadLetter>,
+    has_committed: bool,
     now: fn() -> u64,
 }
 
@@ -54,8 +55,20 @@ impl<F: Fence> Committer<F> {
             known,
             changed: BTreeSet::new(),
             dead: Vec::new(),
+            has_committed: false,
             now,
         }
+    }
+
+    /// Whether anything was committed.
+    #[must_use]
+    pub const fn has_committed(&self) -> bool {
+        self.has_committed
+    }
+
+    /// The producer.
+    pub fn into_fence(self) -> F {
+        self.fence
     }
 
     /// Where each partition is to be read from.
@@ -174,6 +187,7 @@ impl<F: Fence> Committer<F> {
             }
         }
         self.fence.commit(&commits, &self.dead)?;
+        self.has_committed = true;
         self.changed.clear();
         self.dead.clear();
         Ok(())

@@ -37,6 +37,8 @@ pub struct Fetcher<'a, L> {
     /// Where each partition has been read to.
     next: Offsets,
     ends: Offsets,
+    /// Where only markers follow.
+    read_to: Offsets,
     /// Partitions that have not reached their end.
     open: BTreeSet<i32>,
     size: BatchSize,
@@ -71,7 +73,24 @@ impl<'a, L: TopicLog> Fetcher<'a, L> {
         }
         let open = next.keys().copied().collect();
         let size = size.hand_over();
-        Ok(Self { log, next, ends: ends.clone(), open, size, budget, limit, is_awaited: false, at_end: false })
+        Ok(Self {
+            log,
+            next,
+            ends: ends.clone(),
+            read_to: ends.clone(),
+            open,
+            size,
+            budget,
+            limit,
+            is_awaited: false,
+            at_end: false,
+        })
+    }
+
+    /// Where nothing but markers is known to lie between these offsets and the ends, they are not waited for.
+    #[must_use]
+    pub fn reading_to(self, read_to: &Offsets) -> Self {
+        Self { read_to: read_to.clone(), ..self }
     }
 
     /// The next batch; `None` at the end.
@@ -105,7 +124,7 @@ impl<'a, L: TopicLog> Fetcher<'a, L> {
     }
 
     fn fetch_one(&mut self, batch: &mut RecordBatch) -> Result<()> {
-        let Self { log, next, ends, open, limit, .. } = self;
+        let Self { log, next, ends, read_to, open, limit, .. } = self;
         let mut reached = None;
         let polled = log.poll(*limit, &mut |record| {
             // Records beyond the end belong to the next run; repeated ones are dropped.
@@ -119,7 +138,7 @@ impl<'a, L: TopicLog> Fetcher<'a, L> {
                 batch.push(&record);
                 *next = record.offset + 1;
             }
-            if record.offset + 1 >= end {
+            if record.offset + 1 >= read_to.get(&record.partition).map_or(end, |&to| to.min(end)) {
                 reached = Some(record.partition);
             }
         })?;

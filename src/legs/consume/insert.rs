@@ -140,6 +140,11 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         &mut self.committer
     }
 
+    /// The producer, for the next run.
+    pub fn into_fence(self) -> F {
+        self.committer.into_fence()
+    }
+
     /// Adds what was done to the report.
     pub fn add_to(&self, report: &mut ConsumeReport) {
         let more = self.counts.dead_letters.saturating_sub(MOST_TOLD);

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::clickhouse::encode::CalendarRange;
 use crate::data::{Offsets, Ranges};
-use crate::error::{Error, Result};
+use crate::error::{Error, ExitCode, Result};
 use crate::fit::require_fit;
 use crate::legs::pace::{Pace, SharedPace};
 use crate::mutant;
@@ -65,8 +65,8 @@ pub struct Produced<'a> {
 /// soon. The next ones grow to the configured size while they are quick.
 const FIRST_BLOCK: usize = 1 << 20;
 
-/// How often the target may be found altered in one leg.
-const ALTERATIONS: usize = 5;
+/// How often a leg begins again: the target may be found altered, or the producer of an earlier run fenced.
+const ATTEMPTS: usize = 5;
 
 /// Copies what the topic holds into the target, at least up to what was delivered.
 ///
@@ -81,22 +81,25 @@ pub fn run<S: Servers>(
     produced: Produced<'_>,
     report: &mut ConsumeReport,
 ) -> Result<()> {
-    for _ in 1..ALTERATIONS {
-        let mut is_altered = false;
-        match attempt(leg, servers, produced, report, &mut is_altered) {
-            Err(error) if is_altered => log::info!("{error}\nits columns are read anew, and its rows encoded again"),
-            ended => return ended,
+    for _ in 1..ATTEMPTS {
+        let mut again = None;
+        match (attempt(leg, servers, produced, report, &mut again), again) {
+            (Err(error), Some(how)) => log::info!("{error}\n{how}"),
+            (ended, _) => return ended,
         }
     }
-    attempt(leg, servers, produced, report, &mut false)
+    attempt(leg, servers, produced, report, &mut None)
 }
+
+/// How another attempt differs, if a failure calls for one.
+type Again = Option<&'static str>;
 
 fn attempt<S: Servers>(
     leg: &LegContext<'_>,
     servers: &S,
     produced: Produced<'_>,
     report: &mut ConsumeReport,
-    is_altered: &mut bool,
+    again: &mut Again,
 ) -> Result<()> {
     let (config, table) = (leg.config, leg.table);
     let mut log = servers.log()?;
@@ -129,12 +132,24 @@ fn attempt<S: Servers>(
         let mut fence = servers.fence(&log)?;
         fence.fence().map(|()| fence)
     };
-    let (calendar, fence) = servers.both("calendar", || Ok(target.calendar()), fenced)?;
-    // Only now can no other run move the offsets; one that has moved them may have seen later ends.
-    let Survey { mut starts, stable, written, committed } = log.survey(Of::Now)?;
-    let mut ends = wait_from(&mut log, stable, produced.delivered, config.timeouts.stable, leg.shutdown)?;
-    report.complete = is_all(&written, &ends);
-    let mut start = Start::of(&committed, &starts, &ends, context);
+    let (calendar, mut fence) = servers.both("calendar", || Ok(target.calendar()), fenced)?;
+    let mut survey_now = |log: &mut S::Log, kept: Option<Survey>| -> Result<_> {
+        let Survey { starts, stable, written, committed } = kept.map_or_else(|| log.survey(Of::Now), Ok)?;
+        let ends = wait_from(log, stable, produced.delivered, config.timeouts.stable, leg.shutdown)?;
+        report.complete = is_all(&written, &ends);
+        let start = Start::of(&committed, &starts, &ends, context);
+        Ok((starts, ends, committed, start))
+    };
+    // Only now can no other run move the offsets; one that has moved them may have seen later ends. If a producer of an earlier run
+    // is no longer the last one, it cannot even record its first INSERT.
+    let kept = log.kept_survey().filter(|_| fence.is_kept());
+    let (mut starts, mut ends, mut committed, mut start) = survey_now(&mut log, kept)?;
+    if fence.is_kept() && start.is_unclear() {
+        // What others have begun is finished only by a run that has fenced them.
+        fence = servers.fence(&log)?;
+        fence.fence()?;
+        (starts, ends, committed, start) = survey_now(&mut log, None)?;
+    }
     if start.has_foreign_offsets() {
         // A later run may have sent, and moved the offsets, between the answers. Its recorded INSERT must not be finished with fewer
         // rows under its token: only ends that are asked for now show that the log is another one.
@@ -158,12 +173,24 @@ fn attempt<S: Servers>(
         wait_for_inserts(&mut target, leg)?;
     }
     let types = if produced.columns.is_empty() { &servers.record_types()? } else { produced.types };
-    copy(leg, servers, log, target, calendar, &description, types, fence, start, &ends, report, is_altered)
+    // A kept survey's are not older than the records of this run, behind which lie the markers of their transactions alone.
+    let read_to = if fence.is_kept() { before_markers(&ends, produced.delivered) } else { ends.clone() };
+    copy(leg, servers, log, target, calendar, &description, types, fence, start, (&read_to, &ends), report, again)
 }
 
 /// Whether everything that was written can be read: no transaction of anybody else hides a part of it.
 fn is_all(written: &Offsets, ends: &Offsets) -> bool {
     written.iter().all(|(partition, end)| ends.get(partition).is_some_and(|stable| stable >= end))
+}
+
+/// Up to where partitions have to be read: what lies between this run's last record and an end that is the next offset but one is the
+/// marker of its transaction, which is decided below a stable end.
+fn before_markers(ends: &Offsets, delivered: &Offsets) -> Offsets {
+    let read_to = |(&partition, &end): (&i32, &i64)| {
+        let is_behind = delivered.get(&partition).is_some_and(|next| next + 1 == end);
+        (partition, if is_behind { end - 1 } else { end })
+    };
+    ends.iter().map(read_to).collect()
 }
 
 #[allow(clippy::too_many_arguments)] // each is a different thing, made once above
@@ -177,15 +204,15 @@ fn copy<S: Servers>(
     types: &RecordTypes,
     fence: S::Fence,
     start: Start,
-    ends: &Offsets,
+    (read_to, ends): (&Offsets, &Offsets),
     report: &mut ConsumeReport,
-    is_altered: &mut bool,
+    again: &mut Again,
 ) -> Result<()> {
     let (config, table, progress) = (leg.config, leg.table, &leg.progress);
     progress.begin_records(start.behind(ends));
     let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
     let format = RowFormat::of(&description.columns, &table.column_rules, types, calendar)?;
-    let must_query = start.must_query();
+    let (must_query, is_kept) = (start.must_query(), fence.is_kept());
     let mut committer = Committer::new(fence, context, start.known, now);
     let rules = InsertRules {
         description: description.clone(),
@@ -220,7 +247,7 @@ fn copy<S: Servers>(
         let pace = SharedPace::new(Pace::new(FIRST_BLOCK, size.bytes, config.timeouts.clickhouse / 10));
         let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
         let from = inserter.committer().next();
-        let mut fetcher = Fetcher::new(&mut log, &from, ends, size, budget, config.timeouts.kafka)?;
+        let mut fetcher = Fetcher::new(&mut log, &from, ends, size, budget, config.timeouts.kafka)?.reading_to(read_to);
         let (batches, prepared_ones) = (Spares::default(), Spares::default());
         let moved = servers.side_by_side(
             ["fetcher", "preparer", "inserter"],
@@ -246,12 +273,19 @@ fn copy<S: Servers>(
         }
         inserter.finish()
     });
+    inserter.add_to(report);
+    report_lacking(preparer.lacking(), report);
+    let is_shut_out = ended.as_ref().is_err_and(|error| error.exit_code() == ExitCode::Locked);
+    if inserter.is_altered() {
+        *again = Some("its columns are read anew, and its rows encoded again");
+    } else if is_kept && is_shut_out && !inserter.committer().has_committed() {
+        *again =
+            Some("another run has moved the offsets since the last one of this process: this one fences in its turn");
+    }
     if ended.is_ok() {
         servers.keep_log(log);
+        servers.keep_fence(inserter.into_fence());
     }
-    inserter.add_to(report);
-    *is_altered = inserter.is_altered();
-    report_lacking(preparer.lacking(), report);
     ended
 }
 

@@ -219,6 +219,12 @@ impl Start {
         }
     }
 
+    /// Whether anything shows that others have been at work, or that what they did is to be asked for.
+    #[must_use]
+    pub fn is_unclear(&self) -> bool {
+        !self.intents.is_empty() || self.has_foreign_offsets() || self.must_query()
+    }
+
     /// Whether there is nothing to copy and nothing to finish.
     #[must_use]
     pub fn is_done(&self, ends: &Offsets) -> bool {

@@ -5,6 +5,11 @@
 //! ```
 //!
 //! Fence first, so that nothing of a dead run can still land; then recover what it had delivered; only then send.
+//!
+//! A run may follow one of its own process that has done so and ended well. If the checkpoint, read under the lock, still bears that
+//! run's epoch, no other has begun since: its producer is the last one that has fenced, and nothing of ours lies above the
+//! checkpoint. Then rows are sent at once. A run that begins meanwhile shuts this one out as it does any other, and finds what it has
+//! sent.
 
 mod batch_size;
 mod flag;
@@ -21,18 +26,21 @@ pub use recover::{Recovery, recover};
 pub use send::{Order, Sender};
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use self::held::flagging_pace;
 use self::pauses::Pauses;
 use crate::crash;
-use crate::error::Result;
+use crate::data::Offsets;
+use crate::error::{ExitCode, Result};
 use crate::ports::limits::Budget;
-use crate::ports::source::{Checkpoint, Ledger};
-use crate::ports::topic::{Fence as _, Of, TopicLog, wait_until_stable};
+use crate::ports::source::{Checkpoint, Ledger, UnsentRows};
+use crate::ports::topic::{End, Fence, Of, Survey, TopicLog, wait_from};
 use crate::ports::{LegContext, Servers};
 use crate::report::ProduceReport;
 
-/// Sends what is unsent and flags it, on a ledger whose lock is held.
+/// Sends what is unsent and flags it, on a ledger whose lock is held. Returns a checkpoint that is still to be moved: the next run
+/// needs it, and no other step of this one.
 ///
 /// What was done is counted into `report` even where the leg fails.
 ///
@@ -43,24 +51,120 @@ pub fn run<S: Servers>(
     servers: &S,
     ledger: &mut S::Ledger,
     report: &mut ProduceReport,
-) -> Result<()> {
+) -> Result<Option<Checkpoint>> {
     // An earlier attempt of the same run may have been cut short.
     report.complete = true;
     // Refuses a topic that another source feeds.
-    ledger.checkpoint()?;
+    let checkpoint = ledger.checkpoint()?;
+    let highest = ledger.highest_unsent_key()?;
+    if highest.is_none() && !ledger.has_held() {
+        return Ok(None);
+    }
+    let may_go_on = highest.is_some() && !ledger.has_held() && ledger.still_has_epoch();
+    let kept = if may_go_on { servers.kept_writer() } else { None };
+    servers.expect_rows(ledger, kept.is_some());
+    if let (Some(writer), Some(highest)) = (kept, &highest) {
+        if let Some(way) = go_on(leg, servers, ledger, writer, &checkpoint, highest.clone())? {
+            let before = report.clone();
+            match move_rows(leg, servers, ledger, way, report) {
+                Err(error) if error.exit_code() == ExitCode::Locked && report.records_sent == before.records_sent => {
+                    // Another run has taken over, or one that ended before it sent anything has fenced this one.
+                    ledger.checkpoint()?;
+                    *report = before;
+                    log::info!("{error}\nno other run has begun since: this one fences in its turn");
+                }
+                ended => return ended,
+            }
+        }
+        servers.expect_rows(ledger, false);
+    }
+    let Some((writer, log, recovery)) = begin(leg, servers, ledger, report)? else {
+        report.complete = false;
+        return Ok(None);
+    };
+    // What was held may be all that there was.
+    let Some(highest) = highest else { return Ok(None) };
+    ledger.begin_records(Some(&recovery.checkpoint.offsets))?;
+    let rows = servers.rows(ledger, highest, recovery.checkpoint.timestamp_floor)?;
+    let (reader, size) = reader_of(leg, rows, &log, &recovery);
+    move_rows(leg, servers, ledger, Way { reader, size, writer, log, recovery }, report)
+}
+
+/// What rows go through, once nothing has to be recovered any more.
+struct Way<U, W, L> {
+    reader: Reader<U>,
+    size: BatchSize,
+    writer: W,
+    log: L,
+    recovery: Recovery,
+}
+
+/// The same, of the servers' kinds.
+type WayOf<S> = Way<<S as Servers>::Rows, <S as Servers>::Fence, <S as Servers>::Log>;
+
+/// Goes on where the last run of this process has ended; `None` if the topic is not as that has left it. The first rows are read
+/// beside: nobody else can have sent them, or only after this, and shuts this run out before.
+fn go_on<S: Servers>(
+    leg: &LegContext<'_>,
+    servers: &S,
+    ledger: &mut S::Ledger,
+    writer: S::Fence,
+    checkpoint: &Checkpoint,
+    highest: Vec<String>,
+) -> Result<Option<WayOf<S>>> {
+    let mut log = servers.log()?;
+    let rows = servers.rows(ledger, highest, checkpoint.timestamp_floor)?;
+    let recovery = Recovery { checkpoint: checkpoint.clone(), ..Recovery::default() };
+    let (mut reader, size) = reader_of(leg, rows, &log, &recovery);
+    let survey = || Ok((log.survey(Of::Nobody)?, servers.fits_kept_writer(&writer)?));
+    let look = || servers.both("first rows", || reader.read_ahead(), survey);
+    let ((), ((), (survey, fits))) = servers.both("epoch", || ledger.go_on(), look)?;
+    let stands_at = |partition: &i32| checkpoint.offsets.get(partition).copied().unwrap_or_default();
+    let is_at_end = survey.written.iter().all(|(partition, end)| stands_at(partition) == *end);
+    let is_whole = checkpoint.offsets.keys().all(|partition| survey.written.contains_key(partition));
+    if !(fits && is_at_end && is_whole && survey.stable == survey.written) {
+        servers.keep_log(log);
+        return Ok(None);
+    }
+    let checkpoint = Checkpoint { offsets: survey.written, timestamp_floor: checkpoint.timestamp_floor };
+    ledger.begin_records(Some(&checkpoint.offsets))?;
+    Ok(Some(Way { reader, size, writer, log, recovery: Recovery { checkpoint, ..Recovery::default() } }))
+}
+
+fn reader_of<U: UnsentRows>(
+    leg: &LegContext<'_>,
+    rows: U,
+    log: &impl TopicLog,
+    recovery: &Recovery,
+) -> (Reader<U>, BatchSize) {
+    let config = leg.config;
+    let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
+    let pauses = Pauses::new(&config.postgres, leg.table);
+    let size = BatchSize::new(&config.batch, &config.timeouts, log.trip(), recovery.checkpoint.offsets.len());
+    let (held, in_passes) = (recovery.held.keys.clone(), order_of(leg) != Order::Any);
+    (Reader::new(rows, budget, size.clone(), held, in_passes, pauses), size)
+}
+
+/// The order in which the table's rows go out.
+fn order_of(leg: &LegContext<'_>) -> Order {
     let outbox = &leg.table.outbox;
-    let order = match (outbox.has_order(), outbox.message_key.is_empty()) {
+    match (outbox.has_order(), outbox.message_key.is_empty()) {
         (false, _) => Order::Any,
         (true, true) => Order::AsRead,
         (true, false) => Order::ByMessageKey,
-    };
-    let in_order = order != Order::Any;
-    let highest = ledger.highest_unsent_key()?;
-    if highest.is_none() && !ledger.has_held() {
-        return Ok(());
     }
-    let config = leg.config;
-    servers.expect_rows(ledger);
+}
+
+/// A producer that has shut out every earlier run, the topic, and what was recovered.
+type Begun<S> = (<S as Servers>::Fence, <S as Servers>::Log, Recovery);
+
+/// Shuts out every earlier run, and recovers what it has delivered; `None` if the run was asked to finish meanwhile.
+fn begin<S: Servers>(
+    leg: &LegContext<'_>,
+    servers: &S,
+    ledger: &mut S::Ledger,
+    report: &mut ProduceReport,
+) -> Result<Option<Begun<S>>> {
     let ((), mut log) = servers.both("epoch", || ledger.take_epoch(), || servers.log())?;
     let mut writer = servers.writer(ledger)?;
     writer.fence()?;
@@ -68,24 +172,25 @@ pub fn run<S: Servers>(
     // sends what that one sent.
     let (checkpoint, survey) = servers.both("checkpoint", || ledger.checkpoint(), || log.survey(Of::Nobody))?;
     let recovered_before = report.rows_recovered;
-    let recovery = recover(&mut log, survey, ledger, checkpoint, config, leg.shutdown, report)?;
-    let Some(recovery) = recovery else {
-        report.complete = false;
-        return Ok(());
-    };
+    let recovery = recover(&mut log, survey, ledger, checkpoint, leg.config, leg.shutdown, report)?;
+    let Some(recovery) = recovery else { return Ok(None) };
+    leg.progress.flagged(report.rows_recovered - recovered_before);
+    Ok(Some((writer, log, recovery)))
+}
 
-    let progress = &leg.progress;
-    progress.flagged(report.rows_recovered - recovered_before);
-    // What was held may be all that there was.
-    let Some(highest) = highest else { return Ok(()) };
-    ledger.begin_records(Some(&recovery.checkpoint.offsets))?;
-    let floor = recovery.checkpoint.timestamp_floor;
-    let rows = servers.rows(ledger, highest, floor)?;
-    let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
-    let mut flagger = Flagger::new(ledger, &recovery, flagging_pace(config.batch.rows), in_order);
-    let pauses = Pauses::new(&config.postgres, leg.table);
-    let size = BatchSize::new(&config.batch, &config.timeouts, log.trip(), recovery.checkpoint.offsets.len());
-    let mut reader = Reader::new(rows, budget, size.clone(), recovery.held.keys, in_order, pauses);
+fn move_rows<S: Servers>(
+    leg: &LegContext<'_>,
+    servers: &S,
+    ledger: &mut S::Ledger,
+    way: WayOf<S>,
+    report: &mut ProduceReport,
+) -> Result<Option<Checkpoint>> {
+    let Way { mut reader, size, writer, mut log, recovery } = way;
+    let (config, progress, order) = (leg.config, &leg.progress, order_of(leg));
+    let mut flagger = Flagger::new(ledger, &recovery, flagging_pace(config.batch.rows), order != Order::Any);
+    // A producer that was kept saves the next leg its fence, and so the ends can be taken beside the last flags.
+    let (is_read, surveys) = (reader.is_read(), writer.is_kept().then(|| servers.next_survey()));
+    let mut survey = None;
     let mut sender = Sender::new(writer, order);
     progress.begin_rows();
     let mut move_rows = || loop {
@@ -102,7 +207,14 @@ pub fn run<S: Servers>(
             },
             |sent| {
                 let before = flagger.flagged();
-                flagger.step(&sent)?;
+                match surveys.filter(|_| is_read.load(Ordering::Relaxed)) {
+                    None => flagger.step(&sent)?,
+                    Some(of) => {
+                        let (found, flagged) = log.survey_beside(of, || flagger.step(&sent));
+                        flagged?;
+                        survey = Some(found?);
+                    }
+                }
                 progress.flagged(flagger.flagged() - before);
                 Ok(())
             },
@@ -134,23 +246,37 @@ pub fn run<S: Servers>(
     report.add_too_large(sender.take_too_large());
     flagger.add_to(report);
     ended?;
-    if let Some(checkpoint) = flagger.checkpoint() {
-        let checkpoint = behind_markers(&mut log, leg, checkpoint)?;
-        ledger.move_checkpoint(&checkpoint)?;
+    let checkpoint = flagger.checkpoint();
+    let mut later = None;
+    if let Some(checkpoint) = checkpoint {
+        let is_later = survey.is_some();
+        let mut survey = match survey {
+            Some(survey) => survey,
+            None => Survey { stable: log.ends(End::Stable)?, ..Survey::default() },
+        };
+        let wanted = &checkpoint.offsets;
+        survey.stable = wait_from(&mut log, survey.stable, wanted, config.timeouts.stable, leg.shutdown)?;
+        let checkpoint = behind_markers(&survey.stable, checkpoint);
+        if is_later {
+            log.keep_survey(survey);
+            later = Some(checkpoint);
+        } else {
+            ledger.move_checkpoint(&checkpoint)?;
+        }
     }
+    ledger.keep_epoch();
+    servers.keep_way(sender.into_fence(), reader.into_rows());
     servers.keep_log(log);
-    Ok(())
+    Ok(later)
 }
 
 /// The checkpoint behind the transaction markers that follow our last records, so that the next run has no window to
 /// read. Only where nothing but our own marker can lie in between: one offset, at the end of the partition.
-fn behind_markers(log: &mut impl TopicLog, leg: &LegContext<'_>, mut checkpoint: Checkpoint) -> Result<Checkpoint> {
-    let timeout = leg.config.timeouts.stable;
-    let stable = wait_until_stable(log, &checkpoint.offsets, timeout, leg.shutdown)?;
+fn behind_markers(stable: &Offsets, mut checkpoint: Checkpoint) -> Checkpoint {
     for (partition, next) in &mut checkpoint.offsets {
         if stable.get(partition) == Some(&(*next + 1)) {
             *next += 1;
         }
     }
-    Ok(checkpoint)
+    checkpoint
 }

@@ -8,6 +8,8 @@
 //! this one: it would meet unflagged what is still in hand. Where a pause is due, the pass ends before it.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batch_size::BatchSize;
@@ -41,6 +43,11 @@ pub struct Reader<U> {
     left_out: LeftOut,
     rows_read: u64,
     at_end: bool,
+    /// Nothing more comes until all stages have dealt with what was read.
+    is_read: Arc<AtomicBool>,
+    /// What was read before the first step, and whether something was.
+    ahead: Option<RowBatch>,
+    has_ahead: bool,
     passes: Option<Passes>,
 }
 
@@ -85,7 +92,20 @@ impl<U: UnsentRows> Reader<U> {
     ) -> Self {
         let left_out = LeftOut { keys: held, ..LeftOut::default() };
         let passes = in_passes.then(Passes::default);
-        Self { rows, budget, size, pauses, is_cut: false, left_out, rows_read: 0, at_end: false, passes }
+        Self {
+            rows,
+            budget,
+            size,
+            pauses,
+            is_cut: false,
+            left_out,
+            rows_read: 0,
+            at_end: false,
+            is_read: Arc::default(),
+            ahead: None,
+            has_ahead: false,
+            passes,
+        }
     }
 
     /// Pauses as long as is due, when nothing is in hand: `flagging` is the time that flags took, `lag` asks for the replicas'.
@@ -99,7 +119,20 @@ impl<U: UnsentRows> Reader<U> {
         lag: impl FnMut() -> Result<Option<ReplicationLag>>,
     ) -> Result<()> {
         self.is_cut = false;
+        if self.has_ahead {
+            return Ok(());
+        }
         self.pauses.pause(&self.budget, progress, flagging, lag)
+    }
+
+    /// Makes the first step, before the other stages begin.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn read_ahead(&mut self) -> Result<()> {
+        self.ahead = self.step()?;
+        self.has_ahead = true;
+        Ok(())
     }
 
     /// The next batch that has rows to send; `None` at the end, and at the end of a pass.
@@ -228,6 +261,16 @@ impl<U: UnsentRows> Reader<U> {
         rows
     }
 
+    /// Whether nothing more comes for now: the other stages may look, too.
+    pub fn is_read(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_read)
+    }
+
+    /// The rows' source, for the next run.
+    pub fn into_rows(self) -> U {
+        self.rows
+    }
+
     /// How many rows it has passed on.
     pub const fn rows_read(&self) -> u64 {
         self.rows_read
@@ -246,7 +289,9 @@ impl<U: UnsentRows> Reader<U> {
 
 impl<U: UnsentRows + Send> Maker<RowBatch> for &mut Reader<U> {
     fn make(&mut self) -> Result<Option<RowBatch>> {
-        self.step()
+        let made = if std::mem::take(&mut self.has_ahead) { Ok(self.ahead.take()) } else { self.step() };
+        self.is_read.store(!matches!(made, Ok(Some(_))), Ordering::Relaxed);
+        made
     }
 
     /// Whoever waits for the table waits for its snapshot, and the flagger may wait for them.

@@ -164,6 +164,11 @@ impl<F: Fence> Sender<F> {
         }
     }
 
+    /// The producer, for the next run.
+    pub fn into_fence(self) -> F {
+        self.fence
+    }
+
     /// How many records were committed.
     pub const fn records_sent(&self) -> u64 {
         self.records_sent

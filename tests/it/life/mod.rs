@@ -9,3 +9,4 @@ mod progress;
 mod several_tables;
 mod two_runs;
 mod warm;
+mod warm_rows;

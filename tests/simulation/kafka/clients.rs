@@ -21,11 +21,13 @@ pub struct SimLog {
     ahead: Option<Survey>,
     /// The last survey for a consume leg, for planted faults.
     last: Option<Survey>,
+    /// What the leg before has found.
+    kept: Option<Survey>,
 }
 
 impl SimLog {
     pub fn new(run: &Run, ahead: Option<Survey>) -> Self {
-        Self { run: run.clone(), next: Offsets::new(), told_end: BTreeSet::new(), ahead, last: None }
+        Self { run: run.clone(), next: Offsets::new(), told_end: BTreeSet::new(), ahead, last: None, kept: None }
     }
 
     fn offsets(&self, what: &'static str, of: impl Fn(&Kafka, i32) -> i64) -> Result<Offsets> {
@@ -109,6 +111,25 @@ impl TopicLog for SimLog {
         Ok(survey)
     }
 
+    /// One of them after the other.
+    fn survey_beside<T>(&mut self, of: Of, work: impl FnOnce() -> T) -> (Result<Survey>, T) {
+        let is_first = self.run.world().one_in(2);
+        if is_first {
+            let survey = self.survey(of);
+            return (survey, work());
+        }
+        let done = work();
+        (self.survey(of), done)
+    }
+
+    fn keep_survey(&mut self, survey: Survey) {
+        self.kept = Some(survey);
+    }
+
+    fn kept_survey(&mut self) -> Option<Survey> {
+        self.kept.take()
+    }
+
     fn read_from(&mut self, from: &Offsets, _until: &Offsets) -> Result<()> {
         self.next.clone_from(from);
         self.told_end.clear();
@@ -160,13 +181,21 @@ pub struct SimWriter {
     made: u64,
     /// Whether it fences when it first sends.
     is_late: bool,
+    /// Whether an earlier run of the process has made it.
+    is_kept: bool,
 }
 
 impl SimWriter {
     pub fn new(run: &Run, name: &'static str) -> Self {
         let made = run.world().kafka.made;
         let is_late = name == "rows" && mutant::is("the window is read before the fence");
-        Self { run: run.clone(), name, epoch: 0, made, is_late }
+        Self { run: run.clone(), name, epoch: 0, made, is_late, is_kept: false }
+    }
+
+    /// The same in the hands of another run.
+    pub fn of_run(self, run: &Run) -> Self {
+        let made = run.world().kafka.made;
+        Self { run: run.clone(), made, is_kept: true, ..self }
     }
 }
 
@@ -220,6 +249,10 @@ impl Fence for SimWriter {
             },
         )?;
         Ok(())
+    }
+
+    fn is_kept(&self) -> bool {
+        self.is_kept
     }
 
     fn send(&mut self, batch: &RowBatch, indices: &[usize]) -> Result<Sent> {

@@ -11,12 +11,22 @@ use super::{Change, Wanted, id_of, record_of};
 use crate::postgres;
 use crate::world::{Run, World, shut_out, unavailable};
 
+/// A session between two runs of a process, and the epoch that was taken through it; 0 if there is none.
+#[derive(Clone, Copy)]
+pub struct KeptSession {
+    session: (u64, u64),
+    epoch: i64,
+}
+
 /// The session that locks and flags.
 pub struct SimLedger {
     run: Run,
     /// Its number, and the server's generation.
     session: (u64, u64),
     epoch: i64,
+    /// That of the run before, or for the next one, and the last one in the checkpoint.
+    kept_epoch: i64,
+    last_epoch: i64,
     has_held: bool,
     /// What the window shows of each row.
     window: HashMap<i64, Last>,
@@ -35,12 +45,21 @@ struct Last {
 }
 
 impl SimLedger {
-    pub fn open(run: &Run) -> Result<Self> {
-        let session = run.read("postgres: connect", |world| {
+    pub fn open(run: &Run, kept: Option<KeptSession>) -> Result<Self> {
+        let KeptSession { session, epoch } = run.read("postgres: connect", |world| {
+            if let Some(kept) = kept.filter(|kept| world.postgres.has_session(kept.session)) {
+                return Ok(kept);
+            }
             world.postgres.next_session += 1;
-            Ok((world.postgres.next_session, world.postgres.generation))
+            Ok(KeptSession { session: (world.postgres.next_session, world.postgres.generation), epoch: 0 })
         })?;
-        Ok(Self { run: run.clone(), session, epoch: 0, has_held: false, window: HashMap::new(), given: 0 })
+        let (kept_epoch, last_epoch) = (epoch, 0);
+        let window = HashMap::new();
+        Ok(Self { run: run.clone(), session, epoch: 0, kept_epoch, last_epoch, has_held: false, window, given: 0 })
+    }
+
+    pub fn into_kept(self) -> KeptSession {
+        KeptSession { session: self.session, epoch: self.kept_epoch }
     }
 
     fn read<T>(&self, what: &'static str, look: impl FnOnce(&mut World) -> Result<T>) -> Result<T> {
@@ -93,13 +112,14 @@ impl Ledger for SimLedger {
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         let epoch = self.epoch;
-        let (checkpoint, has_held) = self.read("postgres: read the checkpoint", move |world| {
+        let (checkpoint, has_held, last_epoch) = self.read("postgres: read the checkpoint", move |world| {
             let tables = &world.postgres.tables;
             if epoch != 0 && epoch != tables.epoch {
                 return Err(shut_out("the checkpoint"));
             }
-            Ok((tables.checkpoint.clone(), !tables.held.is_empty()))
+            Ok((tables.checkpoint.clone(), !tables.held.is_empty(), tables.epoch))
         })?;
+        self.last_epoch = last_epoch;
         self.has_held = has_held;
         Ok(checkpoint)
     }
@@ -115,7 +135,26 @@ impl Ledger for SimLedger {
         })
     }
 
+    fn still_has_epoch(&self) -> bool {
+        self.kept_epoch != 0 && (self.kept_epoch == self.last_epoch || mutant::is("the epoch is not compared"))
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        self.read("postgres: go on under the epoch", |_| Ok(()))?;
+        self.epoch = std::mem::take(&mut self.kept_epoch);
+        Ok(())
+    }
+
+    fn keep_epoch(&mut self) {
+        self.kept_epoch = self.epoch;
+    }
+
+    fn forget_epoch(&mut self) {
+        self.kept_epoch = 0;
+    }
+
     fn take_epoch(&mut self) -> Result<()> {
+        self.kept_epoch = 0;
         self.epoch = self.write("postgres: take the epoch", |world| {
             world.postgres.tables.epoch += 1;
             world.postgres.sync();
