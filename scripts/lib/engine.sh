@@ -11,6 +11,29 @@ enter_own_network() {
     PG2CH_INSIDE=1 exec unshare --net "$@"
 }
 
+# Prints the client's folder of settings, one with `docker compose` where the client has none: Debian 12 has version 1 only, so the
+# plugin is taken out of Debian 13's package, and not installed.
+client_with_compose() {
+    local folder=${XDG_CACHE_HOME:-$HOME/.cache}/pg2ch/docker-compose
+    if docker compose version > /dev/null 2>&1; then
+        echo "${DOCKER_CONFIG:-$HOME/.docker}"
+        return
+    fi
+    if [[ ! -x $folder/cli-plugins/docker-compose ]]; then
+        mkdir -p "$folder"/{cli-plugins,apt/lists/partial,apt/cache/archives/partial}
+        local site apt
+        site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | head -n 1)
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site trixie main" > "$folder/apt/sources.list"
+        apt=(apt-get -qq -o "Dir::Etc::SourceList=$folder/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
+            -o "Dir::State::Lists=$folder/apt/lists" -o "Dir::Cache=$folder/apt/cache" -o APT::Sandbox::User=root)
+        (cd "$folder/apt" && "${apt[@]}" update && "${apt[@]}" download docker-compose && dpkg -x docker-compose_*.deb unpacked) >&2 \
+            || give_up "cannot download Debian 13's package docker-compose"
+        mv "$folder/apt/unpacked/usr/libexec/docker/cli-plugins/docker-compose" "$folder/cli-plugins/"
+        rm -r "$folder/apt"
+    fi
+    echo "$folder"
+}
+
 # "$@": dockerd's options. Its files are in $work. Where no engine starts, the script says so and ends with 0.
 start_engine() {
     ip link set lo up

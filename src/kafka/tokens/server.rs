@@ -14,7 +14,7 @@ use crate::page;
 const MAX_ANSWER: u64 = 256 << 10;
 
 /// The most of the server's own words that is shown.
-const MAX_TOLD: usize = 300;
+const MAX_SHOWN: usize = 300;
 
 const URL: &str = "check that `oauth_token_url` in [kafka] is the token endpoint";
 
@@ -82,13 +82,13 @@ fn refused(server: &TokenServer, status: u16, body: &[u8]) -> Error {
     let described: String = format!("{} {}", refusal.error, refusal.error_description)
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_TOLD)
+        .take(MAX_SHOWN)
         .collect();
-    let told = page.as_deref().unwrap_or(described.trim());
-    let why = if told.is_empty() {
+    let words = page.as_deref().unwrap_or(described.trim());
+    let why = if words.is_empty() {
         format!("it answers with status {status}")
     } else {
-        format!("it answers with status {status}: {told}")
+        format!("it answers with status {status}: {words}")
     };
     if status == 429 || status >= 500 {
         return Error::unavailable(what(server), why, "look at the token server's own log; the next run resumes here");
@@ -130,7 +130,7 @@ mod tests {
             client_secret: Secret::new("hunter2").into(),
             scope: None,
         };
-        for (status, body, exit, told) in [
+        for (status, body, exit, why) in [
             (
                 401,
                 "{\"error\":\"invalid_client\",\"error_description\":\"bad\\nsecret\"}",
@@ -149,7 +149,7 @@ mod tests {
         ] {
             let error = refused(&server, status, body.as_bytes());
             assert_eq!(error.exit_code(), exit, "{error}");
-            assert!(error.why().contains(told) && !error.why().contains('\n'), "{error}");
+            assert!(error.why().contains(why) && !error.why().contains('\n'), "{error}");
         }
     }
 

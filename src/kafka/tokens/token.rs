@@ -35,16 +35,16 @@ impl Token {
         if let Some(page) = page::title(text.as_bytes()) {
             return Err(format!("it is {page}"));
         }
-        let (value, told) = if text.starts_with('{') { answer(text)? } else { (text.to_owned(), None) };
+        let (value, life) = if text.starts_with('{') { answer(text)? } else { (text.to_owned(), None) };
         if value.is_empty() || !value.chars().all(|c| c.is_ascii_alphanumeric() || "-._~+/=".contains(c)) {
             return Err("it is not a token: it holds other characters than A-Z a-z 0-9 - . _ ~ + / =".into());
         }
         let claims = claims(&value);
         let claimed = claims.as_ref().and_then(|claims| Some(Duration::from_secs_f64(seconds(claims.get("exp")?)?)));
         let signed = presigned(&value);
-        let told = told.map(|life| now + life);
+        let stated = life.map(|life| now + life);
         let ends = [claimed, signed].map(|end| end.and_then(|end| SystemTime::UNIX_EPOCH.checked_add(end)));
-        let expires = ends.into_iter().chain([told]).flatten().min().unwrap_or(now + USUAL_LIFE);
+        let expires = ends.into_iter().chain([stated]).flatten().min().unwrap_or(now + USUAL_LIFE);
         let subject = claims.as_ref().and_then(|claims| claims.get("sub")?.as_str());
         let principal = subject.filter(|sub| !sub.is_empty() && !sub.contains('\0')).unwrap_or("pg2ch").to_owned();
         Ok(Self { value: Secret::new(value), principal, expires })
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_told_without_being_shown() {
+    fn what_is_no_token_is_reported_without_being_shown() {
         for (text, why) in [
             ("<!DOCTYPE html><html><head><title>Sign in</title></head>hunter2", "a web page, titled \"Sign in\""),
             ("hunter2 hunter2", "not a token"),
@@ -162,8 +162,8 @@ mod tests {
             ("{\"token\": \"hunter2\"}", "without `access_token`"),
             ("{\"access_token\": \"\"}", "not a token"),
         ] {
-            let told = Token::read(text, now()).unwrap_err();
-            assert!(told.contains(why) && !told.contains("hunter2"), "{text}: {told}");
+            let error = Token::read(text, now()).unwrap_err();
+            assert!(error.contains(why) && !error.contains("hunter2"), "{text}: {error}");
         }
     }
 }
