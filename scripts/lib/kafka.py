@@ -47,7 +47,7 @@ group.initial.rebalance.delay.ms=0
 # A broker that was killed is let in again when its old session has run out: 9 seconds by default. One that is never killed may
 # have a longer one (KAFKA_BROKER_SESSION_MS): a machine with too much to do holds its threads up for seconds.
 broker.session.timeout.ms={session}
-broker.heartbeat.interval.ms=300
+broker.heartbeat.interval.ms={heartbeat}
 """
 
 TLS = """
@@ -233,12 +233,13 @@ class Kafka(Server):
         for number, listens_on, tells in proxies:
             listeners += f",PROXIED{number}://127.0.0.1:{listens_on}"
             advertised += f",PROXIED{number}://127.0.0.1:{tells}"
+        session = int(os.environ.get("KAFKA_BROKER_SESSION_MS", "2000"))
         settings = CONFIGURATION.format(
             listeners=listeners, advertised=advertised, controller=self.port_of(f"{self.name}_controller"), data=self.data,
             node=self.node, copies=len(nodes), in_sync=2 if len(nodes) > 2 else 1,
             voters=",".join(f"{kind.node}@localhost:{self.port_of(f'{kind.name}_controller')}" for kind in nodes),
             plain="".join(f",PROXIED{number}:PLAINTEXT" for number, _, _ in proxies),
-            session=os.environ.get("KAFKA_BROKER_SESSION_MS", "2000"),
+            session=session, heartbeat=min(session // 6, 2000),
         )  # fmt: skip
         self.settings().write_text(settings + (TLS.format(tls=self.tls) if self.tls else ""))
         if not (self.data / "meta.properties").exists():
