@@ -343,8 +343,7 @@ fn longer_than_a_token(scene: &mut Scene, server: &TokenServer) {
     assert!(!ended.stderr.contains("error") && !ended.stderr.contains("warn"), "{}", ended.stderr);
     scene.world.once().expect(0);
     scene.world.assert_exactly_once();
-    // A client that does not get its token is refused every second until it is used again: dozens of times here. On a busy machine
-    // one may get it some seconds late.
+    // A client is refused every second while it has no new token. On a busy machine it may get that some seconds late.
     assert!(scene.refused_logins() < refused + 20, "{}", scene.refused_logins() - refused);
 }
 
