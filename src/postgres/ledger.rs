@@ -262,8 +262,10 @@ impl Ledger for PgLedger {
     }
 
     fn still_has_epoch(&self) -> bool {
-        let is_ours = |epoch: &Epoch| epoch.is(self.last_epoch) || mutant::is("the epoch is not compared");
-        self.kept_epoch.as_ref().is_some_and(is_ours)
+        if mutant::is("the epoch is not compared") {
+            return self.kept_epoch.is_some();
+        }
+        self.kept_epoch.as_ref().is_some_and(|epoch| epoch.is(self.last_epoch))
     }
 
     fn go_on(&mut self) -> Result<()> {
