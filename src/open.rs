@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
 use self::ahead::Ahead;
-use self::warm::Moving;
+use self::warm::RowClients;
 pub use self::warm::Warm;
 use crate::clickhouse::{ClickHouseTarget, Http};
 use crate::config::{Config, TableConfig};
@@ -61,7 +61,7 @@ pub struct RealServers<'a> {
     kept_log: RefCell<Option<KafkaLog>>,
     http: RefCell<Option<Http>>,
     /// What the last run has moved rows through, and what this one leaves of it.
-    moving: RefCell<Moving>,
+    row_clients: RefCell<RowClients>,
     /// When the first of what is kept was opened.
     opened: Instant,
 }
@@ -71,7 +71,7 @@ impl<'a> RealServers<'a> {
     /// little else. What the last run has left open is used.
     #[must_use]
     pub fn new(leg: &'a LegContext<'a>, legs: Legs, warm: Warm) -> Self {
-        let Warm { session, log: mut kept_log, http, moving, opened, .. } = warm.usable();
+        let Warm { session, log: mut kept_log, http, row_clients, opened, .. } = warm.usable();
         let (mut log, mut target) = (None, None);
         if legs != Legs::Produce {
             // A run that waits for its lock is to see what the one before it has left.
@@ -82,8 +82,8 @@ impl<'a> RealServers<'a> {
                 ClickHouseTarget::described(http, &table)
             });
         }
-        let mut moving = moving.watched_by(leg.watchdog);
-        let renewed = moving.reader.take().and_then(|reader| {
+        let mut row_clients = row_clients.watched_by(leg.watchdog);
+        let renewed = row_clients.reader.take().and_then(|reader| {
             let (config, watchdog) = (leg.config.clone(), leg.watchdog.clone());
             Ahead::begin("reader", move || Ok(renew_reader(reader, &config, &watchdog)))
         });
@@ -93,7 +93,7 @@ impl<'a> RealServers<'a> {
             session: RefCell::new(session),
             kept_log: RefCell::new(kept_log),
             http: RefCell::default(),
-            moving: RefCell::new(moving),
+            row_clients: RefCell::new(row_clients),
             renewed: RefCell::new(renewed),
             opened,
             log: RefCell::new(log),
@@ -112,14 +112,14 @@ impl<'a> RealServers<'a> {
     #[must_use]
     pub fn into_warm(self) -> Warm {
         if let Some(reader) = self.renewed() {
-            self.moving.borrow_mut().reader = Some(reader);
+            self.row_clients.borrow_mut().reader = Some(reader);
         }
         let log = self.read_log.into_inner().and_then(Result::ok).or(self.kept_log.into_inner());
         Warm {
             session: self.session.into_inner(),
             log: log.and_then(|log| log.rested().ok()),
             http: self.http.into_inner(),
-            moving: self.moving.into_inner(),
+            row_clients: self.row_clients.into_inner(),
             opened: self.opened,
             left: Instant::now(),
         }
@@ -141,7 +141,7 @@ impl RealServers<'_> {
     fn limit(&self) -> Option<Result<Option<usize>>> {
         let asked = Ahead::take(&self.limit)?;
         Some(asked.map(|(limit, admin)| {
-            self.moving.borrow_mut().admin = admin;
+            self.row_clients.borrow_mut().admin = admin;
             limit
         }))
     }
@@ -188,7 +188,7 @@ impl Servers for RealServers<'_> {
 
     fn rows(&self, ledger: &PgLedger, highest: Vec<String>, clock_floor: i64) -> Result<Self::Rows> {
         let leg = self.leg;
-        let ready = self.moving.borrow_mut().reader.take().map(Ok).or_else(|| Ahead::take(&self.reader));
+        let ready = self.row_clients.borrow_mut().reader.take().map(Ok).or_else(|| Ahead::take(&self.reader));
         let session = ready.unwrap_or_else(|| connect_reader(leg.config, leg.watchdog))?;
         let (table, bytes) = (ledger.table(), leg.config.batch.bytes);
         if table.has_order() {
@@ -215,9 +215,9 @@ impl Servers for RealServers<'_> {
             let (of, watch) = (config.clone(), watchdog.clone());
             self.reader.replace(Ahead::begin("reader", move || connect_reader(&of, &watch)));
         }
-        self.moving.borrow_mut().reader = renewed;
+        self.row_clients.borrow_mut().reader = renewed;
         let (of, watch, table) = (config.clone(), watchdog.clone(), table.clone());
-        let admin = self.moving.borrow_mut().admin.take();
+        let admin = self.row_clients.borrow_mut().admin.take();
         self.limit.replace(Ahead::begin("limit", move || record_limit(&of, &table, &watch, admin)));
         if !through_kept {
             let writer = writer_of(self.leg, ledger, Some(likely_limit(config)));
@@ -227,7 +227,7 @@ impl Servers for RealServers<'_> {
             let target = self.target.take();
             self.target.replace(target.and_then(|target| target.then("calendar", ClickHouseTarget::with_calendar)));
             let log = self.log();
-            if self.moving.borrow().fence.is_none() {
+            if self.row_clients.borrow().fence.is_none() {
                 log.iter().for_each(|log| self.begin_fence(log));
             }
             self.read_log.replace(Some(log));
@@ -254,7 +254,7 @@ impl Servers for RealServers<'_> {
             let (of, watch) = (self.leg.config.clone(), self.leg.watchdog.clone());
             self.columns.replace(Ahead::begin("columns", move || connect(&of, "columns", &watch)));
         }
-        if self.fence.borrow().is_none() && self.moving.borrow().fence.is_none() {
+        if self.fence.borrow().is_none() && self.row_clients.borrow().fence.is_none() {
             self.begin_fence(log);
         }
     }
@@ -278,7 +278,7 @@ impl Servers for RealServers<'_> {
     }
 
     fn kept_writer(&self) -> Option<KafkaWriter> {
-        self.moving.borrow_mut().writer.take()
+        self.row_clients.borrow_mut().writer.take()
     }
 
     fn fits_kept_writer(&self, writer: &KafkaWriter) -> Result<bool> {
@@ -287,28 +287,28 @@ impl Servers for RealServers<'_> {
     }
 
     fn next_survey(&self) -> Of {
-        if self.moving.borrow().fence.is_some() { Of::Now } else { Of::Nobody }
+        if self.row_clients.borrow().fence.is_some() { Of::Now } else { Of::Nobody }
     }
 
-    fn keep_way(&self, writer: KafkaWriter, rows: Self::Rows) {
+    fn keep_pipeline(&self, writer: KafkaWriter, rows: Self::Rows) {
         if self.leg.config.kafka.transactional {
-            let mut moving = self.moving.borrow_mut();
-            moving.writer = Some(writer);
-            moving.reader = Some(rows.into_session());
-            moving.used = Some(Instant::now());
+            let mut row_clients = self.row_clients.borrow_mut();
+            row_clients.writer = Some(writer);
+            row_clients.reader = Some(rows.into_session());
+            row_clients.used = Some(Instant::now());
         }
     }
 
     fn keep_fence(&self, fence: KafkaWriter) {
         if self.leg.config.kafka.transactional {
-            let mut moving = self.moving.borrow_mut();
-            moving.fence = Some(fence);
-            moving.used = Some(Instant::now());
+            let mut row_clients = self.row_clients.borrow_mut();
+            row_clients.fence = Some(fence);
+            row_clients.used = Some(Instant::now());
         }
     }
 
     fn fence(&self, log: &KafkaLog) -> Result<KafkaWriter> {
-        if let Some(kept) = self.moving.borrow_mut().fence.take() {
+        if let Some(kept) = self.row_clients.borrow_mut().fence.take() {
             return Ok(kept);
         }
         Ahead::take(&self.fence).unwrap_or_else(|| open_fence(self.leg, log))

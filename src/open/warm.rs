@@ -25,7 +25,7 @@ pub struct Warm {
     pub session: Option<Session>,
     pub(super) log: Option<KafkaLog>,
     pub(super) http: Option<Http>,
-    pub(super) moving: Moving,
+    pub(super) row_clients: RowClients,
     /// When they were opened.
     pub(super) opened: Instant,
     /// When the last run has left them.
@@ -34,7 +34,7 @@ pub struct Warm {
 
 /// What only a run needs that moves something.
 #[derive(Default)]
-pub(super) struct Moving {
+pub(super) struct RowClients {
     pub writer: Option<KafkaWriter>,
     pub reader: Option<Session>,
     pub fence: Option<KafkaWriter>,
@@ -46,7 +46,7 @@ pub(super) struct Moving {
 impl Default for Warm {
     fn default() -> Self {
         let now = Instant::now();
-        Self { session: None, log: None, http: None, moving: Moving::default(), opened: now, left: now }
+        Self { session: None, log: None, http: None, row_clients: RowClients::default(), opened: now, left: now }
     }
 }
 
@@ -55,18 +55,18 @@ impl Warm {
     pub(super) fn usable(self) -> Self {
         let mut usable =
             if self.opened.elapsed() < LONGEST && self.left.elapsed() < FRESH { self } else { Self::default() };
-        if usable.moving.used.is_none_or(|used| used.elapsed() >= SILENT) {
-            usable.moving = Moving::default();
+        if usable.row_clients.used.is_none_or(|used| used.elapsed() >= SILENT) {
+            usable.row_clients = RowClients::default();
         }
         if usable.session.is_none() {
             // The epoch was its.
-            (usable.moving.writer, usable.moving.reader) = (None, None);
+            (usable.row_clients.writer, usable.row_clients.reader) = (None, None);
         }
         usable
     }
 }
 
-impl Moving {
+impl RowClients {
     /// The same for another run, whose watchdog it gets.
     pub fn watched_by(self, watchdog: &Watchdog) -> Self {
         let Self { writer, reader, fence, admin, used } = self;

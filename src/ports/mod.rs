@@ -121,7 +121,7 @@ pub trait Servers {
     /// 78 if the client refuses its configuration.
     fn fence(&self, log: &Self::Log) -> Result<Self::Fence>;
 
-    /// The producer of the source's rows that an earlier run of this process has [kept](Self::keep_way), of the ledger's present
+    /// The producer of the source's rows that an earlier run of this process has [kept](Self::keep_pipeline), of the ledger's present
     /// session.
     fn kept_writer(&self) -> Option<Self::Fence> {
         None
@@ -141,7 +141,7 @@ pub trait Servers {
     }
 
     /// Takes back what a leg that ended well has sent and read through, for the next run of this process.
-    fn keep_way(&self, writer: Self::Fence, rows: Self::Rows) {
+    fn keep_pipeline(&self, writer: Self::Fence, rows: Self::Rows) {
         drop((writer, rows));
     }
 

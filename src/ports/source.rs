@@ -250,7 +250,7 @@ pub trait Ledger {
     ///
     /// # Errors
     /// PostgreSQL's.
-    fn go_on(&mut self) -> Result<()> {
+    fn resume(&mut self) -> Result<()> {
         self.take_epoch()
     }
 

@@ -105,7 +105,7 @@ impl Epoch {
     }
 
     /// One that an earlier run has taken, and [kept](Self::into_kept).
-    pub fn again(source: String, topic: &str, number: i64) -> Self {
+    pub fn resumed(source: String, topic: &str, number: i64) -> Self {
         Self { source, topic: topic.to_owned(), number }
     }
 

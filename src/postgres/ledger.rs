@@ -92,7 +92,7 @@ impl PgLedger {
         let (topic, table) = (table.topic.clone(), SourceTable::of(&mut session, table, found)?);
         let held = held_table(own.first(), &table.name)?;
         let kept_epoch = session.epoch.take().filter(|(source, _)| *source == table.name);
-        let kept_epoch = kept_epoch.map(|(source, number)| Epoch::again(source, &topic, number));
+        let kept_epoch = kept_epoch.map(|(source, number)| Epoch::resumed(source, &topic, number));
         Ok(Self {
             session,
             table,
@@ -268,7 +268,7 @@ impl Ledger for PgLedger {
         self.kept_epoch.as_ref().is_some_and(|epoch| epoch.is(self.last_epoch))
     }
 
-    fn go_on(&mut self) -> Result<()> {
+    fn resume(&mut self) -> Result<()> {
         let kept = self.kept_epoch.take();
         self.write_under(kept.ok_or_else(|| Error::bug(self.what("flag rows of"), "no epoch was kept"))?)
     }

@@ -147,7 +147,7 @@ impl Servers for SimServers {
         if has_fence { Of::Now } else { Of::Nobody }
     }
 
-    fn keep_way(&self, writer: SimWriter, _: SimRows) {
+    fn keep_pipeline(&self, writer: SimWriter, _: SimRows) {
         self.keep(|kept| kept.writer = Some(writer));
     }
 

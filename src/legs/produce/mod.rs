@@ -60,13 +60,13 @@ pub fn run<S: Servers>(
     if highest.is_none() && !ledger.has_held() {
         return Ok(None);
     }
-    let may_go_on = highest.is_some() && !ledger.has_held() && ledger.still_has_epoch();
-    let kept = if may_go_on { servers.kept_writer() } else { None };
+    let may_resume = highest.is_some() && !ledger.has_held() && ledger.still_has_epoch();
+    let kept = if may_resume { servers.kept_writer() } else { None };
     servers.expect_rows(ledger, kept.is_some());
     if let (Some(writer), Some(highest)) = (kept, &highest) {
-        if let Some(way) = go_on(leg, servers, ledger, writer, &checkpoint, highest.clone())? {
+        if let Some(pipeline) = resume(leg, servers, ledger, writer, &checkpoint, highest.clone())? {
             let before = report.clone();
-            match move_rows(leg, servers, ledger, way, report) {
+            match move_rows(leg, servers, ledger, pipeline, report) {
                 Err(error) if error.exit_code() == ExitCode::Locked && report.records_sent == before.records_sent => {
                     // Another run has taken over, or one that ended before it sent anything has fenced this one.
                     ledger.checkpoint()?;
@@ -87,11 +87,11 @@ pub fn run<S: Servers>(
     ledger.begin_records(Some(&recovery.checkpoint.offsets))?;
     let rows = servers.rows(ledger, highest, recovery.checkpoint.timestamp_floor)?;
     let (reader, size) = reader_of(leg, rows, &log, &recovery);
-    move_rows(leg, servers, ledger, Way { reader, size, writer, log, recovery }, report)
+    move_rows(leg, servers, ledger, Pipeline { reader, size, writer, log, recovery }, report)
 }
 
 /// What rows go through, once nothing has to be recovered any more.
-struct Way<U, W, L> {
+struct Pipeline<U, W, L> {
     reader: Reader<U>,
     size: BatchSize,
     writer: W,
@@ -100,25 +100,25 @@ struct Way<U, W, L> {
 }
 
 /// The same, of the servers' kinds.
-type WayOf<S> = Way<<S as Servers>::Rows, <S as Servers>::Fence, <S as Servers>::Log>;
+type PipelineOf<S> = Pipeline<<S as Servers>::Rows, <S as Servers>::Fence, <S as Servers>::Log>;
 
 /// Goes on where the last run of this process has ended; `None` if the topic is not as that has left it. The first rows are read
 /// beside: nobody else can have sent them, or only after this, and shuts this run out before.
-fn go_on<S: Servers>(
+fn resume<S: Servers>(
     leg: &LegContext<'_>,
     servers: &S,
     ledger: &mut S::Ledger,
     writer: S::Fence,
     checkpoint: &Checkpoint,
     highest: Vec<String>,
-) -> Result<Option<WayOf<S>>> {
+) -> Result<Option<PipelineOf<S>>> {
     let mut log = servers.log()?;
     let rows = servers.rows(ledger, highest, checkpoint.timestamp_floor)?;
     let recovery = Recovery { checkpoint: checkpoint.clone(), ..Recovery::default() };
     let (mut reader, size) = reader_of(leg, rows, &log, &recovery);
     let survey = || Ok((log.survey(Of::Nobody)?, servers.fits_kept_writer(&writer)?));
     let look = || servers.both("first rows", || reader.read_ahead(), survey);
-    let ((), ((), (survey, fits))) = servers.both("epoch", || ledger.go_on(), look)?;
+    let ((), ((), (survey, fits))) = servers.both("epoch", || ledger.resume(), look)?;
     let stands_at = |partition: &i32| checkpoint.offsets.get(partition).copied().unwrap_or_default();
     let is_at_end = survey.written.iter().all(|(partition, end)| stands_at(partition) == *end);
     let is_whole = checkpoint.offsets.keys().all(|partition| survey.written.contains_key(partition));
@@ -128,7 +128,7 @@ fn go_on<S: Servers>(
     }
     let checkpoint = Checkpoint { offsets: survey.written, timestamp_floor: checkpoint.timestamp_floor };
     ledger.begin_records(Some(&checkpoint.offsets))?;
-    Ok(Some(Way { reader, size, writer, log, recovery: Recovery { checkpoint, ..Recovery::default() } }))
+    Ok(Some(Pipeline { reader, size, writer, log, recovery: Recovery { checkpoint, ..Recovery::default() } }))
 }
 
 fn reader_of<U: UnsentRows>(
@@ -182,10 +182,10 @@ fn move_rows<S: Servers>(
     leg: &LegContext<'_>,
     servers: &S,
     ledger: &mut S::Ledger,
-    way: WayOf<S>,
+    pipeline: PipelineOf<S>,
     report: &mut ProduceReport,
 ) -> Result<Option<Checkpoint>> {
-    let Way { mut reader, size, writer, mut log, recovery } = way;
+    let Pipeline { mut reader, size, writer, mut log, recovery } = pipeline;
     let (config, progress, order) = (leg.config, &leg.progress, order_of(leg));
     let mut flagger = Flagger::new(ledger, &recovery, flagging_pace(config.batch.rows), order != Order::Any);
     // A producer that was kept saves the next leg its fence, and so the ends can be taken beside the last flags.
@@ -265,7 +265,7 @@ fn move_rows<S: Servers>(
         }
     }
     ledger.keep_epoch();
-    servers.keep_way(sender.into_fence(), reader.into_rows());
+    servers.keep_pipeline(sender.into_fence(), reader.into_rows());
     servers.keep_log(log);
     Ok(later)
 }

@@ -139,7 +139,7 @@ impl Ledger for SimLedger {
         self.kept_epoch != 0 && (self.kept_epoch == self.last_epoch || mutant::is("the epoch is not compared"))
     }
 
-    fn go_on(&mut self) -> Result<()> {
+    fn resume(&mut self) -> Result<()> {
         self.read("postgres: go on under the epoch", |_| Ok(()))?;
         self.epoch = std::mem::take(&mut self.kept_epoch);
         Ok(())
