@@ -230,7 +230,8 @@ fn too_many_bad_records_stop_the_run() {
 
 #[test]
 fn a_view_that_refuses_what_the_target_has_stored_doubles_nothing() {
-    let world = impatient("view");
+    let world = World::new("view");
+    world.stop_merges();
     world.ch("CREATE MATERIALIZED VIEW {t}_v ENGINE = MergeTree ORDER BY x AS SELECT toInt32(event_type) x FROM {t}");
     world.send_logins(7);
     let ended = world.run(&["consume", "--json"]).expect(65);
