@@ -33,9 +33,9 @@ fn inserts_that_a_slow_link_takes_too_long_for_get_smaller() {
 #[test]
 fn batches_that_a_slow_broker_or_a_slow_postgres_takes_too_long_for_get_smaller() {
     for before in [Proxy::before_kafka as fn(&mut World) -> Proxy, Proxy::before_postgres] {
-        let mut world = wide_rows("slow_batches", 2_000, 3);
+        let mut world = wide_rows("slow_batches", 2_500, 8);
         let proxy = before(&mut world);
-        proxy.slow(MEGABYTE);
+        proxy.slow(MEGABYTE / 2);
         world.run(&["produce"]).expect(0);
         proxy.pass();
         drop(proxy);
