@@ -3,14 +3,11 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::tokens::Tokens;
+use super::tokens::{PAUSE, Tokens};
 use crate::sync;
 
 /// How often an idle client is polled.
 const EVERY: Duration = Duration::from_millis(500);
-
-/// How long a source of tokens that has failed is left alone.
-const PAUSE: Duration = Duration::from_secs(10);
 
 /// A client that may be polled while it is idle.
 pub(super) trait Idle: Send + Sync + 'static {

@@ -10,8 +10,8 @@ pub use self::token::Token;
 use crate::config::{Config, TokenSource};
 use crate::error::{Error, ExitCode, Result};
 
-/// How long a source that has failed is left alone while there is a token that is still good.
-const PAUSE: Duration = Duration::from_secs(10);
+/// How long a source that has failed is left alone: while its last token is still good, and by idle clients.
+pub(super) const PAUSE: Duration = Duration::from_secs(10);
 
 /// Those of the sources that this process has asked: one.
 static SHARED: Mutex<Vec<Arc<Tokens>>> = Mutex::new(Vec::new());
