@@ -168,7 +168,7 @@ impl Context {
     pub fn is_past(&self, error: &KafkaError) -> bool {
         error.rdkafka_error_code() == Some(Code::Authentication)
             && self.login.tokens().is_some()
-            && self.login.failure("log in").is_none()
+            && !self.login.has_failed()
             && self.last_reported() != Some(Code::Authentication)
     }
 
@@ -196,7 +196,7 @@ impl Context {
             match self.last_reported() {
                 Some(Code::Authentication) => return answer,
                 Some(code) if is_refused(code) => return answer,
-                _ if self.login.failure("log in").is_some() => return answer,
+                _ if self.login.has_failed() => return answer,
                 // A single failed handshake or refused connection may be a broker that has just ended; librdkafka reports it
                 // once, however often it fails again.
                 Some(Code::SSL) if is_suspect => return answer,

@@ -19,9 +19,9 @@ use super::consumer::{Consumer as Reader, FAR, NEAR, connected_far, consumer};
 use super::headers;
 use crate::config::Config;
 use crate::data::{Headers, Offsets, Record};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ports::topic::{Committed, End, Of, Polled, Survey, TopicLog};
-use crate::sync::{self, scope, spawn_scoped};
+use crate::sync;
 use crate::threads::both;
 use crate::threads::watchdog::Watchdog;
 
@@ -370,21 +370,10 @@ impl TopicLog for KafkaLog {
         }
     }
 
-    fn survey_beside<T>(&mut self, of: Of, work: impl FnOnce() -> T) -> (Result<Survey>, T) {
-        scope(|scope| {
-            let log = &mut *self;
-            let asked = spawn_scoped(scope, "survey", move || log.query_all(of));
-            let done = work();
-            let survey = match asked {
-                Ok(asked) => asked.join().map_err(|_| Error::bug("cannot survey the topic", "the thread has ended")),
-                Err(error) => Ok(Err(Error::unavailable(
-                    "cannot survey the topic",
-                    error,
-                    "raise the limit on threads (ulimit -u)",
-                ))),
-            };
-            (survey.and_then(|survey| survey), done)
-        })
+    fn survey_beside<T>(&mut self, of: Of, work: impl FnOnce() -> Result<T>) -> Result<(Survey, T)> {
+        let (survey, done) = both("survey", || Ok(self.query_all(of)), || Ok(work()))?;
+        let done = done?;
+        Ok((survey?, done))
     }
 
     fn keep_survey(&mut self, survey: Survey) {

@@ -92,7 +92,13 @@ impl Login {
         self.tokens.is_some() && state.expires.is_none() && state.failed.is_none()
     }
 
-    /// Why `what` cannot be done, if the client has no token that is good.
+    /// Whether the client has no token that is good, and gets none.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failure("log in").is_some()
+    }
+
+    /// Why `what` cannot be done, if the client [has failed](Self::has_failed).
     #[must_use]
     pub fn failure(&self, what: &str) -> Option<Error> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -114,9 +114,12 @@ pub trait TopicLog {
     }
 
     /// The same beside `work`, and what that has returned.
-    fn survey_beside<T>(&mut self, of: Of, work: impl FnOnce() -> T) -> (Result<Survey>, T) {
-        let done = work();
-        (self.survey(of), done)
+    ///
+    /// # Errors
+    /// That of `work`, or Kafka's.
+    fn survey_beside<T>(&mut self, of: Of, work: impl FnOnce() -> Result<T>) -> Result<(Survey, T)> {
+        let done = work()?;
+        Ok((self.survey(of)?, done))
     }
 
     /// Keeps a survey for the leg that follows.

@@ -195,7 +195,7 @@ impl PgOldRows {
         Ok(deleted)
     }
 
-    /// Those partitions that have no other rows than so many: the number of each, by its OID.
+    /// The partitions that have exactly as many rows as given: the number of each, by its OID.
     ///
     /// # Errors
     /// Any PostgreSQL error.

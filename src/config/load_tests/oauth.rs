@@ -31,8 +31,8 @@ fn a_token_comes_from_where_a_password_would_be_or_from_a_server() {
     let text = format!("[kafka]\n{SERVER}oauth_scope = \"kafka\"\n{PROPERTIES}");
     let explained = with_file(&text, &[("PG2CH_KAFKA_OAUTH_CLIENT_SECRET", "hunter2")]).unwrap();
     let Some(TokenSource::Server(server)) = &explained.config.kafka.token_source else { panic!("no server") };
-    let told = (&*server.url, &*server.client_id, server.scope.as_deref());
-    assert_eq!(told, ("https://h/token", "pg2ch", Some("kafka")));
+    let found = (&*server.url, &*server.client_id, server.scope.as_deref());
+    assert_eq!(found, ("https://h/token", "pg2ch", Some("kafka")));
     assert_eq!(server.client_secret.take().unwrap().reveal(), "hunter2");
     assert!(!format!("{explained:?}").contains("hunter2"));
     let secret = explained.settings.iter().find(|setting| setting.key == "kafka.oauth_client_secret").unwrap();

@@ -24,8 +24,8 @@ use crate::report::Lost;
 enum Verdict {
     /// It is an end.
     Ended(Ended),
-    /// The same INSERT may go again.
-    Again(Error),
+    /// The same INSERT may be repeated.
+    Repeat(Error),
 }
 
 /// One INSERT under way.
@@ -81,7 +81,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                     let is_memory = refused.cause == Cause::Memory;
                     match self.refused(&block, refused)? {
                         Verdict::Ended(ended) => return Ok(ended),
-                        Verdict::Again(error) => (error, is_memory),
+                        Verdict::Repeat(error) => (error, is_memory),
                     }
                 }
                 Inserted::Unknown(error) => {
@@ -146,7 +146,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         let Refused { reason, cause, error } = refused;
         let has_views = !self.rules.description.views.is_empty();
         if cause.passes() && !has_views {
-            return Ok(Verdict::Again(error));
+            return Ok(Verdict::Repeat(error));
         }
         if !cause.passes() {
             self.require_unaltered(&reason)?;
@@ -155,7 +155,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         if held == 0 {
             return match cause {
                 Cause::Rows => Ok(Verdict::Ended(Ended::Refused(reason))),
-                Cause::Memory | Cause::Moment => Ok(Verdict::Again(error)),
+                Cause::Memory | Cause::Moment => Ok(Verdict::Repeat(error)),
                 Cause::Statement => Err(error),
             };
         }
@@ -165,7 +165,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         }
         if block.is_unanswered && cause.passes() {
             // The rows may be the first attempt's, with the views whole: only a reply shows that.
-            return Ok(Verdict::Again(error));
+            return Ok(Verdict::Repeat(error));
         }
         self.committer.note_refused(block.ranges);
         if let Err(error) = self.committer.flush() {

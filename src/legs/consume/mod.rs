@@ -82,8 +82,8 @@ pub fn run<S: Servers>(
     report: &mut ConsumeReport,
 ) -> Result<()> {
     for _ in 1..ATTEMPTS {
-        let mut again = None;
-        match (attempt(leg, servers, produced, report, &mut again), again) {
+        let mut retry = None;
+        match (attempt(leg, servers, produced, report, &mut retry), retry) {
             (Err(error), Some(how)) => log::info!("{error}\n{how}"),
             (ended, _) => return ended,
         }
@@ -92,14 +92,14 @@ pub fn run<S: Servers>(
 }
 
 /// How another attempt differs, if a failure calls for one.
-type Again = Option<&'static str>;
+type Retry = Option<&'static str>;
 
 fn attempt<S: Servers>(
     leg: &LegContext<'_>,
     servers: &S,
     produced: Produced<'_>,
     report: &mut ConsumeReport,
-    again: &mut Again,
+    retry: &mut Retry,
 ) -> Result<()> {
     let (config, table) = (leg.config, leg.table);
     let mut log = servers.log()?;
@@ -175,7 +175,7 @@ fn attempt<S: Servers>(
     let types = if produced.columns.is_empty() { &servers.record_types()? } else { produced.types };
     // A kept survey's are not older than the records of this run, behind which lie the markers of their transactions alone.
     let read_to = if fence.is_kept() { before_markers(&ends, produced.delivered) } else { ends.clone() };
-    copy(leg, servers, log, target, calendar, &description, types, fence, start, (&read_to, &ends), report, again)
+    copy(leg, servers, log, target, calendar, &description, types, fence, start, (&read_to, &ends), report, retry)
 }
 
 /// Whether everything that was written can be read: no transaction of anybody else hides a part of it.
@@ -206,7 +206,7 @@ fn copy<S: Servers>(
     start: Start,
     (read_to, ends): (&Offsets, &Offsets),
     report: &mut ConsumeReport,
-    again: &mut Again,
+    retry: &mut Retry,
 ) -> Result<()> {
     let (config, table, progress) = (leg.config, leg.table, &leg.progress);
     progress.begin_records(start.behind(ends));
@@ -277,9 +277,9 @@ fn copy<S: Servers>(
     report_lacking(preparer.lacking(), report);
     let is_shut_out = ended.as_ref().is_err_and(|error| error.exit_code() == ExitCode::Locked);
     if inserter.is_altered() {
-        *again = Some("its columns are read anew, and its rows encoded again");
+        *retry = Some("its columns are read anew, and its rows encoded again");
     } else if is_kept && is_shut_out && !inserter.committer().has_committed() {
-        *again =
+        *retry =
             Some("another run has moved the offsets since the last one of this process: this one fences in its turn");
     }
     if ended.is_ok() {

@@ -209,11 +209,7 @@ fn move_rows<S: Servers>(
                 let before = flagger.flagged();
                 match surveys.filter(|_| is_read.load(Ordering::Relaxed)) {
                     None => flagger.step(&sent)?,
-                    Some(of) => {
-                        let (found, flagged) = log.survey_beside(of, || flagger.step(&sent));
-                        flagged?;
-                        survey = Some(found?);
-                    }
+                    Some(of) => survey = Some(log.survey_beside(of, || flagger.step(&sent))?.0),
                 }
                 progress.flagged(flagger.flagged() - before);
                 Ok(())

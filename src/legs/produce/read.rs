@@ -311,7 +311,7 @@ mod tests {
     use crate::ports::limits::Limits;
     use crate::shutdown::Shutdown;
 
-    /// A table that is written faster than it is read; or one of so many rows, of which a pass gives some.
+    /// A table that is written faster than it is read, or one of `left` rows, of which a pass gives some.
     struct Rows {
         left: usize,
         grows: bool,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::common::servers::OwnServers;
 use crate::common::{Ended, KILLED, USER_LOGINS, World, signal, signal_process};
 
-/// The process, whose log tells how each run begins; more in its environment.
+/// The process, whose log says how each run begins; more in its environment.
 fn start(world: &World, more: &[(&str, &str)]) -> Child {
     let mut command = world.command(&["--every", "1s", "-v"]);
     command.envs(more.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -89,8 +89,8 @@ fn a_run_of_another_host_in_between_makes_the_next_one_fence_anew() {
         world.wait_until(|world| world.unsent() == 0, "the rows of either");
         assert!(!goes_on(&mut world) || goes_on(&mut world), "it moves rows");
     }
-    let told = ends_well(&mut world, run);
-    assert!(!told.contains("error:"), "{told}");
+    let log = ends_well(&mut world, run);
+    assert!(!log.contains("error:"), "{log}");
 }
 
 #[test]
@@ -106,9 +106,9 @@ fn a_committer_that_another_run_has_fenced_is_made_anew() {
     signal("CONT", &run);
 
     world.wait_until(goes_on, "a run that goes on with its rows");
-    let told = ends_well(&mut world, run);
-    assert!(told.contains("this one fences in its turn"), "{told}");
-    assert!(!told.contains("error:"), "{told}");
+    let log = ends_well(&mut world, run);
+    assert!(log.contains("this one fences in its turn"), "{log}");
+    assert!(!log.contains("error:"), "{log}");
 }
 
 #[test]
@@ -131,8 +131,8 @@ fn a_producer_that_a_run_has_fenced_which_then_ended_is_made_anew() {
     assert!([69, 75, 0].contains(&other.end().code));
     signal("CONT", &run);
     goes_on(&mut world);
-    let told = ends_well(&mut world, run);
-    assert!(!told.contains("error:"), "{told}");
+    let log = ends_well(&mut world, run);
+    assert!(!log.contains("error:"), "{log}");
 }
 
 /// Each point with the passing that is the first of the second run with a row.

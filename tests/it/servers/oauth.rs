@@ -80,13 +80,13 @@ impl Scene {
         log.matches("Failed authentication").count()
     }
 
-    /// Runs once: it ends with `code` within `limit` seconds, and says each of `told`.
+    /// Runs once: it ends with `code` within `limit` seconds, and its messages have each of `says`.
     #[track_caller]
-    fn ends(&self, code: i32, limit: u64, told: &[&str]) {
+    fn ends(&self, code: i32, limit: u64, says: &[&str]) {
         let begun = Instant::now();
         let ended = self.world.run(&["--once"]).expect(code);
         assert!(begun.elapsed() < Duration::from_secs(limit), "{:?}: {}", begun.elapsed(), ended.stderr);
-        for part in told {
+        for part in says {
             assert!(ended.stderr.contains(part), "{part:?} is not in {}", ended.stderr);
         }
         assert!(!ended.stderr.contains("hunter2") && !ended.stderr.contains("the brokers run"), "{}", ended.stderr);
@@ -267,7 +267,7 @@ fn refused(scene: &mut Scene, server: &TokenServer) {
 
     scene.log_in_by_server(server);
     let page = "<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body><p>long</p></body></html>";
-    for (does, code, told) in [
+    for (does, code, says) in [
         (
             Does::Says("401 Unauthorized", "{\"error\":\"invalid_client\",\"error_description\":\"wrong\"}"),
             77,
@@ -282,7 +282,7 @@ fn refused(scene: &mut Scene, server: &TokenServer) {
         (Does::Sleeps, 69, "timeout"),
     ] {
         server.does(does);
-        scene.ends(code, 20, &["cannot get a token for Kafka from http://127.0.0.1", told]);
+        scene.ends(code, 20, &["cannot get a token for Kafka from http://127.0.0.1", says]);
     }
     let ended = scene.world.run(&["check"]).expect(69);
     assert!(ended.stdout.contains("cannot get a token for Kafka"), "{}", ended.stdout);
@@ -360,8 +360,8 @@ fn a_source_that_fails_under_a_run(scene: &mut Scene, server: &TokenServer) {
     let failed = Instant::now();
     let ended = Ended::after(run).expect(69);
     assert!(failed.elapsed() < Duration::from_secs(u64::from(SHORT) + 30), "{:?}", failed.elapsed());
-    for told in ["cannot get a token for Kafka from", "status 500", "the present token is still good"] {
-        assert!(ended.stderr.contains(told), "{told:?} is not in {}", ended.stderr);
+    for says in ["cannot get a token for Kafka from", "status 500", "the present token is still good"] {
+        assert!(ended.stderr.contains(says), "{says:?} is not in {}", ended.stderr);
     }
     assert!(!ended.stderr.contains("the brokers run"), "{}", ended.stderr);
     server.does(Does::Gives(600));

@@ -112,14 +112,17 @@ impl TopicLog for SimLog {
     }
 
     /// One of them after the other.
-    fn survey_beside<T>(&mut self, of: Of, work: impl FnOnce() -> T) -> (Result<Survey>, T) {
+    fn survey_beside<T>(&mut self, of: Of, work: impl FnOnce() -> Result<T>) -> Result<(Survey, T)> {
         let is_first = self.run.world().one_in(2);
         if is_first {
             let survey = self.survey(of);
-            return (survey, work());
+            let done = work()?;
+            return Ok((survey?, done));
         }
         let done = work();
-        (self.survey(of), done)
+        let survey = self.survey(of);
+        let done = done?;
+        Ok((survey?, done))
     }
 
     fn keep_survey(&mut self, survey: Survey) {
