@@ -1,6 +1,7 @@
 """Apache Kafka in KRaft mode: one process that is broker and controller, or three of them that are a cluster."""
 
 import base64
+import contextlib
 import functools
 import glob
 import hashlib
@@ -247,17 +248,22 @@ class Kafka(Server):
                 self.format()
 
     def format(self):
-        """Make the folder of the data. That of another broker of the cluster, new as it is, serves as well, under another name."""
+        """Make the folder of the data. Kafka's own command does so once: what it writes is the same for all, but for two ids."""
+        identity = hashlib.sha256(repr((CLUSTER_ID, SCRAM_USERS)).encode()).hexdigest()[:12]
+        formatted = self.libraries() / f"formatted-{identity}"
+        # What an earlier try has left would be refused.
         shutil.rmtree(self.data, ignore_errors=True)
-        others = (self.directory / kind.name for kind in self.nodes() if kind.name != self.name)
-        formatted = next((data for data in others if set(os.listdir(data) if data.exists() else []) == NEW), None)
-        if formatted:
-            shutil.copytree(formatted, self.data)
-            properties = self.data / "meta.properties"
-            text = re.sub(r"(?m)^node.id=.*", f"node.id={self.node}", properties.read_text())
-            properties.write_text(re.sub(r"(?m)^directory.id=.*", f"directory.id={random_id()}", text))
-        else:
+        if not formatted.exists():
             run(self.java(self.TOOL, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", self.settings(), *SCRAM_USERS))
+            unfinished = formatted.with_suffix(f".{os.getpid()}")
+            shutil.copytree(self.data, unfinished)
+            with contextlib.suppress(OSError):  # Another process was first.
+                unfinished.rename(formatted)
+            shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(formatted, self.data, dirs_exist_ok=True)
+        properties = self.data / "meta.properties"
+        text = re.sub(r"(?m)^node.id=.*", f"node.id={self.node}", properties.read_text())
+        properties.write_text(re.sub(r"(?m)^directory.id=.*", f"directory.id={random_id()}", text))
 
     def command(self):
         options = self.BROKER if len(self.nodes()) == 1 else self.ONE_OF_THREE
@@ -295,8 +301,6 @@ class Kafka3(Kafka2):
 
 # One broker's folder at a time is made.
 FORMATTING = threading.Lock()
-# What is in a folder whose broker has not run yet.
-NEW = {"meta.properties", "bootstrap.checkpoint"}
 
 
 def random_id():

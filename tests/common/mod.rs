@@ -47,6 +47,8 @@ pub struct World {
     pub pg: Client,
     /// More lines for the configuration's sections: section → lines.
     pub settings: BTreeMap<&'static str, String>,
+    /// Whether topic and target are left on the servers.
+    pub stays: bool,
     dir: PathBuf,
 }
 
@@ -76,7 +78,7 @@ impl World {
         std::fs::create_dir_all(&dir).unwrap();
         let mut pg = servers.session();
         pg.batch_execute(&format!("CREATE TABLE public.{name} ({columns})")).unwrap();
-        let world = Self { servers, name, pg, settings: BTreeMap::new(), dir };
+        let world = Self { servers, name, pg, settings: BTreeMap::new(), stays: false, dir };
         world.create_topic(&world.name.clone(), partitions, &[]);
         world
     }
@@ -178,8 +180,19 @@ impl World {
 }
 
 impl Drop for World {
+    /// What a test leaves on the shared servers slows them for those that follow. A failed one leaves it, to be looked at.
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
+        if self.stays || std::thread::panicking() {
+            return;
+        }
+        let shared = Servers::shared();
+        if self.servers.brokers == shared.brokers {
+            self.try_to_delete_topics();
+        }
+        if self.servers.clickhouse_url == shared.clickhouse_url {
+            let _ = shared.clickhouse().send(&format!("DROP TABLE IF EXISTS analytics.{}", self.name), &[], &[]);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A world's topic: made, changed, deleted, and what committed readers see of it.
 
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rdkafka::admin::{
@@ -15,6 +16,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::World;
+use super::servers::Servers;
 
 /// A record as a consumer of committed records sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,8 +32,11 @@ pub struct Seen {
 }
 
 impl World {
-    pub fn admin(&self) -> AdminClient<DefaultClientContext> {
-        self.client().create().unwrap()
+    /// The shared brokers' client is made once: to end one takes a tenth of a second.
+    pub fn admin(&self) -> Arc<AdminClient<DefaultClientContext>> {
+        static SHARED: OnceLock<Arc<AdminClient<DefaultClientContext>>> = OnceLock::new();
+        let make = || Arc::new(self.client().create().unwrap());
+        if self.servers.brokers == Servers::shared().brokers { SHARED.get_or_init(make).clone() } else { make() }
     }
 
     /// A client's configuration for the brokers of this world.
@@ -80,6 +85,12 @@ impl World {
         let results = pollster::block_on(self.admin().delete_topics(&[topic], &admin_options())).unwrap();
         results.into_iter().for_each(|result| drop(result.unwrap()));
         self.wait_for("the topic to vanish", || self.metadata(topic).is_ok_and(|m| m.topics()[0].error().is_some()));
+    }
+
+    /// Asks the broker to delete the world's topics. Whether it does, and when, nobody looks.
+    pub(super) fn try_to_delete_topics(&self) {
+        let topics = [&self.name, &format!("{}.dead", self.name)];
+        let _ = pollster::block_on(self.admin().delete_topics(&topics.map(String::as_str), &admin_options()));
     }
 
     fn metadata(&self, topic: &str) -> Result<Metadata, KafkaError> {

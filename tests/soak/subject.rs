@@ -39,7 +39,9 @@ impl<'a> Subject<'a> {
     /// The same on other servers.
     pub fn on(servers: Servers, chunk: &Chunk, tally: &'a mut Tally) -> Self {
         let mut rng = Rng::with_seed(chunk.seed);
-        let world = World::on(servers, "soak", super::common::USER_LOGINS, rng.i32(1..=4));
+        let mut world = World::on(servers, "soak", super::common::USER_LOGINS, rng.i32(1..=4));
+        // At the end of everything it is compared once more.
+        world.stays = true;
         tally.table.clone_from(&world.name);
         never_merge(&world);
         let batches = format!("rows = {}\ninsert_rows = {}", rng.u32(5..=12), rng.u32(10..=40));
