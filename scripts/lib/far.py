@@ -10,9 +10,11 @@ import quick
 RELAY = pathlib.Path(__file__).resolve().parent / "relay.py"
 # Milliseconds that a round trip takes.
 TRIPS = [0, 2, 10, 40]
-ROWS = 100_000
-HEAD = ["round trip", "program", "idle run", "one new row", f"{ROWS:,} rows: produce", "consume"]
 LEGS = ["idle run", "one new row", "produce", "consume"]
+
+
+def head(rows):
+    return ["round trip", "program", "idle run", "one new row", f"{rows:,} rows: produce", "consume"]
 
 
 class Network:
@@ -42,9 +44,9 @@ class Network:
         self.process.wait(10)
 
 
-def measure(bench, rounds, programs):
+def measure(bench, rounds, rows, programs):
     """Every program at every distance in turn, round after round; a line for each of both, with medians."""
-    name, path = bench.table(ROWS)
+    name, path = bench.table(rows)
     network = Network(bench.servers)
     found = {(trip, program): [] for trip in TRIPS for program in programs}
     try:
