@@ -146,14 +146,19 @@ def port_is_free(port):
 Process = collections.namedtuple("Process", "parent started state")
 
 
+def stat_of(path):
+    """The fields of a `stat` file of /proc: of the process or thread with that folder, from its state on."""
+    # The command name, in parentheses, may hold anything; the fields begin after the last one.
+    return pathlib.Path(path, "stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
 def process_table():
     """Every process by its pid. A process in state Z is dead."""
     table = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                # The command name, in parentheses, may hold anything; the fields begin after the last one.
-                fields = pathlib.Path("/proc", entry, "stat").read_text(errors="replace").rpartition(")")[2].split()
+                fields = stat_of(f"/proc/{entry}")
                 table[int(entry)] = Process(parent=int(fields[1]), started=int(fields[19]), state=fields[0])
     return table
 

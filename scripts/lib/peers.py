@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import os
-import pathlib
 import statistics
 import textwrap
 import time
@@ -12,7 +11,7 @@ import urllib.request
 
 import connect
 import kafka
-from common import LIB, Failure, process_table, process_tree, python_with
+from common import LIB, Failure, process_table, process_tree, python_with, stat_of
 
 # What each lets be had, or a Failure; how it moves the rows; what it leaves out.
 Tool = collections.namedtuple("Tool", "name prepare move without")
@@ -104,8 +103,7 @@ def cpu(root):
     ticks = 0
     for pid in process_tree(root, process_table()):
         with contextlib.suppress(OSError):
-            fields = pathlib.Path("/proc", str(pid), "stat").read_text(errors="replace").rpartition(")")[2].split()
-            ticks += sum(map(int, fields[11:15]))
+            ticks += sum(map(int, stat_of(f"/proc/{pid}")[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

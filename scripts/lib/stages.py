@@ -6,7 +6,8 @@ import pathlib
 import re
 import statistics
 import threading
-import time
+
+from common import stat_of
 
 HEAD = ["leg", "who", "µs a row"]
 TICK = os.sysconf("SC_CLK_TCK")
@@ -14,10 +15,9 @@ TICK = os.sysconf("SC_CLK_TCK")
 LEAST = 0.03
 
 
-def cpu(stat):
+def cpu(folder):
     """User and system seconds of a process or a thread."""
-    fields = pathlib.Path(stat).read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
+    return sum(map(int, stat_of(folder)[11:13])) / TICK
 
 
 class Watch(threading.Thread):
@@ -36,22 +36,24 @@ class Watch(threading.Thread):
             self.look()
 
     def look(self):
-        for who, stat in [*self.of_servers(), *self.of_pg2ch()]:
+        for who, folder in [*self.of_servers(), *self.of_pg2ch()]:
             with contextlib.suppress(OSError):
-                self.last[who, stat] = cpu(stat)
+                self.last[who, folder] = cpu(folder)
 
     def of_servers(self):
         for name in ("kafka", "clickhouse"):
-            yield name, f"/proc/{self.pids[name]}/stat"
+            yield name, f"/proc/{self.pids[name]}"
         for child in children(self.pids["postgres"]):
-            yield f"postgres: {of_postgres(child)}", f"/proc/{child}/stat"
+            # One that ends has no title any more.
+            if title := of_postgres(child):
+                yield f"postgres: {title}", f"/proc/{child}"
 
     def of_pg2ch(self):
         for pid in children(os.getpid()):
             for task in sorted(pathlib.Path(f"/proc/{pid}/task").glob("*")):
                 name = read(task / "comm").strip()
                 if name:
-                    yield f"pg2ch: {re.sub(r'[0-9]+$', '', name)}", task / "stat"
+                    yield f"pg2ch: {re.sub(r'[0-9]+$', '', name)}", task
 
     def spent(self):
         """Seconds by name."""
@@ -83,10 +85,8 @@ def of_postgres(pid):
 def watched(bench, *words, config):
     watch = Watch(bench.servers)
     watch.start()
-    begun = time.monotonic()
-    bench.run(*words, config=config)
-    seconds = time.monotonic() - begun
-    return sessions_in_order(watch.spent()) | {"whole run": seconds}
+    run = bench.run(*words, config=config)
+    return sessions_in_order(watch.spent()) | {"whole run": run["seconds"]}
 
 
 def sessions_in_order(spent):
@@ -117,4 +117,4 @@ def lines(leg, runs, rows):
     yield [leg, "the clock", f"{whole:.2f}"]
     shown = sorted((who for who in cost if cost[who] >= LEAST), key=cost.get, reverse=True)
     yield from ([leg, who, f"{cost[who]:.2f}"] for who in shown)
-    yield [leg, "all others", f"{sum(cost[who] for who in names - set(shown) - {'whole run'}):.2f}"]
+    yield [leg, "all others", f"{sum(each for each in cost.values() if each < LEAST):.2f}"]

@@ -1,6 +1,6 @@
 //! A client's login with a token of OAUTHBEARER: gives it the token when it asks for one, and knows why it has none.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rdkafka::client::OAuthToken;
@@ -37,6 +37,11 @@ impl State {
     fn is_over(&self) -> bool {
         self.expires.is_none_or(|expires| expires <= SystemTime::now())
     }
+
+    /// Why there is no token that is good, and will be none.
+    fn failure(&self) -> Option<&Error> {
+        self.failed.as_ref().filter(|_| self.is_over())
+    }
 }
 
 impl Login {
@@ -62,7 +67,7 @@ impl Login {
             || Err(Error::bug("cannot log in to Kafka", "no token was to be asked for")),
             |tokens| tokens.take(),
         );
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         match given {
             Ok(token) => {
                 let is_renewed = state.expires.is_some();
@@ -88,21 +93,24 @@ impl Login {
     /// Whether the client waits for its first token.
     #[must_use]
     pub fn awaits_token(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.lock();
         self.tokens.is_some() && state.expires.is_none() && state.failed.is_none()
     }
 
     /// Whether the client has no token that is good, and gets none.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.failure("log in").is_some()
+        self.lock().failure().is_some()
     }
 
     /// Why `what` cannot be done, if the client [has failed](Self::has_failed).
     #[must_use]
     pub fn failure(&self, what: &str) -> Option<Error> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.failed.as_ref().filter(|_| state.is_over()).map(|error| error.behind(what))
+        self.lock().failure().map(|error| error.behind(what))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a report is about a token that was over, or was not given, and says nothing of the one that the client has, or gets.
@@ -111,7 +119,7 @@ impl Login {
         if self.tokens.is_none() || code != Code::Authentication {
             return false;
         }
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.lock();
         reason.starts_with(NOT_GIVEN) || state.is_over() || state.late_until.is_some_and(|until| Instant::now() < until)
     }
 }

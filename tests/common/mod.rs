@@ -186,10 +186,10 @@ impl Drop for World {
         if self.stays || std::thread::panicking() {
             return;
         }
-        let shared = Servers::shared();
-        if self.servers.brokers == shared.brokers {
+        if self.servers.has_shared_brokers() {
             self.try_to_delete_topics();
         }
+        let shared = Servers::shared();
         if self.servers.clickhouse_url == shared.clickhouse_url {
             let _ = shared.clickhouse().send(&format!("DROP TABLE IF EXISTS analytics.{}", self.name), &[], &[]);
         }

@@ -18,6 +18,11 @@ pub struct Servers {
 }
 
 impl Servers {
+    /// Whether the brokers are those that `scripts/test` has started.
+    pub fn has_shared_brokers(&self) -> bool {
+        self.brokers == Self::shared().brokers
+    }
+
     /// The servers that `scripts/test` has started.
     pub fn shared() -> Self {
         Self::of(&|name| std::env::var(name).ok(), "set: run scripts/test")

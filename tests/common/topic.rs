@@ -16,7 +16,6 @@ use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::World;
-use super::servers::Servers;
 
 /// A record as a consumer of committed records sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +35,7 @@ impl World {
     pub fn admin(&self) -> Arc<AdminClient<DefaultClientContext>> {
         static SHARED: OnceLock<Arc<AdminClient<DefaultClientContext>>> = OnceLock::new();
         let make = || Arc::new(self.client().create().unwrap());
-        if self.servers.brokers == Servers::shared().brokers { SHARED.get_or_init(make).clone() } else { make() }
+        if self.servers.has_shared_brokers() { SHARED.get_or_init(make).clone() } else { make() }
     }
 
     /// A client's configuration for the brokers of this world.

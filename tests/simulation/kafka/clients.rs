@@ -114,13 +114,9 @@ impl TopicLog for SimLog {
     /// One of them after the other.
     fn survey_beside<T>(&mut self, of: Of, work: impl FnOnce() -> Result<T>) -> Result<(Survey, T)> {
         let is_first = self.run.world().one_in(2);
-        if is_first {
-            let survey = self.survey(of);
-            let done = work()?;
-            return Ok((survey?, done));
-        }
+        let first = is_first.then(|| self.survey(of));
         let done = work();
-        let survey = self.survey(of);
+        let survey = first.unwrap_or_else(|| self.survey(of));
         let done = done?;
         Ok((survey?, done))
     }
