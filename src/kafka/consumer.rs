@@ -26,6 +26,9 @@ pub(super) const NEAR: FetchSize = FetchSize(["65536", "1048576", "3072"]);
 /// in one piece, 1 MB by default, of every partition: of all but the first it brings whole pieces only if they fit.
 pub(super) const FAR: FetchSize = FetchSize(["1100000", "4194304", "3072"]);
 
+/// Where it takes so long that the INSERTs would wait for fetches of that size.
+pub(super) const FARTHER: FetchSize = FetchSize(["2200000", "8388608", "3072"]);
+
 /// A consumer, which is idle unless it reads.
 pub(super) struct Consumer {
     client: Detached<BaseConsumer<Context>>,
@@ -102,10 +105,11 @@ pub(super) fn connected_far(
     config: &Config,
     group: &str,
     topic: &str,
+    size: FetchSize,
     ends: TopicPartitionList,
     limit: Duration,
 ) -> Option<Arc<Consumer>> {
-    let reader = consumer(config, group, "read_committed", FAR).ok()?;
+    let reader = consumer(config, group, "read_committed", size).ok()?;
     let _ = reader.fetch_metadata(Some(topic), limit / 2);
     let _ = reader.offsets_for_times(ends, limit / 2);
     Some(reader)

@@ -15,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::acl::Uses;
 use super::client::{Context, GRACE, REPORT_WAIT};
-use super::consumer::{Consumer as Reader, FAR, NEAR, connected_far, consumer};
+use super::consumer::{Consumer as Reader, FAR, FARTHER, FetchSize, NEAR, connected_far, consumer};
 use super::headers;
 use crate::config::Config;
 use crate::data::{Headers, Offsets, Record};
@@ -27,6 +27,9 @@ use crate::threads::watchdog::Watchdog;
 
 /// From which trip on fetches are large.
 const FAR_TRIP: Duration = Duration::from_millis(4);
+
+/// From which trip on they are larger still.
+const FARTHER_TRIP: Duration = Duration::from_millis(20);
 
 /// For how many records that is worth a client of its own, which takes some six trips to connect.
 const FAR_RECORDS: u64 = 20_000;
@@ -315,6 +318,11 @@ impl KafkaLog {
         self.trip.is_some_and(|trip| trip >= FAR_TRIP) && records >= FAR_RECORDS
     }
 
+    /// How much the client fetches that reads from far away.
+    fn far_size(&self) -> FetchSize {
+        if self.trip() >= FARTHER_TRIP { FARTHER } else { FAR }
+    }
+
     /// Calls with a client that takes no notice of transactions: the isolation level belongs to the client.
     fn with_written_reader<T>(&mut self, call: impl FnOnce(&Self, &BaseConsumer<Context>) -> Result<T>) -> Result<T> {
         let reader = match self.written_reader.take() {
@@ -387,8 +395,8 @@ impl TopicLog for KafkaLog {
     fn expect(&mut self, records: u64) {
         if self.is_worth_far(records) && self.far_reader.is_none() && self.far_ahead.is_none() {
             let (config, group, topic) = (self.config.clone(), self.group.clone(), self.topic.clone());
-            let (limit, ends) = (self.limit, self.list(|_| Some(Offset::End)));
-            let open = move || connected_far(&config, &group, &topic, ends.ok()?, limit);
+            let (limit, ends, size) = (self.limit, self.list(|_| Some(Offset::End)), self.far_size());
+            let open = move || connected_far(&config, &group, &topic, size, ends.ok()?, limit);
             self.far_ahead = sync::spawn("far reader", open).ok();
         }
     }
@@ -409,7 +417,7 @@ impl TopicLog for KafkaLog {
             let opened = self.call("read", || ahead.and_then(|opening| opening.join().ok().flatten()));
             self.far_reader = match opened {
                 Some(reader) => Some(reader),
-                None => Some(consumer(&self.config, &self.group, "read_committed", FAR)?),
+                None => Some(consumer(&self.config, &self.group, "read_committed", self.far_size())?),
             };
         }
         if is_far != self.is_far {

@@ -30,6 +30,9 @@ use source::{Checkpoint, Ledger, UnsentRows};
 use target::{NewToken, Target};
 use topic::{Fence, Of, TopicLog};
 
+/// Does two things, of which neither waits for the other.
+pub type Beside = Box<dyn FnMut(&mut (dyn FnMut() + Send), &mut dyn FnMut()) -> Result<()> + Send>;
+
 /// Opens what a leg needs, when it needs it.
 pub trait Servers {
     /// The session that locks and flags.
@@ -162,6 +165,21 @@ pub trait Servers {
     /// 70 if there is no randomness.
     fn tokens(&self) -> Result<NewToken>;
 
+    /// Makes what records an INSERT beside the one before it: the first on a thread of its own.
+    fn beside(&self) -> Beside {
+        Box::new(|record, insert| {
+            let record = || {
+                record();
+                Ok(())
+            };
+            let insert = || {
+                insert();
+                Ok(())
+            };
+            threads::both("recorder", record, insert).map(drop)
+        })
+    }
+
     /// Does two things of which neither waits for the other: [`threads::both`].
     ///
     /// # Errors
@@ -184,7 +202,7 @@ pub trait Servers {
         names: [&str; 3],
         first: impl Maker<A>,
         second: impl FnMut(A) -> Result<Vec<B>> + Send,
-        third: impl FnMut(B) -> Result<()> + Send,
+        third: impl FnMut(B, &mut dyn FnMut() -> Option<B>) -> Result<()> + Send,
     ) -> Result<()> {
         threads::side_by_side(names, first, second, third)
     }

@@ -33,7 +33,8 @@ impl<A, F: FnMut() -> Result<Option<A>> + Send> Maker<A> for F {
 }
 
 /// Runs three stages, each on its own thread, until the first has nothing left or one of them fails: `first` makes pieces
-/// of work, `second` turns each into others, `third` takes those in.
+/// of work, `second` turns each into others, `third` takes those in. With a piece it is given what hands over the next one, if that
+/// waits already.
 ///
 /// A stage that fails stops the one before it at its next hand-over, and lets the one behind it finish what it was given.
 ///
@@ -43,7 +44,7 @@ pub fn side_by_side<A: Send, B: Send>(
     names: [&str; 3],
     mut first: impl Maker<A>,
     mut second: impl FnMut(A) -> Result<Vec<B>> + Send,
-    mut third: impl FnMut(B) -> Result<()> + Send,
+    mut third: impl FnMut(B, &mut dyn FnMut() -> Option<B>) -> Result<()> + Send,
 ) -> Result<()> {
     let (first_out, second_in) = queue();
     let (second_out, third_in) = queue();
@@ -74,7 +75,7 @@ pub fn side_by_side<A: Send, B: Send>(
         })?;
         let behind = Stage::begin(scope, names[2], move || {
             while let Ok(piece) = third_in.recv() {
-                third(piece)?;
+                third(piece, &mut || third_in.try_recv().ok())?;
             }
             Ok(())
         })?;

@@ -211,6 +211,11 @@ impl Kafka {
         found.start = found.start.max(start.min(stable));
     }
 
+    /// Which of its lives the topic is in.
+    pub fn made(&self) -> u64 {
+        self.made
+    }
+
     /// Deletes the topic and makes it again; the broker forgets the group's offsets with it, or not yet.
     pub fn recreate(&mut self, forget_offsets: bool) {
         for index in 0..self.transactions.len() {

@@ -6,11 +6,11 @@ use std::collections::{HashSet, VecDeque};
 use pg2ch::data::RecordId;
 use pg2ch::error::Result;
 use pg2ch::mutant;
-use pg2ch::ports::Servers;
 use pg2ch::ports::record_types::RecordTypes;
 use pg2ch::ports::source::{Checkpoint, Ledger};
 use pg2ch::ports::target::NewToken;
 use pg2ch::ports::topic::{Fence as _, Of, Survey, TopicLog as _};
+use pg2ch::ports::{Beside, Servers};
 use pg2ch::threads::{Maker, first_error};
 
 use crate::clickhouse::SimTarget;
@@ -34,8 +34,8 @@ pub struct SimServers {
     run: Run,
     /// `None` if nothing is left to a next run.
     kept: Option<RefCell<Kept>>,
-    /// What the first leg has found for the second.
-    survey: Cell<Option<Survey>>,
+    /// What the first leg has found for the second, in which life of the topic.
+    survey: Cell<Option<(Survey, u64)>>,
     /// The survey that was made beside the opening of the ledger.
     ahead: RefCell<Option<Survey>>,
     /// The producer of offsets, if it has fenced its predecessors beside the end of the first leg.
@@ -108,12 +108,15 @@ impl Servers for SimServers {
 
     fn log(&self) -> Result<SimLog> {
         let mut log = SimLog::new(&self.run, self.ahead.take());
-        self.survey.take().into_iter().for_each(|survey| log.keep_survey(survey));
+        if let Some((survey, made)) = self.survey.take() {
+            log.keep_survey(survey);
+            log.made = made;
+        }
         Ok(log)
     }
 
     fn keep_log(&self, mut log: SimLog) {
-        self.survey.set(log.kept_survey());
+        self.survey.set(log.kept_survey().map(|survey| (survey, log.made)));
     }
 
     fn give_back(&self, ledger: SimLedger) {
@@ -139,7 +142,8 @@ impl Servers for SimServers {
     }
 
     fn kept_writer(&self) -> Option<SimWriter> {
-        Some(self.take(|kept| kept.writer.take())?.of_run(&self.run))
+        let made = self.run.world().kafka.made();
+        Some(self.take(|kept| kept.writer.take())?.of_run(&self.run, made))
     }
 
     fn next_survey(&self) -> Of {
@@ -176,9 +180,9 @@ impl Servers for SimServers {
         }
     }
 
-    fn fence(&self, _: &SimLog) -> Result<SimWriter> {
+    fn fence(&self, log: &SimLog) -> Result<SimWriter> {
         if let Some(kept) = self.take(|kept| kept.fence.take()) {
-            return Ok(kept.of_run(&self.run));
+            return Ok(kept.of_run(&self.run, log.made));
         }
         Ok(self.fence.take().unwrap_or_else(|| SimWriter::new(&self.run, "offsets")))
     }
@@ -200,6 +204,22 @@ impl Servers for SimServers {
     }
 
     /// One of them after the other: each is one step.
+    fn beside(&self) -> Beside {
+        let run = self.run.clone();
+        Box::new(move |record, insert| {
+            let is_first = run.world().one_in(2);
+            if is_first {
+                record();
+            }
+            insert();
+            if !is_first {
+                record();
+            }
+            Ok(())
+        })
+    }
+
+    /// The same.
     fn both<A: Send, B>(
         &self,
         _: &str,
@@ -222,7 +242,7 @@ impl Servers for SimServers {
         _: [&str; 3],
         mut first: impl Maker<A>,
         mut second: impl FnMut(A) -> Result<Vec<B>> + Send,
-        mut third: impl FnMut(B) -> Result<()> + Send,
+        mut third: impl FnMut(B, &mut dyn FnMut() -> Option<B>) -> Result<()> + Send,
     ) -> Result<()> {
         let (mut made, mut between, mut ready) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         let mut results = [Ok(()), Ok(()), Ok(())];
@@ -267,7 +287,8 @@ impl Servers for SimServers {
                 }
                 Some(Stage::Third) => {
                     if let Some(piece) = ready.pop_front()
-                        && let Err(error) = third(piece)
+                        && let Err(error) =
+                            third(piece, &mut || self.run.world().one_in(2).then(|| ready.pop_front())?)
                     {
                         (third_open, results[2]) = (false, Err(error));
                         ready.clear();

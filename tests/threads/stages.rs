@@ -30,6 +30,8 @@ pub struct Plan {
     pub pauses: [u32; 3],
     /// Whether memory is used again, as in the consume leg.
     pub spares: bool,
+    /// Whether the third stage takes the piece that waits behind the one it has, as in the consume leg.
+    pub following: bool,
     /// How many threads there are before one cannot be had.
     pub threads: Option<u32>,
 }
@@ -82,6 +84,7 @@ impl Plan {
             deaths: [None; 3],
             pauses: [0; 3].map(|_| if rng.bool() { 0 } else { rng.u32(1..8) }),
             spares: rng.bool(),
+            following: rng.bool(),
             threads: rng.choice([None, None, None, None, None, None, None, Some(0), Some(1), Some(2)]).flatten(),
         };
         for _ in 0..rng.usize(0..3) {
@@ -93,7 +96,8 @@ impl Plan {
 
     /// Every leg of so many pieces whose stages live, or of which one dies.
     pub fn small(pieces: u32) -> Vec<Self> {
-        let lives = Self { pieces, fan: 1, deaths: [None; 3], pauses: [0; 3], spares: false, threads: None };
+        let lives =
+            Self { pieces, fan: 1, deaths: [None; 3], pauses: [0; 3], spares: false, following: false, threads: None };
         let mut plans = vec![lives.clone()];
         // The first stage is asked once more than it has pieces.
         for (stage, last) in [(0, pieces + 1), (1, pieces), (2, pieces)] {
@@ -134,22 +138,29 @@ impl Plan {
                 }
                 Ok((0..self.fan).map(|part| (number, part, Piece::new(&counts[1]))).collect())
             },
-            |(number, part, _piece)| {
-                taken.push((number, part));
-                self.work(2, taken.len() as u32)
+            |piece, following| {
+                let mut waiting = Some(piece);
+                while let Some((number, part, _piece)) = waiting {
+                    waiting = if self.following { following() } else { None };
+                    taken.push((number, part));
+                    self.work(2, taken.len() as u32)?;
+                }
+                Ok(())
             },
         );
         leave_threads(None);
         drop(spares);
-        // One in each hand, and a spare one; those of one hand, and one in the next.
-        for (count, most) in counts.into_iter().zip([2 + usize::from(self.spares), self.fan as usize + 1]) {
+        // One in each hand, and a spare one; those of one hand, and one in the next, or two.
+        let most = [2 + usize::from(self.spares), self.fan as usize + 1 + usize::from(self.following)];
+        for (count, most) in counts.into_iter().zip(most) {
             let (now, seen) = (count.now.into_inner(), count.most.into_inner());
             assert!(now == 0 && seen <= most, "{seen} pieces at once, and not {most}; {now} are left");
         }
         let seen = Outcome { asked, passed, taken, error: result.err().map(|error| error.what().to_owned()) };
-        let expected = self.in_turns();
         match self.threads {
-            None => assert_eq!(seen, expected),
+            // The third stage dies with the next piece in its hand, or without.
+            None if self.following && seen == self.in_turns(1) => {}
+            None => assert_eq!(seen, self.in_turns(0)),
             // Those that could be started end like all others; what they have to say is not asked.
             Some(left) => {
                 assert_eq!(seen.error, Some(format!("cannot start the thread {}", NAMES[left as usize])));
@@ -184,8 +195,8 @@ impl Plan {
         }
     }
 
-    /// The same, with one stage after the other.
-    fn in_turns(&self) -> Outcome {
+    /// The same, with one stage after the other. Of a third stage that dies so many pieces more are taken.
+    fn in_turns(&self, mut more: u32) -> Outcome {
         let (mut asked, mut passed, mut taken) = (0, 0, Vec::new());
         let mut errors = [None, None, None];
         let (mut second_lives, mut third_lives) = (true, true);
@@ -210,6 +221,10 @@ impl Plan {
                 continue;
             }
             for part in 0..self.fan {
+                if !third_lives && more > 0 {
+                    more -= 1;
+                    continue;
+                }
                 if !third_lives {
                     second_lives = false;
                     break;

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::insert::{Ended, Inserter};
+use super::insert::{Ended, Inserter, Upcoming};
 use super::prepared::{Prepared, cover};
 use crate::data::{Ranges, RecordId};
 use crate::error::{Error, Result};
@@ -51,7 +51,7 @@ impl Block<'_> {
     }
 }
 
-impl<F: Fence, T: Target> Inserter<F, T> {
+impl<F: Fence + Send, T: Target> Inserter<F, T> {
     /// Sends the rows under a token until the server says yes or no, or the attempts are used up. `repeats` is an INSERT of a run
     /// that died.
     pub(super) fn insert(
@@ -69,7 +69,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         cover(&mut self.sent, ranges);
         loop {
             self.counts.inserts += 1;
-            let (error, is_memory) = match self.target.insert(block.body, token)? {
+            let (error, is_memory) = match self.send(block.body, token)? {
                 Inserted::Stored if block.is_sent_once() => return Ok(Ended::Stored),
                 Inserted::Stored => return Ok(Ended::Ask),
                 Inserted::Unproven => {
@@ -110,6 +110,20 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                 return Ok(Ended::Ask);
             }
         }
+    }
+
+    /// Sends an INSERT, and records the one behind it meanwhile, if that is still to be done.
+    fn send(&mut self, body: &[u8], token: &str) -> Result<Inserted> {
+        let Self { committer, target, tools, upcoming, .. } = self;
+        let Some(upcoming) = upcoming.as_mut().filter(|upcoming| upcoming.recorded.is_none()) else {
+            return target.insert(body, token);
+        };
+        let mut inserted = None;
+        let Upcoming { ranges, token: own, recorded } = upcoming;
+        (tools.beside)(&mut || *recorded = Some(committer.intend(ranges, own)), &mut || {
+            inserted = Some(target.insert(body, token));
+        })?;
+        inserted.unwrap_or_else(|| Err(Error::bug("cannot insert into the target", "nothing was sent")))
     }
 
     /// Whether the target is asked before an INSERT is repeated: a server may have forgotten its token (the window counts one entry

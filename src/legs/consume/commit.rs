@@ -26,7 +26,7 @@ impl Known {
     /// The offset up to which the log must have been read for this to be known.
     #[must_use]
     pub fn reaches(&self) -> NextOffset {
-        self.position.intent.as_ref().map_or(self.next, |intent| self.next.max(intent.end))
+        self.position.intents.iter().fold(self.next, |reaches, intent| reaches.max(intent.end))
     }
 }
 
@@ -100,7 +100,7 @@ impl<F: Fence> Committer<F> {
         }
         for (&partition, &(start, end)) in ranges {
             let intent = Intent { start, end, token: token.to_owned(), refused: false };
-            self.known.entry(partition).or_default().position.intent = Some(intent);
+            self.known.entry(partition).or_default().position.intend(intent);
             self.changed.insert(partition);
         }
         crash::point("intend.before");
@@ -111,26 +111,29 @@ impl<F: Fence> Committer<F> {
 
     /// Notes that a recorded INSERT was refused though the target holds its rows: a run that finds it open must know.
     pub fn note_refused(&mut self, ranges: &Ranges) {
-        for partition in ranges.keys() {
-            if let Some(intent) = self.known.get_mut(partition).and_then(|known| known.position.intent.as_mut()) {
+        for (partition, &(start, end)) in ranges {
+            let intents = self.known.get_mut(partition).into_iter().flat_map(|known| &mut known.position.intents);
+            for intent in intents.filter(|intent| intent.overlaps(start, end)) {
                 intent.refused = true;
                 self.changed.insert(*partition);
             }
         }
     }
 
-    /// Whether that was noted of one of the recorded INSERTs in these partitions.
+    /// Whether that was noted of one of the recorded INSERTs of these ranges.
     #[must_use]
     pub fn was_refused(&self, ranges: &Ranges) -> bool {
-        let intents = ranges.keys().filter_map(|partition| self.known.get(partition)?.position.intent.as_ref());
-        intents.into_iter().any(|intent| intent.refused)
+        ranges.iter().any(|(partition, &(start, end))| {
+            let mut intents = self.known.get(partition).into_iter().flat_map(|known| &known.position.intents);
+            intents.any(|intent| intent.refused && intent.overlaps(start, end))
+        })
     }
 
     /// Forgets recorded INSERTs that were refused as a whole.
     pub fn forget_intents(&mut self, ranges: &Ranges) {
-        for partition in ranges.keys() {
+        for (partition, &(start, end)) in ranges {
             if let Some(known) = self.known.get_mut(partition)
-                && known.position.intent.take().is_some()
+                && known.position.forget_intents(start, end)
             {
                 self.changed.insert(*partition);
             }
@@ -153,7 +156,7 @@ impl<F: Fence> Committer<F> {
         for (&partition, &(_, end)) in ranges {
             let known = self.known.entry(partition).or_default();
             known.next = end;
-            known.position.intent = None;
+            known.position.forget_intents(0, end);
             known.position.last = last.get(&partition).copied().or(known.position.last);
             if known.position.ask_below <= end {
                 known.position.ask_below = 0;

@@ -1,7 +1,7 @@
 //! Inserts batches, each row once, whatever the answers.
 //!
-//! Before a block is sent, its ranges and its token are recorded. A token names one set of rows for ever: halves, and
-//! sets reduced by what the target holds, get tokens of their own. After an end that is not known the same rows go again
+//! Before a block is sent, its ranges and its token are recorded: beside the block before it, if it is there by then. A token
+//! names one set of rows for ever: halves, and sets reduced by what the target holds, get tokens of their own. After an end that is not known the same rows go again
 //! under the same token, which also disarms a request that is still under way; then the target is asked, and what is
 //! missing goes under a new token. What a dead run had recorded is asked for first, and only what is missing goes under its
 //! token. Only then does the offset move.
@@ -19,9 +19,11 @@ use crate::crash;
 use crate::data::{DeadLetter, Ranges, RecordId};
 use crate::error::{Error, Result};
 use crate::mutant;
+use crate::ports::Beside;
 use crate::ports::target::{NewToken, Target, TargetDescription};
 use crate::ports::topic::Fence;
 use crate::report::ConsumeReport;
+use crate::threads::first_error;
 
 /// How often the target may be found to lack rows that it has confirmed.
 const ROUNDS: usize = 5;
@@ -49,6 +51,8 @@ pub type ReadAgain = Box<dyn FnMut(RecordId, &str) -> Result<DeadLetter> + Send>
 pub struct Tools {
     /// A token that was never used before.
     pub token: NewToken,
+    /// Records an INSERT beside the one before it.
+    pub beside: Beside,
     /// Waits; `true` if the run was asked to finish meanwhile.
     pub pause: Box<dyn FnMut(Duration) -> bool + Send>,
     /// Reads a record again.
@@ -69,6 +73,21 @@ pub(super) enum Ended {
     TooLarge(Error),
 }
 
+/// The token under which a set is recorded.
+pub(super) struct Recorded {
+    pub(super) token: String,
+    /// Whether it may have been sent under it.
+    pub(super) is_sent: bool,
+}
+
+/// The INSERT behind the one that is sent: it is recorded beside that.
+pub(super) struct Upcoming {
+    pub(super) ranges: Ranges,
+    pub(super) token: String,
+    /// How that ended; none while it was not tried.
+    pub(super) recorded: Option<Result<()>>,
+}
+
 /// The last stage of the consume leg.
 pub struct Inserter<F, T> {
     pub(super) committer: Committer<F>,
@@ -80,11 +99,14 @@ pub struct Inserter<F, T> {
     pub(super) is_altered: bool,
     /// What was sent since the target was last found to be as described.
     pub(super) sent: Ranges,
+    /// The batch that is recorded and not yet sent, and its token.
+    recorded: Option<(Ranges, String)>,
+    pub(super) upcoming: Option<Upcoming>,
     /// Whether it was said that the answers prove nothing.
     pub(super) has_told_unproven: bool,
 }
 
-impl<F: Fence, T: Target> Inserter<F, T> {
+impl<F: Fence + Send, T: Target> Inserter<F, T> {
     /// Makes the stage.
     pub fn new(committer: Committer<F>, target: T, rules: InsertRules, tools: Tools) -> Self {
         Self {
@@ -95,17 +117,58 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             counts: ConsumeReport::default(),
             is_altered: false,
             sent: Ranges::new(),
+            recorded: None,
+            upcoming: None,
             has_told_unproven: false,
         }
     }
 
-    /// Inserts a batch and notes its offsets; they are committed with the next batch's intent, or by
-    /// [`finish`](Self::finish).
+    /// Records the INSERT of a batch that goes whole, unless that was done beside the one before it. The next batch may arrive
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// Kafka's.
+    pub fn record(&mut self, prepared: &Prepared) -> Result<()> {
+        if self.recorded.is_none() && self.goes_whole(prepared) {
+            let token = self.record_part(prepared, &(0..prepared.len()), &prepared.ranges)?;
+            self.recorded = Some((prepared.ranges.clone(), token));
+        }
+        Ok(())
+    }
+
+    /// Inserts a batch and notes its offsets; they are committed with a later batch's intent, or by
+    /// [`finish`](Self::finish). The `next` one, if it is there already and goes whole, is recorded meanwhile. A run that dies leaves
+    /// both open, and the later one was not sent.
     ///
     /// # Errors
     /// 65 if a bad record stops the run; ClickHouse's and Kafka's.
-    pub fn step(&mut self, prepared: &Prepared) -> Result<()> {
-        prepared.parts().into_iter().try_for_each(|part| self.copy(prepared, part, None))
+    pub fn step(&mut self, prepared: &Prepared, next: Option<&Prepared>) -> Result<()> {
+        let recorded = self.recorded.take().filter(|(ranges, _)| *ranges == prepared.ranges);
+        self.upcoming = next.filter(|next| self.goes_whole(next)).map(|next| Upcoming {
+            ranges: next.ranges.clone(),
+            token: (self.tools.token)(),
+            recorded: None,
+        });
+        let copied = match recorded {
+            Some((_, token)) => {
+                let recorded = Recorded { token, is_sent: false };
+                self.copy_rows(prepared, 0..prepared.len(), Some(recorded), &HashSet::new(), Vec::new())
+            }
+            None => prepared.parts().into_iter().try_for_each(|part| self.copy(prepared, part, None)),
+        };
+        let Some(Upcoming { ranges, token, recorded: Some(mut result) }) = self.upcoming.take() else { return copied };
+        if mutant::is("an insert is sent though it could not be recorded") {
+            result = Ok(());
+        }
+        if result.is_ok() {
+            self.recorded = Some((ranges, token));
+        }
+        first_error([copied, result])
+    }
+
+    /// Whether a batch goes in one INSERT, as far as is known before, and nothing has to be asked for it.
+    fn goes_whole(&self, prepared: &Prepared) -> bool {
+        !prepared.is_empty() && prepared.fits_one_insert() && self.committer.to_query(&prepared.ranges).is_empty()
     }
 
     /// Finishes an INSERT that a dead run had recorded: `prepared` are the records of its ranges.
@@ -178,6 +241,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         if let Some(token) = &recorded {
             self.check_views_of(token, prepared, &part, &held);
         }
+        let recorded = recorded.map(|token| Recorded { token, is_sent: true });
         let mut dead = Vec::new();
         let is_known = |id: &RecordId| held.contains(id) || self.tools.letters.contains(id);
         let refused: Vec<(usize, &DeadLetter)> =
@@ -204,7 +268,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
     }
 
     /// Records the INSERT of `part` under a new token.
-    fn record(&mut self, prepared: &Prepared, part: &Range<usize>, ranges: &Ranges) -> Result<String> {
+    fn record_part(&mut self, prepared: &Prepared, part: &Range<usize>, ranges: &Ranges) -> Result<String> {
         let token = (self.tools.token)();
         if mutant::is("commit before insert") {
             self.committer.advance(ranges, &prepared.last_of(part), Vec::new());
@@ -220,7 +284,7 @@ impl<F: Fence, T: Target> Inserter<F, T> {
         &mut self,
         prepared: &Prepared,
         part: Range<usize>,
-        mut token: Option<String>,
+        mut recorded: Option<Recorded>,
         held: &HashSet<RecordId>,
         mut dead: Vec<DeadLetter>,
     ) -> Result<()> {
@@ -232,13 +296,11 @@ impl<F: Fence, T: Target> Inserter<F, T> {
             if rows.is_empty() {
                 return self.dealt_with(prepared, &part, &ranges, dead);
             }
-            let recorded = token.take();
-            let repeats = recorded.is_some();
-            let name = match recorded {
-                Some(name) => name,
-                None => self.record(prepared, &part, &ranges)?,
+            let Recorded { token, is_sent } = match recorded.take() {
+                Some(recorded) => recorded,
+                None => Recorded { token: self.record_part(prepared, &part, &ranges)?, is_sent: false },
             };
-            match self.insert(prepared, &rows, &ranges, &name, repeats)? {
+            match self.insert(prepared, &rows, &ranges, &token, is_sent)? {
                 Ended::Stored => {
                     self.counts.rows_inserted += rows.len() as u64;
                     return self.dealt_with(prepared, &part, &ranges, dead);
@@ -258,13 +320,13 @@ impl<F: Fence, T: Target> Inserter<F, T> {
                             "the target confirmed them and does not hold them: they go again",
                         );
                     }
-                    token = token_of_the_rest(name);
+                    recorded = token_of_the_rest(token);
                 }
                 Ended::Refused(reason) => {
                     if let [row] = rows[..] {
                         // Altered before the INSERT, and back before it was looked at again, the target refuses a fitting row.
                         if !std::mem::replace(&mut was_refused, true) {
-                            token = Some(name);
+                            recorded = Some(Recorded { token, is_sent: true });
                             continue;
                         }
                         dead.extend(self.refused_by_server(prepared, row, &reason, dead.len())?);
@@ -351,6 +413,6 @@ fn leave_out(prepared: &Prepared, rows: &mut Vec<usize>, held: &HashSet<RecordId
 }
 
 /// The token of what is left of a set: the server would take the same one for the whole set.
-fn token_of_the_rest(token: String) -> Option<String> {
-    mutant::is("the reduced set keeps its token").then_some(token)
+fn token_of_the_rest(token: String) -> Option<Recorded> {
+    mutant::is("the reduced set keeps its token").then_some(Recorded { token, is_sent: true })
 }

@@ -4,7 +4,8 @@
 //! Kafka ── fetcher ──▶ preparer ──▶ inserter (and committer) ──▶ ClickHouse, Kafka
 //! ```
 //!
-//! Fence first, so that no dead run can commit any more; finish what it had begun to insert; only then copy on.
+//! Fence first, so that no dead run can commit any more; finish what it had begun to insert; only then copy on. While one
+//! INSERT is sent, the next one is recorded: far away, neither waits for the other.
 
 mod attempt;
 mod commit;
@@ -231,6 +232,7 @@ fn copy<S: Servers>(
         letters,
         token: servers.tokens()?,
         pause: Box::new(move |pause| shutdown.wait(pause)),
+        beside: servers.beside(),
         read_again: Box::new(move |id, reason| {
             // One client for all letters, another after a failure.
             let mut client = letters_log.take().map_or_else(&open_log, Ok)?;
@@ -258,11 +260,18 @@ fn copy<S: Servers>(
                 batches.give_back(batch.emptied());
                 Ok(ready.into_iter().collect())
             },
-            |prepared| {
-                let before = inserter.records_copied();
-                pace.time(prepared.bytes(), || inserter.step(&prepared))?;
-                progress.copied(inserter.records_copied() - before);
-                prepared_ones.give_back(prepared.emptied());
+            |prepared, following| {
+                let mut waiting = Some(prepared);
+                while let Some(prepared) = waiting {
+                    let before = inserter.records_copied();
+                    waiting = pace.time(prepared.bytes(), || {
+                        inserter.record(&prepared)?;
+                        let next = following();
+                        inserter.step(&prepared, next.as_ref()).map(|()| next)
+                    })?;
+                    progress.copied(inserter.records_copied() - before);
+                    prepared_ones.give_back(prepared.emptied());
+                }
                 Ok(())
             },
         );
@@ -325,25 +334,50 @@ fn wait_for_inserts(target: &mut impl Target, leg: &LegContext<'_>) -> Result<()
 }
 
 /// Sends again, under their tokens, the INSERTs that were recorded and not confirmed.
-fn finish_intents<F: Fence, T: Target>(
+fn finish_intents<F: Fence + Send, T: Target>(
     leg: &LegContext<'_>,
     log: &mut impl TopicLog,
-    intents: &BTreeMap<String, Ranges>,
+    intents: &[(String, Ranges)],
     preparer: &mut Preparer,
     inserter: &mut Inserter<F, T>,
 ) -> Result<()> {
     for (token, ranges) in intents {
         let from = ranges.iter().map(|(&partition, &(start, _))| (partition, start)).collect();
         let ends = ranges.iter().map(|(&partition, &(_, end))| (partition, end)).collect();
-        let size = size_of_a_recorded_set();
-        let budget =
-            Budget::new(&crate::ports::limits::Limits::default(), leg.started, &crate::shutdown::Shutdown::default());
-        let mut fetcher = Fetcher::new(log, &from, &ends, size, budget, leg.config.timeouts.kafka)?;
-        while let Some(batch) = fetcher.step()? {
-            if let Some(prepared) = preparer.step(&batch, size, Prepared::default)? {
-                log::info!("an insert of {} records was recorded and not confirmed; it is sent again", prepared.len());
-                inserter.finish_intent(&prepared, token)?;
-            }
+        // What is left of a refused INSERT before it: the offset must not pass over it.
+        let next = next_before(inserter);
+        read(leg, log, (&next, &from), preparer, |prepared| inserter.step(prepared, None))?;
+        read(leg, log, (&from, &ends), preparer, |prepared| {
+            log::info!("an insert of {} records was recorded and not confirmed; it is sent again", prepared.len());
+            inserter.finish_intent(prepared, token)
+        })?;
+    }
+    Ok(())
+}
+
+/// Where what was left before a recorded INSERT begins.
+fn next_before<F: Fence + Send, T: Target>(inserter: &mut Inserter<F, T>) -> Offsets {
+    if mutant::is("the offset passes over what lies before a recorded insert") {
+        return Offsets::new();
+    }
+    inserter.committer().next()
+}
+
+/// Reads what lies between these offsets, of a recorded INSERT or before it, as one batch.
+fn read(
+    leg: &LegContext<'_>,
+    log: &mut impl TopicLog,
+    (from, ends): (&Offsets, &Offsets),
+    preparer: &mut Preparer,
+    mut copy: impl FnMut(&Prepared) -> Result<()>,
+) -> Result<()> {
+    let size = size_of_a_recorded_set();
+    let budget =
+        Budget::new(&crate::ports::limits::Limits::default(), leg.started, &crate::shutdown::Shutdown::default());
+    let mut fetcher = Fetcher::new(log, from, ends, size, budget, leg.config.timeouts.kafka)?;
+    while let Some(batch) = fetcher.step()? {
+        if let Some(prepared) = preparer.step(&batch, size, Prepared::default)? {
+            copy(&prepared)?;
         }
     }
     Ok(())

@@ -32,6 +32,14 @@ pub struct Intent {
     pub refused: bool,
 }
 
+impl Intent {
+    /// Whether it has records from `start` to `end`.
+    #[must_use]
+    pub const fn overlaps(&self, start: i64, end: NextOffset) -> bool {
+        self.start < end && start < self.end
+    }
+}
+
 /// What is known of a partition below, at and above its committed offset.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
@@ -46,9 +54,12 @@ pub struct Position {
     pub ask_below: NextOffset,
     /// When this was committed, in seconds since 1970.
     pub at: u64,
-    /// The INSERT under way.
+    /// The INSERT under way, as versions up to 0.2 recorded it: there was one at a time.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub intent: Option<Intent>,
+    /// The INSERTs under way, in the order of their offsets: one that is sent, and one recorded beside it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub intents: Vec<Intent>,
 }
 
 /// What a signature covers besides the position itself.
@@ -101,7 +112,26 @@ impl Position {
     #[must_use]
     pub fn verify(text: &str, context: Context<'_>, partition: i32, next: NextOffset) -> Option<Self> {
         let signed: Signed = serde_json::from_str(text).ok()?;
-        signed.is_ours(context, partition, next).then_some(signed.position)
+        if !signed.is_ours(context, partition, next) {
+            return None;
+        }
+        let mut position = signed.position;
+        position.intents.extend(position.intent.take());
+        Some(position)
+    }
+
+    /// Records an INSERT, in the place of those of some of the same records.
+    pub fn intend(&mut self, intent: Intent) {
+        self.forget_intents(intent.start, intent.end);
+        let at = self.intents.partition_point(|other| other.start < intent.start);
+        self.intents.insert(at, intent);
+    }
+
+    /// Forgets the recorded INSERTs of records from `start` to `end`; whether there were any.
+    pub fn forget_intents(&mut self, start: i64, end: NextOffset) -> bool {
+        let before = self.intents.len();
+        self.intents.retain(|intent| !intent.overlaps(start, end));
+        self.intents.len() < before
     }
 
     fn signature(&self, context: Context<'_>, partition: i32, next: NextOffset) -> String {
@@ -125,8 +155,13 @@ mod tests {
             begun: 3,
             ask_below: 7,
             at: 1_700_000_001,
-            intent: Some(Intent { start: 43, end: 99, token: "token".into(), refused: false }),
+            intent: None,
+            intents: vec![intent(43, 99), intent(99, 120)],
         }
+    }
+
+    fn intent(start: i64, end: i64) -> Intent {
+        Intent { start, end, token: "token".into(), refused: false }
     }
 
     #[test]
@@ -138,5 +173,26 @@ mod tests {
         assert_eq!(Position::verify(&text, Context { target: "other", ..HERE }, 3, 43), None, "another target");
         assert_eq!(Position::verify("", HERE, 3, 43), None, "another client");
         assert!(text.len() < 400, "{text}");
+    }
+
+    #[test]
+    fn what_a_version_recorded_that_knew_one_insert_is_trusted() {
+        let one = Position { intent: Some(intent(43, 99)), intents: Vec::new(), ..position() };
+        let text = one.sign(HERE, 3, 43);
+        assert!(text.contains(r#""intent":{"start":43,"#), "{text}");
+        let read = Position::verify(&text, HERE, 3, 43);
+        assert_eq!(read, Some(Position { intents: vec![intent(43, 99)], ..position() }));
+    }
+
+    #[test]
+    fn an_insert_takes_the_place_of_those_of_the_same_records_and_no_others() {
+        let mut position = position();
+        position.intend(intent(43, 60));
+        assert_eq!(position.intents, [intent(43, 60), intent(99, 120)], "half of one before the next one");
+        position.intend(intent(60, 99));
+        assert_eq!(position.intents, [intent(43, 60), intent(60, 99), intent(99, 120)]);
+        assert!(position.forget_intents(50, 99));
+        assert_eq!(position.intents, [intent(99, 120)]);
+        assert!(!position.forget_intents(0, 99));
     }
 }

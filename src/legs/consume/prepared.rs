@@ -166,6 +166,12 @@ impl Prepared {
         parts
     }
 
+    /// Whether every record has a row, all of one shape.
+    #[must_use]
+    pub const fn fits_one_insert(&self) -> bool {
+        self.refused.is_empty() && !self.is_mixed
+    }
+
     /// The body of an INSERT of the records `indices`, whose rows are of one shape.
     #[must_use]
     pub fn body_of(&self, indices: &[usize]) -> Cow<'_, [u8]> {

@@ -10,6 +10,7 @@ use super::commit::Known;
 use super::position::{Context, LastRecord, Position};
 use crate::data::{Offsets, Ranges};
 use crate::error::{Error, Result};
+use crate::mutant;
 use crate::ports::topic::{Committed, Polled, TopicLog};
 use crate::report::{ConsumeReport, Lost};
 
@@ -18,8 +19,8 @@ use crate::report::{ConsumeReport, Lost};
 pub struct Start {
     /// Each partition's offset, and what is known there.
     pub known: BTreeMap<i32, Known>,
-    /// INSERTs that were recorded and not confirmed: token → ranges that the log still has.
-    pub intents: BTreeMap<String, Ranges>,
+    /// INSERTs that were recorded and not confirmed, in the order in which they were: token, and ranges that the log still has.
+    pub intents: Vec<(String, Ranges)>,
     /// Partitions whose log is not the one that was read before; `true` where it cannot be a compacted one either.
     foreign: BTreeMap<i32, bool>,
     /// Whether a log was another one: what was committed for the one before goes with the first commit, for every partition at
@@ -63,16 +64,24 @@ impl Start {
     }
 
     fn collect_intents(&mut self, starts: &Offsets) {
-        self.intents.clear();
+        let mut found: BTreeMap<&str, (usize, Ranges)> = BTreeMap::new();
         for (&partition, known) in &self.known {
-            if let Some(intent) = &known.position.intent {
+            for (place, intent) in known.position.intents.iter().enumerate() {
                 let first = intent.start.max(starts.get(&partition).copied().unwrap_or(0));
-                let ranges = self.intents.entry(intent.token.clone()).or_default();
+                // The second in one partition may be the first in another.
+                let (order, ranges) = found.entry(&intent.token).or_default();
+                *order = place.max(*order);
                 if first < intent.end {
                     ranges.insert(partition, (first, intent.end));
                 }
             }
         }
+        let mut intents: Vec<_> = found.into_iter().collect();
+        intents.sort_by_key(|(_, (order, _))| *order);
+        if mutant::is("recorded inserts are finished in any order") {
+            intents.reverse();
+        }
+        self.intents = intents.into_iter().map(|(token, (_, ranges))| (token.to_owned(), ranges)).collect();
     }
 
     /// Checks the last record below each offset: a topic that was deleted and recreated has another one there, or none; or
@@ -178,9 +187,7 @@ impl Start {
                 }
                 known.next = first;
             }
-            if known.position.intent.as_ref().is_some_and(|intent| intent.end <= first) {
-                known.position.intent = None;
-            }
+            known.position.intents.retain(|intent| intent.end > first);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::ports::topic::Fence;
 /// A block of at most this many rows is tried again whole for each bad row that the server names.
 const SMALL: usize = 256;
 
-impl<F: Fence, T: Target> Inserter<F, T> {
+impl<F: Fence + Send, T: Target> Inserter<F, T> {
     /// The rows that the target refuses, with their reasons, as far as it shows them without storing any; none where that is not
     /// enough: if the run has to stop before one of them, or it refuses for what only storing shows.
     ///

@@ -205,7 +205,7 @@ fn move_rows<S: Servers>(
                 progress.sent(sent.iter().map(|batch| batch.sent.len()).sum());
                 Ok(sent)
             },
-            |sent| {
+            |sent, _| {
                 let before = flagger.flagged();
                 match surveys.filter(|_| is_read.load(Ordering::Relaxed)) {
                     None => flagger.step(&sent)?,

@@ -4,6 +4,7 @@ use crate::common::World;
 use crate::common::http_proxy::{Act, HttpProxy};
 use rdkafka::producer::Producer;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A world with `rows` rows copied, in batches of five records, and no merge to hide a copy.
@@ -299,6 +300,44 @@ fn partition_target_by(world: &World, expression: &str) {
 fn an_insert_of_a_dead_run_that_lands_late_is_dropped() {
     let world = World::new("late");
     a_late_insert_is_dropped(world);
+}
+
+/// The tokens of the INSERTs that are recorded with the offsets.
+fn recorded_tokens(world: &World) -> BTreeSet<String> {
+    let texts = world.offsets().into_iter().map(|(_, _, text)| text);
+    texts
+        .flat_map(|text| {
+            let tokens = text.split("\"token\":\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+            tokens.collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn an_insert_and_the_one_recorded_beside_it_are_finished_whenever_they_land() {
+    // The second run is not killed, dies with both INSERTs sent again, or with the first one alone.
+    for dies_at in [None, Some("clickhouse.insert.after:2"), Some("clickhouse.insert.after")] {
+        let mut world = copied("two_intents", 6);
+        world.insert_rows(40);
+        world.run(&["produce"]).expect(0);
+        let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[Act::Hold]);
+        world.settings.insert("clickhouse", proxy.setting());
+        let mut run = world.start(&["consume"]);
+        proxy.wait_for_held();
+        world.wait_for("the next INSERT to be recorded", || recorded_tokens(&world).len() == 2);
+        run.kill().unwrap();
+        run.wait().unwrap();
+        world.settings.remove("clickhouse");
+        if let Some(point) = dies_at {
+            world.kill_at(point, &["consume"]);
+        }
+        let ended = world.run(&["consume", "--json"]).expect(0);
+        assert!(dies_at.is_some() || ended.number("consume", "rows_inserted") == 40, "{ended:?}");
+        proxy.release();
+        world.assert_exactly_once();
+        assert_eq!(recorded_tokens(&world), BTreeSet::new());
+        goes_on(&mut world, 0);
+    }
 }
 
 #[test]

@@ -23,11 +23,14 @@ pub struct SimLog {
     last: Option<Survey>,
     /// What the leg before has found.
     kept: Option<Survey>,
+    /// The topic's life that was surveyed last.
+    pub made: u64,
 }
 
 impl SimLog {
     pub fn new(run: &Run, ahead: Option<Survey>) -> Self {
-        Self { run: run.clone(), next: Offsets::new(), told_end: BTreeSet::new(), ahead, last: None, kept: None }
+        let made = run.world().kafka.made;
+        Self { run: run.clone(), next: Offsets::new(), told_end: BTreeSet::new(), ahead, last: None, kept: None, made }
     }
 
     fn offsets(&self, what: &'static str, of: impl Fn(&Kafka, i32) -> i64) -> Result<Offsets> {
@@ -46,6 +49,7 @@ impl SimLog {
     /// The answers come in any order.
     fn survey_anew(&mut self, of: Of) -> Result<Survey> {
         self.partitions()?;
+        self.made = self.run.world().kafka.made;
         let mut survey = Survey::default();
         let mut questions = [0, 1, 2, 3];
         self.run.world().rng.shuffle(&mut questions);
@@ -192,8 +196,7 @@ impl SimWriter {
     }
 
     /// The same in the hands of another run.
-    pub fn of_run(self, run: &Run) -> Self {
-        let made = run.world().kafka.made;
+    pub fn of_run(self, run: &Run, made: u64) -> Self {
         Self { run: run.clone(), made, is_kept: true, ..self }
     }
 }
