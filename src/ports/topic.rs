@@ -138,6 +138,9 @@ pub trait TopicLog {
         Duration::ZERO
     }
 
+    /// Whether a transaction takes so long that what comes behind it is worth more memory.
+    fn is_distant(&self) -> bool;
+
     /// Reads these partitions, from these offsets on, until it is called again. `until` are ends that each of them is known to
     /// have: a broker that does not know of them yet is waited for.
     ///

@@ -4,8 +4,8 @@
 //! Kafka ── fetcher ──▶ preparer ──▶ inserter (and committer) ──▶ ClickHouse, Kafka
 //! ```
 //!
-//! Fence first, so that no dead run can commit any more; finish what it had begun to insert; only then copy on. While one
-//! INSERT is sent, the next one is recorded: far away, neither waits for the other.
+//! Fence first, so that no dead run can commit any more; finish what it had begun to insert; only then copy on. Far away
+//! the next INSERT is recorded while one is sent: neither waits for the other.
 
 mod attempt;
 mod commit;
@@ -248,6 +248,8 @@ fn copy<S: Servers>(
         let size = BatchSize { records: config.batch.insert_rows, bytes: config.batch.insert_bytes };
         let pace = SharedPace::new(Pace::new(FIRST_BLOCK, size.bytes, config.timeouts.clickhouse / 10));
         let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
+        // Where a trip takes no time a third batch in memory gains nothing.
+        let looks_ahead = log.is_distant();
         let from = inserter.committer().next();
         let mut fetcher = Fetcher::new(&mut log, &from, ends, size, budget, config.timeouts.kafka)?.reading_to(read_to);
         let (batches, prepared_ones) = (Spares::default(), Spares::default());
@@ -266,7 +268,7 @@ fn copy<S: Servers>(
                     let before = inserter.records_copied();
                     waiting = pace.time(prepared.bytes(), || {
                         inserter.record(&prepared)?;
-                        let next = following();
+                        let next = if looks_ahead { following() } else { None };
                         inserter.step(&prepared, next.as_ref()).map(|()| next)
                     })?;
                     progress.copied(inserter.records_copied() - before);

@@ -322,7 +322,8 @@ fn an_insert_and_the_one_recorded_beside_it_are_finished_whenever_they_land() {
         world.run(&["produce"]).expect(0);
         let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[Act::Hold]);
         world.settings.insert("clickhouse", proxy.setting());
-        let mut run = world.start(&["consume"]);
+        // Near servers leave nothing to gain by it.
+        let mut run = world.command(&["consume"]).env("PG2CH_MUTANT", "every server is far away").spawn().unwrap();
         proxy.wait_for_held();
         world.wait_for("the next INSERT to be recorded", || recorded_tokens(&world).len() == 2);
         run.kill().unwrap();

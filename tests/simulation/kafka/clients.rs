@@ -133,6 +133,11 @@ impl TopicLog for SimLog {
         self.kept.take()
     }
 
+    /// Far away more happens at once.
+    fn is_distant(&self) -> bool {
+        true
+    }
+
     fn read_from(&mut self, from: &Offsets, _until: &Offsets) -> Result<()> {
         self.next.clone_from(from);
         self.told_end.clear();
