@@ -26,8 +26,8 @@ pub(super) const NEAR: FetchSize = FetchSize(["65536", "1048576", "3072"]);
 /// in one piece, 1 MB by default, of every partition: of all but the first it brings whole pieces only if they fit.
 pub(super) const FAR: FetchSize = FetchSize(["1100000", "4194304", "3072"]);
 
-/// Where it takes so long that the INSERTs would wait for fetches of that size.
-pub(super) const FARTHER: FetchSize = FetchSize(["2200000", "8388608", "3072"]);
+/// Where the INSERTs would wait for fetches of that size.
+pub(super) const DISTANT: FetchSize = FetchSize(["2200000", "8388608", "3072"]);
 
 /// A consumer, which is idle unless it reads.
 pub(super) struct Consumer {

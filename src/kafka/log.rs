@@ -15,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::acl::Uses;
 use super::client::{Context, GRACE, REPORT_WAIT};
-use super::consumer::{Consumer as Reader, FAR, FARTHER, FetchSize, NEAR, connected_far, consumer};
+use super::consumer::{Consumer as Reader, DISTANT, FAR, FetchSize, NEAR, connected_far, consumer};
 use super::headers;
 use crate::config::Config;
 use crate::data::{Headers, Offsets, Record};
@@ -30,7 +30,7 @@ use crate::threads::watchdog::Watchdog;
 const FAR_TRIP: Duration = Duration::from_millis(4);
 
 /// From which trip on they are larger still, and the next INSERT is recorded while one is sent.
-const FARTHER_TRIP: Duration = Duration::from_millis(20);
+const DISTANT_TRIP: Duration = Duration::from_millis(20);
 
 /// For how many records that is worth a client of its own, which takes some six trips to connect.
 const FAR_RECORDS: u64 = 20_000;
@@ -321,7 +321,7 @@ impl KafkaLog {
 
     /// How much the client fetches that reads from far away.
     fn far_size(&self) -> FetchSize {
-        if self.is_distant() { FARTHER } else { FAR }
+        if self.is_distant() { DISTANT } else { FAR }
     }
 
     /// Calls with a client that takes no notice of transactions: the isolation level belongs to the client.
@@ -410,7 +410,7 @@ impl TopicLog for KafkaLog {
         if mutant::is("every server is far away") {
             return true;
         }
-        self.trip() >= FARTHER_TRIP
+        self.trip() >= DISTANT_TRIP
     }
 
     fn read_from(&mut self, from: &Offsets, until: &Offsets) -> Result<()> {

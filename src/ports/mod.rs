@@ -30,7 +30,7 @@ use source::{Checkpoint, Ledger, UnsentRows};
 use target::{NewToken, Target};
 use topic::{Fence, Of, TopicLog};
 
-/// Does two things, of which neither waits for the other.
+/// Does two things, of which neither waits for the other; fails if one of them panics, or no thread can be had.
 pub type Beside = Box<dyn FnMut(&mut (dyn FnMut() + Send), &mut dyn FnMut()) -> Result<()> + Send>;
 
 /// Opens what a leg needs, when it needs it.
@@ -165,7 +165,7 @@ pub trait Servers {
     /// 70 if there is no randomness.
     fn tokens(&self) -> Result<NewToken>;
 
-    /// Makes what records an INSERT beside the one before it: the first on a thread of its own.
+    /// Makes what records an INSERT while the one before it is sent: the first on a thread of its own.
     fn beside(&self) -> Beside {
         Box::new(|record, insert| {
             let record = || {

@@ -138,7 +138,7 @@ pub trait TopicLog {
         Duration::ZERO
     }
 
-    /// Whether a transaction takes so long that what comes behind it is worth more memory.
+    /// Whether a transaction takes long enough that what may be done meanwhile is worth the memory of another batch.
     fn is_distant(&self) -> bool;
 
     /// Reads these partitions, from these offsets on, until it is called again. `until` are ends that each of them is known to

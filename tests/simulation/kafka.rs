@@ -81,7 +81,7 @@ pub struct Kafka {
     /// Partitions whose offset somebody else has moved since our last commit.
     pub foreign: BTreeSet<i32>,
     /// Grows when the topic is deleted and made again.
-    made: u64,
+    pub made: u64,
     /// Offsets were moved, deleted or made worthless: records may be refused, and so buried, once more.
     pub set_back: bool,
     pub dead: Vec<RecordId>,
@@ -209,11 +209,6 @@ impl Kafka {
         let stable = self.stable(partition);
         let found = self.partition(partition);
         found.start = found.start.max(start.min(stable));
-    }
-
-    /// Which of its lives the topic is in.
-    pub fn made(&self) -> u64 {
-        self.made
     }
 
     /// Deletes the topic and makes it again; the broker forgets the group's offsets with it, or not yet.

@@ -130,19 +130,12 @@ impl Servers for SimServers {
         work: impl FnOnce() -> T,
     ) -> (T, Option<SimLedger>) {
         let Some((ledger_of, to)) = ledger.as_mut().zip(to) else { return (work(), ledger) };
-        let is_first = self.run.world().one_in(2);
-        if is_first {
-            ledger_of.move_checkpoint_for_next(&to);
-        }
-        let done = work();
-        if !is_first {
-            ledger_of.move_checkpoint_for_next(&to);
-        }
+        let ((), done) = self.run.in_any_order(|| ledger_of.move_checkpoint_for_next(&to), work);
         (done, ledger)
     }
 
     fn kept_writer(&self) -> Option<SimWriter> {
-        let made = self.run.world().kafka.made();
+        let made = self.run.world().kafka.made;
         Some(self.take(|kept| kept.writer.take())?.of_run(&self.run, made))
     }
 
@@ -203,36 +196,21 @@ impl Servers for SimServers {
         }))
     }
 
-    /// One of them after the other: each is one step.
     fn beside(&self) -> Beside {
         let run = self.run.clone();
         Box::new(move |record, insert| {
-            let is_first = run.world().one_in(2);
-            if is_first {
-                record();
-            }
-            insert();
-            if !is_first {
-                record();
-            }
+            run.in_any_order(record, insert);
             Ok(())
         })
     }
 
-    /// The same.
     fn both<A: Send, B>(
         &self,
         _: &str,
         other: impl FnOnce() -> Result<A> + Send,
         own: impl FnOnce() -> Result<B>,
     ) -> Result<(A, B)> {
-        let is_first = self.run.world().one_in(2);
-        if is_first {
-            let own = own();
-            return Ok((other()?, own?));
-        }
-        let other = other();
-        let own = own();
+        let (own, other) = self.run.in_any_order(own, other);
         Ok((other?, own?))
     }
 

@@ -335,6 +335,16 @@ impl Run {
         self.shared.lock()
     }
 
+    /// Does two things of which neither waits for the other, each as one step.
+    pub fn in_any_order<A, B>(&self, one: impl FnOnce() -> A, other: impl FnOnce() -> B) -> (A, B) {
+        let is_first = self.world().one_in(2);
+        if is_first {
+            return (one(), other());
+        }
+        let other = other();
+        (one(), other)
+    }
+
     /// Whether the run's next calls are the questions of a survey.
     pub fn surveys(&self, does: bool) {
         self.world().surveying[self.slot] = does;

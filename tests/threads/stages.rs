@@ -195,7 +195,7 @@ impl Plan {
         }
     }
 
-    /// The same, with one stage after the other. Of a third stage that dies so many pieces more are taken.
+    /// The same, with one stage after the other. A third stage that dies has taken `more` pieces besides.
     fn in_turns(&self, mut more: u32) -> Outcome {
         let (mut asked, mut passed, mut taken) = (0, 0, Vec::new());
         let mut errors = [None, None, None];
@@ -221,11 +221,11 @@ impl Plan {
                 continue;
             }
             for part in 0..self.fan {
-                if !third_lives && more > 0 {
-                    more -= 1;
-                    continue;
-                }
                 if !third_lives {
+                    if more > 0 {
+                        more -= 1;
+                        continue;
+                    }
                     second_lives = false;
                     break;
                 }

@@ -112,7 +112,7 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
         }
     }
 
-    /// Sends an INSERT, and records the one behind it meanwhile, if that is still to be done.
+    /// Sends an INSERT, and records the next one meanwhile, if that is not done yet.
     fn send(&mut self, body: &[u8], token: &str) -> Result<Inserted> {
         let Self { committer, target, tools, upcoming, .. } = self;
         let Some(upcoming) = upcoming.as_mut().filter(|upcoming| upcoming.recorded.is_none()) else {

@@ -124,8 +124,8 @@ impl<F: Fence> Committer<F> {
     #[must_use]
     pub fn was_refused(&self, ranges: &Ranges) -> bool {
         ranges.iter().any(|(partition, &(start, end))| {
-            let mut intents = self.known.get(partition).into_iter().flat_map(|known| &known.position.intents);
-            intents.any(|intent| intent.refused && intent.overlaps(start, end))
+            let is_refused = |intent: &Intent| intent.refused && intent.overlaps(start, end);
+            self.known.get(partition).is_some_and(|known| known.position.intents.iter().any(is_refused))
         })
     }
 

@@ -1,8 +1,8 @@
 //! Inserts batches, each row once, whatever the answers.
 //!
-//! Before a block is sent, its ranges and its token are recorded: beside the block before it, if it is there by then. A token
-//! names one set of rows for ever: halves, and sets reduced by what the target holds, get tokens of their own. After an end that is not known the same rows go again
-//! under the same token, which also disarms a request that is still under way; then the target is asked, and what is
+//! Before a block is sent, its ranges and its token are recorded: far away while the block before it is sent. A token
+//! names one set of rows forever: halves, and sets reduced by what the target holds, get tokens of their own. After an end that is not known the same rows go again
+//! under the same token, which also disarms a request that is still in flight; then the target is asked, and what is
 //! missing goes under a new token. What a dead run had recorded is asked for first, and only what is missing goes under its
 //! token. Only then does the offset move.
 //!
@@ -51,7 +51,7 @@ pub type ReadAgain = Box<dyn FnMut(RecordId, &str) -> Result<DeadLetter> + Send>
 pub struct Tools {
     /// A token that was never used before.
     pub token: NewToken,
-    /// Records an INSERT beside the one before it.
+    /// Records an INSERT while the one before it is sent.
     pub beside: Beside,
     /// Waits; `true` if the run was asked to finish meanwhile.
     pub pause: Box<dyn FnMut(Duration) -> bool + Send>,
@@ -80,7 +80,7 @@ pub(super) struct Recorded {
     pub(super) is_sent: bool,
 }
 
-/// The INSERT behind the one that is sent: it is recorded beside that.
+/// The INSERT after the one that is sent: it is recorded meanwhile.
 pub(super) struct Upcoming {
     pub(super) ranges: Ranges,
     pub(super) token: String,
@@ -123,8 +123,8 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
         }
     }
 
-    /// Records the INSERT of a batch that goes whole, unless that was done beside the one before it. The next batch may arrive
-    /// meanwhile.
+    /// Records the INSERT of a batch that goes whole, unless that was done while the one before it was sent. The next batch may
+    /// arrive meanwhile.
     ///
     /// # Errors
     /// Kafka's.
@@ -144,18 +144,13 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
     /// 65 if a bad record stops the run; ClickHouse's and Kafka's.
     pub fn step(&mut self, prepared: &Prepared, next: Option<&Prepared>) -> Result<()> {
         let recorded = self.recorded.take().filter(|(ranges, _)| *ranges == prepared.ranges);
+        let recorded = recorded.map(|(_, token)| Recorded { token, is_sent: false });
         self.upcoming = next.filter(|next| self.goes_whole(next)).map(|next| Upcoming {
             ranges: next.ranges.clone(),
             token: (self.tools.token)(),
             recorded: None,
         });
-        let copied = match recorded {
-            Some((_, token)) => {
-                let recorded = Recorded { token, is_sent: false };
-                self.copy_rows(prepared, 0..prepared.len(), Some(recorded), &HashSet::new(), Vec::new())
-            }
-            None => prepared.parts().into_iter().try_for_each(|part| self.copy(prepared, part, None)),
-        };
+        let copied = self.copy_parts(prepared, prepared.parts(), recorded);
         let Some(Upcoming { ranges, token, recorded: Some(mut result) }) = self.upcoming.take() else { return copied };
         if mutant::is("an insert is sent though it could not be recorded") {
             result = Ok(());
@@ -181,8 +176,17 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
             // The table was altered since. Only the first part goes under the token; the others are asked for, too.
             self.committer.distrust(&prepared.ranges);
         }
-        let mut token = Some(token.to_owned());
-        parts.into_iter().try_for_each(|part| self.copy(prepared, part, token.take()))
+        self.copy_parts(prepared, parts, Some(Recorded { token: token.to_owned(), is_sent: true }))
+    }
+
+    /// Deals with the parts of a batch in order, the first of them as `recorded`.
+    fn copy_parts(
+        &mut self,
+        prepared: &Prepared,
+        parts: Vec<Range<usize>>,
+        mut recorded: Option<Recorded>,
+    ) -> Result<()> {
+        parts.into_iter().try_for_each(|part| self.copy(prepared, part, recorded.take()))
     }
 
     /// Commits what was inserted last.
@@ -232,16 +236,15 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
     /// Deals with the records `part`; `recorded` is the token of an open intent for just these ranges.
     ///
     /// What the target may hold is asked for first, and left alone: a row is neither inserted nor refused twice. That goes
-    /// for a recorded INSERT, too: its set may have been reduced by what was held then. If it is still under way, what is
+    /// for an INSERT of a dead run, too: its set may have been reduced by what was held then. If it is still in flight, what is
     /// missing goes under its token, so only one of the two is stored.
-    fn copy(&mut self, prepared: &Prepared, part: Range<usize>, recorded: Option<String>) -> Result<()> {
+    fn copy(&mut self, prepared: &Prepared, part: Range<usize>, recorded: Option<Recorded>) -> Result<()> {
         let ranges = prepared.ranges_of(&part);
-        let to_query = self.to_query(&ranges, recorded.is_some());
+        let to_query = self.to_query(&ranges, recorded.as_ref().is_some_and(|recorded| recorded.is_sent));
         let held = if to_query.is_empty() { HashSet::new() } else { self.target.held(&to_query)? };
-        if let Some(token) = &recorded {
+        if let Some(Recorded { token, is_sent: true }) = &recorded {
             self.check_views_of(token, prepared, &part, &held);
         }
-        let recorded = recorded.map(|token| Recorded { token, is_sent: true });
         let mut dead = Vec::new();
         let is_known = |id: &RecordId| held.contains(id) || self.tools.letters.contains(id);
         let refused: Vec<(usize, &DeadLetter)> =
@@ -260,11 +263,11 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
     }
 
     /// The ranges of which the target may hold something.
-    fn to_query(&self, ranges: &Ranges, is_recorded: bool) -> Ranges {
-        if is_recorded && mutant::is("a recorded insert is sent again whole") {
+    fn to_query(&self, ranges: &Ranges, is_sent: bool) -> Ranges {
+        if is_sent && mutant::is("a recorded insert is sent again whole") {
             return Ranges::default();
         }
-        if is_recorded { ranges.clone() } else { self.committer.to_query(ranges) }
+        if is_sent { ranges.clone() } else { self.committer.to_query(ranges) }
     }
 
     /// Records the INSERT of `part` under a new token.

@@ -54,10 +54,10 @@ pub struct Position {
     pub ask_below: NextOffset,
     /// When this was committed, in seconds since 1970.
     pub at: u64,
-    /// The INSERT under way, as versions up to 0.2 recorded it: there was one at a time.
+    /// The INSERT in progress, as versions up to 0.2 recorded it: there was one at a time.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub intent: Option<Intent>,
-    /// The INSERTs under way, in the order of their offsets: one that is sent, and one recorded beside it.
+    /// The INSERTs in progress, in the order of their offsets: one that is sent, and the next one.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub intents: Vec<Intent>,
 }

@@ -115,12 +115,8 @@ impl TopicLog for SimLog {
         Ok(survey)
     }
 
-    /// One of them after the other.
     fn survey_beside<T>(&mut self, of: Of, work: impl FnOnce() -> Result<T>) -> Result<(Survey, T)> {
-        let is_first = self.run.world().one_in(2);
-        let first = is_first.then(|| self.survey(of));
-        let done = work();
-        let survey = first.unwrap_or_else(|| self.survey(of));
+        let (survey, done) = self.run.clone().in_any_order(|| self.survey(of), work);
         let done = done?;
         Ok((survey?, done))
     }
