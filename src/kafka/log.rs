@@ -18,7 +18,7 @@ use super::client::{Context, GRACE, REPORT_WAIT};
 use super::consumer::{Consumer as Reader, DISTANT, FAR, FetchSize, NEAR, connected_far, consumer};
 use super::headers;
 use crate::config::Config;
-use crate::data::{Headers, Offsets, Record};
+use crate::data::{Offsets, Record};
 use crate::error::Result;
 use crate::mutant;
 use crate::ports::topic::{Committed, End, Of, Polled, Survey, TopicLog};
@@ -441,14 +441,13 @@ impl TopicLog for KafkaLog {
 
     fn poll(&mut self, wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Polled> {
         self.poll_message(wait, |message| {
-            let headers = headers::read(message, 0);
             sink(Record {
                 partition: message.partition(),
                 offset: message.offset(),
                 timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
                 key: message.key(),
                 value: message.payload(),
-                headers: Headers::of(&headers),
+                headers: &|| headers::read(message, 0),
             });
         })
     }

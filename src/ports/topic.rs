@@ -264,28 +264,55 @@ pub fn wait_from(
     }
 }
 
-/// The record `id`, as the dead letter that it is to become for this reason.
+/// The records of these identities, as the dead letters that they are to become for these reasons, by partition and offset.
 ///
 /// # Errors
-/// Kafka's, or 69 if the record does not come within `limit`, or is gone.
-pub fn read_again(log: &mut impl TopicLog, id: RecordId, reason: &str, limit: Duration) -> Result<DeadLetter> {
+/// Kafka's, or 69 if a record does not come within `limit`, or is gone.
+pub fn read_again(
+    log: &mut impl TopicLog,
+    refused: Vec<(RecordId, String)>,
+    limit: Duration,
+) -> Result<Vec<DeadLetter>> {
+    let mut wanted: BTreeMap<RecordId, String> = refused.into_iter().collect();
+    let (mut from, mut until) = (Offsets::new(), Offsets::new());
+    for &RecordId { partition, offset, .. } in wanted.keys() {
+        from.entry(partition).or_insert(offset);
+        until.insert(partition, offset + 1);
+    }
     log.partitions()?;
-    log.read_from(&[(id.partition, id.offset)].into(), &[(id.partition, id.offset + 1)].into())?;
-    let mut found = None;
-    let polled = log.poll(limit, &mut |record| {
-        if RecordId::of(&record) == id {
-            found = Some(DeadLetter::of(&record, reason.to_owned()));
+    log.read_from(&from, &until)?;
+    let place = |partition, offset| RecordId { partition, offset, timestamp_ms: i64::MAX };
+    let mut letters = Vec::with_capacity(wanted.len());
+    while !wanted.is_empty() {
+        // Up to where the partition of what has come is read.
+        let mut read_to = None;
+        let polled = log.poll(limit, &mut |record| {
+            let id = RecordId::of(&record);
+            if let Some(reason) = wanted.remove(&id) {
+                letters.push(DeadLetter::of(&record, reason));
+            }
+            read_to = Some((id.partition, id.offset));
+        })?;
+        if let Polled::End(partition) = polled {
+            read_to = Some((partition, i64::MAX));
         }
-    })?;
-    found.ok_or_else(|| {
-        let RecordId { partition, offset, .. } = id;
-        Error::unavailable(
-            format!("cannot read the record at partition {partition} offset {offset} again, which the target refuses: {reason}"),
-            match polled {
-                Polled::Nothing => format!("no record came for {limit:?}"),
-                Polled::Record | Polled::End(_) => "the topic no longer holds it".into(),
-            },
-            "check the brokers and the topic's retention; the next run resumes here",
-        )
-    })
+        let missing = match read_to {
+            Some((partition, offset)) => wanted.range(place(partition, i64::MIN)..=place(partition, offset)).next(),
+            None => wanted.first_key_value(),
+        };
+        if let Some((RecordId { partition, offset, .. }, reason)) = missing {
+            return Err(Error::unavailable(
+                format!(
+                    "cannot read the record at partition {partition} offset {offset} again, which the target refuses: {reason}"
+                ),
+                match polled {
+                    Polled::Nothing => format!("no record came for {limit:?}"),
+                    Polled::Record | Polled::End(_) => "the topic no longer holds it".into(),
+                },
+                "check the brokers and the topic's retention; the next run resumes here",
+            ));
+        }
+    }
+    letters.sort_by_key(|letter| (letter.partition, letter.offset));
+    Ok(letters)
 }

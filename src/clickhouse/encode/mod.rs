@@ -211,8 +211,11 @@ impl RowEncoder {
 
     /// The number of the shape of the row that was written last.
     fn shape(&mut self) -> Shape {
-        let left_out = || self.fields.left_out();
         // Nearly all rows are of one shape, and few columns are ever left out.
+        if self.fields.is_complete() {
+            return 0;
+        }
+        let left_out = || self.fields.left_out();
         let at = self.shapes.iter().position(|shape| left_out().eq(shape.iter().copied()));
         let at = at.unwrap_or_else(|| {
             let left_out = left_out().collect();

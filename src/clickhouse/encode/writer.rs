@@ -284,6 +284,8 @@ pub(super) struct Fields {
     expected: Vec<Index>,
     /// Where each field of the object in hand was appended; empty again before the next one.
     segments: Vec<Option<(usize, usize)>>,
+    /// How many of them it has.
+    arrived: usize,
     /// Fields of a record that are passed over.
     ignored: HashSet<String>,
     /// How many records lacked each field and were taken nevertheless.
@@ -296,7 +298,7 @@ impl Fields {
         let by_name = sourced.map(|(index, field)| (field.name.clone(), index)).collect();
         let expected = (0..=fields.len()).collect();
         let (segments, lacking) = (vec![None; fields.len()], vec![0; fields.len()]);
-        Fields { list: fields, by_name, expected, segments, ignored: HashSet::new(), lacking }
+        Fields { list: fields, by_name, expected, segments, arrived: 0, ignored: HashSet::new(), lacking }
     }
 
     /// Passes over the fields of these names.
@@ -309,6 +311,11 @@ impl Fields {
     pub fn lacking(&self) -> impl Iterator<Item = (&str, u64)> {
         let counted = self.list.iter().zip(&self.lacking);
         counted.filter(|(_, count)| **count > 0).map(|(field, count)| (field.name.as_str(), *count))
+    }
+
+    /// Whether the last object had every field.
+    pub fn is_complete(&self) -> bool {
+        self.arrived == self.list.len()
     }
 
     /// The places of the fields that the last object lacked and that the server fills in: its row has nothing there.
@@ -330,7 +337,8 @@ impl Fields {
     pub fn write(&mut self, cursor: &mut Cursor<'_>, context: &mut Context, out: &mut Vec<u8>) -> Checked<()> {
         let (object, start) = (cursor.at(), out.len());
         self.segments.fill(None);
-        let (mut arrived, mut in_order, mut next) = (0, true, 0);
+        self.arrived = 0;
+        let (mut in_order, mut next) = (true, 0);
         let mut more = cursor.begin(b'{', b'}')?;
         while more {
             let Some(index) = self.locate(next, cursor, context)? else {
@@ -347,12 +355,12 @@ impl Fields {
                 return Err(fault.within(&field.name));
             }
             *segment = Some((begin, out.len()));
-            in_order &= index == arrived;
-            arrived += 1;
+            in_order &= index == self.arrived;
+            self.arrived += 1;
             next = index + 1;
             more = cursor.more(b'}')?;
         }
-        if !in_order || arrived < self.list.len() {
+        if !in_order || !self.is_complete() {
             self.arrange(object, start, out)?;
         }
         Ok(())

@@ -16,7 +16,7 @@ use super::read::Letters;
 use super::report::{State, TableLetters, id_of};
 use crate::clickhouse::ClickHouseTarget;
 use crate::crash;
-use crate::data::{Fate, Headers, Record, RecordId, RecordPosition};
+use crate::data::{Fate, RecordId, RecordPosition};
 use crate::error::{Error, Result};
 use crate::fit::require_fit;
 use crate::kafka::Letter;
@@ -157,16 +157,8 @@ impl<'a> Replay<'a> {
         let mut sets: Vec<(Vec<Row>, u32)> = Vec::new();
         for letter in letters {
             let id = id_of(letter);
-            let record = Record {
-                partition: id.partition,
-                offset: id.offset,
-                timestamp_ms: id.timestamp_ms,
-                key: letter.record.key.as_deref(),
-                value: letter.record.value.as_deref(),
-                headers: Headers::of(&letter.record.headers),
-            };
             let mut bytes = Vec::new();
-            match self.format.encode(&record, &mut bytes) {
+            match self.format.encode(id, letter.record.value.as_deref(), &mut bytes) {
                 Ok(shape) => {
                     let header = self.format.headers().swap_remove(usize::from(shape));
                     let row = Row { id, header, bytes };

@@ -44,8 +44,8 @@ pub struct InsertRules {
     pub retry: RetryConfig,
 }
 
-/// Reads a record again, as the dead letter that it is to become for this reason.
-pub type ReadAgain = Box<dyn FnMut(RecordId, &str) -> Result<DeadLetter> + Send>;
+/// Reads records again, as the dead letters that they are to become for these reasons.
+pub type ReadAgain = Box<dyn FnMut(Vec<(RecordId, String)>) -> Result<Vec<DeadLetter>> + Send>;
 
 /// What an inserter takes from outside, so that tests decide it.
 pub struct Tools {
@@ -55,7 +55,7 @@ pub struct Tools {
     pub beside: Beside,
     /// Waits; `true` if the run was asked to finish meanwhile.
     pub pause: Box<dyn FnMut(Duration) -> bool + Send>,
-    /// Reads a record again.
+    /// Reads records again.
     pub read_again: ReadAgain,
     /// Records that are dead letters already: another letter would only repeat it.
     pub letters: HashSet<RecordId>,
@@ -245,21 +245,23 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
         if let Some(Recorded { token, is_sent: true }) = &recorded {
             self.check_views_of(token, prepared, &part, &held);
         }
-        let mut dead = Vec::new();
         let is_known = |id: &RecordId| held.contains(id) || self.tools.letters.contains(id);
-        let refused: Vec<(usize, &DeadLetter)> =
-            prepared.refused(&part).filter(|(index, _)| !is_known(&prepared.id(*index))).collect();
-        for (index, letter) in refused {
-            if let Some(error) = self.limit(&prepared.id(index), &letter.reason, dead.len()) {
-                if part.start < index {
-                    self.copy_rows(prepared, part.start..index, recorded, &held, dead)?;
-                }
-                self.committer.flush()?;
-                return Err(error);
+        let (mut refused, mut stop) = (Vec::new(), None);
+        for (index, reason) in prepared.refused(&part).filter(|(index, _)| !is_known(&prepared.id(*index))) {
+            let id = prepared.id(index);
+            stop = self.limit(&id, reason, refused.len()).map(|error| (index, error));
+            if stop.is_some() {
+                break;
             }
-            dead.push(letter.clone());
+            refused.push((id, reason.to_owned()));
         }
-        self.copy_rows(prepared, part, recorded, &held, dead)
+        let dead = self.letters(refused)?;
+        let Some((index, error)) = stop else { return self.copy_rows(prepared, part, recorded, &held, dead) };
+        if part.start < index {
+            self.copy_rows(prepared, part.start..index, recorded, &held, dead)?;
+        }
+        self.committer.flush()?;
+        Err(error)
     }
 
     /// The ranges of which the target may hold something.
@@ -332,7 +334,7 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
                             recorded = Some(Recorded { token, is_sent: true });
                             continue;
                         }
-                        dead.extend(self.refused_by_server(prepared, row, &reason, dead.len())?);
+                        dead.extend(self.refused_by_server(prepared, row, reason, dead.len())?);
                         return self.dealt_with(prepared, &part, &ranges, dead);
                     }
                     let bad = self.find_bad(prepared, &rows, dead.len())?;
@@ -341,10 +343,9 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
                     }
                     // What is left is another set: it is recorded anew, in the place of this one.
                     self.committer.forget_intents(&ranges);
-                    for (row, reason) in bad {
-                        rows.retain(|&other| other != row);
-                        dead.extend(self.letter(prepared.id(row), &reason)?);
-                    }
+                    rows.retain(|row| bad.iter().all(|(other, _)| other != row));
+                    let bad = bad.into_iter().map(|(row, reason)| (prepared.id(row), reason));
+                    dead.extend(self.letters(bad.collect())?);
                 }
                 Ended::TooLarge(error) => {
                     if rows.len() == 1 {

@@ -233,12 +233,12 @@ fn copy<S: Servers>(
         token: servers.tokens()?,
         pause: Box::new(move |pause| shutdown.wait(pause)),
         beside: servers.beside(),
-        read_again: Box::new(move |id, reason| {
+        read_again: Box::new(move |refused| {
             // One client for all letters, another after a failure.
             let mut client = letters_log.take().map_or_else(&open_log, Ok)?;
-            let letter = read_again(&mut client, id, reason, limit)?;
+            let letters = read_again(&mut client, refused, limit)?;
             letters_log = Some(client);
-            Ok(letter)
+            Ok(letters)
         }),
     };
     let mut inserter = Inserter::new(committer, target, rules, tools);

@@ -10,7 +10,7 @@ use super::record_batch::RecordBatch;
 use crate::clickhouse::column_type::Column;
 use crate::clickhouse::encode::{CalendarRange, RowEncoder, Shape};
 use crate::config::ColumnRules;
-use crate::data::{Record, RecordId};
+use crate::data::RecordId;
 use crate::error::{Error, Result};
 use crate::ports::record_types::RecordTypes;
 use crate::ports::source::SourceColumn;
@@ -71,16 +71,16 @@ impl RowFormat {
         self.headers.clone()
     }
 
-    /// Appends a record's row; on a refusal, returns why, with `out` unchanged.
+    /// Appends the row of the record of this identity and value; on a refusal, returns why, with `out` unchanged.
     ///
     /// # Errors
     /// The reason why the columns do not take it.
-    pub fn encode(&mut self, record: &Record<'_>, out: &mut Vec<u8>) -> Result<Shape, String> {
-        let value = record.value.ok_or("a record without a value (a tombstone): deletes are not propagated")?;
+    pub fn encode(&mut self, id: RecordId, value: Option<&[u8]>, out: &mut Vec<u8>) -> Result<Shape, String> {
+        let value = value.ok_or("a record without a value (a tombstone): deletes are not propagated")?;
         let mut spans = self.types.spans().iter();
-        let at = spans.position(|span| span.has(record.partition, record.offset)).unwrap_or_default();
+        let at = spans.position(|span| span.has(id.partition, id.offset)).unwrap_or_default();
         let encoder = &mut self.encoders[at];
-        let shape = encoder.encode(RecordId::of(record), value, out).map_err(|refusal| {
+        let shape = encoder.encode(id, value, out).map_err(|refusal| {
             if encoder.lacks_type_for(&refusal) {
                 self.unfit.get_or_insert_with(|| refusal.to_string());
             }
@@ -162,8 +162,8 @@ impl Preparer {
             }
             prepared
         });
-        for record in batch.iter() {
-            prepared.push(&record, |body| format.encode(&record, body));
+        for (id, value) in batch.iter() {
+            prepared.push(id, value, |body| format.encode(id, value, body));
         }
         format.require_known_types()?;
         prepared.cover(&batch.ranges);

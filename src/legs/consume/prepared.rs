@@ -6,12 +6,11 @@ use std::ops::Range;
 
 use super::position::LastRecord;
 use crate::clickhouse::encode::Shape;
-use crate::data::{DeadLetter, Ranges, Record, RecordId};
+use crate::data::{Ranges, RecordId};
 
 /// Records whose rows are encoded: a contiguous range of each of some partitions.
 ///
-/// A record's own bytes are kept only where the columns do not take it: of the others, which are nearly all, the row is
-/// enough.
+/// The records' own bytes are not kept: a row is enough, and the few that the columns do not take are read again.
 #[derive(Debug, Default)]
 pub struct Prepared {
     /// What it covers, the offsets of control records and deleted ones included.
@@ -24,8 +23,9 @@ pub struct Prepared {
     is_mixed: bool,
     /// By partition and offset once they are [sorted](Prepared::sort).
     records: Vec<Encoded>,
-    /// What the columns do not take, likewise sorted.
-    refused: Vec<DeadLetter>,
+    /// What the columns do not take, and why; likewise sorted.
+    refused: Vec<(RecordId, String)>,
+    /// The size of their values.
     refused_bytes: usize,
 }
 
@@ -88,18 +88,20 @@ impl Prepared {
         cover(&mut self.ranges, ranges);
     }
 
-    /// Adds a record whose row `encode` appends to the body, or refuses with a reason.
-    pub fn push(&mut self, record: &Record<'_>, encode: impl FnOnce(&mut Vec<u8>) -> Result<Shape, String>) {
+    /// Adds the record of this identity and value, whose row `encode` appends to the body, or refuses with a reason.
+    pub fn push(
+        &mut self,
+        id: RecordId,
+        value: Option<&[u8]>,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<Shape, String>,
+    ) {
         let start = self.body.len();
         let shape = encode(&mut self.body).unwrap_or_else(|reason| {
-            let letter = DeadLetter::of(record, reason);
-            self.refused_bytes +=
-                record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + record.headers.bytes().len();
-            self.refused.push(letter);
+            self.refused_bytes += value.map_or(0, <[u8]>::len);
+            self.refused.push((id, reason));
             0
         });
         self.is_mixed |= shape != 0;
-        let id = RecordId::of(record);
         // A row is hardly larger than its record, which is smaller than 2 GiB.
         let len = u32::try_from(self.body.len() - start).unwrap_or(u32::MAX);
         self.records.push(Encoded { id, start, len, shape });
@@ -109,7 +111,7 @@ impl Prepared {
     pub fn sort(&mut self) {
         // They came as runs, which a stable sort merges.
         self.records.sort_by_key(Encoded::place);
-        self.refused.sort_by_key(|letter| (letter.partition, letter.offset));
+        self.refused.sort_by_key(|(id, _)| (id.partition, id.offset));
     }
 
     /// The number of records.
@@ -124,7 +126,7 @@ impl Prepared {
         self.records.is_empty()
     }
 
-    /// The size of the rows, and of the records that are refused.
+    /// The size of the rows, and of the values that are refused.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.body.len() + self.refused_bytes
@@ -142,11 +144,11 @@ impl Prepared {
         part.clone().filter(|&index| self.records[index].len > 0).collect()
     }
 
-    /// The records of `part` that the columns do not take, with their indices, as the dead letters that they may become.
-    pub fn refused(&self, part: &Range<usize>) -> impl Iterator<Item = (usize, &DeadLetter)> {
-        self.refused.iter().filter_map(move |letter| {
-            let index = self.records.binary_search_by_key(&(letter.partition, letter.offset), Encoded::place).ok()?;
-            part.contains(&index).then_some((index, letter))
+    /// The records of `part` that the columns do not take, with their indices and the reasons.
+    pub fn refused(&self, part: &Range<usize>) -> impl Iterator<Item = (usize, &str)> {
+        self.refused.iter().filter_map(move |(id, reason)| {
+            let index = self.records.binary_search_by_key(&(id.partition, id.offset), Encoded::place).ok()?;
+            part.contains(&index).then_some((index, reason.as_str()))
         })
     }
 
@@ -229,21 +231,12 @@ impl Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Headers;
 
     fn prepared(records: &[(i32, i64)], ranges: &[(i32, (i64, i64))]) -> Prepared {
         let mut prepared = Prepared { ranges: ranges.iter().copied().collect(), ..Prepared::default() };
         prepared.begin(vec![b"all: ".to_vec(), b"some: ".to_vec()]);
         for &(partition, offset) in records {
-            let record = Record {
-                partition,
-                offset,
-                timestamp_ms: 5,
-                key: None,
-                value: Some(b"v"),
-                headers: Headers::default(),
-            };
-            prepared.push(&record, |body| {
+            prepared.push(RecordId { partition, offset, timestamp_ms: 5 }, Some(b"v"), |body| {
                 if offset == 5 {
                     return Err("five".into());
                 }
@@ -286,9 +279,7 @@ mod tests {
         assert_eq!(*prepared.body_of(&[0, 3]), *b"all: 0.0 2.7 ");
         assert_eq!(*prepared.body_of(&[1]), *b"some: 0.2 ", "of another shape, and so an INSERT of its own");
         assert_eq!(prepared.parts(), [0..1, 1..3, 3..4], "what is refused goes with what comes before");
-        let refused: Vec<_> =
-            prepared.refused(&(1..4)).map(|(index, letter)| (index, letter.reason.as_str())).collect();
-        assert_eq!(refused, [(2, "five")]);
+        assert_eq!(prepared.refused(&(1..4)).collect::<Vec<_>>(), [(2, "five")]);
         assert_eq!(prepared.refused(&(0..2)).count(), 0);
     }
 

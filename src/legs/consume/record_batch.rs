@@ -1,8 +1,8 @@
 //! Records fetched together, on their way to be encoded.
 
-use crate::data::{Headers, Ranges, Record, RecordId};
+use crate::data::{Ranges, Record, RecordId};
 
-/// Records in one buffer, in the order in which they came.
+/// The values of records in one buffer, in the order in which they came: a row is made of nothing else.
 #[derive(Clone, Debug, Default)]
 pub struct RecordBatch {
     /// What it covers, the offsets of control records and deleted ones included: a contiguous range of each of some
@@ -17,10 +17,9 @@ pub struct RecordBatch {
 #[derive(Clone, Debug)]
 struct Span {
     id: RecordId,
-    start: usize,
-    key_len: Option<u32>,
-    value_len: Option<u32>,
+    /// Where its value ends, and the next one's begins.
     end: usize,
+    is_tombstone: bool,
 }
 
 impl RecordBatch {
@@ -36,18 +35,9 @@ impl RecordBatch {
 
     /// Appends a record.
     pub fn push(&mut self, record: &Record<'_>) {
-        let start = self.text.len();
-        let mut append = |part: Option<&[u8]>| {
-            part.map(|bytes| {
-                self.text.extend_from_slice(bytes);
-                // A record is smaller than 2 GiB: the protocol's sizes are signed 32-bit numbers.
-                u32::try_from(bytes.len()).unwrap_or(u32::MAX)
-            })
-        };
-        let (key_len, value_len) = (append(record.key), append(record.value));
-        self.text.extend_from_slice(record.headers.bytes());
+        self.text.extend_from_slice(record.value.unwrap_or_default());
         let (id, end) = (RecordId::of(record), self.text.len());
-        self.records.push(Span { id, start, key_len, value_len, end });
+        self.records.push(Span { id, end, is_tombstone: record.value.is_none() });
     }
 
     /// The number of records.
@@ -62,25 +52,19 @@ impl RecordBatch {
         self.records.is_empty()
     }
 
-    /// The size of all keys, values and headers.
+    /// The size of all values.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.text.len()
     }
 
-    /// The records.
-    pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
-        self.records.iter().map(|span| {
-            let key_end = span.start + span.key_len.unwrap_or(0) as usize;
-            let value_end = key_end + span.value_len.unwrap_or(0) as usize;
-            Record {
-                partition: span.id.partition,
-                offset: span.id.offset,
-                timestamp_ms: span.id.timestamp_ms,
-                key: span.key_len.map(|_| &self.text[span.start..key_end]),
-                value: span.value_len.map(|_| &self.text[key_end..value_end]),
-                headers: Headers::of(&self.text[value_end..span.end]),
-            }
+    /// The records' identities and values; a tombstone has none.
+    pub fn iter(&self) -> impl Iterator<Item = (RecordId, Option<&[u8]>)> {
+        let mut start = 0;
+        self.records.iter().map(move |span| {
+            let value = &self.text[start..span.end];
+            start = span.end;
+            (span.id, (!span.is_tombstone).then_some(value))
         })
     }
 }

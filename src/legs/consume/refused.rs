@@ -63,23 +63,23 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
         &mut self,
         prepared: &Prepared,
         row: usize,
-        reason: &str,
+        reason: String,
         before: usize,
-    ) -> Result<Option<DeadLetter>> {
+    ) -> Result<Vec<DeadLetter>> {
         let id = prepared.id(row);
         let is_known = self.tools.letters.contains(&id);
-        if let Some(error) = self.limit(&id, reason, before).filter(|_| !is_known) {
+        if let Some(error) = self.limit(&id, &reason, before).filter(|_| !is_known) {
             self.committer.forget_intents(&prepared.ranges_of(&(row..row + 1)));
             self.committer.flush()?;
             return Err(error);
         }
-        self.letter(id, reason)
+        self.letters(vec![(id, reason)])
     }
 
-    /// The record as a dead letter, unless it is one already.
-    pub(super) fn letter(&mut self, id: RecordId, reason: &str) -> Result<Option<DeadLetter>> {
-        let is_known = self.tools.letters.contains(&id);
-        if is_known { Ok(None) } else { (self.tools.read_again)(id, reason).map(Some) }
+    /// The records as dead letters, but for those that are some already.
+    pub(super) fn letters(&mut self, mut refused: Vec<(RecordId, String)>) -> Result<Vec<DeadLetter>> {
+        refused.retain(|(id, _)| !self.tools.letters.contains(id));
+        if refused.is_empty() { Ok(Vec::new()) } else { (self.tools.read_again)(refused) }
     }
 
     /// The error that stops the run before a record that is refused, if it has to stop: by `on_bad_row`, or because it would be

@@ -146,7 +146,7 @@ fn read_window(
             last = Some((record.partition, record.offset));
             if ends.get(&record.partition).is_some_and(|&end| record.offset < end) {
                 newest = newest.max(record.timestamp_ms);
-                let headers = record.headers.bytes();
+                let headers = (record.headers)();
                 bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + headers.len();
                 chunk.push(WindowRecord {
                     partition: record.partition,
@@ -154,7 +154,7 @@ fn read_window(
                     timestamp_ms: record.timestamp_ms,
                     key: record.key.map(<[u8]>::to_vec),
                     value: record.value.map(<[u8]>::to_vec),
-                    headers: headers.to_vec(),
+                    headers,
                 });
             }
         })?;

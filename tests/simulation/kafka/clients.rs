@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pg2ch::data::{DeadLetter, Headers, Offsets, Record, RecordId, RecordPosition, RowBatch};
+use pg2ch::data::{DeadLetter, Offsets, Record, RecordId, RecordPosition, RowBatch};
 use pg2ch::error::Result;
 use pg2ch::mutant;
 use pg2ch::ports::topic::{Committed, End, Fence, Of, OffsetCommit, Polled, Sent, Survey, TopicLog};
@@ -163,7 +163,7 @@ impl TopicLog for SimLog {
                             timestamp_ms: data.timestamp_ms,
                             key: data.key.as_deref().map(str::as_bytes),
                             value: Some(data.value.as_bytes()),
-                            headers: Headers::of(&data.headers),
+                            headers: &|| data.headers.clone(),
                         });
                         return Ok(Polled::Record);
                     }
