@@ -97,21 +97,30 @@ fn a_locked_row_is_held_with_its_headers() {
 
 #[test]
 fn a_dead_letter_has_the_headers_of_its_record_behind_its_own() {
-    let mut world = with_headers("headers_dead", 0);
-    world.ch("ALTER TABLE {t} ADD CONSTRAINT picky CHECK user_id != 2");
-    world.insert_rows(3);
-    world.once().expect(65);
-    let letters = world.topic_named(&format!("{}.dead", world.name));
-    let [letter] = letters.as_slice() else { panic!("{letters:?}") };
-    assert_eq!(letter.header_names[5..], ["traceparent", "ce_type"]);
-    assert_eq!(
-        (letter.headers["traceparent"].as_str(), letter.headers["pg2ch-topic"].as_str()),
-        ("first", &*world.name)
-    );
-    world.ch("ALTER TABLE {t} DROP CONSTRAINT picky");
-    world.assert_every_record_once();
-    world.run(&["dead-letters", "replay"]).expect(0);
-    world.assert_target_equals_topic(&world.topic());
+    // Whether the server refuses the row or no row can be made of the record: both are read again.
+    for (name, refuses, takes) in [
+        ("headers_dead", "ADD CONSTRAINT picky CHECK user_id != 1000", "DROP CONSTRAINT picky"),
+        ("headers_unfit", "MODIFY COLUMN user_id Int8", "MODIFY COLUMN user_id Int64"),
+    ] {
+        let mut world = with_headers(name, 0);
+        world.settings.insert("[table]", format!("{HEADERS}\nallow_lossy = [\"user_id\"]"));
+        world.ch(&format!("ALTER TABLE {{t}} {refuses}"));
+        world.insert_rows(3);
+        world.sql("UPDATE {t} SET user_id = 1000 WHERE id = 2");
+        world.once().expect(65);
+        let letters = world.topic_named(&format!("{}.dead", world.name));
+        let [letter] = letters.as_slice() else { panic!("{letters:?}") };
+        assert_eq!(letter.header_names[5..], ["traceparent", "ce_type"]);
+        assert_eq!(
+            (letter.headers["traceparent"].as_str(), letter.headers["pg2ch-topic"].as_str()),
+            ("first", &*world.name)
+        );
+        world.ch("SYSTEM START MERGES {t}");
+        world.ch(&format!("ALTER TABLE {{t}} {takes}"));
+        world.assert_every_record_once();
+        world.run(&["dead-letters", "replay"]).expect(0);
+        world.assert_target_equals_topic(&world.topic());
+    }
 }
 
 #[test]
