@@ -44,23 +44,20 @@ impl ClickHouseTarget {
 
     /// The highest offset of each partition.
     pub(super) fn highest_offsets(&mut self) -> Result<BTreeMap<i32, i64>> {
-        let what = format!("cannot query which records {} holds", self.name());
-        let sql = format!(
-            "SELECT {PARTITION}, max({OFFSET}), toInt64(0) FROM {} GROUP BY 1 FORMAT RowBinary",
-            self.sql_name()
-        );
-        let answer = self.query(&what, &sql)?;
-        Ok(answer.chunks_exact(ROW).filter_map(parse).map(|id| (id.partition, id.offset)).collect())
+        let name = self.sql_name();
+        let highest = self.rows(&format!("{PARTITION}, max({OFFSET}), toInt64(0) FROM {name} GROUP BY 1"))?;
+        Ok(highest.into_iter().map(|id| (id.partition, id.offset)).collect())
     }
 
     fn look_up(&mut self, condition: &str) -> Result<HashSet<RecordId>> {
+        let name = self.sql_name();
+        let held = self.rows(&format!("{PARTITION}, {OFFSET}, {TIMESTAMP} FROM {name} WHERE {condition}"))?;
+        Ok(held.into_iter().collect())
+    }
+
+    fn rows(&mut self, select: &str) -> Result<Vec<RecordId>> {
         let what = format!("cannot query which records {} holds", self.name());
-        let sql = format!(
-            "SELECT {PARTITION}, {OFFSET}, {TIMESTAMP} FROM {} WHERE {} FORMAT RowBinary",
-            self.sql_name(),
-            condition,
-        );
-        let answer = self.query(&what, &sql)?;
+        let answer = self.query(&what, &format!("SELECT {select} FORMAT RowBinary"))?;
         if answer.len() % ROW != 0 {
             return Err(Error::bug(
                 what,

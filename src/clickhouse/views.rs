@@ -8,6 +8,7 @@ use super::http::{quote, text};
 use super::target_table::ClickHouseTarget;
 use crate::error::Result;
 use crate::ports::engine::{Engine, Window};
+use crate::ports::layout::Layout;
 use crate::ports::target::View;
 
 /// A chain longer than this is a circle, which the server itself would refuse.
@@ -22,6 +23,7 @@ struct Row {
     uuid: String,
     engine: String,
     engine_full: String,
+    partition_key: String,
     create_table_query: String,
     dependencies_database: Vec<String>,
     dependencies_table: Vec<String>,
@@ -48,10 +50,13 @@ impl ClickHouseTarget {
                 }
                 let table = filled.get(name).and_then(Option::as_ref);
                 let row = table.and_then(|table| tables.get(table));
+                let engine = row.map(|row| Engine::parse(&row.engine, &row.engine_full));
                 found.push(View {
                     name: quoted(name),
                     table: table.map(quoted).unwrap_or_default(),
-                    window: row.map_or(Window::Unknown, |row| Engine::parse(&row.engine, &row.engine_full).window()),
+                    window: engine.as_ref().map_or(Window::Unknown, Engine::window),
+                    layout: engine.as_ref().map_or(Layout::Here, Engine::layout),
+                    is_partitioned: row.is_some_and(|row| !row.partition_key.is_empty()),
                 });
                 for row in view.into_iter().chain(row) {
                     next.extend(row.dependencies_database.iter().cloned().zip(row.dependencies_table.iter().cloned()));
@@ -70,8 +75,8 @@ impl ClickHouseTarget {
         let list: Vec<String> =
             names.iter().map(|(database, name)| format!("({}, {})", text(database), text(name))).collect();
         let sql = format!(
-            "SELECT database, name, toString(uuid) AS uuid, engine, engine_full, create_table_query, dependencies_database, \
-             dependencies_table FROM system.tables WHERE (database, name) IN ({})",
+            "SELECT database, name, toString(uuid) AS uuid, engine, engine_full, partition_key, create_table_query, \
+             dependencies_database, dependencies_table FROM system.tables WHERE (database, name) IN ({})",
             list.join(", ")
         );
         let what = format!("cannot look up the views of {}", self.name());
@@ -137,6 +142,7 @@ mod tests {
             uuid: uuid.into(),
             engine: "MaterializedView".into(),
             engine_full: String::new(),
+            partition_key: String::new(),
             create_table_query: statement.into(),
             dependencies_database: Vec::new(),
             dependencies_table: Vec::new(),

@@ -282,9 +282,9 @@ impl Check<'_> {
             "view-deduplication",
             "an INSERT that is sent again after a lost reply is stored once in the target, but twice there",
         );
-        let View { name, table, window } = view;
-        match window {
-            Window::Tokens(1..) => {
+        let View { name, table, window, .. } = view;
+        match *window {
+            Window::Tokens(tokens) if tokens >= self.target.entries(view, usize::MAX) => {
                 let what = format!("the materialized view {name} reads {}", self.table.target);
                 let why = "it sees every inserted block, before versions of a row are merged; if it refuses rows, the run reports that";
                 self.add(
@@ -295,11 +295,17 @@ impl Check<'_> {
                     format!("-- nothing, if that is intended; otherwise:\n-- DROP VIEW {name};"),
                 );
             }
-            Window::Tokens(0) => {
-                let what =
-                    format!("the materialized view {name} writes to {table}, which remembers no deduplication tokens");
-                // A replicated table has the server's default, unless it is turned off.
-                let fix = format!("ALTER TABLE {table} MODIFY SETTING {} = 10000;", Layout::Here.window_setting());
+            Window::Tokens(tokens) => {
+                let setting = view.layout.window_setting();
+                let few = match tokens {
+                    0 => "no deduplication tokens".to_owned(),
+                    _ => format!(
+                        "too few deduplication tokens for an INSERT into many partitions ({setting} = {tokens})"
+                    ),
+                };
+                let what = format!("the materialized view {name} writes to {table}, which remembers {few}");
+                let enough = self.target.entries(view, usize::MAX).max(10_000);
+                let fix = format!("ALTER TABLE {table} MODIFY SETTING {setting} = {enough};");
                 self.add(id, Effect::Weaker, what, why, fix);
                 self.found.last_mut().into_iter().for_each(|difference| difference.is_additive = true);
             }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::engine::{Engine, Window, columns_with_ttl};
+use super::layout::Layout;
 use crate::data::{CalendarRange, Column, Ranges, RecordId};
 use crate::error::{Error, Result};
 
@@ -31,11 +32,22 @@ pub struct TargetDescription {
 }
 
 impl TargetDescription {
-    /// Whether every table behind the target recognises a repeated INSERT by its token, so that a repetition refills what
-    /// lacks the rows and doubles nothing.
+    /// Whether every table behind the target recognises a repeated INSERT of this many rows by its token, so that a repetition
+    /// refills what lacks the rows and doubles nothing.
     #[must_use]
-    pub fn views_remember(&self) -> bool {
-        self.views.iter().all(|view| matches!(view.window, Window::Tokens(1..)))
+    pub fn views_remember(&self, rows: usize) -> bool {
+        self.views
+            .iter()
+            .all(|view| matches!(view.window, Window::Tokens(window) if window >= self.entries(view, rows)))
+    }
+
+    /// How many tokens an INSERT of this many rows, or of more, leaves at most in the table that a view fills: each view that fills it
+    /// counts for itself, and each partition.
+    #[must_use]
+    pub fn entries(&self, view: &View, rows: usize) -> u64 {
+        let partitions = if view.is_partitioned { rows.min(MOST_PARTITIONS) } else { 1 };
+        let views = self.views.iter().filter(|other| other.table == view.table).count();
+        (partitions * views) as u64
     }
 
     /// The columns that keep what is inserted; those that have a TTL do not.
@@ -46,6 +58,9 @@ impl TargetDescription {
     }
 }
 
+/// An INSERT fills no more partitions of a table than that, unless the table is of no use.
+const MOST_PARTITIONS: usize = 5_000;
+
 /// A materialized view behind the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
@@ -55,6 +70,10 @@ pub struct View {
     pub table: String,
     /// Whether that table recognises a repeated INSERT.
     pub window: Window,
+    /// Where that table's data lie.
+    pub layout: Layout,
+    /// Whether that table has partitions.
+    pub is_partitioned: bool,
 }
 
 /// How an INSERT ended.

@@ -8,6 +8,7 @@ use pg2ch::data::{Ranges, RecordId};
 use pg2ch::error::{Error, Result};
 use pg2ch::mutant;
 use pg2ch::ports::engine::{Engine, Window};
+use pg2ch::ports::layout::Layout;
 use pg2ch::ports::target::{self, Cause, Inserted, Refused, Target, TargetDescription};
 
 use crate::faults::{Fault, Leg};
@@ -135,6 +136,8 @@ impl ClickHouse {
             name: "`d`.`v`".into(),
             table: "`d`.`t`".into(),
             window: if view.remembers { Window::Tokens(100) } else { Window::Tokens(0) },
+            layout: Layout::Here,
+            is_partitioned: false,
         };
         TargetDescription {
             identity: format!("made {}", self.made),

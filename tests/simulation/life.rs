@@ -488,6 +488,10 @@ impl World {
         if report.exit_code() != expected || !report.is_complete() {
             self.broke(|| format!("the {which} clean run ends with {:?}", report.exit_code()));
         }
+        let checkpoint = &self.postgres.tables.checkpoint.offsets;
+        if checkpoint.iter().any(|(&partition, &next)| self.kafka.written(partition) < next) {
+            self.broke(|| format!("the {which} clean run has not said that the topic is another one"));
+        }
         let counted = (produce.records_sent, produce.rows_flagged + produce.rows_recovered, consume.dead_letters);
         let happened = (self.kafka.sent, self.postgres.flags, self.kafka.buried);
         if counted != happened {

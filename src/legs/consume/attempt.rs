@@ -135,7 +135,7 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
             Window::Tokens(window) => !description.partition_key.is_empty() && 2 * rows as u64 > window,
             Window::Never | Window::Unknown => false,
         };
-        description.views.is_empty() || !description.views_remember() || is_forgotten
+        description.views.is_empty() || !description.views_remember(rows) || is_forgotten
     }
 
     /// Whether the target holds some of the rows, once nothing of the INSERT is executing any more.
@@ -187,7 +187,7 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
             self.report_views(block.ranges, held, &reason);
             return Err(error);
         }
-        if !(self.rules.description.views_remember() && self.refills_views(block)?) {
+        if !(self.rules.description.views_remember(block.rows.len()) && self.refills_views(block)?) {
             self.report_views(block.ranges, held, &reason);
         }
         Ok(Verdict::Ended(Ended::Ask))

@@ -113,7 +113,8 @@ fn attempt<S: Servers>(
     let mut behind = produced.records;
     // Where something was delivered there is something to copy.
     if produced.delivered.is_empty() {
-        let Survey { starts, stable, written, committed } = log.survey(Of::Before)?;
+        let survey = log.kept_survey().map_or_else(|| log.survey(Of::Before), Ok)?;
+        let Survey { starts, stable, written, committed } = survey;
         let ends = wait_from(&mut log, stable, produced.delivered, config.timeouts.stable, leg.shutdown)?;
         report.complete = is_all(&written, &ends);
         let mut start = Start::of(&committed, &starts, &ends, context);

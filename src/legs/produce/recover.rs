@@ -47,9 +47,13 @@ pub fn recover(
 ) -> Result<Option<Recovery>> {
     let timeouts = config.timeouts;
     let Survey { starts, stable, written, .. } = survey;
-    let stable = wait_from(log, stable, &written, timeouts.stable, shutdown)?;
+    let mut stable = wait_from(log, stable, &written, timeouts.stable, shutdown)?;
     if shutdown.is_requested() {
         return Ok(None);
+    }
+    for &partition in checkpoint.offsets.keys() {
+        // The topic has fewer partitions than it had.
+        stable.entry(partition).or_insert(0);
     }
     let (from, is_recreated) = window_start(&checkpoint, &starts, &stable, report);
     if is_recreated {
