@@ -118,7 +118,8 @@ pub(super) struct RawInit {
     #[argh(switch)]
     pub(super) start_at_end: bool,
 
-    /// copy the topic from its beginning into a target without the columns `_partition`, `_offset` and `_timestamp`
+    /// copy the topic from its beginning; what the target holds of it by its columns `_partition`, `_offset` and `_timestamp` is left
+    /// alone
     #[argh(switch)]
     pub(super) start_at_beginning: bool,
 }

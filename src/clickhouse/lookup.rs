@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use super::http::quote;
 use super::target_table::ClickHouseTarget;
 use crate::data::{Ranges, RecordId};
 use crate::error::{Error, Result};
@@ -42,6 +43,23 @@ impl ClickHouseTarget {
         self.look_up(&format!("(_partition, _offset) IN ({})", places.join(", ")))
     }
 
+    /// Why a row policy hides rows from this user, if one does, and how to lift it. Only the plan of a query shows it without a
+    /// privilege of its own.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub fn row_policy(&mut self) -> Result<Option<(String, String)>> {
+        let (name, user) = (self.sql_name(), quote(self.http.user()));
+        let what = format!("cannot look up the row policies of {}", self.name());
+        let plan = self.query(&what, &format!("EXPLAIN actions = 1 SELECT 1 FROM {name}"))?;
+        Ok(filter_in(&String::from_utf8_lossy(&plan)).map(|filter| {
+            let why = format!(
+                "a row policy shows {user} only rows with {filter}; those that it hides would be inserted again"
+            );
+            (why, format!("CREATE ROW POLICY pg2ch ON {name} USING 1 TO {user};"))
+        }))
+    }
+
     /// The highest offset of each partition.
     pub(super) fn highest_offsets(&mut self) -> Result<BTreeMap<i32, i64>> {
         let name = self.sql_name();
@@ -57,6 +75,12 @@ impl ClickHouseTarget {
 
     fn rows(&mut self, select: &str) -> Result<Vec<RecordId>> {
         let what = format!("cannot query which records {} holds", self.name());
+        if !self.sees_all_rows {
+            if let Some((why, fix)) = self.row_policy()? {
+                return Err(Error::config(what, why, fix));
+            }
+            self.sees_all_rows = true;
+        }
         let answer = self.query(&what, &format!("SELECT {select} FORMAT RowBinary"))?;
         if answer.len() % ROW != 0 {
             return Err(Error::bug(
@@ -66,6 +90,12 @@ impl ClickHouseTarget {
         }
         Ok(answer.chunks_exact(ROW).filter_map(parse).collect())
     }
+}
+
+/// The condition by which a plan leaves out rows; a policy that shows all is the constant 1.
+fn filter_in(plan: &str) -> Option<&str> {
+    let filters = plan.lines().filter_map(|line| line.trim().strip_prefix("Row level filter column:"));
+    filters.map(str::trim).find(|filter| *filter != "1")
 }
 
 fn parse(row: &[u8]) -> Option<RecordId> {

@@ -39,6 +39,7 @@ const INSERT: &[(&str, &str)] = &[
     ("input_format_binary_decode_types_in_binary_format", "0"),
     // A column that the header leaves out has its DEFAULT, not its type's zero.
     ("input_format_defaults_for_omitted_fields", "1"),
+    ("input_format_force_null_for_omitted_fields", "0"),
     ("input_format_binary_read_json_as_string", "1"),
     // Or a JSON column gives "2024-01-02T03:04:05" back as "2024-01-02 03:04:05".
     ("input_format_try_infer_dates", "0"),
@@ -46,6 +47,8 @@ const INSERT: &[(&str, &str)] = &[
     // Or it turns ["1", "2"] into [1, 2], and leaves out duplicate keys.
     ("input_format_json_try_infer_numbers_from_strings", "0"),
     ("input_format_try_infer_variants", "0"),
+    // Or it turns [1, "2"] into ["1", "2"].
+    ("input_format_json_infer_array_of_dynamic_from_array_of_different_types", "1"),
     ("type_json_skip_duplicated_paths", "0"),
     // As in `WHOLE`. Questions have these from `PINNED`.
     ("timeout_overflow_mode", "throw"),

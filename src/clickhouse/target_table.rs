@@ -36,6 +36,8 @@ pub struct ClickHouseTarget {
     known: Option<Known>,
     /// What [`described`](Self::described) found out, until it is asked for.
     description: Option<TargetDescription>,
+    /// Whether no row policy hides rows from the user.
+    pub(super) sees_all_rows: bool,
     /// What was asked ahead.
     calendar: Option<CalendarRange>,
     /// The table that rows are tried on.
@@ -91,6 +93,7 @@ impl ClickHouseTarget {
             name: table.target.clone(),
             known: None,
             description: None,
+            sees_all_rows: false,
             calendar: None,
             twin: Twin::Unmade,
             replicas: None,

@@ -56,7 +56,7 @@ impl ClickHouseTarget {
                     table: table.map(quoted).unwrap_or_default(),
                     window: engine.as_ref().map_or(Window::Unknown, Engine::window),
                     layout: engine.as_ref().map_or(Layout::Here, Engine::layout),
-                    is_partitioned: row.is_some_and(|row| !row.partition_key.is_empty()),
+                    is_partitioned: row.is_some_and(|row| !["", "tuple()"].contains(&&*row.partition_key)),
                 });
                 for row in view.into_iter().chain(row) {
                     next.extend(row.dependencies_database.iter().cloned().zip(row.dependencies_table.iter().cloned()));

@@ -12,7 +12,7 @@ use super::migration::{self, REMADE, create_target};
 use super::{Command, Frame};
 use crate::clickhouse::{ClickHouseTarget, Http, quote, text};
 use crate::config::{Config, TableConfig};
-use crate::data::Offsets;
+use crate::data::{NextOffset, Offsets, POSITION_COLUMNS};
 use crate::error::{Error, ExitCode, Result};
 use crate::fit::{Effect, columns, differences, storage};
 use crate::kafka::KafkaLog;
@@ -71,7 +71,7 @@ const RETRY: Duration = Duration::from_millis(50);
 /// Where copying is to begin, whatever was copied before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartAt {
-    /// At the topic's beginning: nothing of it was copied.
+    /// At the topic's beginning. What the target holds of it is not copied again.
     Beginning,
     /// At its end: what it holds today counts as flagged and copied.
     End,
@@ -296,17 +296,24 @@ impl Init<'_> {
         fence.fence()?;
         let written = log.ends(End::Written)?;
         let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, leg.shutdown)?;
-        let offsets = match at {
-            StartAt::Beginning => log.starts()?,
+        let mut target = ClickHouseTarget::new(config, table)?;
+        let description = target.describe()?;
+        let known = match at {
+            // A restored target has some of the records already: only it can tell which.
+            StartAt::Beginning => {
+                let has = |name: &str| description.columns.iter().any(|column| column.name == name);
+                let has_positions = POSITION_COLUMNS.into_iter().all(has);
+                let highest = if has_positions { target.highest()? } else { BTreeMap::new() };
+                known_at(&log.starts()?, &ends, &highest)
+            }
             StartAt::End => {
                 let floor = ledger.checkpoint()?.timestamp_floor;
                 ledger.move_checkpoint(&Checkpoint { offsets: ends.clone(), timestamp_floor: floor })?;
-                ends
+                known_at(&ends, &ends, &BTreeMap::new())
             }
         };
-        let target = ClickHouseTarget::new(config, table)?.describe()?;
-        let context = Context { group: &table.group, topic: &table.topic, target: &target.identity };
-        let mut committer = Committer::new(fence, context, known_at(&offsets), consume::now);
+        let context = Context { group: &table.group, topic: &table.topic, target: &description.identity };
+        let mut committer = Committer::new(fence, context, known, consume::now);
         committer.refresh();
         committer.flush()
     }
@@ -339,7 +346,12 @@ fn alone(
     session.query(WHAT, "SELECT pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended($1, 0))", &[&lock]).map(drop)
 }
 
-fn known_at(ends: &Offsets) -> BTreeMap<i32, Known> {
-    let known = |next| Known { next, position: Position { begun: next, ..Position::default() } };
-    ends.iter().map(|(&partition, &next)| (partition, known(next))).collect()
+/// Copying begins at these offsets. The target is to be asked for what lies between them and the `ends`, if it holds some of it.
+fn known_at(from: &Offsets, ends: &Offsets, highest: &BTreeMap<i32, i64>) -> BTreeMap<i32, Known> {
+    let known = |(&partition, &next): (&i32, &NextOffset)| {
+        let holds_some = highest.get(&partition).is_some_and(|highest| *highest >= next);
+        let ask_below = if holds_some { ends.get(&partition).copied().unwrap_or_default() } else { 0 };
+        (partition, Known { next, position: Position { begun: next, ask_below, ..Position::default() } })
+    };
+    from.iter().map(known).collect()
 }

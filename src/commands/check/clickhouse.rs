@@ -178,7 +178,11 @@ impl Check<'_> {
     /// Whether a table keeps the rows that it is given: the target, or what a Distributed one puts them into.
     fn judge_storage(&mut self, name: &TargetName) -> Result<()> {
         let table = TableConfig { target: name.clone(), ..self.table.clone() };
-        let description = ClickHouseTarget::new(self.config, &table)?.describe()?;
+        let mut target = ClickHouseTarget::new(self.config, &table)?;
+        let description = target.describe()?;
+        if let Some((why, fix)) = target.row_policy()? {
+            self.findings.add(Severity::Error, "row-policy", format!("not all rows of {name} can be seen"), why, fix);
+        }
         let names: Vec<&str> =
             self.source.iter().flat_map(|source| &source.columns).map(|column| column.name.as_str()).collect();
         let mut found = storage::misfits(&table, &names, &description);

@@ -197,6 +197,8 @@ fn settings_of_the_users_profile_change_no_answer() {
         "force_primary_key=1",
         "session_timezone=America/New_York",
         "final=1&limit=1&max_result_rows=1&result_overflow_mode=break",
+        "aggregate_functions_null_for_empty=1&cast_keep_nullable=1&join_use_nulls=1&transform_null_in=1",
+        "enable_positional_arguments=0&prefer_column_name_to_alias=1&output_format_tsv_crlf_end_of_line=1",
     ] {
         let mut world = World::new("profile");
         world.insert_rows(3);

@@ -5,10 +5,15 @@ use crate::common::http_proxy::{Act, HttpProxy};
 
 /// A target behind a proxy, with a view that fills the table `{t}_seen`, which remembers this many tokens.
 fn world(name: &str, window: u32, condition: &str, plan: &[Act]) -> (World, HttpProxy) {
+    partitioned(name, "tuple()", window, condition, plan)
+}
+
+fn partitioned(name: &str, by: &str, window: u32, condition: &str, plan: &[Act]) -> (World, HttpProxy) {
     let mut world = World::new(name);
     world.stop_merges();
     world.ch(&format!(
-        "CREATE TABLE {{t}}_seen (n Int64) ENGINE = MergeTree ORDER BY n SETTINGS non_replicated_deduplication_window = {window}"
+        "CREATE TABLE {{t}}_seen (n Int64) ENGINE = MergeTree PARTITION BY {by} ORDER BY n
+         SETTINGS non_replicated_deduplication_window = {window}"
     ));
     world.ch(&format!("CREATE MATERIALIZED VIEW {{t}}_view TO {{t}}_seen AS SELECT {condition} AS n FROM {{t}}"));
     let proxy = HttpProxy::before(&world.servers.clickhouse_url, plan);
@@ -35,6 +40,19 @@ fn a_lost_answer_doubles_no_view() {
     assert_eq!((seen(&forgets), proxy.inserts()), (100, 1), "it is not repeated");
     forgets.assert_exactly_once();
     forgets.once().expect(0);
+}
+
+#[test]
+fn a_view_into_more_partitions_than_its_table_remembers_is_not_doubled() {
+    let (world, proxy) = partitioned("view_partitions", "n % 50", 10, "user_id", &[Act::CutAfter]);
+    let checked = world.run(&["check"]).expect(0).stdout;
+    let fix = checked.lines().find(|line| line.contains("= 10000;")).unwrap_or_else(|| panic!("{checked}"));
+    assert!(checked.contains("too few deduplication tokens"), "{checked}");
+    let ended = world.once().expect(65);
+    assert!(ended.stderr.contains("the reply was lost"), "{}", ended.stderr);
+    assert_eq!((seen(&world), proxy.inserts()), (100, 1), "it is not repeated");
+    world.ch(fix.trim().trim_start_matches("fix: "));
+    assert!(!world.run(&["check"]).expect(0).stdout.contains("too few"));
 }
 
 #[test]

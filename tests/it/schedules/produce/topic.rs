@@ -76,6 +76,14 @@ fn a_topic_deleted_and_made_again_is_reported_and_started_over() {
     world.insert_rows(30);
     world.run(&["produce"]).expect(0);
     let topic = world.name.clone();
+    // Fewer partitions, and nothing to send: only the checkpoint shows what went down.
+    world.delete_topic(&topic);
+    world.create_topic(&topic, 1, &[]);
+    let ended = world.run(&["--once", "--json"]).expect(65);
+    assert_eq!(ended.report()["produce"]["topic_recreated"], true);
+    world.run(&["--once"]).expect(0);
+    world.insert_rows(30);
+    world.run(&["produce"]).expect(0);
     world.delete_topic(&topic);
     world.create_topic(&topic, 3, &[]);
     world.insert_rows(3);
