@@ -77,7 +77,7 @@ impl ClickHouseTarget {
         let what = format!("cannot query which records {} holds", self.name());
         if !self.sees_all_rows {
             if let Some((why, fix)) = self.row_policy()? {
-                return Err(Error::config(what, why, fix));
+                return Err(Error::config(what, why, format!("let its user see every row: {fix}")));
             }
             self.sees_all_rows = true;
         }

@@ -145,9 +145,27 @@ impl PgLedger {
         let (source, topic) = (literal(&self.table.name), literal(&self.topic));
         format!(
             "SELECT source, partition, next_offset, timestamp_floor, epoch,
-                    EXISTS (SELECT FROM {} AS h WHERE h.source = {source} AND h.topic = {topic}), record_types
-             FROM pg2ch_checkpoint WHERE topic = {topic}",
+                    EXISTS (SELECT FROM {} AS h WHERE h.source = {source} AND h.topic = {topic}), record_types, topic
+             FROM pg2ch_checkpoint WHERE topic = {topic} OR (source = {source} AND partition = {SOURCE_ROW})",
             self.held
+        )
+    }
+
+    /// The rows of the source are flagged for another topic, and nothing shows that all of it was copied.
+    fn moved(&self, what: &str, old: &str) -> Error {
+        let statement = |table: &str| {
+            format!("DELETE FROM {table} WHERE source = {} AND topic = {};", literal(&self.table.name), literal(old))
+        };
+        Error::config(
+            what,
+            format!(
+                "its rows went to topic {old} before: what was flagged and not yet copied from there would be missing"
+            ),
+            format!(
+                "run `pg2ch --once` with `topic = \"{old}\"` until it ends with 0 and has nothing to do; then give that topic up: {} {}",
+                statement("pg2ch_held"),
+                statement("pg2ch_checkpoint")
+            ),
         )
     }
 
@@ -197,7 +215,11 @@ impl Ledger for PgLedger {
         self.has_held = rows.first().is_some_and(|row| row.get(5) == Some("t"));
         self.record_types = None;
         let (mut checkpoint, mut epoch) = (Checkpoint::default(), None);
-        for row in rows {
+        let (here, elsewhere): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.get(7) == Some(&*self.topic));
+        if let (true, Some(old)) = (here.is_empty(), elsewhere.first().and_then(|row| row.get(7))) {
+            return Err(self.moved(&what, old));
+        }
+        for row in here {
             let source = row.get(0).unwrap_or_default();
             if source != self.table.name {
                 return Err(Error::config(

@@ -217,3 +217,31 @@ fn partitions_that_are_added_while_a_run_waits_for_the_lock_belong_to_the_window
     Ended::after(waiting).expect(0);
     world.assert_exactly_once();
 }
+
+#[test]
+fn another_topic_in_the_configuration_is_refused_until_the_one_before_is_given_up() {
+    let mut world = World::new("other_topic");
+    world.insert_rows(5);
+    world.run(&["produce"]).expect(0);
+    let other = format!("{}_other", world.name);
+    world.settings.insert("[table]", format!("topic = \"{other}\""));
+    world.run(&["init"]).expect(0);
+    // Five flagged rows are in the topic alone.
+    let refused = world.once().expect(78).stderr;
+    assert!(
+        refused.contains("not yet copied") && refused.contains(&format!("topic = \"{}\"", world.name)),
+        "{refused}"
+    );
+    assert_eq!(world.unsent(), 0);
+    // What the hint says, typed.
+    world.settings.remove("[table]");
+    world.once().expect(0);
+    world.settings.insert("[table]", format!("topic = \"{other}\""));
+    for statement in refused.split("DELETE FROM ").skip(1) {
+        world.sql(&format!("DELETE FROM {}", statement.split(';').next().unwrap()));
+    }
+    world.insert_rows(3);
+    assert_eq!(world.once().expect(0).number("consume", "rows_inserted"), 3);
+    assert_eq!(world.ch_number("SELECT count() FROM {t}"), 8);
+    world.once().expect(0);
+}
