@@ -100,11 +100,14 @@ impl Scene {
 /// ClickHouse's engine, which runs in the test server as one user, starts again with just these privileges of it.
 fn limit_clickhouse(servers: &OwnServers, grants: &[String]) {
     let queries = grants.iter().map(|grant| format!("<query>{}</query>", grant.split(" TO ").next().unwrap()));
+    restart_clickhouse(servers, &format!("<grants>{}</grants>", queries.collect::<String>()));
+}
+
+/// Starts it again with this in the definition of the user.
+fn restart_clickhouse(servers: &OwnServers, of_user: &str) {
     let users = format!(
         "<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default><password/><networks>\
-         <ip>::/0</ip></networks><profile>default</profile><quota>default</quota><grants>{}</grants></default></users>\
-         </clickhouse>\n",
-        queries.collect::<String>()
+         <ip>::/0</ip></networks><profile>default</profile><quota>default</quota>{of_user}</default></users></clickhouse>\n"
     );
     servers.act("stop", "clickhouse");
     std::fs::write(servers.dir().join("clickhouse-users.xml"), users).unwrap();
@@ -118,7 +121,26 @@ fn the_published_privileges_are_enough_and_each_of_postgresqls_and_kafkas_is_mis
     each_acl_is_missed(&mut scene);
     each_grant_of_postgresql_is_missed(&mut scene.world);
     scene.world.once().expect(0);
+    a_row_policy_is_refused(&mut scene);
     scene.world.assert_sent_exactly_once();
+}
+
+/// Rows that it hides would be inserted again.
+fn a_row_policy_is_refused(scene: &mut Scene) {
+    let name = scene.world.name.clone();
+    let filtered = |filter: &str| {
+        format!("<databases><analytics><{name}><filter>{filter}</filter></{name}></analytics></databases>")
+    };
+    restart_clickhouse(&scene.servers, &filtered("id % 2 = 0"));
+    assert_found(&scene.world, "row-policy", 78);
+    scene.world.insert_rows(10);
+    scene.world.crash_at("clickhouse.insert.after", &["--once"]);
+    let refused = scene.world.once().expect(78).stderr;
+    assert!(refused.contains("only rows with") && refused.contains("CREATE ROW POLICY pg2ch ON"), "{refused}");
+    // What the server makes of both policies.
+    restart_clickhouse(&scene.servers, &filtered("(id % 2 = 0) OR 1"));
+    assert_gone(&scene.world, "row-policy");
+    assert_eq!(scene.world.once().expect(0).number("consume", "rows_held"), 10);
 }
 
 /// Rows, dead letters and their replay, a window to recover, an insert to recognise; every command.
