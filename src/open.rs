@@ -290,6 +290,11 @@ impl Servers for RealServers<'_> {
         if self.row_clients.borrow().fence.is_some() { Of::Now } else { Of::Nobody }
     }
 
+    fn idle_survey(&self) -> Of {
+        // A run of the first leg alone may have no access to the group.
+        if self.legs == Legs::Both { Of::Before } else { Of::Nobody }
+    }
+
     fn keep_pipeline(&self, writer: KafkaWriter, rows: Self::Rows) {
         if self.leg.config.kafka.transactional {
             let mut row_clients = self.row_clients.borrow_mut();

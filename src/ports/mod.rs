@@ -143,6 +143,11 @@ pub trait Servers {
         Of::Nobody
     }
 
+    /// Which survey a first leg makes that finds nothing to send: the one with which the leg that follows begins.
+    fn idle_survey(&self) -> Of {
+        Of::Before
+    }
+
     /// Takes back what a leg that ended well has sent and read through, for the next run of this process.
     fn keep_pipeline(&self, writer: Self::Fence, rows: Self::Rows) {
         drop((writer, rows));

@@ -98,7 +98,7 @@ fn reaches<S: Servers>(servers: &S, checkpoint: &Checkpoint) -> Result<bool> {
         return Ok(true);
     }
     let mut log = servers.log()?;
-    let survey = log.survey(Of::Before)?;
+    let survey = log.survey(servers.idle_survey())?;
     let end = |partition| survey.written.get(partition).copied().unwrap_or_default();
     let reaches = checkpoint.offsets.iter().all(|(partition, next)| end(partition) >= *next);
     if reaches {

@@ -218,6 +218,7 @@ fn each_acl_is_missed(scene: &mut Scene) {
     scene.mend("acl-missing", 78);
 
     scene.revoke("Read", "--group pg2ch");
+    scene.world.run(&["produce"]).expect(0);
     scene.world.insert_rows(2);
     scene.world.once().expect(77);
     scene.mend("acl-missing", 78);
