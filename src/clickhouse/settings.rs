@@ -88,6 +88,12 @@ const ASK: &[(&str, &str)] = &[
     ("select_sequential_consistency", "1"),
     ("max_parallel_replicas", "1"),
     ("skip_unavailable_shards", "0"),
+    // Values are compared as text.
+    ("date_time_output_format", "simple"),
+    ("date_time_64_output_format_cut_trailing_zeros_align_to_groups_of_thousands", "0"),
+    ("output_format_decimal_trailing_zeros", "0"),
+    ("bool_true_representation", "true"),
+    ("bool_false_representation", "false"),
     // A question may list some thousands of keys.
     ("max_query_size", "268435456"),
 ];

@@ -199,6 +199,8 @@ fn settings_of_the_users_profile_change_no_answer() {
         "final=1&limit=1&max_result_rows=1&result_overflow_mode=break",
         "aggregate_functions_null_for_empty=1&cast_keep_nullable=1&join_use_nulls=1&transform_null_in=1",
         "enable_positional_arguments=0&prefer_column_name_to_alias=1&output_format_tsv_crlf_end_of_line=1",
+        "date_time_output_format=iso&date_time_64_output_format_cut_trailing_zeros_align_to_groups_of_thousands=1",
+        "bool_true_representation=yes&output_format_decimal_trailing_zeros=1",
     ] {
         let mut world = World::new("profile");
         world.insert_rows(3);
@@ -210,6 +212,7 @@ fn settings_of_the_users_profile_change_no_answer() {
         let ended = world.once().expect(0);
         assert!(ended.number("consume", "rows_held") > 0, "{profile}: {}", ended.stderr);
         world.run(&["check"]).expect(0);
+        world.run(&["verify", "--deep"]).expect(0);
         world.assert_exactly_once();
     }
 }
