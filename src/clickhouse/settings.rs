@@ -17,6 +17,7 @@ const INSERT: &[(&str, &str)] = &[
     ("max_insert_block_size", "1048449"),
     ("max_insert_block_size_bytes", "0"),
     ("input_format_max_block_size_bytes", "0"),
+    ("input_format_max_block_wait_ms", "0"),
     // A token in use is remembered, also by the views behind the table.
     ("insert_deduplicate", "1"),
     ("deduplicate_insert", "enable"),
