@@ -108,12 +108,18 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
     match exception.code {
         // AUTHENTICATION_FAILED, and the names that it had before.
         516 | 192..=194 => {
-            (ExitCode::Permission, "check user and password (PG2CH_CLICKHOUSE_URL, PG2CH_CLICKHOUSE_PASSWORD)")
+            (ExitCode::Permission, "check user and password: `pg2ch config show` names the file or variable of each")
         }
         // ACCESS_DENIED, READONLY.
         497 | 164 => (
             ExitCode::Permission,
             "`pg2ch check` prints the GRANT that is missing; docs/grants.md has all of them, and what the profile must allow",
+        ),
+        // UNKNOWN_TABLE, of what a view writes to: the message names the target as the view.
+        60 if exception.message.contains("' of view '") => (
+            ExitCode::Config,
+            "run `pg2ch check`, which names the materialized view that writes to the missing table: create that table again, or drop \
+             the view",
         ),
         // UNKNOWN_TABLE, UNKNOWN_DATABASE.
         60 | 81 => (ExitCode::Config, "run `pg2ch init` to create the target table, or correct `target` in [[table]]"),

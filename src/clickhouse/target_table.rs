@@ -216,7 +216,12 @@ impl ClickHouseTarget {
             Err(error) => return Err(self.http.unreachable(&what, error)),
         };
         if answer.trim_ascii().is_empty() {
-            return Err(self.unfit("the table does not exist", "run `pg2ch init`, or load sql/clickhouse_init.sql"));
+            // That file creates the default configuration's target, and no other.
+            let hint = match (self.name.database.as_str(), self.name.table.as_str()) {
+                ("analytics", "user_logins") => "run `pg2ch init`, or load sql/clickhouse_init.sql",
+                _ => "run `pg2ch init`, which creates it, or correct `target` in [[table]]",
+            };
+            return Err(self.unfit("the table does not exist", hint));
         }
         let row: TableRow = serde_json::from_slice(&answer)
             .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))?;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
+use super::answer::Answer;
 use super::http::{quote, text};
 use super::target_table::ClickHouseTarget;
 use crate::error::Result;
@@ -54,7 +55,11 @@ impl ClickHouseTarget {
                 found.push(View {
                     name: quoted(name),
                     table: table.map(quoted).unwrap_or_default(),
-                    window: engine.as_ref().map_or(Window::Unknown, Engine::window),
+                    window: match (&engine, table) {
+                        (Some(engine), _) => engine.window(),
+                        (None, Some(table)) if self.is_gone(table) => Window::Gone,
+                        (None, _) => Window::Unknown,
+                    },
                     layout: engine.as_ref().map_or(Layout::Here, Engine::layout),
                     is_partitioned: row.is_some_and(|row| !["", "tuple()"].contains(&&*row.partition_key)),
                 });
@@ -65,6 +70,12 @@ impl ClickHouseTarget {
             wanted = next;
         }
         Ok(found)
+    }
+
+    /// Whether a table that is not shown does not exist: about one that is only hidden from the user, the server refuses to say.
+    fn is_gone(&self, table: &Name) -> bool {
+        let answer = self.http().send(&format!("EXISTS TABLE {} FORMAT TabSeparated", quoted(table)), &[], &[]);
+        matches!(answer, Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"0")
     }
 
     /// What the server shows of these tables.

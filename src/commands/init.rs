@@ -246,12 +246,15 @@ impl Init<'_> {
             let statements = migration::statements(self.table, source, comment, &target);
             script.add_by_hand(Place::ClickHouse, &self.table.source, why, &statements);
         };
-        if let Some(why) = migration::foreign(self.leg, &target)? {
+        let description = ClickHouseTarget::new(self.config, self.table)?.describe()?;
+        let mut found = if storage::is_refused_view(self.table, &description.engine.name) {
+            Vec::new()
+        } else if let Some(why) = migration::foreign(self.leg, &target)? {
             anew(self.script, &why);
             return Ok(());
-        }
-        let mut found = differences(self.table, Some(&source.columns), &target);
-        let description = ClickHouseTarget::new(self.config, self.table)?.describe()?;
+        } else {
+            differences(self.table, Some(&source.columns), &target)
+        };
         found.extend(storage::misfits(self.table, &[], &description));
         found.retain(|difference| difference.effect < Effect::Weaker || difference.is_additive);
         for difference in found {

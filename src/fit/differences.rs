@@ -30,7 +30,7 @@ pub struct TargetColumn {
 pub enum Effect {
     /// It does not begin.
     Stops,
-    /// Every record of today's shape becomes a dead letter.
+    /// Every record of today's shape becomes a dead letter, or no INSERT succeeds.
     RefusesAll,
     /// Some records may become dead letters, or the promise is weaker, as the configuration allows.
     Weaker,

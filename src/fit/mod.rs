@@ -31,7 +31,11 @@ pub fn require_fit(table: &TableConfig, source: &[SourceColumn], target: &Target
             is_in_sorting_key: target.sorting_key.contains(&column.name),
         })
         .collect();
-    let mut found = differences(table, (!source.is_empty()).then_some(source), &columns);
+    let mut found = if storage::is_refused_view(table, &target.engine.name) {
+        Vec::new()
+    } else {
+        differences(table, (!source.is_empty()).then_some(source), &columns)
+    };
     let sent: Vec<&str> = source.iter().map(|column| column.name.as_str()).collect();
     found.extend(storage::misfits(table, &sent, target));
     for weaker in found.iter().filter(|difference| difference.effect == Effect::Weaker) {
@@ -50,7 +54,12 @@ pub fn require_fit(table: &TableConfig, source: &[SourceColumn], target: &Target
 /// What to do about it: a statement, where one is enough.
 fn hint_of(difference: &Difference) -> String {
     let fix = difference.fix.trim_end_matches(';');
-    if difference.is_additive {
+    if difference.id == "position-column" {
+        // `init` adds it to an empty table only: rows without a position would be taken for others.
+        "run `pg2ch check`: it prints the statements that add it, and those that keep rows of another program. Meanwhile the records \
+         stay in the topic"
+            .to_owned()
+    } else if difference.is_additive {
         "run `pg2ch init`, which adds what the target lacks. Meanwhile the records stay in the topic".to_owned()
     } else if fix.contains('\n') || fix.contains(';') {
         "run `pg2ch check`: it prints the fix and every other mismatch. Meanwhile the records stay in the topic"

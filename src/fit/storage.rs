@@ -9,8 +9,17 @@ use crate::ports::engine::{Window, columns_with_ttl};
 use crate::ports::layout::{Distributed, Layout};
 use crate::ports::target::{TargetDescription, View};
 
+/// How a fix begins that makes another table, until `check` has written that table's statements.
+pub const RECREATE: &str = "`pg2ch check` prints a table that fits";
+
 /// Engines that keep every row, and versions of a row.
 const KEEPING: [&str; 2] = ["MergeTree", "ReplacingMergeTree"];
+
+/// Whether the target is a view, and the configuration does not allow that: its columns are another table's.
+#[must_use]
+pub fn is_refused_view(table: &TableConfig, engine: &str) -> bool {
+    matches!(engine, "View" | "MaterializedView" | "WindowView") && table.allow_engine.as_deref() != Some(engine)
+}
 
 /// What does not fit; `source` are the names of the source's columns, none where they are not known.
 #[must_use]
@@ -68,8 +77,8 @@ impl Check<'_> {
             );
         }
         let fix = format!(
-            "-- `pg2ch check` prints a table that fits, to take the rows over; `allow_engine = \"{engine}\"` in [[table]] allows this \
-             one, even if it loses rows"
+            "-- {RECREATE}, to take the rows over; `allow_engine = \"{engine}\"` in [[table]] allows this one, even if it loses \
+             rows"
         );
         self.add(id, Effect::Stops, what, format!("{why}: a run does not start"), fix);
     }
@@ -101,11 +110,13 @@ impl Check<'_> {
 
     fn engine(&mut self) {
         let engine = &self.target.engine;
+        if is_refused_view(self.table, &engine.name) {
+            return self.refused_view();
+        }
         let what = format!("{} has the engine {}", self.table.target, engine.name);
         let why = match engine.family() {
             family if KEEPING.contains(&family) => return self.version(),
             "Distributed" => return self.sharding(),
-            "MaterializedView" => "it is a view: name the table that it writes to as `target`",
             "Null" => "it stores nothing",
             "Memory" => "a restart of the server loses every row, after their offsets were committed",
             "Buffer" => "it confirms rows that are in memory only, and remembers no deduplication tokens",
@@ -118,6 +129,15 @@ impl Check<'_> {
             _ => "it remembers no deduplication tokens: an INSERT whose reply is lost would be stored twice",
         };
         self.engine_misfit("engine", what, why);
+    }
+
+    fn refused_view(&mut self) {
+        let target = &self.table.target;
+        let (why, fix) = match self.target.engine.name.as_str() {
+            "View" => ("it stores nothing", "-- name the table that it reads as `target` in [[table]]"),
+            _ => ("it stores nothing itself", "-- name the table that it writes to as `target` in [[table]]"),
+        };
+        self.add("engine-view", Effect::Stops, format!("{target} is a view"), why, fix);
     }
 
     /// A ReplacingMergeTree keeps the row with the highest version.
@@ -320,6 +340,12 @@ impl Check<'_> {
                     why,
                     format!("-- let {name} write to a table of the MergeTree family"),
                 );
+            }
+            Window::Gone => {
+                let what = format!("{table}, to which the materialized view {name} writes, does not exist");
+                let why = "ClickHouse refuses every INSERT into the target";
+                let fix = format!("-- create {table} again; or, if the view is no longer needed:\nDROP VIEW {name};");
+                self.add("view-broken", Effect::RefusesAll, what, why, fix);
             }
             Window::Unknown => {
                 let what = format!("the table that the materialized view {name} writes to cannot be seen");

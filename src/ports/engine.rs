@@ -9,6 +9,8 @@ pub enum Window {
     Tokens(u64),
     /// None, ever: the engine has no such setting.
     Never,
+    /// The table no longer exists.
+    Gone,
     /// The table cannot be seen.
     Unknown,
 }

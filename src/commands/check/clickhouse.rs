@@ -10,7 +10,8 @@ use super::{Source, clock, keep};
 use crate::clickhouse::{Answer, ClickHouseTarget, Http, quote, text};
 use crate::commands::migration::{self, REMADE, create_target};
 use crate::config::{Config, TableConfig, TargetName};
-use crate::error::Result;
+use crate::error::{ExitCode, Result};
+use crate::fit::storage::RECREATE;
 use crate::fit::{Difference, Effect, MAKE_ANEW, TargetColumn, columns, deletes, differences, storage};
 use crate::ports::engine::Engine;
 use crate::ports::layout::Layout;
@@ -34,6 +35,10 @@ const SETTLED: &[&str] = &[
     "fsync",
 ];
 
+/// Where the source is unfit or cannot be read: without its columns there is no table to print.
+const WITHOUT_SOURCE: &str =
+    "correct first what stands here about PostgreSQL: then `pg2ch check` prints a table that fits";
+
 /// The settings that have an INSERT on disk before it is confirmed.
 const FSYNC: [&str; 2] = ["fsync_after_insert", "fsync_part_directory"];
 
@@ -46,6 +51,7 @@ const OLDEST: (u32, u32) = (22, 2);
 /// The target as `system.tables` has it.
 #[derive(Debug, Deserialize)]
 pub(super) struct TableRow {
+    pub(super) engine: String,
     pub(super) engine_full: String,
 }
 
@@ -134,7 +140,7 @@ impl Check<'_> {
     }
 
     pub(super) fn table_row(&self) -> Result<Option<TableRow>> {
-        let sql = format!("SELECT engine_full FROM system.tables WHERE {}", self.here("name"));
+        let sql = format!("SELECT engine, engine_full FROM system.tables WHERE {}", self.here("name"));
         Ok(self.rows(&sql)?.into_iter().next())
     }
 
@@ -158,6 +164,9 @@ impl Check<'_> {
             return Ok(());
         };
         self.shared()?;
+        if storage::is_refused_view(self.table, &row.engine) {
+            return self.judge_storage(&self.table.target.clone());
+        }
         let target = columns::read(&self.http, &self.what, &self.table.target)?;
         let source = self.source.map(|source| source.columns.as_slice());
         self.add(differences(self.table, source, &target));
@@ -180,7 +189,12 @@ impl Check<'_> {
         let table = TableConfig { target: name.clone(), ..self.table.clone() };
         let mut target = ClickHouseTarget::new(self.config, &table)?;
         let description = target.describe()?;
-        if let Some((why, fix)) = target.row_policy()? {
+        let policy = match target.row_policy() {
+            // The privilege that it lacks is among the findings already.
+            Err(error) if error.exit_code() == ExitCode::Permission => None,
+            policy => policy?,
+        };
+        if let Some((why, fix)) = policy {
             self.findings.add(Severity::Error, "row-policy", format!("not all rows of {name} can be seen"), why, fix);
         }
         let names: Vec<&str> =
@@ -256,7 +270,12 @@ impl Check<'_> {
 
     /// What cannot be altered in place: one migration makes the whole table anew, and with it whatever else does not fit.
     fn migrate(&mut self, target: &[TargetColumn]) {
-        let Some(source) = self.source.filter(|_| self.stored == self.table.target) else { return };
+        let Some(source) = self.source.filter(|_| self.stored == self.table.target) else {
+            if self.source.is_none() {
+                self.findings.reword(RECREATE, WITHOUT_SOURCE);
+            }
+            return;
+        };
         let remade = self.findings.position(|finding| REMADE.contains(&finding.id));
         let place = remade.or_else(|| self.findings.position(|finding| finding.fix.starts_with(MAKE_ANEW)));
         if let Some(place) = place {

@@ -92,6 +92,11 @@ impl Findings {
         }
     }
 
+    /// Replaces a part of every fix that has it.
+    pub fn reword(&mut self, part: &str, by: &str) {
+        self.list.iter_mut().for_each(|finding| finding.fix = finding.fix.replace(part, by));
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

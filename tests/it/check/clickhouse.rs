@@ -1,7 +1,7 @@
 //! What `pg2ch check` finds in ClickHouse is provoked, its own statement is carried out, and the finding is gone.
 
 use crate::common::World;
-use crate::common::findings::{assert_cured, check, finding};
+use crate::common::findings::{assert_cured, assert_found, check, finding};
 
 #[test]
 fn what_the_target_lacks_is_mended_by_the_statements_told() {
@@ -27,6 +27,48 @@ fn what_the_target_lacks_is_mended_by_the_statements_told() {
     world.insert_rows(3);
     world.once().expect(0);
     world.assert_exactly_once();
+}
+
+#[test]
+fn a_view_as_the_target_is_named_as_one_and_nothing_is_proposed_for_it() {
+    let mut world = World::new("check_view");
+    world.ch("CREATE TABLE {t}_before AS {t}");
+    for (view, remedy) in [
+        ("CREATE VIEW {t}_view AS SELECT * FROM {t}", "name the table that it reads as `target`"),
+        (
+            "CREATE MATERIALIZED VIEW {t}_view TO {t} AS SELECT * FROM {t}_before",
+            "name the table that it writes to as `target`",
+        ),
+    ] {
+        world.ch(view);
+        let target = format!("target = \"analytics.{}_view\"", world.name);
+        world.settings.insert("[table]", target);
+        let refused = world.run(&["consume"]).expect(78).stderr;
+        assert!(refused.contains("_view is a view: ") && refused.contains(remedy), "{refused}");
+        let found = assert_found(&world, "engine-view", 78);
+        assert!(found["fix"].as_str().unwrap().contains(remedy), "{found}");
+        let report = check(&world, 78);
+        let errors = report["findings"].as_array().unwrap().iter().filter(|finding| finding["severity"] == "error");
+        assert_eq!(errors.count(), 1, "{report:#}");
+        let told = world.run(&["init"]).expect(0).stdout;
+        assert!(told.contains("-- do by hand: ") && told.contains(remedy) && !told.contains("RENAME"), "{told}");
+        world.ch("DROP VIEW {t}_view");
+    }
+    world.ch("DROP TABLE {t}_before");
+}
+
+#[test]
+fn a_table_that_fits_is_not_promised_where_the_source_is_not_known() {
+    let mut world = World::new("check_circular");
+    world.ch("DROP TABLE {t}");
+    world.ch("CREATE TABLE {t} (id Int64, _partition Int32, _offset Int64, _timestamp DateTime64(3, 'UTC')) ENGINE = ReplacingMergeTree ORDER BY id");
+    world.settings.insert("[table]", "source = \"public.no_such_table\"".into());
+    let found = assert_found(&world, "engine-version", 78);
+    let fix = found["fix"].as_str().unwrap();
+    assert!(
+        fix.starts_with("-- correct first what stands here about PostgreSQL") && fix.contains("allow_engine"),
+        "{fix}"
+    );
 }
 
 #[test]

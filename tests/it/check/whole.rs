@@ -47,6 +47,7 @@ fn a_server_that_cannot_be_asked_does_not_hide_what_the_others_say() {
     world.settings.insert("postgres", format!("url = \"{url}\""));
     let ended = world.run(&["check"]).expect(77);
     assert!(ended.stdout.contains("not checked: cannot connect to PostgreSQL"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("`pg2ch config show` names the file or variable of each"), "{}", ended.stdout);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Materialized views behind the target: none is short or doubled with exit code 0.
 
 use crate::common::World;
+use crate::common::findings::{assert_found, assert_gone};
 use crate::common::http_proxy::{Act, HttpProxy};
 
 /// A target behind a proxy, with a view that fills the table `{t}_seen`, which remembers this many tokens.
@@ -155,4 +156,25 @@ fn what_a_ttl_deletes_at_once_reaches_a_view_once() {
     world.run(&["init", "--start-at-end"]).expect(0);
     world.once().expect(0);
     assert_eq!(seen(&world), 100);
+}
+
+#[test]
+fn a_view_whose_table_was_dropped_is_named_with_it() {
+    let (mut world, _proxy) = world("view_broken", 1000, "user_id", &[]);
+    world.once().expect(0);
+    world.ch("DROP TABLE {t}_seen SYNC");
+    world.insert_rows(1);
+    let refused = world.once().expect(78).stderr;
+    assert!(refused.contains("hint: run `pg2ch check`, which names the materialized view"), "{refused}");
+    let found = assert_found(&world, "view-broken", 78);
+    let what = found["what"].as_str().unwrap();
+    assert!(
+        what.contains(&format!("`{}_seen`", world.name)) && what.contains(&format!("`{}_view`", world.name)),
+        "{what}"
+    );
+    let drop_view = found["fix"].as_str().unwrap().lines().nth(1).unwrap().trim_end_matches(';');
+    world.ch(drop_view);
+    assert_gone(&world, "view-broken");
+    world.once().expect(0);
+    world.assert_exactly_once();
 }
