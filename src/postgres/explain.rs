@@ -13,6 +13,12 @@ pub(super) fn explain(what: &str, error: postgres::Error) -> Error {
         ),
         sort,
     );
+    let is_policy = error.as_db_error().is_some_and(|db| db.routine() == Some("check_enable_rls"));
+    let hint = if is_policy {
+        "run `pg2ch check`, which prints the statement: a row-level security policy must not apply to the role"
+    } else {
+        hint
+    };
     let why = error.as_db_error().map_or_else(
         || chain(&error),
         |db| match db.detail() {
@@ -26,10 +32,12 @@ pub(super) fn explain(what: &str, error: postgres::Error) -> Error {
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html> lists the codes; their first two characters name the class.
 fn sort(code: &SqlState) -> (ExitCode, &'static str) {
     match *code {
-        SqlState::INSUFFICIENT_PRIVILEGE => (
-            ExitCode::Permission,
-            "`pg2ch check` prints the GRANT that is missing, docs/grants.md has all of them; a row-level security policy must not \
-             apply to the role (BYPASSRLS)",
+        SqlState::INSUFFICIENT_PRIVILEGE => {
+            (ExitCode::Permission, "`pg2ch check` prints the GRANT that is missing, docs/grants.md has all of them")
+        }
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => (
+            ExitCode::Config,
+            "run `pg2ch check`: if the table is published without a replica identity, it prints the statement that gives it one",
         ),
         SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME => {
             (ExitCode::Config, "run `pg2ch init`, and check the table, key and flag in the configuration")
@@ -50,7 +58,7 @@ fn sort(code: &SqlState) -> (ExitCode, &'static str) {
         _ => match code.code().get(..2) {
             Some("28") => (
                 ExitCode::Permission,
-                "check user and password (PG2CH_POSTGRES_URL, PGPASSWORD) and the server's pg_hba.conf",
+                "check user and password, and the server's pg_hba.conf: `pg2ch config show` names the file or variable of each",
             ),
             // Connection exceptions, lack of resources, operator intervention, system errors, serialisation and deadlocks.
             Some("08" | "53" | "57" | "58" | "40") => {

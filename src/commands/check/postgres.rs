@@ -40,8 +40,13 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
     let mut source = None;
     if grants::schema(&mut session, table, &mut findings)? {
         let found = source::check(&mut session, table, &mut findings)?;
-        if let Some(found) = found {
+        if let Some(mut found) = found {
+            let before = findings.len();
             grants::table(&mut session, &found, &mut findings)?;
+            // What is not granted, or a policy that hides rows, explains a refusal.
+            if let Some(error) = found.refused.take().filter(|_| findings.len() == before) {
+                return Err(error);
+            }
             storage::check(&mut session, &found, &mut findings)?;
             vacuum::check(&mut session, &found, &mut findings)?;
             if let Some(source) = &found.source {

@@ -3,7 +3,7 @@
 use super::finding::{Findings, Severity};
 use super::{Source, deletes, order};
 use crate::config::TableConfig;
-use crate::error::{ExitCode, Result};
+use crate::error::{Error, ExitCode, Result};
 use crate::ports::source::SourceColumn;
 use crate::postgres::{
     COUNTED, Catalogue, Relation, Session, SourceTable, UnsentIndex, add_flag, quote, require_flaggable, table_comment,
@@ -21,6 +21,8 @@ pub struct Found {
     pub flag: Option<String>,
     /// The whole, if it is fit.
     pub source: Option<Source>,
+    /// What the role was refused, so that the whole is not known.
+    pub refused: Option<Error>,
 }
 
 /// Looks the table up; `None` if there is nothing to look at.
@@ -49,27 +51,59 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
         return Ok(None);
     }
     let Relation { oid, name, is_partitioned, .. } = relation;
-    let mut found = Found { oid, name, is_partitioned, flag: None, source: None };
+    let mut found = Found { oid, name, is_partitioned, flag: None, source: None, refused: None };
     flag(session, table, &columns, &mut found, findings)?;
     let key_is_fit = key(table, &columns, &found, has_unique_index, findings);
     if key_is_fit && found.flag.is_some() {
         match fit_source(session, table) {
-            Ok(source) => {
-                index(session, &source, findings)?;
-                condition(session, &source, findings)?;
-                deletes::condition(session, &source, findings)?;
-                order::check(session, &source, findings)?;
-                let comment = table_comment(session, source.oid, &source.name)?;
-                found.source = Some(Source { columns: source.columns.clone(), table: source, comment });
-            }
+            Ok(source) => match whole(session, source, findings) {
+                Ok(source) => found.source = Some(source),
+                Err(error) if error.exit_code() == ExitCode::Permission => found.refused = Some(error),
+                Err(error) => return Err(error),
+            },
             Err(error) if error.exit_code() == ExitCode::Config => {
                 let what = format!("{}: {}", error.what(), error.why());
-                findings.add(Severity::Error, "source-unfit", what, "a run will not start", error.hint());
+                let lacks_identity = error.why().contains("(55000");
+                let statements = if lacks_identity { replica_identity(session, &found, &table.key)? } else { None };
+                let fix = statements.unwrap_or_else(|| error.hint().to_owned());
+                findings.add(Severity::Error, "source-unfit", what, "a run will not start", fix);
             }
+            Err(error) if error.exit_code() == ExitCode::Permission => found.refused = Some(error),
             Err(error) => return Err(error),
         }
     }
     Ok(Some(found))
+}
+
+fn whole(session: &mut Session, source: SourceTable, findings: &mut Findings) -> Result<Source> {
+    index(session, &source, findings)?;
+    condition(session, &source, findings)?;
+    deletes::condition(session, &source, findings)?;
+    order::check(session, &source, findings)?;
+    let comment = table_comment(session, source.oid, &source.name)?;
+    Ok(Source { columns: source.columns.clone(), table: source, comment })
+}
+
+/// The statements that give the table, and each of its partitions, the replica identity that it lacks.
+fn replica_identity(session: &mut Session, found: &Found, key: &[String]) -> Result<Option<String>> {
+    let row = session.query_opt(
+        &format!("cannot look up the replica identity of {}", found.name),
+        "SELECT string_agg(pg_catalog.format('ALTER TABLE %I.%I REPLICA IDENTITY %s;', n.nspname, c.relname,
+                    coalesce('USING INDEX ' || pg_catalog.quote_ident(by_key.name), 'FULL')), E'\n' ORDER BY c.oid)
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         LEFT JOIN LATERAL (
+             SELECT u.relname::text AS name FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class u ON u.oid = i.indexrelid
+             WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+               AND i.indnkeyatts = i.indnatts
+               AND (SELECT bool_and(a.attname = ANY ($2)) AND count(*) = cardinality($2) FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey::int2[]))
+             ORDER BY u.relname LIMIT 1) AS by_key ON TRUE
+         WHERE c.relkind = 'r' AND (c.oid = $1 OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::regclass)))
+           AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (
+                SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))",
+        &[&found.oid, &key],
+    )?;
+    Ok(row.and_then(|row| row.get(0)))
 }
 
 fn fit_source(session: &mut Session, table: &TableConfig) -> Result<SourceTable> {

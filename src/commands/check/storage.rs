@@ -36,13 +36,14 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
         let (trigger, definition, can_be_narrowed): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
         let name = quote(&trigger);
         let fix = match definition.split_once(" EXECUTE ") {
+            // An application's update sets the flag to FALSE, and the trigger is meant for it: only flagging is left out.
             Some((head, call)) if can_be_narrowed => format!(
-                "BEGIN;\nDROP TRIGGER {name} ON {table};\n{head} WHEN (OLD.{flag} IS NOT DISTINCT FROM NEW.{flag}) EXECUTE \
-                 {call};\nCOMMIT;",
+                "BEGIN;\nDROP TRIGGER {name} ON {table};\n{head} WHEN (OLD.{flag} IS TRUE OR NEW.{flag} IS NOT TRUE) \
+                 EXECUTE {call};\nCOMMIT;",
                 table = found.name,
                 flag = quote(flag),
             ),
-            _ => format!("-- make it do nothing where only {flag} changes. Its definition:\n-- {definition}"),
+            _ => format!("-- make it do nothing where {flag} becomes TRUE. Its definition:\n-- {definition}"),
         };
         findings.add(
             Severity::Warning,

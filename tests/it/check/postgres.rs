@@ -138,6 +138,38 @@ fn a_trigger_that_fires_on_flagging_is_narrowed_by_the_statement_told() {
     let before = world.sql_number("SELECT sum(extract(epoch FROM event_time) * 1000000)::bigint FROM {t}");
     world.once().expect(0);
     assert_eq!(world.sql_number("SELECT sum(extract(epoch FROM event_time) * 1000000)::bigint FROM {t}"), before);
+    // It is there for the application's updates, which set the flag to FALSE.
+    let touched = "SELECT count(*) FROM {t} WHERE event_time > '2001-01-01' AND id = 1";
+    world.sql("ALTER TABLE {t} DISABLE TRIGGER USER");
+    world.sql("UPDATE {t} SET event_time = '2000-01-01'");
+    world.sql("ALTER TABLE {t} ENABLE TRIGGER USER");
+    assert_eq!(world.sql_number(touched), 0);
+    world.sql("UPDATE {t} SET event_type = 'logout', sent_to_kafka = FALSE WHERE id = 1");
+    assert_eq!(world.sql_number(touched), 1);
+}
+
+#[test]
+fn a_published_table_without_a_replica_identity_is_given_one_by_the_statements_told() {
+    let columns = "id bigint NOT NULL UNIQUE, n int, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
+    for partition in ["", " PARTITION BY HASH (id)"] {
+        let mut world = World::unmade(Servers::shared(), "check_published", columns, 1);
+        world.sql("DROP TABLE {t}");
+        world.sql(&format!("CREATE TABLE {{t}} ({columns}){partition}"));
+        if !partition.is_empty() {
+            world.sql("CREATE TABLE {t}_a PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 0)");
+            world.sql("CREATE TABLE {t}_b PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 1)");
+        }
+        world.run(&["init"]).expect(0);
+        world.sql("INSERT INTO {t} SELECT n, n FROM generate_series(1, 9) n");
+        world.sql("CREATE PUBLICATION {t}_all FOR TABLE {t}");
+        let refused = world.once().expect(78).stderr;
+        assert!(refused.contains("run `pg2ch check`"), "{refused}");
+        let found = assert_found(&world, "source-unfit", 78);
+        assert!(found["fix"].as_str().unwrap().contains("REPLICA IDENTITY USING INDEX"), "{found}");
+        carry_out(&world, &found);
+        assert_gone(&world, "source-unfit");
+        assert_eq!(world.once().expect(0).number("produce", "rows_flagged"), 9);
+    }
 }
 
 #[test]
@@ -145,7 +177,14 @@ fn a_policy_that_hides_rows_is_an_error() {
     let mut world = World::new("check_policy");
     world.sql("ALTER TABLE {t} ENABLE ROW LEVEL SECURITY");
     assert!(finding(&check(&world, 0), "row-level-security").is_none(), "the owner sees every row");
-    let role = world.become_role("GRANT SELECT, UPDATE ON {t} TO {role}");
+    let role = world.become_role(
+        "GRANT SELECT, UPDATE ON {t} TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_checkpoint, pg2ch_held TO {role}",
+    );
+    let refused = world.once().expect(77).stderr;
+    assert!(refused.contains("hint: run `pg2ch check`, which prints the statement"), "{refused}");
+    assert_found(&world, "row-level-security", 78);
+    let order = "order_by = [\"event_time\"]\nmessage_key = \"user_id\"";
+    world.settings.insert("[table]", order.into());
     assert_cured(&mut world, "row-level-security", 78);
     world.drop_role(&role);
 }
