@@ -113,9 +113,14 @@ pub fn statements(
         return format!("{made}\n-- the rows of {old} lack the key, so they cannot be copied");
     }
     let key = key.into_iter().map(quote).collect::<Vec<_>>().join(", ");
-    let newest = if has("_ingested_at") { " ORDER BY `_ingested_at` DESC" } else { "" };
+    let (newest, taken) = if has("_ingested_at") {
+        (" ORDER BY `_ingested_at` DESC", "the version that was inserted last")
+    } else {
+        ("", "any version, as nothing shows the newest")
+    };
     format!(
-        "{made}\n-- Now `pg2ch --once`: it copies what the topic still holds. Then the rows that only the old table has:\n\
+        "{made}\n-- Now `pg2ch --once`: it copies what the topic still holds. Then the rows that only the old table has, of each \
+         key {taken}. `pg2ch verify --deep` shows stale ones:\n\
          INSERT INTO {name} ({columns}, {positions}) SELECT {columns}, -1, toInt64(bitShiftRight(cityHash64({key}), 1)), \
          toDateTime64(0, 3, 'UTC') FROM {old} WHERE ({key}) NOT IN (SELECT {key} FROM {name}){newest} LIMIT 1 BY {key};"
     )

@@ -145,6 +145,15 @@ fn what_init_makes_is_what_a_run_needs() {
 }
 
 #[test]
+fn a_missing_target_is_not_said_to_be_in_a_file_that_creates_another_table() {
+    let mut world = World::new("lacking");
+    world.settings.insert("[table]", format!("target = \"analytics.{}_other\"", world.name));
+    let refused = world.run(&["consume"]).expect(78).stderr;
+    assert!(refused.contains("hint: run `pg2ch init`, which creates it"), "{refused}");
+    assert!(!refused.contains(".sql"), "{refused}");
+}
+
+#[test]
 fn the_index_of_unsent_rows_is_made_and_used() {
     let mut world = World::new("index");
     world.insert_rows(2_000);
@@ -177,4 +186,43 @@ fn start_at_end_counts_what_is_there_as_done() {
     assert_eq!(ended.number("consume", "rows_inserted"), 2);
     assert_eq!(ended.number("consume", "dead_letters"), 0);
     assert_eq!(world.ch("SELECT id FROM {t} ORDER BY id"), "4\n5");
+
+    // The group's offsets have expired: docs/runbook.md says to count what is there as done once more.
+    world.delete_group();
+    world.run(&["init", "--start-at-end"]).expect(0);
+    world.insert_rows(1);
+    let ended = world.once().expect(0);
+    assert_eq!((ended.number("consume", "rows_inserted"), ended.number("consume", "dead_letters")), (1, 0));
+    assert_eq!(world.ch_number("SELECT count() FROM {t}"), 3);
+}
+
+#[test]
+fn a_restored_target_gets_what_it_lacks_and_nothing_twice_after_start_at_beginning() {
+    for is_dropped in [true, false] {
+        let mut world = World::new("restored");
+        world.insert_rows(30);
+        world.once().expect(0);
+        let backup = "CREATE TABLE {t}_backup ENGINE = MergeTree ORDER BY tuple() AS SELECT * FROM {t} WHERE id <= 12";
+        world.ch(backup);
+        let definition = world.ch("SHOW CREATE TABLE {t} FORMAT TabSeparatedRaw");
+
+        // docs/deletes.md: restore the target, then these two.
+        if is_dropped {
+            world.ch("DROP TABLE {t}");
+            world.ch(&definition);
+        } else {
+            world.ch("TRUNCATE TABLE {t}");
+        }
+        world.stop_merges();
+        world.ch("INSERT INTO {t} SELECT * FROM {t}_backup");
+        world.run(&["init", "--start-at-beginning"]).expect(0);
+        world.insert_rows(1);
+        let ended = world.once().expect(0);
+
+        assert_eq!(ended.number("consume", "rows_inserted"), 30 - 12 + 1, "dropped: {is_dropped}");
+        assert_eq!(world.ch("SELECT count(), uniqExact(id) FROM {t}"), "31\t31", "dropped: {is_dropped}");
+        world.run(&["verify"]).expect(0);
+        world.assert_exactly_once();
+        world.ch("DROP TABLE {t}_backup");
+    }
 }

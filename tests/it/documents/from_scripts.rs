@@ -131,35 +131,59 @@ impl Machine {
 fn taking_over_from_scripts_that_died_in_the_middle_brings_every_row_once() {
     let machine = Machine::new("from-scripts", 110);
     // Ninety rows are in the topic, sixty of them flagged.
+    machine.postgres("UPDATE user_logins SET payload = 'null' WHERE id = 65");
     assert_eq!(machine.produce(&["3"]), KILLED);
     // The consumer dies after each second INSERT, and inserts that one again when it is started again.
     assert_eq!((machine.consume(&["2"]), machine.consume(&["2"])), (KILLED, KILLED));
     let doubled = machine.clickhouse("SELECT count() - uniqExact(id) FROM analytics.user_logins");
     assert_ne!(doubled, "0");
-    let [check, init, flag, once, verify] = pieces("Take over")[..] else { panic!("{PAGE}") };
+    // The topic has forgotten the row 111, of which the old table has two versions.
+    machine.postgres(
+        "INSERT INTO user_logins (id, user_id, event_type, event_time, payload, sent_to_kafka)
+         VALUES (111, 1, 'logout', '2026-01-03Z', '{\"n\": 1}', TRUE)",
+    );
+    for (hour, event) in [(1, "login"), (3, "logout"), (2, "refresh")] {
+        machine.clickhouse(&format!(
+            "INSERT INTO analytics.user_logins (id, user_id, event_type, event_time, payload, _ingested_at)
+             VALUES (111, 1, '{event}', '2026-01-03 00:00:00', '{{\"n\": 1}}', '2026-01-03 0{hour}:00:00')"
+        ));
+    }
+    let [check, init, flag, once, verify, repair] = pieces("Take over")[..] else { panic!("{PAGE}") };
 
     machine.type_in(check).expect(78);
     let told = machine.type_in(init).expect(0).stdout;
     assert!(told.contains("-- do by hand: analytics.user_logins has the engine MergeTree"), "{told}");
+    let refused = machine.type_in("pg2ch consume").expect(78).stderr;
+    assert!(refused.contains("hint: run `pg2ch check`: it prints the statements that add it"), "{refused}");
     machine.type_in(flag).expect(0);
     let (before, after) = machine.migration();
     machine.run_all(&before);
-    machine.type_in(once).expect(0);
+    let ended = machine.type_in(&once.replace("--once", "--once --json")).expect(0);
+    assert_eq!(ended.number("produce", "records_sent"), 20, "the others are in the topic");
+    assert!(after[0].contains("ORDER BY `_ingested_at` DESC LIMIT 1 BY"), "{after:?}");
     machine.run_all(&after);
     machine.type_in(verify).expect(0);
 
-    machine.assert_each_row_once(110);
+    machine.assert_each_row_once(111);
     // What the topic has forgotten came from the old table; a second time it changes nothing.
     machine
         .clickhouse("DELETE FROM analytics.user_logins WHERE id IN (SELECT id FROM analytics.user_logins_old LIMIT 5)");
     machine.run_all(&after);
     machine.run_all(&after);
-    machine.assert_each_row_once(110);
+    machine.assert_each_row_once(111);
     machine.postgres(
-        "INSERT INTO user_logins (id, user_id, event_type, event_time) VALUES (111, 1, 'login', '2026-01-03Z')",
+        "INSERT INTO user_logins (id, user_id, event_type, event_time) VALUES (112, 1, 'login', '2026-01-03Z')",
     );
     machine.type_in(once).expect(0);
-    machine.assert_each_row_once(111);
+    machine.assert_each_row_once(112);
+
+    // A version that is stale in the target, as a table without `_ingested_at` may give it, is sent again.
+    machine.clickhouse(
+        "ALTER TABLE analytics.user_logins UPDATE event_type = 'login' WHERE id = 111 SETTINGS mutations_sync = 1",
+    );
+    machine.type_in(verify).expect(65);
+    machine.type_in(repair);
+    machine.type_in(verify).expect(0);
 }
 
 #[test]
