@@ -16,7 +16,7 @@ use crate::data::{NextOffset, Offsets, POSITION_COLUMNS};
 use crate::error::{Error, ExitCode, Result};
 use crate::fit::{Effect, columns, differences, storage};
 use crate::kafka::KafkaLog;
-use crate::kafka::admin::Admin;
+use crate::kafka::admin::{self, Admin};
 use crate::kafka::explain::{is_unknown_topic, refusal};
 use crate::legs::consume;
 use crate::legs::consume::position::{Context, Position};
@@ -179,31 +179,32 @@ impl Init<'_> {
     fn topics(&mut self) -> Result<()> {
         let admin = Admin::new(self.config, self.leg.watchdog)?;
         let mut missing = Vec::new();
-        for topic in [self.table.topic.clone(), self.table.dead_letter_topic()] {
+        for (topic, settings) in [(self.table.topic.clone(), &[][..]), (self.table.dead_letter_topic(), admin::KEPT)] {
             let mut log = KafkaLog::new(self.config, &topic, &self.table.group, self.leg.watchdog)?;
             match log.partitions() {
                 Ok(_) => {}
                 // A topic that may not be described may not be there either.
-                Err(error) if is_unknown_topic(&error) || refusal(&error).is_some() => missing.push(topic),
+                Err(error) if is_unknown_topic(&error) || refusal(&error).is_some() => missing.push((topic, settings)),
                 Err(error) => return Err(error),
             }
         }
         let brokers = &self.config.kafka.brokers;
         let command =
-            |topic| format!("kafka-topics.sh --bootstrap-server {brokers} --create --if-not-exists --topic {topic}");
+            |(topic, settings): &(String, &[_])| admin::create_command(brokers, " --if-not-exists", topic, settings);
         let commands: Vec<String> = missing.iter().map(command).collect();
         if admin.is_none() && !self.print && !missing.is_empty() {
+            let names: Vec<&str> = missing.iter().map(|(topic, _)| topic.as_str()).collect();
             return Err(Error::config(
-                format!("cannot create topic {}", missing.join(" and ")),
+                format!("cannot create topic {}", names.join(" and ")),
                 "librdkafka's client for this cannot log in with OAUTHBEARER",
                 format!("run `{}`, then `pg2ch init` again: it creates the rest", commands.join(" && ")),
             ));
         }
-        for (topic, command) in missing.iter().zip(&commands) {
+        for ((topic, settings), command) in missing.iter().zip(&commands) {
             if self.step(Place::Kafka, command)
                 && let Some(admin) = &admin
             {
-                admin.create_topic(topic, &[])?;
+                admin.create_topic(topic, settings)?;
             }
         }
         Ok(())

@@ -16,6 +16,16 @@ use crate::threads::watchdog::Watchdog;
 /// What is done with a topic, and the operation that must be allowed for it.
 type Call = (&'static str, &'static [&'static str]);
 
+/// What a topic of dead letters is created with. They wait for a person, whatever time the brokers keep records for.
+pub const KEPT: &[(&str, &str)] = &[("retention.ms", "-1"), ("retention.bytes", "-1")];
+
+/// The command that creates a topic with these settings, as far as one can type it.
+#[must_use]
+pub fn create_command(brokers: &str, options: &str, topic: &str, settings: &[(&str, &str)]) -> String {
+    let settings: String = settings.iter().map(|(name, value)| format!(" --config {name}={value}")).collect();
+    format!("kafka-topics.sh --bootstrap-server {brokers} --create{options} --topic {topic}{settings}")
+}
+
 /// The cluster's administration.
 pub struct Admin {
     client: Detached<AdminClient<Context>>,

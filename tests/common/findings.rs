@@ -66,8 +66,9 @@ fn carry_out_in_kafka(world: &World, command: &str) {
     let words: Vec<&str> = command.split_whitespace().collect();
     let after = |option: &str| words.iter().position(|word| *word == option).map(|at| words[at + 1]);
     if words[0] == "kafka-topics.sh" {
-        return world.create_topic(after("--topic").unwrap(), 1, &[]);
+        let given = words.windows(2).filter(|pair| pair[0] == "--config").map(|pair| pair[1].split_once('=').unwrap());
+        return world.create_topic(after("--topic").unwrap(), 1, &given.collect::<Vec<_>>());
     }
-    let (name, value) = after("--add-config").unwrap().split_once('=').unwrap();
-    world.alter_topic_named(after("--entity-name").unwrap(), name, value);
+    let settings = after("--add-config").unwrap().split(',').map(|setting| setting.split_once('=').unwrap());
+    world.alter_topic_settings(after("--entity-name").unwrap(), &settings.collect::<Vec<_>>());
 }

@@ -75,7 +75,15 @@ impl World {
     }
 
     pub fn alter_topic_named(&self, topic: &str, key: &str, value: &str) {
-        let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
+        self.alter_topic_settings(topic, &[(key, value)]);
+    }
+
+    /// Gives a topic these settings, and no others.
+    pub fn alter_topic_settings(&self, topic: &str, settings: &[(&str, &str)]) {
+        let mut config = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        for (key, value) in settings {
+            config = config.set(key, value);
+        }
         let results = pollster::block_on(self.admin().alter_configs([&config], &admin_options())).unwrap();
         results.into_iter().for_each(|result| drop(result.unwrap()));
     }

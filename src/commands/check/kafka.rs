@@ -7,7 +7,7 @@ use super::finding::{Finding, Findings, Server, Severity};
 use crate::config::{Config, TableConfig};
 use crate::error::Result;
 use crate::kafka::acl::Uses;
-use crate::kafka::admin::Admin;
+use crate::kafka::admin::{self, Admin};
 use crate::kafka::explain::{is_unknown_topic, refusal};
 use crate::kafka::{KafkaLog, KafkaWriter};
 use crate::ports::topic::{End, Fence, Polled, TopicLog};
@@ -72,7 +72,14 @@ impl Check<'_> {
     }
 
     /// Whether there is such a topic.
-    fn exists(&mut self, topic: &str, severity: Severity, id: &'static str, why: &str) -> Result<bool> {
+    fn exists(
+        &mut self,
+        topic: &str,
+        severity: Severity,
+        id: &'static str,
+        why: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<bool> {
         let mut log = KafkaLog::new(self.config, topic, &self.table.group, self.watchdog)?;
         match log.partitions() {
             Ok(partitions) => {
@@ -81,10 +88,7 @@ impl Check<'_> {
                 Ok(true)
             }
             Err(error) if is_unknown_topic(&error) => {
-                let fix = format!(
-                    "kafka-topics.sh --bootstrap-server {} --create --topic {topic}",
-                    self.config.kafka.brokers
-                );
+                let fix = admin::create_command(&self.config.kafka.brokers, "", topic, settings);
                 self.findings.add(
                     severity,
                     id,
@@ -185,7 +189,7 @@ impl Check<'_> {
     /// Checks the topic of the rows; the size that it takes.
     fn topic(&mut self, topic: &str) -> Result<Option<i64>> {
         let why = "there is nothing to send rows to";
-        if !self.exists(topic, Severity::Error, "topic-missing", why)? {
+        if !self.exists(topic, Severity::Error, "topic-missing", why, &[])? {
             return Ok(None);
         }
         self.group_and_transactions(topic)?;
@@ -280,7 +284,7 @@ impl Check<'_> {
     /// Checks the topic of the dead letters; the size that it takes.
     fn dead_letters(&mut self, dead: &str) -> Result<Option<i64>> {
         let why = "a record that the target refuses stops the run";
-        if !self.exists(dead, Severity::Error, "dead-letters-missing", why)? {
+        if !self.exists(dead, Severity::Error, "dead-letters-missing", why, admin::KEPT)? {
             return Ok(None);
         }
         let Some(settings) = self.settings(dead)? else { return Ok(None) };
@@ -293,7 +297,22 @@ impl Check<'_> {
                 self.alter(dead, "cleanup.policy=delete"),
             );
         }
-        Ok(settings.get("max.message.bytes").and_then(|bytes| bytes.parse().ok()))
+        let number = |name: &str| settings.get(name).and_then(|value| value.parse::<i64>().ok());
+        let limited: Vec<String> = admin::KEPT
+            .iter()
+            .filter_map(|(name, _)| Some(format!("{name}={}", number(name).filter(|limit| *limit >= 0)?)))
+            .collect();
+        if !limited.is_empty() {
+            let kept: Vec<String> = admin::KEPT.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            self.findings.add(
+                Severity::Warning,
+                "dead-letters-retention",
+                format!("topic {dead} does not keep records forever ({})", limited.join(", ")),
+                "refused records are removed silently, even if nobody has replayed or dropped them",
+                self.alter(dead, &kept.join(",")),
+            );
+        }
+        Ok(number("max.message.bytes"))
     }
 }
 

@@ -23,6 +23,10 @@ fn what_the_topics_lack_is_mended_by_the_commands_told() {
     assert_cured(&mut world, "dead-letters-smaller", 0);
     world.alter_topic_named(&dead, "cleanup.policy", "compact");
     assert_cured(&mut world, "dead-letters-compaction", 78);
+    world.alter_topic_named(&dead, "retention.ms", "604800000");
+    assert_cured(&mut world, "dead-letters-retention", 0);
+    world.alter_topic_named(&dead, "retention.bytes", "1000000");
+    assert_cured(&mut world, "dead-letters-retention", 0);
     world.delete_topic(&dead);
     assert_cured(&mut world, "dead-letters-missing", 78);
     world.delete_topic(&topic);

@@ -57,7 +57,7 @@ fn print_shows_what_init_would_do_and_does_nothing() {
     let shown = world.run(&["init", "--print"]).expect(0).stdout;
 
     assert!(shown.contains(&format!("`analytics`.`{other}`")) && shown.contains("ReplacingMergeTree"), "{shown}");
-    let kafka = ["", ".dead"].map(|end| {
+    let kafka = ["", ".dead --config retention.ms=-1 --config retention.bytes=-1"].map(|end| {
         format!(
             "kafka-topics.sh --bootstrap-server {} --create --if-not-exists --topic {other}{end}\n",
             world.servers.brokers
