@@ -76,6 +76,18 @@ pub fn read(reader: &mut Reader, file: &File, section: &mut Section, at: usize, 
                 for (field, column) in pairs {
                     rename(&mut rules, field, column).map_err(|why| refuse(&place(name), &origin, why, RENAME_HINT))?;
                 }
+                let taken =
+                    |(_, column): &(&String, &String)| key.contains(column) && !rules.rename.contains_key(*column);
+                if let Some((field, column)) = rules.rename.iter().find(taken) {
+                    let why =
+                        format!("`{column}` belongs to the key, and `{field}` would take its column of the target");
+                    return Err(refuse(
+                        &place(name),
+                        &origin,
+                        why,
+                        "choose another name, or rename the key's column as well",
+                    ));
+                }
                 let pairs: Vec<String> =
                     rules.rename.iter().map(|(field, column)| format!("{field} → {column}")).collect();
                 pairs.join(", ")

@@ -52,7 +52,7 @@ pub(super) fn explain_in(flags: &Flags, environment: Environment, searched: &[Pa
     let batch = batch(&mut reader)?;
     let timeouts = timeouts(&mut reader, connect)?;
     let retry = retry(&mut reader)?;
-    let metrics = MetricsConfig { textfile: reader.path("metrics", "textfile")? };
+    let metrics = MetricsConfig { textfile: reader.file_to_replace("metrics", "textfile")? };
     let notify = notify::read(&mut reader)?;
     let jobs = jobs(&mut reader, flags)?;
     let log_json = log_json(&mut reader)?;

@@ -86,7 +86,7 @@ impl Reader {
     }
 
     /// A path from the file; a relative one is meant from the file's directory.
-    pub fn path(&mut self, section: &str, key: &str) -> Result<Option<PathBuf>> {
+    pub fn path(&mut self, section: &str, key: &str) -> Result<Option<Given<PathBuf>>> {
         let place = place(section, key);
         let Some(given) = self.given_text(section, key, None)? else {
             self.note(place, "", &Origin::Default);
@@ -97,6 +97,17 @@ impl Reader {
         }
         let path = given.origin.directory().join(&given.value);
         self.note(place, path.display().to_string(), &given.origin);
+        Ok(Some(Given { value: path, origin: given.origin }))
+    }
+
+    /// A file that is read and replaced. A FIFO would keep a run waiting at its end.
+    pub fn file_to_replace(&mut self, section: &str, key: &str) -> Result<Option<PathBuf>> {
+        let Some(Given { value: path, origin }) = self.path(section, key)? else { return Ok(None) };
+        if path.metadata().is_ok_and(|found| !found.is_file()) {
+            let why = format!("{} is not a regular file", path.display());
+            let hint = "name a file that pg2ch may replace, or one that does not exist yet";
+            return Err(refuse(&place(section, key), &origin, why, hint));
+        }
         Ok(Some(path))
     }
 

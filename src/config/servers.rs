@@ -86,7 +86,7 @@ pub fn clickhouse(reader: &mut Reader) -> Result<ClickHouseConfig> {
     reader.note("clickhouse.user", &user, &given.origin);
     let password = choose_password(reader, "clickhouse", CLICKHOUSE_PASSWORD, in_url, &given.origin)?;
     note_password(reader, "clickhouse.password", password.as_ref());
-    let ca_cert = reader.path("clickhouse", "ca_cert")?;
+    let ca_cert = reader.path("clickhouse", "ca_cert")?.map(|given| given.value);
     if let Some(path) = &ca_cert {
         let origin = reader.settings.last().map_or(Origin::Default, |setting| setting.origin.clone());
         if !url.is_https() {

@@ -126,10 +126,10 @@ impl Comparison<'_> {
         let Some(wanted) = self.rules.column_of(&column.name) else { return };
         if self.rules.field_of(wanted) != Some(&column.name) {
             let what = format!("`rename` gives the target's column {wanted} to another column than {}", column.name);
-            let why = "every record is refused: the field has no column of its own";
+            let why = "every record would be refused, because the field has no column of its own: a run does not start";
             self.add(
                 "column-taken",
-                Effect::RefusesAll,
+                Effect::Stops,
                 what,
                 why,
                 format!("-- `rename` {0} as well, or `ignore` it", column.name),

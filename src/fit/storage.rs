@@ -268,6 +268,12 @@ impl Check<'_> {
     }
 
     fn ttl(&mut self) {
+        if self.target.engine.folds_by_ttl() {
+            let what = format!("{} has a TTL that folds rows (GROUP BY)", self.table.target);
+            let why = "rows that have expired become one row with other values: a run does not start";
+            let fix = format!("ALTER TABLE {} REMOVE TTL;", self.name);
+            return self.add("ttl-folds", Effect::Stops, what, why, fix);
+        }
         if self.target.engine.deletes_by_ttl() {
             let what = format!("{} has a TTL that deletes rows", self.table.target);
             let why = "rows that have expired are gone, perhaps as soon as they are inserted; `pg2ch verify` counts them as expired";

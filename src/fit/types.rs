@@ -138,7 +138,7 @@ fn fit_scalar(source: &str, target: &ScalarType) -> Fit {
             lossy("fractions of a second, and years outside 1970 to 2106, are refused")
         }
         (Kind::Document, ScalarType::Json) => lossy(
-            "a JSON column keeps neither null members nor the order and the digits of what was written; String does",
+            "a JSON column keeps neither null members nor empty objects, nor the order and the digits of what was written; String does",
         ),
         (Kind::Document, _) => lossy("only documents of exactly this form are accepted"),
         (Kind::Text, ScalarType::FixedString(length)) => {

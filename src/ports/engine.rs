@@ -104,6 +104,13 @@ impl Engine {
         !self.ttl_deletes().is_empty()
     }
 
+    /// Whether the table's TTL folds rows that have expired into one, with other values (`GROUP BY … SET`).
+    #[must_use]
+    pub fn folds_by_ttl(&self) -> bool {
+        let ttl = find_outside(&self.clauses, "TTL ").map_or("", |at| &self.clauses[at..]);
+        find_outside(ttl, " GROUP BY ").is_some()
+    }
+
     /// The rules of the table's TTL by which rows vanish.
     #[must_use]
     pub fn ttl_deletes(&self) -> Vec<String> {
@@ -235,6 +242,11 @@ mod tests {
         assert!(deletes("d + toIntervalDay(1) TO DISK 'cold', d + toIntervalDay(9) WHERE x = 1"));
         assert!(!deletes("d + toIntervalDay(1) TO DISK 'cold', d + toIntervalDay(2) RECOMPRESS CODEC(ZSTD(9))"));
         assert!(!engine("MergeTree ORDER BY id COMMENT 'TTL '").deletes_by_ttl());
+        let folds = |ttl: &str| engine(&format!("MergeTree ORDER BY id TTL {ttl} SETTINGS a = 1")).folds_by_ttl();
+        assert!(folds(
+            "d + toIntervalDay(1) TO DISK 'cold', d + toIntervalDay(9) GROUP BY id SET a = sum(a), b = max(b)"
+        ));
+        assert!(!folds("d + toIntervalDay(1) WHERE x = ' GROUP BY '"));
     }
 
     #[test]

@@ -147,9 +147,13 @@ impl RowEncoder {
         self
     }
 
-    /// The fields that records lacked and that were taken as NULL, or left to their column's DEFAULT, with how many did.
-    pub fn lacking(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.fields.lacking()
+    /// The fields that records lacked and that were taken as NULL, or left to their column's DEFAULT, with how many did; members
+    /// of a tuple by their path, with how many objects did.
+    #[must_use]
+    pub fn lacking(&self) -> Vec<(String, u64)> {
+        let mut found = Vec::new();
+        self.fields.lacking("", &mut found);
+        found
     }
 
     /// The years that the server can show; narrow if this is not called.
@@ -229,8 +233,14 @@ impl RowEncoder {
         let mut cursor = Cursor::new(record);
         cursor.spaces();
         if cursor.peek() != Some(b'{') {
-            let kind = cursor.kind().ok_or_else(|| cursor.broken("an object"))?;
-            return Err(Fault::new(cursor.at(), format!("{kind}, but a record is an object")));
+            let (at, kind) = (cursor.at(), cursor.kind());
+            // Its first byte alone says little: `not json` is no null.
+            cursor.value()?;
+            cursor.spaces();
+            return Err(match kind.filter(|_| cursor.is_at_end()) {
+                Some(kind) => Fault::new(at, format!("{kind}, but a record is an object")),
+                None => cursor.broken("the record's end"),
+            });
         }
         self.fields.write(&mut cursor, &mut self.context, out)?;
         cursor.spaces();

@@ -235,6 +235,24 @@ fn null_at_the_top_is_no_record() {
 }
 
 #[test]
+fn what_begins_like_a_value_and_is_none_is_not_json() {
+    for (record, expected) in [("not json", "a value, found 'n'"), ("1 2", "the record's end, found '2'"), ("", "")] {
+        let told = rule(&mut logins(), record);
+        assert!(told.contains(expected) && !told.contains("but a record is an object"), "{record}: {told}");
+    }
+}
+
+#[test]
+fn members_that_tuples_lack_are_counted_by_their_path() {
+    let mut encoder =
+        plain(&[("t", "Tuple(a Nullable(Int8), l Array(Tuple(b Nullable(Int8))))")]).with_missing_as_null(true);
+    for record in [r#"{"t":{"l":[{},{"b":1},{}]}}"#, r#"{"t":{"a":1,"l":[]}}"#] {
+        encoded(&mut encoder, record).unwrap();
+    }
+    assert_eq!(encoder.lacking(), [("t.a".to_owned(), 1), ("t.l.b".to_owned(), 2)]);
+}
+
+#[test]
 fn deep_nesting_is_refused_not_followed() {
     let mut encoder = plain(&[("a", "String")]);
     let nested = |depth: usize| format!("{{\"a\":{}1{}}}", "[".repeat(depth), "]".repeat(depth));

@@ -69,6 +69,16 @@ impl Writer {
         }
     }
 
+    /// Adds what [`Fields::lacking`] of the tuples within say.
+    fn lacking(&self, path: &str, found: &mut Vec<(String, u64)>) {
+        match self {
+            Writer::Scalar(_) | Writer::Strict(..) => {}
+            Writer::Nullable(inner) | Writer::Array(inner) | Writer::Map(_, inner) => inner.lacking(path, found),
+            Writer::Sequence(elements) => elements.iter().for_each(|element| element.lacking(path, found)),
+            Writer::Object(fields) => fields.lacking(&format!("{path}."), found),
+        }
+    }
+
     /// Reads a value and appends it. What was appended before a fault is left for the caller to take back.
     pub fn write(&mut self, cursor: &mut Cursor<'_>, context: &mut Context, out: &mut Vec<u8>) -> Checked<()> {
         match self {
@@ -307,10 +317,15 @@ impl Fields {
         self
     }
 
-    /// The fields that records lacked, and how many did.
-    pub fn lacking(&self) -> impl Iterator<Item = (&str, u64)> {
-        let counted = self.list.iter().zip(&self.lacking);
-        counted.filter(|(_, count)| **count > 0).map(|(field, count)| (field.name.as_str(), *count))
+    /// Adds the fields that objects lacked, here and in the tuples within, and how many did; their names follow `path`.
+    pub fn lacking(&self, path: &str, found: &mut Vec<(String, u64)>) {
+        for (field, &count) in self.list.iter().zip(&self.lacking) {
+            let name = format!("{path}{}", field.name);
+            field.writer.lacking(&name, found);
+            if count > 0 {
+                found.push((name, count));
+            }
+        }
     }
 
     /// Whether the last object had every field.

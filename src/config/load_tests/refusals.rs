@@ -64,6 +64,7 @@ fn values_out_of_range_or_of_the_wrong_kind_are_refused_with_their_place() {
         ("[clickhouse]\nurl = \"https://h\"\nca_cert = \"/no/such\"\n", "clickhouse.ca_cert"),
         ("[postgres]\nurl = \"postgres://u@h/d?sslrootcert=/no/such\"\n", "postgres.url"),
         ("[metrics]\ntextfile = \"\"\n", "metrics.textfile"),
+        ("[metrics]\ntextfile = \"/dev/null\"\n", "metrics.textfile"),
     ] {
         let error = refused(text);
         assert_eq!(error.exit_code(), ExitCode::Config);

@@ -60,7 +60,7 @@ impl RowFormat {
     pub fn lacking(&self) -> BTreeMap<String, u64> {
         let mut lacking = BTreeMap::new();
         for (name, count) in self.encoders.iter().flat_map(RowEncoder::lacking) {
-            *lacking.entry(name.to_owned()).or_default() += count;
+            *lacking.entry(name).or_default() += count;
         }
         lacking
     }

@@ -122,7 +122,11 @@ fn a_field_whose_column_another_one_takes_is_refused_by_name() {
     assert!(found["findings"].as_array().unwrap().iter().any(|finding| finding["id"] == "column-taken"), "{found:#}");
     world.run(&["init"]).expect(0);
     world.sql("INSERT INTO {t} (mail, a, b) VALUES ('m', 1, 2)");
-    world.once().expect(65);
-    let letters = world.run(&["dead-letters"]).expect(65).stdout;
-    assert!(letters.contains("`rename` gives the column of this name to another field"), "{letters}");
+    let refused = world.once().expect(78).stderr;
+    assert!(refused.contains("`rename` gives the target's column b to another column"), "{refused}");
+    assert!(refused.contains("hint: `rename` b as well, or `ignore` it"), "{refused}");
+    // The key's is known without any server.
+    world.settings.insert("[table]", "rename = { a = \"user_id\" }\nkey = [\"user_id\"]".into());
+    let refused = world.run(&["config", "show"]).expect(78).stderr;
+    assert!(refused.contains("`user_id` belongs to the key"), "{refused}");
 }

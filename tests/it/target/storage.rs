@@ -1,5 +1,6 @@
 //! What a target may not be, and columns that nothing fills.
 
+use crate::common::findings::assert_cured;
 use crate::common::http_proxy::{Act, HttpProxy};
 use crate::common::servers::Servers;
 use crate::common::{USER_LOGINS, World};
@@ -255,6 +256,21 @@ fn a_column_with_a_ttl_is_named_and_where_rows_would_not_be_recognised_refused()
     assert!(refused.contains("the column _offset") && refused.contains("a crash would duplicate it"), "{refused}");
     world.ch(refused.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap());
     world.once().expect(0);
+}
+
+#[test]
+fn a_ttl_that_folds_rows_is_refused_with_the_statement_that_removes_it() {
+    let mut world = with_engine("ttl_folds", "ReplacingMergeTree(_timestamp) ORDER BY id");
+    world.ch("ALTER TABLE {t} MODIFY SETTING non_replicated_deduplication_window = 1000");
+    world.ch("ALTER TABLE {t} MODIFY TTL toDateTime(event_time) + toIntervalDay(1) GROUP BY id SET user_id = sum(user_id), _offset = max(_offset)");
+    let refused = world.once().expect(78).stderr;
+    assert!(refused.contains("has a TTL that folds rows"), "{refused}");
+    assert_cured(&mut world, "ttl-folds", 78);
+    world.once().expect(0);
+
+    world.ch("ALTER TABLE {t} MODIFY TTL toDateTime(event_time) + toIntervalDay(1)");
+    let told = world.run(&["--once", "-v"]).expect(0).stderr;
+    assert!(told.contains("has a TTL that deletes rows"), "{told}");
 }
 
 #[test]
