@@ -164,11 +164,11 @@ pub enum ExitCode {
     Usage,
     /// 65: finished, but some data was refused, was lost before it was copied, or differs.
     Data,
-    /// 69: a server could not be reached, or stopped answering, in spite of retries.
+    /// 69: a server could not be reached, or stopped answering, in spite of retries; or standard output could not be written.
     Unavailable,
     /// 70: a bug in pg2ch.
     Bug,
-    /// 75: another run holds the lock, or has shut this one out.
+    /// 75: another run holds the lock, or has shut this one out; or `verify` was interrupted, and nobody knows about the rest.
     Locked,
     /// 77: a server refused the password, or the user lacks a privilege.
     Permission,

@@ -41,10 +41,7 @@ fn start(arguments: &[OsString]) -> Result<ExitCode> {
         return Ok(ExitCode::Usage);
     }
     match cli::parse(arguments)? {
-        Parsed::Text(text) => {
-            print(&text);
-            Ok(ExitCode::Done)
-        }
+        Parsed::Text(text) => Ok(show(&text)),
         Parsed::Invocation(invocation) => {
             // Progress is for a person who watches a run, not for a machine that reads its result.
             if matches!(invocation.command, Command::Run { .. })
@@ -105,8 +102,7 @@ fn move_rows(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown, 
 }
 
 fn show(text: &str) -> ExitCode {
-    print(text);
-    ExitCode::Done
+    print(text, ExitCode::Done)
 }
 
 fn listen() -> Result<Shutdown> {
@@ -122,7 +118,7 @@ fn listen() -> Result<Shutdown> {
 /// Prints a command's result, unless it is not wanted: `--quiet` keeps silent about what went well.
 fn conclude((text, code): (String, ExitCode), invocation: &Invocation) -> ExitCode {
     if invocation.json || invocation.verbosity > Verbosity::Quiet || code != ExitCode::Done {
-        print(&text);
+        return print(&text, code);
     }
     code
 }
@@ -158,7 +154,7 @@ fn finish(
 ) -> ExitCode {
     backlog::measure(config, report);
     metrics::write(config, report);
-    let code = report.exit_code();
+    let mut code = report.exit_code();
     for error in report.errors() {
         logging::print_error(error);
     }
@@ -175,7 +171,7 @@ fn finish(
     }
     if invocation.json {
         let is_repeated = matches!(invocation.command, Command::Run { every: Some(_), .. });
-        print(&if is_repeated { report.to_json_line() } else { report.to_json() });
+        code = print(&if is_repeated { report.to_json_line() } else { report.to_json() }, code);
     }
     reported.end(report);
     code
@@ -185,21 +181,26 @@ fn fail(error: &Error, json: bool) -> ExitCode {
     logging::print_error(error);
     let code = error.exit_code();
     if json {
-        print(&serde_json::json!({ "error": error, "exit_code": code.code() }).to_string());
+        return print(&serde_json::json!({ "error": error, "exit_code": code.code() }).to_string(), code);
     }
     code
 }
 
-/// Prints on standard output, with one newline at the end.
-fn print(text: &str) {
+/// Prints a command's result on standard output, with one newline at the end; returns the exit code of a command that ended
+/// with `code`. Without its result, a command has not done what it was called for.
+fn print(text: &str, code: ExitCode) -> ExitCode {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
         // A reader that has seen enough (`| head`) is no failure.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            logging::print_line(&format!(
-                "error: cannot write to standard output: {error}\nhint: check the disk, or the program that reads from the pipe"
-            ));
+            let error = Error::unavailable(
+                "cannot write to standard output",
+                error,
+                "free space on the disk, or write to another file, then run the command again",
+            );
+            logging::print_error(&error);
+            code.graver(error.exit_code())
         }
-        _ => {}
+        _ => code,
     }
 }

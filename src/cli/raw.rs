@@ -19,9 +19,9 @@ use argh::{ArgsInfo, FromArgs};
     error_code(0, "done, or nothing to do"),
     error_code(64, "command line not understood"),
     error_code(65, "finished, but some data was refused, lost or differs"),
-    error_code(69, "a server stayed unreachable"),
+    error_code(69, "a server stayed unreachable, or standard output cannot be written"),
     error_code(70, "a bug"),
-    error_code(75, "another run holds the lock"),
+    error_code(75, "another run holds the lock, or verify was interrupted"),
     error_code(77, "password refused or privilege missing"),
     error_code(78, "configuration, or a table that does not fit")
 )]
@@ -145,7 +145,8 @@ pub(super) struct RawStatus {}
     subcommand,
     name = "verify",
     help_triggers("-h", "--help"),
-    note = "Exits with 65 if rows are missing, doubled, different or dead letters. Unsent rows are no difference."
+    note = "Exits with 65 if rows are missing, doubled, different or dead letters. Unsent rows are no difference.\n\
+            Exits with 75 if it was interrupted before everything was compared, and found no difference until then."
 )]
 pub(super) struct RawVerify {
     /// compare the contents as well

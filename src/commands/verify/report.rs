@@ -150,6 +150,15 @@ impl TableReport {
         self.missing.count + self.doubled.count + self.dead_letters.count + self.different + self.never_sent > 0
     }
 
+    fn exit_code(&self) -> ExitCode {
+        match (self.differs(), self.complete) {
+            (true, _) => ExitCode::Data,
+            (false, true) => ExitCode::Done,
+            // What was not compared may differ.
+            (false, false) => ExitCode::Locked,
+        }
+    }
+
     fn text(&self) -> String {
         let mut text = format!("{} and {}: ", self.source, self.target);
         let verdict = match (self.differs(), self.complete) {
@@ -247,9 +256,9 @@ fn some(keys: &[String], count: u64) -> String {
     format!(": {}{more}", keys.iter().map(plain).collect::<Vec<_>>().join(", "))
 }
 
-/// All tables, as they are printed, and the exit code: 65 if one differs.
+/// All tables, as they are printed, and the exit code: 65 if one differs, otherwise 75 if one was not compared completely.
 pub fn printed(tables: &[TableReport], json: bool) -> (String, ExitCode) {
-    let code = if tables.iter().any(TableReport::differs) { ExitCode::Data } else { ExitCode::Done };
+    let code = tables.iter().map(TableReport::exit_code).fold(ExitCode::Done, ExitCode::graver);
     let text = if json {
         format!("{:#}", serde_json::json!({ "tables": tables, "exit_code": code.code() }))
     } else {
@@ -269,6 +278,10 @@ mod tests {
         assert!(report.text().starts_with("s and t: equal (0 rows"), "{}", report.text());
         report.complete = false;
         assert!(report.text().contains("equal as far as they were compared"), "{}", report.text());
+        let equal = TableReport { complete: true, ..TableReport::default() };
+        let tables = [equal, report];
+        assert_eq!(printed(&tables, true).1, ExitCode::Locked, "nobody knows about the rest");
+        let [_, mut report] = tables;
         report.missing.count(|| "7".into());
         assert!(report.text().contains("not compared completely"), "{}", report.text());
         assert_eq!(printed(&[report], true).1, ExitCode::Data);

@@ -294,8 +294,32 @@ fn under_systemd_every_line_carries_its_priority_and_no_time() {
 }
 
 #[test]
+fn a_result_that_cannot_be_written_is_a_failure() {
+    let scene = Scene::new("full");
+    scene.write("pg2ch.toml", "[batch]\nrows = 1000\n");
+    let commands =
+        ["config generate", "config show", "config show --json", "completions bash", "man", "--help", "--version"];
+    for (arguments, code) in commands.map(|command| (command, 69)).into_iter().chain([("--once --jobs 0 --json", 64)]) {
+        let Output { status, stderr, .. } = Command::new(env!("CARGO_BIN_EXE_pg2ch"))
+            .args(arguments.split(' '))
+            .env_clear()
+            .current_dir(&scene.directory)
+            .stdout(File::options().write(true).open("/dev/full").unwrap())
+            .output()
+            .unwrap();
+        let ended = Ended { code: status.code(), stdout: String::new(), stderr: String::from_utf8(stderr).unwrap() };
+        assert_error(&ended, code);
+        assert!(ended.stderr.contains("error: cannot write to standard output: No space left"), "{}", ended.stderr);
+    }
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let script = "\"$0\" config generate | true; \"$0\" --help >&-";
     let output = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_pg2ch")]).output().unwrap();
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+    // The pipe is closed before anything is written.
+    let script = "{ sleep 0.2; \"$0\" config generate; echo $? >&2; } | true";
+    let output = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_pg2ch")]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "0\n");
 }

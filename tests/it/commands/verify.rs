@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::servers::Servers;
-use crate::common::{Ended, World};
+use crate::common::{Ended, USER_LOGINS, World, signal_process};
 use serde_json::Value;
 
 /// The report of the only table.
@@ -311,6 +311,50 @@ fn rows_that_change_between_two_looks_are_not_different() {
     assert_eq!(findings(&looking.end().expect(0).report()), []);
 }
 
+#[test]
+fn a_member_that_a_document_lacks_is_null_in_a_tuple_for_the_run_and_for_verify() {
+    let columns = format!("{USER_LOGINS}, doc jsonb NOT NULL DEFAULT '{{}}'");
+    let mut world = World::with("lacking_members", &columns, 1);
+    world.settings.insert("[table]", "allow_lossy = [\"doc\"]".into());
+    world.ch("ALTER TABLE {t} DROP COLUMN doc");
+    world.ch("ALTER TABLE {t} ADD COLUMN doc Tuple(a Nullable(String), b Nullable(String))");
+    world.insert_rows(2);
+    world.sql("UPDATE {t} SET doc = '{\"a\": null}' WHERE id = 2");
+    let lacking = &world.once().expect(0).report()["consume"]["fields_lacking"];
+    assert_eq!(lacking, &serde_json::json!({ "doc.a": 1, "doc.b": 2 }));
+    assert_equal(&world);
+}
+
+#[test]
+fn what_was_not_compared_to_its_end_does_not_count_as_equal() {
+    let mut world = World::new("interrupted");
+    world.insert_rows(20);
+    world.once().expect(0);
+    let interrupted = |world: &World, args: &[&str]| {
+        let mut looking = world.start_command_stopped_at(&[&["verify", "--deep"], args].concat(), "verify.rows.asked");
+        if !args.contains(&"--max-seconds") {
+            signal_process("TERM", looking.pid());
+        }
+        std::thread::sleep(Duration::from_millis(1_100));
+        looking.go_on();
+        looking.end()
+    };
+    for args in [&["--quiet"][..], &["--quiet", "--max-seconds", "1"]] {
+        let ended = interrupted(&world, args).expect(75);
+        assert!(
+            ended.stdout.contains("equal as far as they were compared: verify was interrupted"),
+            "{}",
+            ended.stdout
+        );
+    }
+    let ended = interrupted(&world, &["--json"]).expect(75);
+    let result: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!((&result["exit_code"], &result["tables"][0]["complete"]), (&75.into(), &false.into()));
+    // What was found is found.
+    world.sql("UPDATE {t} SET user_id = -1 WHERE id = 1");
+    interrupted(&world, &[]).expect(65);
+}
+
 /// Runs verify to its end; returns the report, and the most memory that it had, in kB.
 fn measured(world: &World, args: &[&str], code: i32) -> (Value, u64) {
     let mut child = world.start(&[&["verify", "--json"], args].concat());
@@ -379,8 +423,8 @@ fn a_ttl_over_what_postgresql_does_not_know_leaves_repair_without_work() {
 
 #[test]
 fn a_row_whose_flag_is_null_is_never_sent_and_verify_says_so() {
-    let columns = crate::common::USER_LOGINS
-        .replace("sent_to_kafka boolean NOT NULL DEFAULT FALSE", "sent_to_kafka boolean DEFAULT FALSE");
+    let columns =
+        USER_LOGINS.replace("sent_to_kafka boolean NOT NULL DEFAULT FALSE", "sent_to_kafka boolean DEFAULT FALSE");
     let mut world = World::with("null_flag", &columns, 1);
     world.insert_rows(10);
     world.sql("UPDATE {t} SET sent_to_kafka = NULL WHERE id <= 3");

@@ -146,6 +146,20 @@ fn the_two_legs_do_the_same_one_after_the_other() {
 }
 
 #[test]
+fn a_run_whose_document_cannot_be_written_moves_its_rows_and_fails() {
+    let mut world = World::new("full");
+    for (args, code) in [(&["--once", "--json"][..], 69), (&["--once"], 0), (&["verify"], 69)] {
+        world.insert_rows(4);
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let ended = Ended::of(&world.command(args).stdout(full).output().unwrap()).expect(code);
+        assert_eq!(ended.stderr.contains("error: cannot write to standard output"), code != 0, "{}", ended.stderr);
+        assert_eq!(world.unsent(), if args == ["verify"] { 4 } else { 0 });
+    }
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
 fn in_the_environment_of_cron_a_run_that_went_well_prints_nothing() {
     let mut world = World::new("cron");
     world.insert_rows(4);
