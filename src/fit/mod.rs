@@ -55,9 +55,9 @@ pub fn require_fit(table: &TableConfig, source: &[SourceColumn], target: &Target
 fn hint_of(difference: &Difference) -> String {
     let fix = difference.fix.trim_end_matches(';');
     if difference.id == "position-column" {
-        // `init` adds it to an empty table only: rows without a position would be taken for others.
-        "run `pg2ch check`: it prints the statements that add it, and those that keep rows of another program. Meanwhile the records \
-         stay in the topic"
+        // Rows without a position would be taken for others.
+        "run `pg2ch init`, which adds it to an empty target. For one with rows, `pg2ch check` prints the statements that keep them. \
+         Meanwhile the records stay in the topic"
             .to_owned()
     } else if difference.is_additive {
         "run `pg2ch init`, which adds what the target lacks. Meanwhile the records stay in the topic".to_owned()

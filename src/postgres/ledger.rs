@@ -146,12 +146,12 @@ impl PgLedger {
         format!(
             "SELECT source, partition, next_offset, timestamp_floor, epoch,
                     EXISTS (SELECT FROM {} AS h WHERE h.source = {source} AND h.topic = {topic}), record_types, topic
-             FROM pg2ch_checkpoint WHERE topic = {topic} OR (source = {source} AND partition = {SOURCE_ROW})",
+             FROM pg2ch_checkpoint WHERE topic = {topic} OR (source = {source} AND partition <> {SOURCE_ROW} AND next_offset > 0)",
             self.held
         )
     }
 
-    /// The rows of the source are flagged for another topic, and nothing shows that all of it was copied.
+    /// Rows of the source were sent to another topic, and nothing shows that all of it was copied.
     fn moved(&self, what: &str, old: &str) -> Error {
         let statement = |table: &str| {
             format!("DELETE FROM {table} WHERE source = {} AND topic = {};", literal(&self.table.name), literal(old))
