@@ -57,7 +57,7 @@ impl ClickHouseTarget {
                     table: table.map(quoted).unwrap_or_default(),
                     window: match (&engine, table) {
                         (Some(engine), _) => engine.window(),
-                        (None, Some(table)) if self.is_gone(table) => Window::Gone,
+                        (None, Some(table)) if self.is_dropped(table) => Window::Dropped,
                         (None, _) => Window::Unknown,
                     },
                     layout: engine.as_ref().map_or(Layout::Here, Engine::layout),
@@ -73,7 +73,7 @@ impl ClickHouseTarget {
     }
 
     /// Whether a table that is not shown does not exist: about one that is only hidden from the user, the server refuses to say.
-    fn is_gone(&self, table: &Name) -> bool {
+    fn is_dropped(&self, table: &Name) -> bool {
         let answer = self.http().send(&format!("EXISTS TABLE {} FORMAT TabSeparated", quoted(table)), &[], &[]);
         matches!(answer, Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"0")
     }

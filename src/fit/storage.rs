@@ -347,7 +347,7 @@ impl Check<'_> {
                     format!("-- let {name} write to a table of the MergeTree family"),
                 );
             }
-            Window::Gone => {
+            Window::Dropped => {
                 let what = format!("{table}, to which the materialized view {name} writes, does not exist");
                 let why = "ClickHouse refuses every INSERT into the target";
                 let fix = format!("-- create {table} again; or, if the view is no longer needed:\nDROP VIEW {name};");

@@ -10,7 +10,7 @@ pub enum Window {
     /// None, ever: the engine has no such setting.
     Never,
     /// The table no longer exists.
-    Gone,
+    Dropped,
     /// The table cannot be seen.
     Unknown,
 }

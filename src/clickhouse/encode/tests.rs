@@ -237,8 +237,8 @@ fn null_at_the_top_is_no_record() {
 #[test]
 fn what_begins_like_a_value_and_is_none_is_not_json() {
     for (record, expected) in [("not json", "a value, found 'n'"), ("1 2", "the record's end, found '2'"), ("", "")] {
-        let told = rule(&mut logins(), record);
-        assert!(told.contains(expected) && !told.contains("but a record is an object"), "{record}: {told}");
+        let refused = rule(&mut logins(), record);
+        assert!(refused.contains(expected) && !refused.contains("but a record is an object"), "{record}: {refused}");
     }
 }
 

@@ -194,7 +194,6 @@ impl Check<'_> {
         }
         self.group_and_transactions(topic)?;
         let Some(settings) = self.settings(topic)? else { return Ok(None) };
-        let number = |name: &str| settings.get(name).and_then(|value| value.parse::<i64>().ok());
         if settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
             self.findings.add(
                 Severity::Error,
@@ -204,7 +203,7 @@ impl Check<'_> {
                 self.alter(topic, "cleanup.policy=delete"),
             );
         }
-        if let Some(retention) = number("retention.ms").filter(|&ms| (0..WEEK_MS).contains(&ms)) {
+        if let Some(retention) = number(&settings, "retention.ms").filter(|&ms| (0..WEEK_MS).contains(&ms)) {
             self.findings.add(
                 Severity::Warning,
                 "retention",
@@ -213,7 +212,7 @@ impl Check<'_> {
                 self.alter(topic, &format!("retention.ms={WEEK_MS}")),
             );
         }
-        if let Some(bytes) = number("retention.bytes").filter(|&bytes| bytes >= 0) {
+        if let Some(bytes) = number(&settings, "retention.bytes").filter(|&bytes| bytes >= 0) {
             self.findings.add(
                 Severity::Warning,
                 "retention-bytes",
@@ -233,8 +232,8 @@ impl Check<'_> {
                 self.alter(topic, "message.timestamp.type=CreateTime"),
             );
         }
-        self.replication(topic, number("min.insync.replicas"))?;
-        Ok(self.size(topic, number("max.message.bytes")))
+        self.replication(topic, number(&settings, "min.insync.replicas"))?;
+        Ok(self.size(topic, number(&settings, "max.message.bytes")))
     }
 
     fn size(&mut self, topic: &str, limit: Option<i64>) -> Option<i64> {
@@ -297,10 +296,9 @@ impl Check<'_> {
                 self.alter(dead, "cleanup.policy=delete"),
             );
         }
-        let number = |name: &str| settings.get(name).and_then(|value| value.parse::<i64>().ok());
         let limited: Vec<String> = admin::KEPT
             .iter()
-            .filter_map(|(name, _)| Some(format!("{name}={}", number(name).filter(|limit| *limit >= 0)?)))
+            .filter_map(|(name, _)| Some(format!("{name}={}", number(&settings, name).filter(|limit| *limit >= 0)?)))
             .collect();
         if !limited.is_empty() {
             let kept: Vec<String> = admin::KEPT.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -312,7 +310,7 @@ impl Check<'_> {
                 self.alter(dead, &kept.join(",")),
             );
         }
-        Ok(number("max.message.bytes"))
+        Ok(number(&settings, "max.message.bytes"))
     }
 }
 
@@ -322,4 +320,9 @@ fn read(log: &mut KafkaLog, partitions: &[i32], limit: Duration) -> Result<Polle
     ends.retain(|partition, _| partitions.first() == Some(partition));
     log.read_from(&ends, &ends)?;
     log.poll(limit.min(READING), &mut |_| {})
+}
+
+/// A topic's setting that is a number.
+fn number(settings: &BTreeMap<String, String>, name: &str) -> Option<i64> {
+    settings.get(name)?.parse().ok()
 }

@@ -133,7 +133,7 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
         let description = &self.rules.description;
         let is_forgotten = match description.engine.window() {
             Window::Tokens(window) => !description.partition_key.is_empty() && 2 * rows as u64 > window,
-            Window::Never | Window::Gone | Window::Unknown => false,
+            Window::Never | Window::Dropped | Window::Unknown => false,
         };
         description.views.is_empty() || !description.views_remember(rows) || is_forgotten
     }

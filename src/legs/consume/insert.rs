@@ -1,10 +1,10 @@
 //! Inserts batches, each row once, whatever the answers.
 //!
 //! Before a block is sent, its ranges and its token are recorded: far away while the block before it is sent. A token
-//! names one set of rows forever: halves, and sets reduced by what the target holds, get tokens of their own. After an end that is not known the same rows go again
-//! under the same token, which also disarms a request that is still in flight; then the target is asked, and what is
-//! missing goes under a new token. What a dead run had recorded is asked for first, and only what is missing goes under its
-//! token. Only then does the offset move.
+//! names one set of rows forever: halves, and sets reduced by what the target holds, get tokens of their own. After an end
+//! that is not known the same rows go again under the same token, which also disarms a request that is still in flight; then
+//! the target is asked, and what is missing goes under a new token. What a dead run had recorded is asked for first, and only
+//! what is missing goes under its token. Only then does the offset move.
 //!
 //! [`attempt`](super::attempt) brings one INSERT to its end; [`refused`](super::refused) finds the rows that are refused.
 

@@ -50,8 +50,9 @@ fn a_view_as_the_target_is_named_as_one_and_nothing_is_proposed_for_it() {
         let report = check(&world, 78);
         let errors = report["findings"].as_array().unwrap().iter().filter(|finding| finding["severity"] == "error");
         assert_eq!(errors.count(), 1, "{report:#}");
-        let told = world.run(&["init"]).expect(0).stdout;
-        assert!(told.contains("-- do by hand: ") && told.contains(remedy) && !told.contains("RENAME"), "{told}");
+        let printed = world.run(&["init"]).expect(0).stdout;
+        let proposes = printed.contains("-- do by hand: ") && printed.contains(remedy);
+        assert!(proposes && !printed.contains("RENAME"), "{printed}");
         world.ch("DROP VIEW {t}_view");
     }
     world.ch("DROP TABLE {t}_before");

@@ -269,8 +269,8 @@ fn a_ttl_that_folds_rows_is_refused_with_the_statement_that_removes_it() {
     world.once().expect(0);
 
     world.ch("ALTER TABLE {t} MODIFY TTL toDateTime(event_time) + toIntervalDay(1)");
-    let told = world.run(&["--once", "-v"]).expect(0).stderr;
-    assert!(told.contains("has a TTL that deletes rows"), "{told}");
+    let log = world.run(&["--once", "-v"]).expect(0).stderr;
+    assert!(log.contains("has a TTL that deletes rows"), "{log}");
 }
 
 #[test]
