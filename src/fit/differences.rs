@@ -2,7 +2,7 @@
 
 use super::map::{nullable_target_type, target_type};
 use super::types::{Fit, fit};
-use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, takes_null};
+use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType, takes_null};
 use crate::clickhouse::encode::holds_position;
 use crate::clickhouse::{quote, text};
 use crate::config::{ColumnRules, TableConfig};
@@ -201,17 +201,23 @@ impl Comparison<'_> {
                     format!("{why}; a run does not start unless `allow_lossy` in [[table]] names {}", column.name);
                 (Effect::Stops, "type-lossy", why, modify)
             }
-            // Nothing of it was ever stored, and ClickHouse converts no such values.
             Fit::Impossible(why) => {
-                let fix = format!(
-                    "ALTER TABLE {name} DROP COLUMN {quoted};\nALTER TABLE {name} ADD COLUMN {quoted} {wanted};",
-                    name = self.name
-                );
+                let fix = if converts(type_name, &wanted) { modify } else { self.replace(column, &quoted) };
                 (Effect::Stops, "type-impossible", format!("{why}: a run does not start"), fix)
             }
         };
         let fix = if other.is_in_sorting_key { format!("{MAKE_ANEW} with {target_name} as {wanted}") } else { fix };
         self.add(id, effect, pair, why, fix);
+    }
+
+    /// Replaces a column whose values ClickHouse may be unable to convert.
+    fn replace(&self, column: &SourceColumn, quoted: &str) -> String {
+        format!(
+            "-- this empties {quoted}: afterwards `pg2ch verify --deep --repair --confirm` has the rows sent again\n\
+             ALTER TABLE {name} DROP COLUMN {quoted};\nALTER TABLE {name} ADD COLUMN {quoted} {};",
+            nullable_target_type(column),
+            name = self.name
+        )
     }
 
     fn target_column(&mut self, target: &TargetColumn, source: Option<&[SourceColumn]>) {
@@ -251,6 +257,20 @@ impl Comparison<'_> {
             fix
         };
         self.add(id, effect, what, why, fix);
+    }
+}
+
+/// Whether ClickHouse converts every value of a column when it is altered: one that it cannot convert blocks the ALTER.
+fn converts(from: &str, to: &str) -> bool {
+    let scalar = |type_name: &str| match ColumnType::parse(type_name).ok()?.without_null() {
+        ColumnType::Scalar(scalar) => Some(scalar),
+        _ => None,
+    };
+    use ScalarType as T;
+    match (scalar(from), scalar(to)) {
+        (Some(_), Some(T::String)) | (Some(T::Bool), Some(T::Integer(_))) => true,
+        (Some(T::Date | T::Date32), Some(T::DateTime64(_))) => true,
+        _ => false,
     }
 }
 
