@@ -20,11 +20,13 @@ use pg2ch::ports::limits::Limits;
 use pg2ch::report::{Legs, RunReport, TableReport};
 use pg2ch::run;
 use pg2ch::run_id::RunId;
-use pg2ch::shutdown::Shutdown;
+use pg2ch::shutdown::{Shutdown, survive_file_limits};
 use pg2ch::terminal;
 
 fn main() {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    // Without the handler a run is as good.
+    let _ = survive_file_limits();
     // A panic is a bug, and has its exit code like any other end.
     let outcome = catch_unwind(AssertUnwindSafe(|| start(&arguments)));
     let outcome = outcome.unwrap_or_else(|_| Err(Error::bug("pg2ch stopped", "it panicked (message above)")));
@@ -65,7 +67,7 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
             let config = load()?;
             let shutdown = listen()?;
             let reported = Reported::start(&config.notify);
-            let mut report = move_rows(&config, *legs, limits, &shutdown, &mut Vec::new());
+            let mut report = move_rows(&config, *legs, limits, &shutdown, None);
             return Ok(finish(&config, &mut report, reported, invocation, None));
         }
         Command::Run { legs, every: Some(pause) } => return repeat(&load()?, *legs, *pause, invocation),
@@ -87,7 +89,9 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
         }
         Command::DeadLetters => Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::List)?,
         Command::DropDeadLetters(choice) => {
-            Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::Dismiss(choice.clone()))?
+            let config = load()?;
+            let dismiss = dead_letters::Dismiss::new(choice.clone(), &config)?;
+            Frame::new(&config, limits, listen()?, *json).run(&dismiss)?
         }
         Command::ReplayDeadLetters => Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::ReplayAll)?,
     };
@@ -95,7 +99,13 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
 }
 
 /// One run, and what `keep` prunes at its end.
-fn move_rows(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown, warm: &mut Vec<Warm>) -> RunReport {
+fn move_rows(
+    config: &Config,
+    legs: Legs,
+    limits: &Limits,
+    shutdown: &Shutdown,
+    warm: Option<&mut Vec<Warm>>,
+) -> RunReport {
     let mut report = run::run(config, legs, limits, shutdown, warm);
     prune::keep(config, &mut report, limits, shutdown);
     report
@@ -123,14 +133,19 @@ fn conclude((text, code): (String, ExitCode), invocation: &Invocation) -> ExitCo
     code
 }
 
+/// With more tables than this, none keeps its connections between two runs: PostgreSQL admits 100 sessions unless it is configured
+/// otherwise, and applications need most of them.
+const MOST_WARM: usize = 20;
+
 /// Runs, waits, and runs again, until a signal asks for the end. An error is printed and the next run tries again, but
 /// not where only a person can help any of the tables.
 fn repeat(config: &Config, legs: Legs, pause: Duration, invocation: &Invocation) -> Result<ExitCode> {
     let shutdown = listen()?;
-    let (mut heartbeat, mut warm) = (Heartbeat::default(), Vec::new());
+    let mut heartbeat = Heartbeat::default();
+    let mut warm = (config.tables.len() <= MOST_WARM).then(Vec::new);
     loop {
         let reported = Reported::start(&config.notify);
-        let mut report = move_rows(config, legs, &invocation.limits, &shutdown, &mut warm);
+        let mut report = move_rows(config, legs, &invocation.limits, &shutdown, warm.as_mut());
         let code = finish(config, &mut report, reported, invocation, Some(&mut heartbeat));
         let needs_person = |table: &TableReport| matches!(table.exit_code(), ExitCode::Config | ExitCode::Permission);
         if report.tables.iter().all(needs_person) && !shutdown.is_requested() {

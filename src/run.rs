@@ -25,9 +25,17 @@ use crate::threads::{Job, Supervisor, at_a_time};
 
 /// Moves every table, `config.jobs` of them at a time, begun in the configuration's order, and writes down what was done.
 /// One table's failure does not stop the others. `warm` has what the last run of this process has left open of each table, and gets
-/// what this one leaves.
+/// what this one leaves; without it, a table's connections end with the table.
 #[must_use]
-pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown, warm: &mut Vec<Warm>) -> RunReport {
+pub fn run(
+    config: &Config,
+    legs: Legs,
+    limits: &Limits,
+    shutdown: &Shutdown,
+    warm: Option<&mut Vec<Warm>>,
+) -> RunReport {
+    let (keeps, mut for_this_run) = (warm.is_some(), Vec::new());
+    let warm = warm.unwrap_or(&mut for_this_run);
     warm.resize_with(config.tables.len(), Warm::default);
     let mut tables = Tables {
         config,
@@ -37,6 +45,7 @@ pub fn run(config: &Config, legs: Legs, limits: &Limits, shutdown: &Shutdown, wa
         started: Instant::now(),
         waiting: config.tables.iter().enumerate(),
         reports: config.tables.iter().map(|_| None).collect(),
+        keeps,
         warm,
         is_asked: false,
         marks: metrics::Marks::new(config),
@@ -73,6 +82,8 @@ struct Tables<'a> {
     waiting: Enumerate<Iter<'a, TableConfig>>,
     /// One for each table, in the configuration's order.
     reports: Vec<Option<TableReport>>,
+    /// Whether what a table leaves open stays open for the next run.
+    keeps: bool,
     /// One for each table, in the same order: empty while the table is under way.
     warm: &'a mut Vec<Warm>,
     /// Whether a signal has asked, since the last look, how far the run is.
@@ -104,7 +115,8 @@ impl<'a> Supervisor for Tables<'a> {
             count_beside(self.config, table, &progress);
         }
         let (config, moved, limits, legs) = (self.config.clone(), table.clone(), self.limits, self.legs);
-        let (shutdown, started, warm) = (self.shutdown.clone(), self.started, std::mem::take(&mut self.warm[place]));
+        let (shutdown, started, keeps) = (self.shutdown.clone(), self.started, self.keeps);
+        let warm = std::mem::take(&mut self.warm[place]);
         let handle = TableJob { place, table, begun: Instant::now(), watcher, progress: progress.clone() };
         let work = Box::new(move || {
             let leg = LegContext {
@@ -118,7 +130,8 @@ impl<'a> Supervisor for Tables<'a> {
             };
             let servers = RealServers::new(&leg, legs, warm);
             let report = move_table(&leg, &servers, legs);
-            Ok((report, servers.into_warm()))
+            let left = servers.into_warm();
+            Ok((report, if keeps { left } else { left.only_session() }))
         });
         Some(Job { name: table.source.clone(), handle, work })
     }
@@ -137,8 +150,12 @@ impl<'a> Supervisor for Tables<'a> {
     fn ended(&mut self, job: TableJob<'a>, end: Result<Self::Output>) {
         terminal::show(&job.table.source, None);
         let report = match end {
-            Ok((report, warm)) => {
-                self.warm[job.place] = warm;
+            Ok((report, left)) => {
+                if !self.keeps {
+                    // The history takes one session.
+                    self.warm.fill_with(Warm::default);
+                }
+                self.warm[job.place] = left;
                 report
             }
             Err(error) => failed(job.table, error),

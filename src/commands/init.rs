@@ -7,6 +7,8 @@ mod script;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use self::script::{Place, Script};
 use super::migration::{self, REMADE, create_target};
 use super::{Command, Frame};
@@ -97,10 +99,16 @@ impl Command for CreateMissing {
         })
     }
 
-    fn render(&self, scripts: &[Script], json: bool) -> (String, ExitCode) {
-        let (text, code) = (Script::text_of(scripts), ExitCode::Done);
-        let document = || serde_json::json!({ "output": text, "exit_code": code.code() }).to_string();
-        (if json { document() } else { text }, code)
+    fn exit_code(&self, _script: &Script) -> ExitCode {
+        ExitCode::Done
+    }
+
+    fn text(&self, scripts: &[Script]) -> String {
+        Script::text_of(scripts)
+    }
+
+    fn add_to(&self, document: &mut Value, scripts: &[Script]) {
+        document["output"] = self.text(scripts).into();
     }
 }
 

@@ -13,8 +13,12 @@ pub mod verify;
 
 use std::time::Instant;
 
+use serde::Serialize;
+use serde_json::{Value, json};
+
 use crate::config::{Config, TableConfig};
 use crate::error::{ExitCode, Result};
+use crate::logging;
 use crate::ports::LegContext;
 use crate::ports::limits::Limits;
 use crate::ports::progress::Progress;
@@ -24,16 +28,22 @@ use crate::threads::watchdog::watched;
 /// A command that reaches servers: what it does for one table, and how it reports the outcome.
 pub trait Command {
     /// What it found out or did about one table.
-    type Outcome;
+    type Outcome: Serialize;
 
     /// Runs for one table. Servers are reached only through [`Frame::on`].
     ///
     /// # Errors
-    /// What ends the command; what it can do without belongs in [`Outcome`](Self::Outcome).
+    /// What ends the command for this table; what it can do without belongs in [`Outcome`](Self::Outcome).
     fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<Self::Outcome>;
 
-    /// The text to print, JSON or for a person, and the exit code.
-    fn render(&self, outcomes: &[Self::Outcome], json: bool) -> (String, ExitCode);
+    /// What the outcome means for one table.
+    fn exit_code(&self, outcome: &Self::Outcome) -> ExitCode;
+
+    /// The outcomes for a person.
+    fn text(&self, outcomes: &[Self::Outcome]) -> String;
+
+    /// Adds to the JSON document what it has of all tables together.
+    fn add_to(&self, _document: &mut Value, _outcomes: &[Self::Outcome]) {}
 }
 
 /// What every command is given.
@@ -52,19 +62,40 @@ impl<'a> Frame<'a> {
         Self { config, limits, shutdown, started: Instant::now(), json }
     }
 
-    /// Runs for every table, one after the other; the text to print, and the exit code.
+    /// Runs for every table, one after the other; the text to print, and the exit code: the most severe of the tables'. The
+    /// error of one table is logged, and does not keep the command from the others.
     ///
     /// # Errors
-    /// The first of a table.
+    /// That of the only table.
     pub fn run(&self, command: &impl Command) -> Result<(String, ExitCode)> {
-        let outcomes: Result<Vec<_>> = self.config.tables.iter().map(|table| command.run(self, table)).collect();
-        Ok(command.render(&outcomes?, self.json))
-    }
-
-    /// Whether only one table is meant.
-    #[must_use]
-    pub fn has_one_table(&self) -> bool {
-        self.config.tables.len() == 1
+        let (mut outcomes, mut documents, mut code) = (Vec::new(), Vec::new(), ExitCode::Done);
+        for table in &self.config.tables {
+            let (mut document, of_table) = match command.run(self, table) {
+                Err(error) if self.config.tables.len() == 1 => return Err(error),
+                Err(error) => {
+                    logging::print_error(&error);
+                    (json!({ "error": error }), error.exit_code())
+                }
+                Ok(outcome) => {
+                    let mut document = json!(outcome);
+                    document["error"] = Value::Null;
+                    let of_table = command.exit_code(&outcome);
+                    outcomes.push(outcome);
+                    (document, of_table)
+                }
+            };
+            document["source"] = json!(table.source);
+            document["topic"] = json!(table.topic);
+            document["target"] = json!(table.target.to_string());
+            documents.push(document);
+            code = code.graver(of_table);
+        }
+        if !self.json {
+            return Ok((command.text(&outcomes), code));
+        }
+        let mut document = json!({ "tables": documents, "exit_code": code.code() });
+        command.add_to(&mut document, &outcomes);
+        Ok((format!("{document:#}"), code))
     }
 
     /// Does `work` for `table` on a thread that is left behind if a call in it exceeds its limit.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde::ser::{SerializeStruct as _, Serializer};
 
 use super::{Command, Frame, dead_letters};
 use crate::config::TableConfig;
@@ -95,10 +96,12 @@ impl Command for Status {
         Ok(status)
     }
 
-    fn render(&self, tables: &[TableStatus], json: bool) -> (String, ExitCode) {
-        let failures = tables.iter().flat_map(|table| &table.failures);
-        let code = failures.map(Error::exit_code).fold(ExitCode::Done, ExitCode::graver);
-        (if json { as_json(tables, code) } else { as_text(tables) }, code)
+    fn exit_code(&self, status: &TableStatus) -> ExitCode {
+        status.failures.iter().map(Error::exit_code).fold(ExitCode::Done, ExitCode::graver)
+    }
+
+    fn text(&self, tables: &[TableStatus]) -> String {
+        as_text(tables)
     }
 }
 
@@ -148,30 +151,22 @@ fn history(session: &mut Session, table: &TableConfig) -> Result<History> {
     Ok(history)
 }
 
-fn as_json(tables: &[TableStatus], code: ExitCode) -> String {
-    let tables: Vec<_> = tables
-        .iter()
-        .map(|table| {
-            let empty = History::default();
-            let history = table.history.as_ref().unwrap_or(&empty);
-            serde_json::json!({
-                "source": table.source,
-                "topic": table.topic,
-                "target": table.target,
-                "unsent": table.backlog.unsent,
-                "unsent_seconds_at_most": history.unsent_seconds_at_most,
-                "partitions": table.backlog.partitions,
-                "records_behind_at_most": table.backlog.behind(),
-                "dead_letters_pending": table.dead_letters,
-                "run_in_progress": history.in_progress,
-                "last_seen": history.last_seen,
-                "runs": history.runs,
-                "errors": table.failures,
-            })
-        })
-        .collect();
-    let document = serde_json::json!({ "exit_code": code.code(), "tables": tables });
-    serde_json::to_string_pretty(&document).unwrap_or_default()
+impl Serialize for TableStatus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let empty = History::default();
+        let history = self.history.as_ref().unwrap_or(&empty);
+        let mut parts = serializer.serialize_struct("TableStatus", 9)?;
+        parts.serialize_field("unsent", &self.backlog.unsent)?;
+        parts.serialize_field("unsent_seconds_at_most", &history.unsent_seconds_at_most)?;
+        parts.serialize_field("partitions", &self.backlog.partitions)?;
+        parts.serialize_field("records_behind_at_most", &self.backlog.behind())?;
+        parts.serialize_field("dead_letters_pending", &self.dead_letters)?;
+        parts.serialize_field("run_in_progress", &history.in_progress)?;
+        parts.serialize_field("last_seen", &history.last_seen)?;
+        parts.serialize_field("runs", &history.runs)?;
+        parts.serialize_field("errors", &self.failures)?;
+        parts.end()
+    }
 }
 
 fn as_text(tables: &[TableStatus]) -> String {

@@ -51,6 +51,11 @@ impl Default for Warm {
 }
 
 impl Warm {
+    /// The session alone: the other connections end here.
+    pub fn only_session(self) -> Self {
+        Self { session: self.session, ..Self::default() }
+    }
+
     /// What the next run may use of it: nothing that is old, or was not used for long.
     pub(super) fn usable(self) -> Self {
         let mut usable =

@@ -1,8 +1,10 @@
 //! What a check has found, for a person and for a machine.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use serde::ser::{SerializeStruct as _, Serializer};
 
 use crate::error::{Error, ExitCode};
 use crate::numbers::counted;
@@ -177,28 +179,16 @@ fn render_table(text: &mut String, table: &TableFindings) -> std::fmt::Result {
     writeln!(text, "  a run would move now: {}\n", table.backlog.summary())
 }
 
-/// For a machine.
-#[must_use]
-pub fn as_json(tables: &[TableFindings], code: ExitCode) -> String {
-    let tables: Vec<_> = tables
-        .iter()
-        .map(|table| {
-            let versions: serde_json::Map<_, _> =
-                table.versions.iter().map(|(server, version)| ((*server).to_owned(), version.clone().into())).collect();
-            serde_json::json!({
-                "source": table.source,
-                "topic": table.topic,
-                "target": table.target,
-                "exit_code": table.exit_code().code(),
-                "versions": versions,
-                "findings": table.findings,
-                "errors": table.failures,
-                "would_move": table.backlog.would_move(),
-            })
-        })
-        .collect();
-    let document = serde_json::json!({ "exit_code": code.code(), "tables": tables });
-    serde_json::to_string_pretty(&document).unwrap_or_default()
+impl Serialize for TableFindings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut parts = serializer.serialize_struct("TableFindings", 5)?;
+        parts.serialize_field("exit_code", &self.exit_code().code())?;
+        parts.serialize_field("versions", &self.versions.iter().cloned().collect::<BTreeMap<_, _>>())?;
+        parts.serialize_field("findings", &self.findings)?;
+        parts.serialize_field("errors", &self.failures)?;
+        parts.serialize_field("would_move", &self.backlog.would_move())?;
+        parts.end()
+    }
 }
 
 /// Reports that the role lacks a privilege on `what`, named `object` in the GRANT.

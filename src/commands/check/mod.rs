@@ -78,8 +78,11 @@ impl Command for Check {
         Ok(found)
     }
 
-    fn render(&self, tables: &[TableFindings], json: bool) -> (String, ExitCode) {
-        let code = tables.iter().map(TableFindings::exit_code).fold(ExitCode::Done, ExitCode::graver);
-        (if json { finding::as_json(tables, code) } else { finding::as_text(tables) }, code)
+    fn exit_code(&self, findings: &TableFindings) -> ExitCode {
+        findings.exit_code()
+    }
+
+    fn text(&self, tables: &[TableFindings]) -> String {
+        finding::as_text(tables)
     }
 }

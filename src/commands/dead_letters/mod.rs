@@ -15,9 +15,9 @@ mod settled;
 pub use self::dismiss::Choice;
 use self::look::{Looker, letters_of};
 use self::replay::Replay;
-use self::report::{TableLetters, as_json, as_text};
+use self::report::{TableLetters, as_text};
 use super::{Command, Frame};
-use crate::config::TableConfig;
+use crate::config::{Config, TableConfig};
 use crate::error::{Error, ExitCode, Result};
 use crate::ports::LegContext;
 
@@ -31,8 +31,12 @@ impl Command for List {
         frame.on(table, look_through)
     }
 
-    fn render(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
-        render(tables, json)
+    fn exit_code(&self, letters: &TableLetters) -> ExitCode {
+        letters.exit_code()
+    }
+
+    fn text(&self, tables: &[TableLetters]) -> String {
+        as_text(tables)
     }
 }
 
@@ -73,27 +77,41 @@ impl Command for ReplayAll {
         })
     }
 
-    fn render(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
-        render(tables, json)
+    fn exit_code(&self, letters: &TableLetters) -> ExitCode {
+        letters.exit_code()
+    }
+
+    fn text(&self, tables: &[TableLetters]) -> String {
+        as_text(tables)
     }
 }
 
 /// The command that dismisses letters.
-pub struct Dismiss(pub Choice);
+pub struct Dismiss(Choice);
+
+impl Dismiss {
+    /// The letters of `choice`, in the tables of `config`.
+    ///
+    /// # Errors
+    /// 64 if several tables have the records that it names.
+    pub fn new(choice: Choice, config: &Config) -> Result<Self> {
+        if choice.records.is_empty() || config.tables.len() == 1 {
+            return Ok(Self(choice));
+        }
+        Err(Error::new(
+            ExitCode::Usage,
+            "cannot drop dead letters by partition and offset",
+            "several tables are configured, and each has such records",
+            "name the table: `--table NAME`",
+        ))
+    }
+}
 
 impl Command for Dismiss {
     type Outcome = TableLetters;
 
     fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
         let choice = self.0.clone();
-        if !choice.records.is_empty() && !frame.has_one_table() {
-            return Err(Error::new(
-                ExitCode::Usage,
-                "cannot drop dead letters by partition and offset",
-                "several tables are configured, and each has such records",
-                "name the table: `--table NAME`",
-            ));
-        }
         frame.on(table, move |leg| {
             let mut report = TableLetters::of(leg.table);
             dismiss::dismiss(leg, &choice, &mut report)?;
@@ -101,13 +119,11 @@ impl Command for Dismiss {
         })
     }
 
-    fn render(&self, tables: &[TableLetters], json: bool) -> (String, ExitCode) {
-        render(tables, json)
+    fn exit_code(&self, letters: &TableLetters) -> ExitCode {
+        letters.exit_code()
     }
-}
 
-fn render(tables: &[TableLetters], json: bool) -> (String, ExitCode) {
-    let is_pending = tables.iter().any(|table| table.pending > 0);
-    let code = if is_pending { ExitCode::Data } else { ExitCode::Done };
-    (if json { as_json(tables, code) } else { as_text(tables) }, code)
+    fn text(&self, tables: &[TableLetters]) -> String {
+        as_text(tables)
+    }
 }

@@ -44,10 +44,7 @@ pub struct Shown {
 pub struct TableLetters {
     #[serde(skip)]
     table: Option<TableConfig>,
-    pub source: String,
-    pub topic: String,
     pub dead_letter_topic: String,
-    pub target: String,
     /// Letters whose records the target does not hold.
     pub pending: u64,
     /// Letters whose records it holds.
@@ -76,14 +73,12 @@ pub fn id_of(letter: &Letter) -> RecordId {
 
 impl TableLetters {
     pub fn of(table: &TableConfig) -> Self {
-        Self {
-            table: Some(table.clone()),
-            source: table.source.clone(),
-            topic: table.topic.clone(),
-            dead_letter_topic: table.dead_letter_topic(),
-            target: table.target.to_string(),
-            ..Self::default()
-        }
+        Self { table: Some(table.clone()), dead_letter_topic: table.dead_letter_topic(), ..Self::default() }
+    }
+
+    /// 65 while a letter is pending.
+    pub fn exit_code(&self) -> ExitCode {
+        if self.pending > 0 { ExitCode::Data } else { ExitCode::Done }
     }
 
     pub fn count(&mut self, letter: &Letter, state: State) {
@@ -122,10 +117,6 @@ fn time(timestamp_ms: i64) -> String {
     // Beyond the year 9999 there is no such form.
     let at = at.filter(|_| timestamp_ms < 253_402_300_800_000);
     at.map_or_else(|| "-".to_owned(), |at| humantime::format_rfc3339_millis(at).to_string())
-}
-
-pub(super) fn as_json(tables: &[TableLetters], code: ExitCode) -> String {
-    format!("{:#}", serde_json::json!({ "tables": tables, "exit_code": code.code() }))
 }
 
 pub(super) fn as_text(tables: &[TableLetters]) -> String {

@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
+
 /// Where a piece is to be typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -28,9 +30,11 @@ impl Place {
 }
 
 /// The pieces so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Script {
+    #[serde(rename = "output")]
     text: String,
+    #[serde(skip)]
     last: Option<(Place, String)>,
 }
 

@@ -52,8 +52,12 @@ impl Command for Prune {
         frame.on(table, move |leg| prune(leg, &options))
     }
 
-    fn render(&self, tables: &[TableReport], json: bool) -> (String, ExitCode) {
-        report::printed(tables, json)
+    fn exit_code(&self, _report: &TableReport) -> ExitCode {
+        ExitCode::Done
+    }
+
+    fn text(&self, tables: &[TableReport]) -> String {
+        tables.iter().map(TableReport::text).collect()
     }
 }
 

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::config::TableConfig;
-use crate::error::ExitCode;
 use crate::numbers::{counted, grouped};
 
 /// Rows that are kept, by what is in the way.
@@ -28,10 +27,6 @@ pub struct Kept {
 pub struct TableReport {
     /// Source table.
     pub source: String,
-    /// Topic.
-    pub topic: String,
-    /// Target table.
-    pub target: String,
     /// The column that says how old a row is.
     pub by: String,
     /// Rows below it are old.
@@ -62,18 +57,12 @@ impl TableReport {
     /// Nothing done yet.
     #[must_use]
     pub fn of(table: &TableConfig, by: &str, confirmed: bool) -> Self {
-        Self {
-            source: table.source.clone(),
-            topic: table.topic.clone(),
-            target: table.target.to_string(),
-            by: by.to_owned(),
-            confirmed,
-            complete: true,
-            ..Self::default()
-        }
+        Self { source: table.source.clone(), by: by.to_owned(), confirmed, complete: true, ..Self::default() }
     }
 
-    fn text(&self) -> String {
+    /// For a person.
+    #[must_use]
+    pub fn text(&self) -> String {
         let Self { source, by, limit, .. } = self;
         let mut text = if self.confirmed {
             format!("{source}: {} deleted, {by} before {limit}", counted(self.deleted, "row"))
@@ -113,15 +102,4 @@ impl TableReport {
         }
         text
     }
-}
-
-/// All tables, as they are printed, and the exit code.
-pub fn printed(tables: &[TableReport], json: bool) -> (String, ExitCode) {
-    let code = ExitCode::Done;
-    let text = if json {
-        format!("{:#}", serde_json::json!({ "tables": tables, "exit_code": code.code() }))
-    } else {
-        tables.iter().map(TableReport::text).collect()
-    };
-    (text, code)
 }

@@ -63,8 +63,12 @@ impl Command for Verify {
         frame.on(table, move |leg| verify(leg, options))
     }
 
-    fn render(&self, tables: &[TableReport], json: bool) -> (String, ExitCode) {
-        report::printed(tables, json)
+    fn exit_code(&self, report: &TableReport) -> ExitCode {
+        report.exit_code()
+    }
+
+    fn text(&self, tables: &[TableReport]) -> String {
+        tables.iter().map(TableReport::text).collect()
     }
 }
 

@@ -68,8 +68,6 @@ pub struct Repaired {
 pub struct TableReport {
     /// Source table.
     pub source: String,
-    /// Topic.
-    pub topic: String,
     /// Target table.
     pub target: String,
     /// Whether everything was compared: no limit, no signal.
@@ -127,7 +125,6 @@ impl TableReport {
     pub fn of(table: &TableConfig) -> Self {
         Self {
             source: table.source.clone(),
-            topic: table.topic.clone(),
             target: table.target.to_string(),
             complete: true,
             doubled_compared: true,
@@ -150,7 +147,8 @@ impl TableReport {
         self.missing.count + self.doubled.count + self.dead_letters.count + self.different + self.never_sent > 0
     }
 
-    fn exit_code(&self) -> ExitCode {
+    /// 65 if the table differs, otherwise 75 if it was not compared completely.
+    pub fn exit_code(&self) -> ExitCode {
         match (self.differs(), self.complete) {
             (true, _) => ExitCode::Data,
             (false, true) => ExitCode::Done,
@@ -159,7 +157,8 @@ impl TableReport {
         }
     }
 
-    fn text(&self) -> String {
+    /// For a person.
+    pub fn text(&self) -> String {
         let mut text = format!("{} and {}: ", self.source, self.target);
         let verdict = match (self.differs(), self.complete) {
             (true, true) => "they differ",
@@ -256,17 +255,6 @@ fn some(keys: &[String], count: u64) -> String {
     format!(": {}{more}", keys.iter().map(plain).collect::<Vec<_>>().join(", "))
 }
 
-/// All tables, as they are printed, and the exit code: 65 if one differs, otherwise 75 if one was not compared completely.
-pub fn printed(tables: &[TableReport], json: bool) -> (String, ExitCode) {
-    let code = tables.iter().map(TableReport::exit_code).fold(ExitCode::Done, ExitCode::graver);
-    let text = if json {
-        format!("{:#}", serde_json::json!({ "tables": tables, "exit_code": code.code() }))
-    } else {
-        tables.iter().map(TableReport::text).collect()
-    };
-    (text, code)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,13 +266,10 @@ mod tests {
         assert!(report.text().starts_with("s and t: equal (0 rows"), "{}", report.text());
         report.complete = false;
         assert!(report.text().contains("equal as far as they were compared"), "{}", report.text());
-        let equal = TableReport { complete: true, ..TableReport::default() };
-        let tables = [equal, report];
-        assert_eq!(printed(&tables, true).1, ExitCode::Locked, "nobody knows about the rest");
-        let [_, mut report] = tables;
+        assert_eq!(report.exit_code(), ExitCode::Locked, "nobody knows about the rest");
         report.missing.count(|| "7".into());
         assert!(report.text().contains("not compared completely"), "{}", report.text());
-        assert_eq!(printed(&[report], true).1, ExitCode::Data);
+        assert_eq!(report.exit_code(), ExitCode::Data);
     }
 
     #[test]

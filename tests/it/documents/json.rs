@@ -30,15 +30,26 @@ fn keys_of(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     }
 }
 
+/// As [`assert_described`], for a command that has what the page describes for the tables of them all.
+#[track_caller]
+fn assert_tables_described(section: &str, documents: &[String]) {
+    const TABLES: &str = "## the tables of every other command\n";
+    assert_keys(section, documents, &(&described(section) | &described(TABLES)), &["tables[].error."]);
+}
+
 /// The documents of several ends of a command have the described keys, all of them, and no others.
 #[track_caller]
 fn assert_described(section: &str, documents: &[String], rare: &[&str]) {
+    assert_keys(section, documents, &described(section), rare);
+}
+
+#[track_caller]
+fn assert_keys(section: &str, documents: &[String], described: &BTreeSet<String>, rare: &[&str]) {
     let mut found = BTreeSet::new();
     for document in documents {
         keys_of(&serde_json::from_str(document).unwrap_or_else(|_| panic!("{document}")), "", &mut found);
     }
-    let described = described(section);
-    let unknown: Vec<_> = found.difference(&described).collect();
+    let unknown: Vec<_> = found.difference(described).collect();
     assert!(unknown.is_empty(), "{section}: not described: {unknown:?}");
     let gone: Vec<_> = described.difference(&found).filter(|key| !rare.iter().any(|rare| key.contains(rare))).collect();
     assert!(gone.is_empty(), "{section}: described, and not there: {gone:?}");
@@ -74,13 +85,13 @@ fn every_key_of_every_document_is_described_and_there() {
         &[moved, failed],
         &["too_large[]", "unreadable[]", "window_lost[]", "lost[]", "inserted_while_altered[]", "fields_lacking"],
     );
-    assert_described("## verify\n", &[verified], &[]);
-    assert_described("## prune\n", &[pruned], &[]);
-    assert_described("## dead-letters\n", &letters, &[]);
-    assert_described("## status\n", &[told, told_of_a_run, told_less], &[]);
-    assert_described("## check\n", &[checked, checked_less], &[]);
+    assert_tables_described("## verify\n", &[verified]);
+    assert_tables_described("## prune\n", &[pruned]);
+    assert_tables_described("## dead-letters\n", &letters);
+    assert_tables_described("## status\n", &[told, told_of_a_run, told_less]);
+    assert_tables_described("## check\n", &[checked, checked_less]);
     assert_described("## config show\n", &[shown], &[]);
-    assert_described("## init\n", &[made], &[]);
+    assert_tables_described("## init\n", &[made]);
     world.settings.insert("batch", "rows = 0".into());
     assert_described("# The JSON documents\n", &[document(&world, &["--once"])], &[]);
 }

@@ -90,6 +90,52 @@ fn one_tables_failure_stops_no_other_and_the_gravest_code_counts() {
 }
 
 #[test]
+fn a_tables_sessions_end_with_the_table() {
+    let mut worlds: Vec<World> = (0..10).map(|n| World::new(&format!("sessions_{n}"))).collect();
+    worlds.iter_mut().for_each(|world| world.insert_rows(1));
+    let (first, others) = worlds.split_first_mut().unwrap();
+    others.iter().for_each(|other| first.add_table(other));
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg2ch %:' || $1";
+    let (mut run, mut most) = (first.start(&["--once"]), 0);
+    let id = run.id().to_string();
+    while run.try_wait().unwrap().is_none() {
+        most = most.max(first.pg.query_one(sessions, &[&id]).unwrap().get::<_, i64>(0));
+    }
+    Ended::of(&run.wait_with_output().unwrap()).expect(0);
+    // Four of the table that ends and four of the next, while each looks for a pool; and the one for the history.
+    assert!((1..=9).contains(&most), "{most} sessions");
+    worlds.iter_mut().for_each(World::assert_exactly_once);
+}
+
+#[test]
+fn one_table_that_cannot_be_looked_at_keeps_no_command_from_the_others() {
+    let mut worlds = several("looked_at", [2, 2, 2]);
+    worlds[0].once().expect(0);
+    worlds[1].delete_from_target("1");
+    worlds[2].sql("ALTER TABLE {t} RENAME sent_to_kafka TO hidden");
+    let [first, missing, unfit] = &worlds;
+    let ended = first.run(&["verify"]).expect(78);
+    for (world, verdict) in [(first, "equal"), (missing, "they differ")] {
+        let told = format!("public.{0} and analytics.{0}: {verdict}", world.name);
+        assert!(ended.stdout.contains(&told), "{}", ended.stdout);
+    }
+    assert!(
+        ended.stderr.contains(&format!("cannot use table public.{} as the source", unfit.name)),
+        "{}",
+        ended.stderr
+    );
+    let prune = ["prune", "--older-than", "7d", "--by", "event_time"];
+    for command in [&["verify"][..], &prune, &["init"]] {
+        let ended = first.run(&[command, &["--json"]].concat()).expect(78);
+        let document = document(&ended);
+        let tables = document["tables"].as_array().unwrap();
+        let why = |table: &Value| table["error"]["why"].as_str().map(str::to_owned);
+        assert_eq!(tables.iter().filter_map(why).count(), 1, "{command:?}: {document:#}");
+        assert!(why(&tables[2]).unwrap().contains("has no column sent_to_kafka"), "{document:#}");
+    }
+}
+
+#[test]
 fn tables_are_moved_at_the_same_time_and_progress_names_those_under_way() {
     // Given rows of two tables that an application has locked, so that these tables wait
     let mut worlds = several("overlap", [3, 3, 3]);
