@@ -5,13 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 
 use crate::sync;
 
 /// Signals that come within this time are one request: `timeout` sends its own twice, to the process and to its group
 /// (<https://github.com/coreutils/coreutils/blob/master/src/timeout.c>).
 const ONE_REQUEST: Duration = Duration::from_millis(500);
+
+/// Has a write beyond `ulimit -f` fail like one on a full disk: by default its signal ends the process.
+///
+/// # Errors
+/// If the operating system refuses the handler.
+pub fn survive_file_limits() -> io::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
+}
 
 /// Tells the stages whether to take on more work. Clones share one state.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,6 @@
 //! The column that says that a row is deleted: fit for it or not.
 
-use crate::config::{DELETED_MARK, TableConfig};
+use crate::config::TableConfig;
 use crate::error::{Error, Result};
 use crate::ports::source::SourceColumn;
 
@@ -22,12 +22,7 @@ pub fn column(config: &TableConfig, name: &str, columns: &[SourceColumn], what: 
         let hint = "let the column be NULL while a row is live: ALTER TABLE … ALTER COLUMN … DROP NOT NULL";
         return Err(Error::config(what, why, hint));
     }
-    let taken = columns.iter().find(|column| config.column_rules.column_of(&column.name) == Some(DELETED_MARK));
-    taken.map_or(Ok(Some(found.clone())), |taken| {
-        let why = format!("the column {} has the name of the target's column that hides deleted rows", taken.name);
-        let hint = "give the column another name in the target: `rename = { _deleted = \"…\" }` in [[table]]";
-        Err(Error::config(what, why, hint))
-    })
+    Ok(Some(found.clone()))
 }
 
 /// Whether the column is a boolean, and no timestamp.

@@ -5,7 +5,8 @@ use postgres::error::SqlState;
 use super::catalogue::{Catalogue, Relation};
 use super::deletes;
 use super::session::Session;
-use crate::config::{ColumnChoice, TableConfig};
+use crate::config::{ColumnChoice, DELETED_MARK, TableConfig};
+use crate::data::is_own;
 use crate::error::{Error, Result};
 use crate::ports::source::SourceColumn;
 
@@ -144,6 +145,7 @@ impl SourceTable {
         let message_key = named_in("message_key", &config.outbox.message_key)?;
         let order_by = named_in("order_by", &config.outbox.order_by)?;
         columns.retain(|column| column.name != config.flag && is_sent(&column.name, config));
+        require_free_names(config, &columns, &what)?;
         let table = Self {
             name,
             database,
@@ -220,6 +222,18 @@ impl SourceTable {
             )),
         }
     }
+}
+
+/// Refuses a column that has the name of one of pg2ch's own in the target, where no record's field may go.
+fn require_free_names(config: &TableConfig, columns: &[SourceColumn], what: &str) -> Result<()> {
+    let is_taken = |name: &str| is_own(name) || (config.removal.deleted.is_some() && name == DELETED_MARK);
+    let name_of = |column: &SourceColumn| config.column_rules.column_of(&column.name).is_some_and(is_taken);
+    let Some(column) = columns.iter().find(|column| name_of(column)) else { return Ok(()) };
+    Err(Error::config(
+        what,
+        format!("the column {} has the name of one of pg2ch's own columns in the target", column.name),
+        format!("name it otherwise in the target: `rename = {{ {} = \"another_name\" }}` in [[table]]", column.name),
+    ))
 }
 
 /// Whether a column other than the flag is part of the records.

@@ -59,7 +59,7 @@ impl KeyText {
                         "the key column {} is {} in PostgreSQL and {} in ClickHouse, and their texts cannot be compared",
                         column.name, column.type_name, found.type_name
                     ),
-                    "give the target's column the type that `pg2ch init --print` shows, or a String",
+                    "rows are copied all the same; to have them verified, create the target with this column as a String (`pg2ch init --print` shows the statement to change)",
                 )
             })
         });
@@ -225,9 +225,11 @@ fn texts(source: &SourceColumn, target: &Column) -> Option<Texts> {
     Some(Texts { source: source_text, target: target_text, literal, nullable })
 }
 
-/// Infinite dates have no such form, and no place in the target either.
+/// Infinite dates and those before our era have no such form, and no place in the target either. `to_char` leaves the era out.
 fn shaped(column: &str, format: &str) -> String {
-    format!("coalesce(to_char({column}, '{format}'), {column}::text)")
+    format!(
+        "CASE WHEN {column} < '0001-01-01' THEN {column}::text ELSE coalesce(to_char({column}, '{format}'), {column}::text) END"
+    )
 }
 
 /// A number without trailing zeros behind the point.

@@ -268,6 +268,22 @@ fn the_columns_of_a_key_are_not_run_together() {
 }
 
 #[test]
+fn a_day_before_our_era_is_another_key_than_the_same_day_of_it() {
+    for (kind, day) in [("date", "2044-03-15"), ("timestamptz", "2044-03-15 00:00:00+00")] {
+        let columns = format!("k {kind} PRIMARY KEY, n int, sent_to_kafka boolean NOT NULL DEFAULT FALSE");
+        let mut world = World::unmade(Servers::shared(), &format!("era_{kind}"), &columns, 1);
+        world.settings.insert("[table]", "key = \"k\"".into());
+        world.run(&["init"]).expect(0);
+        world.ch("INSERT INTO {t} (k, n, _partition, _offset, _timestamp) VALUES ('2044-03-15', 1, 0, 0, 0)");
+        world.sql(&format!("INSERT INTO {{t}} VALUES ('{day} BC', 2)"));
+        world.once().expect(65);
+        let report = verify(&world, &[], 65);
+        assert_eq!(findings(&report), [("only_in_target".to_owned(), 1), ("dead_letters".to_owned(), 1)], "{report}");
+        assert!(report["dead_letters"]["keys"][0].as_str().unwrap().ends_with(" BC"), "{report}");
+    }
+}
+
+#[test]
 fn a_key_without_a_known_equal_text_is_refused() {
     let columns = "k double precision PRIMARY KEY, sent_to_kafka boolean DEFAULT FALSE";
     let mut world = World::unmade(Servers::shared(), "key_float", columns, 1);

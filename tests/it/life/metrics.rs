@@ -119,6 +119,23 @@ fn a_file_that_cannot_be_written_is_a_warning() {
     world.assert_exactly_once();
 }
 
+#[test]
+fn a_limit_on_the_size_of_files_does_not_end_a_run() {
+    let (mut world, file) = world_with_metrics("metrics_limited");
+    world.insert_rows(1);
+    let run = world.command(&["--once"]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 0; exec \"$0\" \"$@\""]).arg(run.get_program()).args(run.get_args());
+    let ended = Ended::of(&limited.output().unwrap()).expect(0);
+    assert!(
+        ended.stderr.contains("cannot write the metrics") && ended.stderr.contains("too large"),
+        "{}",
+        ended.stderr
+    );
+    world.assert_exactly_once();
+    fs::remove_dir_all(file.parent().unwrap()).unwrap();
+}
+
 /// Every word that looks like a metric.
 fn names_in(text: &str) -> Vec<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');

@@ -97,6 +97,28 @@ fn a_lossy_pair_that_no_rule_allows_stops_the_run_before_it_copies() {
 }
 
 #[test]
+fn a_column_with_the_name_of_one_of_our_own_is_refused_until_it_is_renamed() {
+    let columns = "id bigint PRIMARY KEY, _offset integer, _ingested_at timestamptz, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
+    let mut world = World::unmade(Servers::shared(), "own_names", columns, 1);
+    world.sql("INSERT INTO {t} VALUES (1, 7, now())");
+    let mut renamed = Vec::new();
+    for name in ["_offset", "_ingested_at"] {
+        for command in ["init", "check", "--once"] {
+            let ended = world.run(&[command]).expect(78);
+            let told = ended.stderr + &ended.stdout;
+            let hint = format!("`rename = {{ {name} = \"another_name\" }}` in [[table]]");
+            assert!(told.contains(&hint), "{command}: {told}");
+        }
+        renamed.push(format!("{name} = \"another{name}\""));
+        world.settings.insert("[table]", format!("rename = {{ {} }}", renamed.join(", ")));
+    }
+    world.run(&["init"]).expect(0);
+    world.once().expect(0);
+    assert_eq!(world.ch("SELECT another_offset, _offset FROM {t}"), "7\t0");
+    world.run(&["verify", "--deep"]).expect(0);
+}
+
+#[test]
 fn init_makes_a_target_by_the_rules() {
     let mut world = World::unmade(Servers::shared(), "rules_init", COLUMNS, 1);
     world.settings.insert("[table]", RULES.into());
