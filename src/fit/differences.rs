@@ -262,16 +262,17 @@ impl Comparison<'_> {
 
 /// Whether ClickHouse converts every value of a column when it is altered: one that it cannot convert blocks the ALTER.
 fn converts(from: &str, to: &str) -> bool {
+    use ScalarType as T;
     let scalar = |type_name: &str| match ColumnType::parse(type_name).ok()?.without_null() {
         ColumnType::Scalar(scalar) => Some(scalar),
         _ => None,
     };
-    use ScalarType as T;
-    match (scalar(from), scalar(to)) {
-        (Some(_), Some(T::String)) | (Some(T::Bool), Some(T::Integer(_))) => true,
-        (Some(T::Date | T::Date32), Some(T::DateTime64(_))) => true,
-        _ => false,
-    }
+    matches!(
+        (scalar(from), scalar(to)),
+        (Some(_), Some(T::String))
+            | (Some(T::Bool), Some(T::Integer(_)))
+            | (Some(T::Date | T::Date32), Some(T::DateTime64(_)))
+    )
 }
 
 /// The type that takes what `type_name` does, and a missing value.

@@ -52,6 +52,7 @@ impl Default for Warm {
 
 impl Warm {
     /// The session alone: the other connections end here.
+    #[must_use]
     pub fn only_session(self) -> Self {
         Self { session: self.session, ..Self::default() }
     }
