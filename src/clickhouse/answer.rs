@@ -64,7 +64,13 @@ impl Exception {
 
     /// As an error; `what` says what cannot be done, and where.
     pub(super) fn error(&self, what: String) -> Error {
-        let (exit, hint) = sort(self);
+        let (exit, hint) = match limit(self) {
+            Some(name) => (ExitCode::Config, format!("raise {name} in the profile of pg2ch's user")),
+            None => {
+                let (exit, hint) = sort(self);
+                (exit, hint.to_owned())
+            }
+        };
         let error = Error::new(exit, what, self, hint);
         match overloaded(self) {
             Some(pause) => error.with_pause(self.retry_after.unwrap_or(pause)),
@@ -104,6 +110,72 @@ fn cut(message: &str) -> String {
     message[..end].to_owned()
 }
 
+/// Exceptions that no statement like it would ever escape: they never pass by themselves.
+const REJECTED: &[i32] = &[
+    15,  // DUPLICATE_COLUMN
+    16,  // NO_SUCH_COLUMN_IN_TABLE
+    44,  // ILLEGAL_COLUMN
+    46,  // UNKNOWN_FUNCTION
+    47,  // UNKNOWN_IDENTIFIER
+    48,  // NOT_IMPLEMENTED
+    50,  // UNKNOWN_TYPE
+    56,  // UNKNOWN_STORAGE
+    62,  // SYNTAX_ERROR
+    115, // UNKNOWN_SETTING
+    119, // ENGINE_REQUIRED
+    181, // ILLEGAL_FINAL
+    277, // INDEX_NOT_USED
+    288, // DISTRIBUTED_IN_JOIN_SUBQUERY_DENIED
+    344, // SUPPORT_IS_DISABLED
+    370, // DATA_TYPE_CANNOT_BE_USED_IN_TABLES
+    392, // QUERY_IS_PROHIBITED
+    450, // BAD_TTL_EXPRESSION
+    452, // SETTING_CONSTRAINT_VIOLATION
+    455, // SUSPICIOUS_TYPE_FOR_LOW_CARDINALITY
+    471, // INVALID_SETTING_VALUE
+    472, // READONLY_SETTING
+    524, // ALTER_OF_COLUMN_IS_FORBIDDEN
+    549, // DATA_TYPE_CANNOT_BE_USED_IN_KEY
+    584, // PROJECTION_NOT_USED
+    620, // QUERY_NOT_ALLOWED
+    704, // QUERY_CACHE_USED_WITH_NONDETERMINISTIC_FUNCTIONS
+    712, // TOO_MANY_MATERIALIZED_VIEWS
+    719, // QUERY_CACHE_USED_WITH_SYSTEM_TABLE
+    724, // TOO_MANY_TABLES
+    725, // TOO_MANY_DATABASES
+    731, // QUERY_CACHE_USED_WITH_NON_THROW_OVERFLOW_MODE
+];
+
+/// The same of statements without rows. In an INSERT it may be a row that they are about.
+pub(super) const REJECTED_WITH_ROWS: &[i32] = &[
+    36,  // BAD_ARGUMENTS
+    42,  // NUMBER_OF_ARGUMENTS_DOESNT_MATCH
+    43,  // ILLEGAL_TYPE_OF_ARGUMENT
+    53,  // TYPE_MISMATCH
+    70,  // CANNOT_CONVERT_TYPE
+    306, // TOO_DEEP_RECURSION
+    386, // NO_COMMON_TYPE
+];
+
+/// The setting of the user's profile that a statement, or what it reads, is too large for: another run finds it the same.
+fn limit(exception: &Exception) -> Option<&'static str> {
+    Some(match exception.code {
+        // TOO_MANY_BYTES, TOO_MANY_ROWS, TOO_MANY_ROWS_OR_BYTES, SET_SIZE_LIMIT_EXCEEDED, QUERY_IS_TOO_LARGE, LIMIT_EXCEEDED.
+        307 | 158 | 396 | 191 | 229 | 290 => "the limit that the message names",
+        161 => "max_columns_to_read",             // TOO_MANY_COLUMNS
+        162 => "max_subquery_depth",              // TOO_DEEP_SUBQUERIES
+        165 => "max_temporary_columns",           // TOO_MANY_TEMPORARY_COLUMNS
+        166 => "max_temporary_non_const_columns", // TOO_MANY_TEMPORARY_NON_CONST_COLUMNS
+        167 => "max_ast_depth",                   // TOO_DEEP_AST
+        168 => "max_ast_elements",                // TOO_BIG_AST
+        306 => "max_parser_depth",                // TOO_DEEP_RECURSION
+        718 => "max_parser_backtracks",           // TOO_SLOW_PARSING
+        36 if exception.message.contains("tree is too big") => "max_expanded_ast_elements",
+        62 if exception.message.contains("Max query size exceeded") => "max_query_size",
+        _ => return None,
+    })
+}
+
 fn sort(exception: &Exception) -> (ExitCode, &'static str) {
     match exception.code {
         // AUTHENTICATION_FAILED, and the names that it had before.
@@ -123,18 +195,13 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
         ),
         // UNKNOWN_TABLE, UNKNOWN_DATABASE.
         60 | 81 => (ExitCode::Config, "run `pg2ch init` to create the target table, or correct `target` in [[table]]"),
-        // NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_SETTING, UNKNOWN_FUNCTION, SYNTAX_ERROR, NOT_IMPLEMENTED,
-        // SETTING_CONSTRAINT_VIOLATION, ILLEGAL_COLUMN, DATA_TYPE_CANNOT_BE_USED_IN_KEY, QUERY_CACHE_USED_WITH_SYSTEM_TABLE.
-        16 | 47 | 115 | 46 | 62 | 48 | 452 | 44 | 549 | 719 => (
+        code if REJECTED.contains(&code) || REJECTED_WITH_ROWS.contains(&code) => (
             ExitCode::Config,
-            "ClickHouse rejects this statement: run `pg2ch check`; the table may have changed, or the server may be too old",
+            "ClickHouse rejects this statement: run `pg2ch check`; the table may have changed, the server may be too old, or a setting \
+             in the profile of pg2ch's user may be in the way",
         ),
         0 if matches!(exception.status, 401 | 403) => {
             (ExitCode::Permission, "check user and password, and any proxy in front of ClickHouse")
-        }
-        // TOO_MANY_BYTES, TOO_MANY_ROWS, TOO_MANY_ROWS_OR_BYTES, SET_SIZE_LIMIT_EXCEEDED: limits of the user's profile.
-        307 | 158 | 396 | 191 => {
-            (ExitCode::Config, "raise the limit that the message names in the profile of pg2ch's user, or set it to 0")
         }
         // QUOTA_EXCEEDED.
         201 => (ExitCode::Unavailable, "raise the quota of pg2ch's user, or wait until its interval ends: SHOW QUOTA"),

@@ -1,6 +1,7 @@
 //! ClickHouse's HTTP interface through ureq: one request, one answer, no retries and no redirects of its own.
 
 use std::io::Read;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,28 @@ pub(super) const PINNED: &[(&str, &str)] = &[
     ("timeout_overflow_mode", "throw"),
     ("limit", "0"),
     ("offset", "0"),
+    // A question may list some thousands of keys.
+    ("max_query_size", "268435456"),
+    ("default_format", "TabSeparated"),
+];
+
+/// Pinned likewise, for servers that know the names: of each version that has brought some, the newest first.
+pub(super) const PINNED_BY_NEWER: [&[(&str, &str)]; 2] = [
+    // 26: a profile may wrap every question in another one, or choose another format than the statement does.
+    &[
+        ("select", ""),
+        ("filter", ""),
+        ("order", ""),
+        ("sort", ""),
+        ("page", "0"),
+        ("format", ""),
+        ("input_format", ""),
+        ("output_format", ""),
+        ("database", ""),
+        ("dialect", "clickhouse"),
+    ],
+    // 23.1: an old answer, or the refusal to keep one.
+    &[("use_query_cache", "0")],
 ];
 
 /// A client of one server: of several in the URL, the first that answers.
@@ -53,6 +76,8 @@ pub struct Http {
     url: ClickHouseUrl,
     /// Kept once it has answered: another replica may not have yet what this one has confirmed.
     answered: Arc<OnceLock<String>>,
+    /// How many kinds of settings that server does not know: of [`PINNED_BY_NEWER`], then [`PINNED`].
+    unknown: Arc<AtomicUsize>,
     user: String,
     password: Arc<Password>,
     limit: Duration,
@@ -107,16 +132,17 @@ impl Http {
             agent,
             url: clickhouse.url.clone(),
             answered: Arc::default(),
+            unknown: Arc::default(),
             user: clickhouse.user.clone(),
             password: Arc::new(Password { kept: clickhouse.password.clone(), taken: Mutex::new(None) }),
             limit: config.timeouts.clickhouse,
         })
     }
 
-    /// The client for another run: its connections are kept, and which of several servers answers is found out anew.
+    /// The client for another run: its connections are kept; which of several servers answers, and what it knows, is found out anew.
     #[must_use]
     pub fn for_another_run(self) -> Self {
-        Self { answered: Arc::default(), ..self }
+        Self { answered: Arc::default(), unknown: Arc::default(), ..self }
     }
 
     /// How long a request may take.
@@ -141,6 +167,27 @@ impl Http {
     #[must_use]
     pub fn user(&self) -> &str {
         &self.user
+    }
+
+    /// Sends a statement under the pinned settings, and under some of its own. A server that is too old for some of them gets it
+    /// without those, even one that is too old for pg2ch: `check` is to find that out.
+    ///
+    /// # Errors
+    /// The transport's.
+    pub fn ask(&self, sql: &str, settings: &[(&str, &str)]) -> Result<Answer, ureq::Error> {
+        let comment = run_comment();
+        let comment = [("log_comment", comment.as_str())];
+        let kinds = PINNED_BY_NEWER.into_iter().chain([PINNED, &comment]);
+        loop {
+            let unknown = self.unknown.load(Ordering::Relaxed);
+            let pinned: Vec<(&str, &str)> = kinds.clone().skip(unknown).flatten().copied().collect();
+            match self.send(sql, &[&pinned, settings].concat(), &[])? {
+                Answer::Exception(exception) if exception.code == UNKNOWN_SETTING && !pinned.is_empty() => {
+                    self.unknown.store(unknown + 1, Ordering::Relaxed);
+                }
+                answer => return Ok(answer),
+            }
+        }
     }
 
     /// Sends a statement, its data, and settings as URL parameters. `Err` is a request without an answer: it may or may
@@ -216,13 +263,7 @@ impl Http {
     /// # Errors
     /// ClickHouse's, sorted by exit code.
     pub fn query(&self, what: &str, sql: &str, settings: &[(&str, &str)]) -> Result<Vec<u8>> {
-        let comment = run_comment();
-        let answer = match self.send(sql, &[PINNED, &[("log_comment", &comment)], settings].concat(), &[]) {
-            // Too old for pg2ch, which `check` is to find out all the same.
-            Ok(Answer::Exception(exception)) if exception.code == UNKNOWN_SETTING => self.send(sql, settings, &[]),
-            answer => answer,
-        };
-        match answer {
+        match self.ask(sql, settings) {
             Ok(Answer::Ok(body)) => Ok(body),
             Ok(Answer::Exception(exception)) => Err(self.explain(what, &exception)),
             Err(error) => Err(self.unreachable(what, error)),
@@ -238,13 +279,23 @@ impl Http {
         serde_json::Deserializer::from_slice(&answer)
             .into_iter()
             .collect::<Result<Vec<T>, _>>()
-            .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))
+            .map_err(|error| self.unreadable(what, error))
     }
 
     /// Tells an exception.
     #[must_use]
     pub fn explain(&self, what: &str, exception: &Exception) -> Error {
         exception.error(format!("{what} in ClickHouse at {}", self.address()))
+    }
+
+    /// Tells a reply of another form than was asked for.
+    #[must_use]
+    pub fn unreadable(&self, what: &str, why: impl std::fmt::Display) -> Error {
+        Error::unavailable(
+            format!("{what} in ClickHouse at {}", self.address()),
+            format!("the reply is not what was asked for: {why}"),
+            "check the proxy before ClickHouse, which may have cut the reply short or sent one of its own; the next run resumes here",
+        )
     }
 
     /// Tells a request that got no answer.

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::answer::{Exception, Reply};
+use super::answer::{Exception, REJECTED_WITH_ROWS, Reply};
 use super::encode::FORMAT;
 use super::http::run_comment;
 use super::settings::TOKEN;
@@ -125,6 +125,7 @@ fn cause(exception: &Exception, error: &Error) -> Cause {
     match exception.code {
         MEMORY => Cause::Memory,
         code if OF_THE_MOMENT.contains(&code) => Cause::Moment,
+        code if REJECTED_WITH_ROWS.contains(&code) => Cause::Rows,
         _ if error.exit_code() != ExitCode::Unavailable => Cause::Statement,
         _ => Cause::Rows,
     }

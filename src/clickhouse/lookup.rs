@@ -81,14 +81,13 @@ impl ClickHouseTarget {
             }
             self.sees_all_rows = true;
         }
-        let answer = self.query(&what, &format!("SELECT {select} FORMAT RowBinary"))?;
-        if answer.len() % ROW != 0 {
-            return Err(Error::bug(
-                what,
-                format!("the answer has {} bytes, which is not a number of rows", answer.len()),
-            ));
+        // An array has its length in front: what a proxy has cut off is missed.
+        let answer =
+            self.query(&what, &format!("SELECT groupArray(tuple(*)) FROM (SELECT {select}) FORMAT RowBinary"))?;
+        match array(&answer) {
+            Some((count, rows)) if rows.len() == count * ROW => Ok(rows.chunks_exact(ROW).filter_map(parse).collect()),
+            _ => Err(self.http.unreadable(&what, format!("its {} bytes are not an array of rows", answer.len()))),
         }
-        Ok(answer.chunks_exact(ROW).filter_map(parse).collect())
     }
 }
 
@@ -96,6 +95,13 @@ impl ClickHouseTarget {
 fn filter_in(plan: &str) -> Option<&str> {
     let filters = plan.lines().filter_map(|line| line.trim().strip_prefix("Row level filter column:"));
     filters.map(str::trim).find(|filter| *filter != "1")
+}
+
+/// The length that stands in front of an array, in seven bits a byte, and what comes after it.
+fn array(answer: &[u8]) -> Option<(usize, &[u8])> {
+    let digits = answer.iter().take(5).position(|byte| byte & 0x80 == 0)? + 1;
+    let (digits, rest) = answer.split_at(digits);
+    Some((digits.iter().rev().fold(0, |count, byte| count << 7 | usize::from(byte & 0x7f)), rest))
 }
 
 fn parse(row: &[u8]) -> Option<RecordId> {

@@ -16,7 +16,7 @@ impl ClickHouseTarget {
     }
 
     fn does(&self, sql: &str) -> bool {
-        matches!(self.http().send(sql, &[], &[]), Ok(Answer::Ok(_)))
+        matches!(self.http().ask(sql, &[]), Ok(Answer::Ok(_)))
     }
 
     /// Makes the twin anew, of the columns that the target has now.

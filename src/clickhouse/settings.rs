@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::http::text;
+use super::http::{PINNED_BY_NEWER, text};
 
 /// For INSERTs.
 const INSERT: &[(&str, &str)] = &[
@@ -85,7 +85,6 @@ const ASK: &[(&str, &str)] = &[
     ("final", "0"),
     // Or rows that a lightweight DELETE has removed would seem to be there.
     ("apply_deleted_mask", "1"),
-    ("use_query_cache", "0"),
     ("select_sequential_consistency", "1"),
     ("max_parallel_replicas", "1"),
     ("skip_unavailable_shards", "0"),
@@ -95,8 +94,6 @@ const ASK: &[(&str, &str)] = &[
     ("output_format_decimal_trailing_zeros", "0"),
     ("bool_true_representation", "true"),
     ("bool_false_representation", "false"),
-    // A question may list some thousands of keys.
-    ("max_query_size", "268435456"),
 ];
 
 /// For both: a profile's limits refuse, and its filters are off. What they would cut off, an answer, the target or a view behind it
@@ -136,7 +133,7 @@ impl Settings {
     /// The names of all of them, as a list of SQL texts: an unknown one would be an error, so the server is asked.
     #[must_use]
     pub fn names_sql() -> String {
-        let pinned = [INSERT, INSERT_ELSEWHERE, ASK, WHOLE].into_iter().flatten();
+        let pinned = [INSERT, INSERT_ELSEWHERE, ASK, WHOLE].into_iter().chain(PINNED_BY_NEWER).flatten();
         pinned.map(|(name, _)| text(name)).collect::<Vec<_>>().join(", ")
     }
 
@@ -147,6 +144,7 @@ impl Settings {
         let of = |pinned: &[&[(&'static str, &'static str)]]| {
             pinned.iter().copied().flatten().copied().filter(|(name, _)| known.contains(name)).collect::<Vec<_>>()
         };
-        Self { insert: of(&[INSERT, WHOLE]), insert_elsewhere: of(&[INSERT_ELSEWHERE]), ask: of(&[ASK, WHOLE]) }
+        let [newest, _] = PINNED_BY_NEWER;
+        Self { insert: of(&[INSERT, WHOLE, newest]), insert_elsewhere: of(&[INSERT_ELSEWHERE]), ask: of(&[ASK, WHOLE]) }
     }
 }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::answer::{Answer, UNKNOWN_SETTING};
 use super::column_type::{Column, DefaultKind};
 use super::encode::CalendarRange;
-use super::http::{Http, PINNED, quote, text};
+use super::http::{Http, quote, text};
 use super::settings::{Settings, TOKEN};
 use crate::config::{Config, TableConfig, TargetName};
 use crate::data::{Ranges, RecordId};
@@ -204,7 +204,7 @@ impl ClickHouseTarget {
         );
         let own: &[(&str, &str)] =
             &[("output_format_json_quote_64bit_integers", "0"), (TOKEN, ECHO), ("async_insert", "0")];
-        let answer = match self.http.send(&sql, &[PINNED, own].concat(), &[]) {
+        let answer = match self.http.ask(&sql, own) {
             Ok(Answer::Ok(answer)) => answer,
             Ok(Answer::Exception(exception)) if matches!(exception.code, UNKNOWN_IDENTIFIER | UNKNOWN_SETTING) => {
                 return Err(self.unfit(
@@ -223,8 +223,7 @@ impl ClickHouseTarget {
             };
             return Err(self.unfit("the table does not exist", hint));
         }
-        let row: TableRow = serde_json::from_slice(&answer)
-            .map_err(|error| Error::bug(what, format!("the server's answer cannot be read: {error}")))?;
+        let row: TableRow = serde_json::from_slice(&answer).map_err(|error| self.http.unreadable(&what, error))?;
         self.known = Some(Known { settings: Settings::among(&row.settings), layout: Layout::of(&row.engine) });
         Ok(row)
     }
@@ -275,7 +274,7 @@ impl Target for ClickHouseTarget {
         if let Some(calendar) = self.calendar {
             return calendar;
         }
-        match self.http.send(&format!("{} FORMAT TabSeparated", CalendarRange::PROBE), PINNED, &[]) {
+        match self.http.ask(&format!("{} FORMAT TabSeparated", CalendarRange::PROBE), &[]) {
             Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"1" => CalendarRange::Wide,
             _ => CalendarRange::Narrow,
         }

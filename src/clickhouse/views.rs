@@ -74,7 +74,7 @@ impl ClickHouseTarget {
 
     /// Whether a table that is not shown does not exist: about one that is only hidden from the user, the server refuses to say.
     fn is_dropped(&self, table: &Name) -> bool {
-        let answer = self.http().send(&format!("EXISTS TABLE {} FORMAT TabSeparated", quoted(table)), &[], &[]);
+        let answer = self.http().ask(&format!("EXISTS TABLE {} FORMAT TabSeparated", quoted(table)), &[]);
         matches!(answer, Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"0")
     }
 

@@ -49,6 +49,8 @@ struct State {
     answers: Vec<(String, String)>,
     /// Questions that the server never sees, by a text in them, and that are answered with an empty page.
     unanswered: Vec<String>,
+    /// Questions of whose answers only a part arrives, by a text in them, and how large a part, in percent.
+    cut: Option<(String, usize)>,
     /// Settings that every request gets, as from a user's profile: those that it brings itself come later, and count.
     profile: String,
     /// Whether settings are dropped on the way, as chproxy does.
@@ -105,6 +107,11 @@ impl HttpProxy {
     /// Answers questions that contain `text` with an empty page of its own; the server does not see them.
     pub fn answer_empty(&self, text: &str) {
         self.shared.0.lock().unwrap().unanswered.push(text.to_owned());
+    }
+
+    /// From now on passes on only so many percent of the answers to questions that contain `text`, with the length of that part.
+    pub fn cut_answers(&self, text: &str, percent: usize) {
+        self.shared.0.lock().unwrap().cut = Some((text.to_owned(), percent));
     }
 
     /// Gives every request these settings, as the user's profile would: `a=1&b=2`.
@@ -279,8 +286,16 @@ impl HttpProxy {
         let head = read_head(&mut reader)?;
         let mut answer = head.clone().into_bytes();
         read_body(&mut reader, &head, &mut answer);
-        let retold = self.shared.0.lock().unwrap().retold.clone();
-        if retold.is_empty() { Some(answer) } else { Some(retell(&head, &answer[head.len()..], &retold)) }
+        let (retold, cut) = {
+            let state = self.shared.0.lock().unwrap();
+            (state.retold.clone(), state.cut.clone())
+        };
+        let body = &answer[head.len()..];
+        let question = String::from_utf8_lossy(request);
+        if let Some((_, percent)) = cut.filter(|(text, _)| question.contains(text.as_str())) {
+            return Some(with_body(&head, &body[..body.len() * percent / 100]));
+        }
+        if retold.is_empty() { Some(answer) } else { Some(retell(&head, body, &retold)) }
     }
 }
 
@@ -295,17 +310,23 @@ fn without_header(answer: &[u8], name: &str) -> Vec<u8> {
 
 /// The answer with another body, of another length.
 fn retell(head: &str, body: &[u8], retold: &[(String, String)]) -> Vec<u8> {
-    assert!(
-        head.to_ascii_lowercase().contains("content-length: "),
-        "only answers of a known length are retold: {head}"
-    );
     let mut body = String::from_utf8_lossy(body).into_owned();
     for (text, other) in retold {
         body = body.replace(text, other);
     }
+    with_body(head, body.as_bytes())
+}
+
+fn with_body(head: &str, body: &[u8]) -> Vec<u8> {
+    assert!(
+        head.to_ascii_lowercase().contains("content-length: "),
+        "only answers of a known length are changed: {head}"
+    );
     let lines = head.trim_end().lines().filter(|line| !line.to_ascii_lowercase().starts_with("content-length: "));
     let head: Vec<&str> = lines.collect();
-    format!("{}\r\nContent-Length: {}\r\n\r\n{body}", head.join("\r\n"), body.len()).into_bytes()
+    let mut answer = format!("{}\r\nContent-Length: {}\r\n\r\n", head.join("\r\n"), body.len()).into_bytes();
+    answer.extend_from_slice(body);
+    answer
 }
 
 fn read_head(reader: &mut impl BufRead) -> Option<String> {

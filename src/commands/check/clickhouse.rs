@@ -237,7 +237,7 @@ impl Check<'_> {
     fn grants(&mut self) {
         for privilege in ["SELECT", "INSERT"] {
             let (name, sql) = (self.name(), format!("CHECK GRANT {privilege} ON {}", self.name()));
-            if let Ok(Answer::Ok(answer)) = self.http.send(&sql, &[], &[])
+            if let Ok(Answer::Ok(answer)) = self.http.ask(&sql, &[])
                 && answer.trim_ascii() == b"0"
             {
                 self.findings.add(
@@ -253,7 +253,7 @@ impl Check<'_> {
 
     /// After a crash the inserts of the dead run that are still under way are waited for.
     fn processes(&mut self) {
-        let answer = self.http.send("SELECT 1 FROM system.processes WHERE 0", &[], &[]);
+        let answer = self.http.ask("SELECT 1 FROM system.processes WHERE 0", &[]);
         if let Ok(Answer::Exception(exception)) = answer
             && exception.is_denied()
         {

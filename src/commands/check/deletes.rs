@@ -66,7 +66,7 @@ impl Check<'_> {
         );
         let Some(DefaultRow { default_expression }) = self.rows(&sql)?.into_iter().next() else { return Ok(()) };
         let question = deletes::question(&default_expression, source, name, &column.type_name);
-        if let Ok(Answer::Ok(answer)) = self.http.send(&question, &[], &[])
+        if let Ok(Answer::Ok(answer)) = self.http.ask(&question, &[])
             && answer.trim_ascii() == b"1"
         {
             return Ok(());

@@ -92,49 +92,30 @@ impl Contents {
         Ok(bytes)
     }
 
-    /// Rows that each have a number in front: number → bytes.
-    ///
-    /// # Errors
-    /// 70 if the bytes are not such rows.
-    pub fn split_answer(&self, answer: &[u8]) -> Result<HashMap<u64, Vec<u8>>> {
+    /// Rows that each have a number in front: number → bytes; `None` if the bytes are not such rows.
+    pub fn split_answer(&self, answer: &[u8]) -> Option<HashMap<u64, Vec<u8>>> {
         let (mut rows, mut rest) = (HashMap::new(), answer);
         while !rest.is_empty() {
-            let split = rest.split_first_chunk().and_then(|(number, row)| {
-                let behind = self.types.iter().try_fold(row, |rest, column| skip::value(column, rest))?;
-                Some((u64::from_le_bytes(*number), row, behind))
-            });
-            let Some((number, row, behind)) = split else {
-                return Err(Error::bug("cannot read rows of the target", "they have another form than their types"));
-            };
-            rows.insert(number, row[..row.len() - behind.len()].to_vec());
+            let (number, row) = rest.split_first_chunk()?;
+            let behind = self.types.iter().try_fold(row, |rest, column| skip::value(column, rest))?;
+            rows.insert(u64::from_le_bytes(*number), row[..row.len() - behind.len()].to_vec());
             rest = behind;
         }
-        Ok(rows)
+        Some(rows)
     }
 
-    /// Versions that each have a number and a timestamp in front.
-    ///
-    /// # Errors
-    /// 70 if the bytes are not such rows.
-    pub fn split_versions(&self, answer: &[u8]) -> Result<Vec<(u64, i64, Vec<u8>)>> {
+    /// Versions that each have a number and a timestamp in front; `None` if the bytes are not such rows.
+    pub fn split_versions(&self, answer: &[u8]) -> Option<Vec<(u64, i64, Vec<u8>)>> {
         let (mut versions, mut rest) = (Vec::new(), answer);
         while !rest.is_empty() {
-            let split = rest.split_first_chunk().and_then(|(number, rest)| {
-                let (timestamp, row) = rest.split_first_chunk()?;
-                let behind = self.types.iter().try_fold(row, |rest, column| skip::value(column, rest))?;
-                let content = row[..row.len() - behind.len()].to_vec();
-                Some((u64::from_le_bytes(*number), i64::from_le_bytes(*timestamp), content, behind))
-            });
-            let Some((number, timestamp, content, behind)) = split else {
-                return Err(Error::bug(
-                    "cannot read versions of the target",
-                    "they have another form than their types",
-                ));
-            };
-            versions.push((number, timestamp, content));
+            let (number, row) = rest.split_first_chunk()?;
+            let (timestamp, row) = row.split_first_chunk()?;
+            let behind = self.types.iter().try_fold(row, |rest, column| skip::value(column, rest))?;
+            let content = row[..row.len() - behind.len()].to_vec();
+            versions.push((u64::from_le_bytes(*number), i64::from_le_bytes(*timestamp), content));
             rest = behind;
         }
-        Ok(versions)
+        Some(versions)
     }
 
     /// The first column in which two rows differ.

@@ -157,7 +157,7 @@ impl TargetKeys {
         let mut found = HashMap::new();
         let columns = columns.iter().map(|column| quote(column)).collect::<Vec<_>>().join(", ");
         for answer in self.query_by_key(keys, |target, condition| target.newest(&columns, condition))? {
-            found.extend(rows.split_answer(&answer)?);
+            found.extend(rows.split_answer(&answer).ok_or_else(|| self.unreadable(answer.len()))?);
         }
         Ok(found)
     }
@@ -186,7 +186,8 @@ impl TargetKeys {
         let mut found: HashMap<u64, Newest> = HashMap::new();
         for answer in answers {
             let mut seen: HashMap<u64, usize> = HashMap::new();
-            for (number, timestamp_ms, content) in rows.split_versions(&answer)? {
+            let versions = rows.split_versions(&answer).ok_or_else(|| self.unreadable(answer.len()))?;
+            for (number, timestamp_ms, content) in versions {
                 let newest = found.entry(number).or_insert_with(|| Newest { timestamp_ms, ..Newest::default() });
                 let seen = seen.entry(number).or_default();
                 *seen += 1;
@@ -322,7 +323,9 @@ impl TargetKeys {
     }
 
     fn unreadable(&self, bytes: usize) -> Error {
-        Error::bug(self.what.clone(), format!("a reply of {bytes} bytes does not have the expected form"))
+        self.target
+            .http()
+            .unreadable(&self.what, format!("it has {bytes} bytes, and is not of the types that were asked for"))
     }
 }
 

@@ -201,6 +201,10 @@ fn settings_of_the_users_profile_change_no_answer() {
         "enable_positional_arguments=0&prefer_column_name_to_alias=1&output_format_tsv_crlf_end_of_line=1",
         "date_time_output_format=iso&date_time_64_output_format_cut_trailing_zeros_align_to_groups_of_thousands=1",
         "bool_true_representation=yes&output_format_decimal_trailing_zeros=1",
+        "use_query_cache=1",
+        "output_format=JSON&input_format=JSONEachRow&format=CSV&default_format=JSON",
+        "filter=0&select=1&order=nonsense&sort=nonsense&page=2&database=nonsense&dialect=prql",
+        "max_query_size=1500",
     ] {
         let mut world = World::new("profile");
         world.insert_rows(3);
@@ -215,6 +219,31 @@ fn settings_of_the_users_profile_change_no_answer() {
         world.run(&["verify", "--deep"]).expect(0);
         world.assert_exactly_once();
     }
+}
+
+#[test]
+fn a_limit_of_the_users_profile_is_named_as_what_to_raise() {
+    let mut world = impatient("profile_limit");
+    world.insert_rows(3);
+    let proxy = HttpProxy::before(&world.servers.clickhouse_url, &[]);
+    world.settings.insert("clickhouse", proxy.setting());
+    for (name, value, command) in [
+        ("max_ast_elements", 60, "consume"),
+        ("max_ast_depth", 12, "consume"),
+        ("max_parser_depth", 30, "consume"),
+        ("max_parser_backtracks", 10, "consume"),
+        ("max_columns_to_read", 1, "consume"),
+        ("max_temporary_columns", 1, "consume"),
+        ("max_temporary_non_const_columns", 1, "consume"),
+        ("max_expanded_ast_elements", 60, "verify"),
+    ] {
+        proxy.set_profile(&format!("{name}={value}"));
+        let ended = world.run(&[command]).expect(78);
+        assert!(ended.stderr.contains(&format!("hint: raise {name} in the profile")), "{name}: {}", ended.stderr);
+    }
+    proxy.set_profile("");
+    world.once().expect(0);
+    world.assert_exactly_once();
 }
 
 #[test]

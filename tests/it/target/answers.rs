@@ -110,6 +110,29 @@ fn an_empty_page_with_status_200_does_not_mean_that_the_target_holds_nothing() {
 }
 
 #[test]
+fn an_answer_that_is_cut_short_is_no_answer_and_no_bug() {
+    let (mut world, proxy) = world("cut_short", &[]);
+    world.once().expect(0);
+    // One record is left to copy, and nobody knows the offsets of the others: the target is asked about all.
+    world.insert_rows(1);
+    world.delete_group();
+    for (question, command) in
+        [("groupArray(tuple(*))", "consume"), ("FROM system.tables", "consume"), ("SELECT toUInt64(count())", "verify")]
+    {
+        // A half of the rows to the byte, and some of a row.
+        for percent in [50, 47] {
+            proxy.cut_answers(question, percent);
+            let ended = world.run(&[command]).expect(69);
+            assert!(ended.stderr.contains("the reply is not what was asked for"), "{question}: {}", ended.stderr);
+            assert!(ended.stderr.contains("hint: check the proxy"), "{question}: {}", ended.stderr);
+        }
+    }
+    world.settings.remove("clickhouse");
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
 fn a_profiles_time_limit_that_cuts_an_insert_off_refuses_it() {
     let (mut world, proxy) = world("cut_off", &[]);
     world.ch("ALTER TABLE {t} ADD COLUMN slow UInt8 DEFAULT sleepEachRow(0.02)");
