@@ -12,7 +12,7 @@ use self::warm::RowClients;
 pub use self::warm::Warm;
 use crate::clickhouse::{ClickHouseTarget, Http};
 use crate::config::{Config, TableConfig};
-use crate::data::{DeadLetter, RecordId};
+use crate::data::{DeadLetter, Fate, RecordId};
 use crate::error::{Error, Result};
 use crate::kafka::admin::Admin;
 use crate::kafka::{KafkaLog, KafkaWriter, OffsetsOf, PolledLetter};
@@ -475,9 +475,13 @@ fn letters(leg: &LegContext<'_>) -> Result<HashSet<RecordId>> {
         let at = match log.poll_letter(config.timeouts.kafka)? {
             PolledLetter::Letter(letter) => {
                 let record = letter.record;
-                if letter.topic == table.topic {
-                    let DeadLetter { partition, offset, timestamp_ms, .. } = record;
-                    found.insert(RecordId { partition, offset, timestamp_ms });
+                let DeadLetter { partition, offset, timestamp_ms, fate, .. } = record;
+                let id = RecordId { partition, offset, timestamp_ms };
+                if letter.topic == table.topic && fate == Fate::Replayed {
+                    // A target that was restored may refuse it again, which is another letter.
+                    found.remove(&id);
+                } else if letter.topic == table.topic {
+                    found.insert(id);
                 }
                 letter.at
             }

@@ -20,7 +20,7 @@ pub(super) fn letters_of(leg: &LegContext<'_>) -> Result<Letters> {
 }
 
 /// Finds out what became of letters.
-pub(super) struct Looker<'a> {
+pub struct Looker<'a> {
     target: ClickHouseTarget,
     table: &'a TableConfig,
 }

@@ -6,7 +6,7 @@
 
 mod alone;
 mod dismiss;
-mod look;
+pub(super) mod look;
 pub(super) mod read;
 mod replay;
 pub(super) mod report;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::report::{TableLetters, id_of};
-use crate::data::{Fate, NextOffset, Offsets, RecordId};
+use crate::data::{Fate, NextOffset, Offsets, RecordId, RecordPosition};
 use crate::error::{Error, Result};
 use crate::kafka::{KafkaLog, Letter, PolledLetter};
 use crate::ports::LegContext;
@@ -27,8 +27,8 @@ pub struct Letters {
     open: Option<i32>,
     /// What was read and belongs to the next chunk.
     ahead: Option<Letter>,
-    /// What became of letters, by the notes that lie among them.
-    fates: HashMap<RecordId, Fate>,
+    /// What became of letters, by the notes that lie among them, and where those lie.
+    fates: HashMap<RecordId, (Fate, RecordPosition)>,
     topic: String,
     limit: Duration,
     shutdown: Shutdown,
@@ -60,7 +60,7 @@ impl Letters {
         while let Some(letter) = letters.next()? {
             let fate = letter.record.fate;
             if fate != Fate::Refused {
-                letters.fates.insert(id_of(&letter), fate);
+                letters.fates.insert(id_of(&letter), (fate, letter.at));
             }
         }
         letters.waiting = letters.starts.clone().into_iter().collect();
@@ -68,9 +68,11 @@ impl Letters {
         Ok(letters)
     }
 
-    /// What became of a letter.
+    /// What became of a letter. One that lies above the note was refused once more since.
     pub fn fate(&self, letter: &Letter) -> Fate {
-        self.fates.get(&id_of(letter)).copied().unwrap_or_default()
+        let since = |note: &RecordPosition| letter.at.partition == note.partition && letter.at.offset > note.offset;
+        let noted = self.fates.get(&id_of(letter)).filter(|(_, note)| !since(note));
+        noted.map_or(Fate::Refused, |(fate, _)| *fate)
     }
 
     /// The next letters, of one stretch of one partition: the same ones whenever it is read. `None` at the end, or when the command was

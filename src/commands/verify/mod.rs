@@ -10,6 +10,7 @@ pub(super) mod contents;
 mod deep;
 pub(super) mod key;
 mod keys;
+mod letters;
 pub(super) mod pruned;
 mod repair;
 mod report;
@@ -130,6 +131,9 @@ fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
         verification.report.deep = true;
         verification.report.columns_not_compared = left_out;
         verification.compare_contents(&mut contents, &shown)?;
+    }
+    if verification.report.complete {
+        verification.count_letters()?;
     }
     verification.report.seconds = begun.elapsed().as_secs_f64();
     Ok(verification.report)

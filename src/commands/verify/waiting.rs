@@ -191,20 +191,28 @@ impl<'a> Waiting<'a> {
         Ok(())
     }
 
-    fn read_dead_letters(&mut self) -> Result<KeySet> {
+    /// All dead letters that were written before this is called; `None` without the topic.
+    ///
+    /// # Errors
+    /// 69 if a foreign transaction keeps the end undecided; Kafka's.
+    pub fn letters(&self) -> Result<Option<Letters>> {
         let (config, table) = (self.leg.config, self.leg.table);
         let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group, self.leg.watchdog)?;
-        // Without the topic there are no letters.
         if let Err(error) = log.partitions()
             && error.exit_code() == ExitCode::Config
         {
-            return Ok(KeySet::default());
+            return Ok(None);
         }
-        let mut target = ClickHouseTarget::new(config, table)?;
         let written = log.ends(End::Written)?;
         let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, self.leg.shutdown)?;
-        let mut letters = Letters::new(log, ends, &table.topic, self.leg)?;
+        Letters::new(log, ends, &table.topic, self.leg).map(Some)
+    }
+
+    fn read_dead_letters(&mut self) -> Result<KeySet> {
+        let (config, table) = (self.leg.config, self.leg.table);
         let mut dead = KeySet::default();
+        let Some(mut letters) = self.letters()? else { return Ok(dead) };
+        let mut target = ClickHouseTarget::new(config, table)?;
         while let Some(chunk) = letters.next_chunk()? {
             let held = target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;
             for letter in chunk.iter().filter(|letter| !held.contains(&id_of(letter))) {

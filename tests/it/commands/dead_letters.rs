@@ -156,6 +156,32 @@ fn a_record_refused_twice_is_replayed_once() {
 }
 
 #[test]
+fn a_replayed_record_that_a_restored_target_refuses_again_waits_again() {
+    let mut world = refused("restored");
+    // A copy of the target, as of before the replay.
+    world.ch("CREATE TABLE {t}_copy AS {t}");
+    world.ch("INSERT INTO {t}_copy SELECT * FROM {t}");
+    mend(&world);
+    assert_eq!(replay(&world, 0)["inserted"], 2);
+    world.ch("EXCHANGE TABLES {t} AND {t}_copy");
+    world.ch("DROP TABLE {t}_copy");
+    world.stop_merges();
+
+    let ended = world.once().expect(65);
+
+    assert_eq!((ended.number("consume", "dead_letters"), ended.number("consume", "rows_held")), (2, 8));
+    let listed = list(&world, 65);
+    assert_eq!((&listed["pending"], &listed["replayed"]), (&2.into(), &2.into()), "{listed}");
+    world.delete_group();
+    world.once().expect(0);
+    assert_eq!(list(&world, 65)["pending"], 2, "no third letter");
+    mend(&world);
+    assert_eq!(replay(&world, 0)["inserted"], 2);
+    assert_eq!(list(&world, 0)["replayed"], 4);
+    world.assert_exactly_once();
+}
+
+#[test]
 fn a_replayed_row_that_was_deleted_is_brought_back() {
     let mut world = refused("deleted");
     mend(&world);

@@ -74,13 +74,38 @@ fn a_refused_row_is_a_dead_letter_until_it_is_replayed() {
 
     world.sql("UPDATE {t} SET user_id = 700, sent_to_kafka = FALSE WHERE id = 7");
     world.once().expect(65);
-    assert_eq!(findings(&verify(&world, &[], 65)), found("dead_letters", 1), "an older version is there");
-    assert_eq!(findings(&verify(&world, &["--deep"], 65)), found("dead_letters", 2));
+    for args in [&[][..], &["--deep"]] {
+        let told = findings(&verify(&world, args, 65));
+        assert_eq!(told, found("dead_letters", 2), "also where the target has an older version");
+    }
     let asked = verify(&world, &["--deep", "--repair", "--confirm"], 65);
     assert_eq!(asked["repair"]["unflagged"], 0, "a refused row would be refused again");
 
     world.ch("ALTER TABLE {t} DROP CONSTRAINT picky");
     world.run(&["dead-letters", "replay"]).expect(0);
+    assert_equal(&world);
+}
+
+#[test]
+fn a_dead_letter_is_found_where_nothing_differs_that_can_be_compared() {
+    let mut world = World::new("letters_of_new_columns");
+    world.insert_rows(3);
+    world.once().expect(0);
+    world.sql("ALTER TABLE {t} ADD COLUMN note text");
+    world.sql("UPDATE {t} SET note = 'new', sent_to_kafka = FALSE WHERE id = 2");
+    world.once().expect(65);
+    // Letters of what is in no row: a key of another type, and a row that was deleted.
+    world.send(&[(0, "no number", Some("{}")), (0, "4711", Some("{}"))]);
+    world.run(&["consume"]).expect(65);
+    for args in [&[][..], &["--deep"]] {
+        let report = verify(&world, args, 65);
+        assert_eq!(findings(&report), found("dead_letters", 1), "{report}");
+        assert_eq!(report["dead_letters"]["keys"], serde_json::json!(["2"]));
+    }
+    world.sql("UPDATE {t} SET note = NULL, sent_to_kafka = FALSE WHERE id = 2");
+    world.run(&["init"]).expect(0);
+    assert_eq!(findings(&verify(&world, &[], 0)), found("unsent", 1), "what is sent again waits for a run");
+    world.once().expect(0);
     assert_equal(&world);
 }
 
