@@ -2,12 +2,20 @@
 //!
 //! The minmax index on `(_partition, _offset)` makes this quick where the key's order follows the offsets.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use serde::Deserialize;
 
 use super::http::quote;
 use super::target_table::ClickHouseTarget;
-use crate::data::{Ranges, RecordId};
+use crate::data::{Offsets, Ranges, RecordId};
 use crate::error::{Error, Result};
+
+/// A partition of which the table holds something.
+#[derive(Deserialize)]
+struct Holds {
+    partition: i32,
+}
 
 /// Int32, Int64 and Int64, as RowBinary has them.
 const ROW: usize = 20;
@@ -58,6 +66,27 @@ impl ClickHouseTarget {
             );
             (why, format!("CREATE ROW POLICY pg2ch ON {name} USING 1 TO {user};"))
         }))
+    }
+
+    /// The partitions that have an offset from these on. A policy that hides rows is no reason to refuse this: it is asked beside
+    /// offsets that are trusted.
+    pub(super) fn partitions_from(&mut self, offsets: &Offsets) -> Result<BTreeSet<i32>> {
+        let from =
+            offsets.iter().map(|(partition, offset)| format!("(_partition = {partition} AND _offset >= {offset})"));
+        let conditions: Vec<String> = from.collect();
+        if conditions.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let what = format!("cannot query whether {} holds records beyond the offsets", self.name());
+        let sql = format!(
+            "SELECT DISTINCT {PARTITION} AS partition FROM {} WHERE {} FORMAT JSONEachRow",
+            self.sql_name(),
+            conditions.join(" OR ")
+        );
+        let answer = self.query(&what, &sql)?;
+        let rows = serde_json::Deserializer::from_slice(&answer).into_iter::<Holds>();
+        let partitions: Result<_, _> = rows.map(|row| row.map(|row| row.partition)).collect();
+        partitions.map_err(|error| Error::bug(what, format!("the answer cannot be read: {error}")))
     }
 
     /// The highest offset of each partition.

@@ -1,6 +1,6 @@
 //! The target table as the server describes it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -11,7 +11,7 @@ use super::encode::CalendarRange;
 use super::http::{Http, quote, text};
 use super::settings::{Settings, TOKEN};
 use crate::config::{Config, TableConfig, TargetName};
-use crate::data::{Ranges, RecordId};
+use crate::data::{Offsets, Ranges, RecordId};
 use crate::error::{Error, Result};
 use crate::ports::engine::{Engine, key_parts};
 use crate::ports::layout::Layout;
@@ -282,6 +282,10 @@ impl Target for ClickHouseTarget {
 
     fn held(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {
         self.lookup(ranges)
+    }
+
+    fn holds_from(&mut self, offsets: &Offsets) -> Result<BTreeSet<i32>> {
+        self.partitions_from(offsets)
     }
 
     fn highest(&mut self) -> Result<BTreeMap<i32, i64>> {

@@ -1,10 +1,10 @@
 //! The target table: what it holds, and how a block of rows gets in.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::engine::{Engine, Window, columns_with_ttl};
 use super::layout::Layout;
-use crate::data::{CalendarRange, Column, Ranges, RecordId};
+use crate::data::{CalendarRange, Column, Offsets, Ranges, RecordId};
 use crate::error::{Error, Result};
 
 /// The target as its server describes it.
@@ -141,6 +141,12 @@ pub trait Target {
     /// # Errors
     /// Any ClickHouse error.
     fn held(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>>;
+
+    /// The partitions of which the table holds a record at their offset, or above it.
+    ///
+    /// # Errors
+    /// Any ClickHouse error.
+    fn holds_from(&mut self, offsets: &Offsets) -> Result<BTreeSet<i32>>;
 
     /// The highest offset that the table holds of each partition.
     ///

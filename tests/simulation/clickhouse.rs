@@ -1,10 +1,10 @@
 //! ClickHouse in memory: an INSERT is one block, stored wholly or not at all; a token that is known stores nothing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use pg2ch::clickhouse::column_type::Column;
 use pg2ch::clickhouse::encode::CalendarRange;
-use pg2ch::data::{Ranges, RecordId};
+use pg2ch::data::{Offsets, Ranges, RecordId};
 use pg2ch::error::{Error, Result};
 use pg2ch::mutant;
 use pg2ch::ports::engine::{Engine, Window};
@@ -171,6 +171,13 @@ impl Target for SimTarget {
                 ranges.get(&id.partition).is_some_and(|&(start, end)| (start..end).contains(&id.offset))
             };
             Ok(world.clickhouse.rows.iter().map(|row| row.id).filter(inside).collect())
+        })
+    }
+
+    fn holds_from(&mut self, offsets: &Offsets) -> Result<BTreeSet<i32>> {
+        self.run.read("clickhouse: look beyond the offsets", |world| {
+            let is_beyond = |id: &RecordId| offsets.get(&id.partition).is_some_and(|&offset| id.offset >= offset);
+            Ok(world.clickhouse.rows.iter().map(|row| row.id).filter(is_beyond).map(|id| id.partition).collect())
         })
     }
 

@@ -78,6 +78,8 @@ pub struct Kafka {
     transactions: Vec<Transaction>,
     epochs: HashMap<&'static str, u32>,
     pub offsets: BTreeMap<i32, Committed>,
+    /// The group's offsets as they were before its last commits, and which were foreign; the latest last.
+    pub earlier: Vec<(BTreeMap<i32, Committed>, BTreeSet<i32>)>,
     /// Partitions whose offset somebody else has moved since our last commit.
     pub foreign: BTreeSet<i32>,
     /// Grows when the topic is deleted and made again.
@@ -217,6 +219,7 @@ impl Kafka {
             self.transactions[index].unmarked.clear();
         }
         self.partitions.clear();
+        self.earlier.clear();
         self.made += 1;
         if forget_offsets {
             self.offsets.clear();
@@ -261,6 +264,7 @@ impl World {
         dead: &[RecordId],
     ) -> Result<()> {
         self.require_epoch(producer, epoch)?;
+        self.kafka.earlier.push((self.kafka.offsets.clone(), self.kafka.foreign.clone()));
         for OffsetCommit { partition, next, metadata } in offsets {
             self.note(|| format!("      offset of partition {partition}: {next} {metadata}"));
             let ours = !self.kafka.foreign.remove(&partition);

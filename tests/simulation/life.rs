@@ -380,6 +380,7 @@ impl World {
                 self.note(|| "      the checkpoint is deleted".into());
                 self.postgres.lose_checkpoint();
             }
+            10 => self.commits_are_lost(),
             _ => {}
         }
     }
@@ -419,6 +420,18 @@ impl World {
         }
     }
 
+    /// Kafka forgets the group's last commits, as where a broker's disk is lost.
+    fn commits_are_lost(&mut self) {
+        self.land(true);
+        let kept = self.kafka.earlier.len().saturating_sub(self.rng.usize(1..5));
+        self.kafka.earlier.truncate(kept + 1);
+        let Some((offsets, foreign)) = self.kafka.earlier.pop() else { return };
+        self.note(|| format!("      the group's offsets are again those of {kept} commits"));
+        self.kafka.offsets = offsets;
+        self.kafka.foreign.extend(foreign);
+        self.kafka.set_back = true;
+    }
+
     fn target_is_made_again(&mut self) {
         self.land(true);
         self.note(|| "      the target is dropped and made again".into());
@@ -429,6 +442,7 @@ impl World {
         self.clickhouse.made += 1;
         self.postgres.pruned.clear();
         self.kafka.foreign.extend(0..PARTITIONS);
+        self.kafka.earlier.clear();
         self.kafka.set_back = true;
         self.excuse_what_is_gone();
     }

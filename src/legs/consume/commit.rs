@@ -28,6 +28,12 @@ impl Known {
     pub fn reaches(&self) -> NextOffset {
         self.position.intents.iter().fold(self.next, |reaches, intent| reaches.max(intent.end))
     }
+
+    /// The offset from which on nothing was sent to the target, as far as this shows.
+    #[must_use]
+    pub fn unsent(&self) -> NextOffset {
+        self.reaches().max(self.position.ask_below)
+    }
 }
 
 /// The group's offsets, as this run moves them.
@@ -169,6 +175,20 @@ impl<F: Fence> Committer<F> {
     /// Commits all offsets again, moved or not: the broker forgets those that are not, a week after their last commit.
     pub fn refresh(&mut self) {
         self.changed.extend(self.known.keys());
+    }
+
+    /// Commits the offsets of recorded INSERTs as they are. That succeeds only if no run has fenced this one since they were read; one
+    /// that has may have recorded them, and takes their tokens for unused.
+    ///
+    /// # Errors
+    /// 75 if a later run has begun; Kafka's.
+    pub fn require_last(&mut self) -> Result<()> {
+        if mutant::is("a run that is shut out finishes inserts of a later one") {
+            return Ok(());
+        }
+        let recorded = self.known.iter().filter(|(_, known)| !known.position.intents.is_empty());
+        self.changed.extend(recorded.map(|(partition, _)| *partition));
+        self.flush()
     }
 
     /// Commits what has changed.

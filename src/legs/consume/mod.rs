@@ -162,7 +162,10 @@ fn attempt<S: Servers>(
         // What is written to the topic from now on lies behind these ends.
         servers.expect_types();
     }
-    start.check_log(&mut log, &starts, config.timeouts.kafka)?;
+    let unsent = start.unsent(&ends);
+    let checked = || start.check_log(&mut log, &starts, config.timeouts.kafka);
+    let (beyond, ()) = servers.both("beyond", || target.holds_from(&unsent), checked)?;
+    start.distrust(&beyond, &ends);
     start.begin_again(&starts, &ends, report);
     start.skip_lost(&starts, report);
     start.log_untrusted();
@@ -344,6 +347,9 @@ fn finish_intents<F: Fence + Send, T: Target>(
     preparer: &mut Preparer,
     inserter: &mut Inserter<F, T>,
 ) -> Result<()> {
+    if !intents.is_empty() {
+        inserter.committer().require_last()?;
+    }
     for (token, ranges) in intents {
         let from = ranges.iter().map(|(&partition, &(start, _))| (partition, start)).collect();
         let ends = ranges.iter().map(|(&partition, &(_, end))| (partition, end)).collect();

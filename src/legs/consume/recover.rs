@@ -191,6 +191,29 @@ impl Start {
         }
     }
 
+    /// From where on nothing of each partition was ever sent to the target, by the offsets that are trusted.
+    #[must_use]
+    pub fn unsent(&self, ends: &Offsets) -> Offsets {
+        let unsent = self.known.iter().map(|(&partition, known)| (partition, known.unsent()));
+        unsent.filter(|(partition, unsent)| ends.get(partition).is_some_and(|end| unsent < end)).collect()
+    }
+
+    /// Has the target queried for all that is to be read of partitions of which it holds more than the offsets say: Kafka has lost the
+    /// group's last commits, with a broker's disk or by a backup that was restored.
+    pub fn distrust(&mut self, partitions: &BTreeSet<i32>, ends: &Offsets) {
+        if mutant::is("lost commits of offsets are not noticed") {
+            return;
+        }
+        for (partition, known) in self.known.iter_mut().filter(|(partition, _)| partitions.contains(partition)) {
+            log::warn!(
+                "partition {partition}: the target holds records beyond the group's offset {}: Kafka has lost later ones, or was \
+                 restored. Checking what the target already has",
+                known.unsent()
+            );
+            known.position.ask_below = ends.get(partition).copied().unwrap_or(known.next);
+        }
+    }
+
     /// Whether, for some partition, no offset of ours shows what was copied.
     #[must_use]
     pub fn is_untrusted(&self) -> bool {

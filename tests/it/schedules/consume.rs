@@ -63,6 +63,23 @@ fn offsets_set_ahead_by_a_stranger_lose_nothing() {
 }
 
 #[test]
+fn commits_that_kafka_has_lost_double_nothing() {
+    for command in ["--once", "consume"] {
+        let mut world = copied("lost_commits", 12);
+        let before = world.offsets();
+        world.insert_rows(20);
+        world.once().expect(0);
+        world.restore_offsets(&before);
+
+        let ended = world.run(&[command, "--json"]).expect(0);
+
+        assert_eq!((ended.number("consume", "rows_held"), ended.number("consume", "rows_inserted")), (20, 0));
+        assert!(ended.stderr.contains("the target holds records beyond the group's offset"), "{}", ended.stderr);
+        goes_on(&mut world, 0);
+    }
+}
+
+#[test]
 fn two_targets_that_share_a_group_each_get_everything() {
     let mut world = copied("shared", 10);
     world.ch("CREATE TABLE {t}_b AS {t}");
