@@ -248,14 +248,14 @@ const TAKE_WARM: [&str; 1] = ["the epoch is not compared"];
 /// shows it.
 const RARE: [(&str, u64); 9] = [
     ("what a window shows is flagged before the checkpoint has passed it", 22_492),
-    ("ends older than the offsets are believed", 183_290),
+    ("ends older than the offsets are believed", 191_066),
     ("a checkpoint moved alone is not durable", 24_143),
-    ("a recorded insert is finished in other ranges", 29_416),
-    ("the offset passes over what lies before a recorded insert", 20_595),
-    ("an insert is sent though it could not be recorded", 4_833),
+    ("a recorded insert is finished in other ranges", 31_862),
+    ("the offset passes over what lies before a recorded insert", 31_039),
+    ("an insert is sent though it could not be recorded", 6_669),
     ("an entry is deleted before its row is flagged", 2_874),
     ("prune: any version is deleted", 34_141),
-    ("prune: what waits is not looked for", 5_607),
+    ("prune: what waits is not looked for", 6_033),
 ];
 
 /// A life in which a planted fault is looked for. Three of four are hard: their runs often meet a second one, rows change all the
