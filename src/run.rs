@@ -15,7 +15,7 @@ use crate::ports::limits::Limits;
 use crate::ports::progress::Progress;
 use crate::ports::source::Ledger;
 use crate::ports::{LegContext, Servers};
-use crate::postgres::{SourceTable, connect, estimate_unsent};
+use crate::postgres::{SourceTable, connect, estimate_unsent, forget_unpooled};
 use crate::report::{ConsumeReport, Left, Legs, ProduceReport, RunReport, TableReport};
 use crate::shutdown::Shutdown;
 use crate::sync;
@@ -35,6 +35,8 @@ pub fn run(
     warm: Option<&mut Vec<Warm>>,
 ) -> RunReport {
     let (keeps, mut for_this_run) = (warm.is_some(), Vec::new());
+    // Nobody has watched the address since the last run of this process.
+    forget_unpooled();
     let warm = warm.unwrap_or(&mut for_this_run);
     warm.resize_with(config.tables.len(), Warm::default);
     let mut tables = Tables {

@@ -143,6 +143,7 @@ fn renew(
         Ok(answers) => Some((session, answers)),
         Err(error) => {
             log::debug!("{error}");
+            nature::forget_unpooled();
             None
         }
     }

@@ -156,7 +156,7 @@ impl FlagStatements {
                         | &SqlState::T_R_DEADLOCK_DETECTED
                         | &SqlState::T_R_SERIALIZATION_FAILURE,
                     ) => {}
-                    _ => return Err(session.explain(&self.what, failure)),
+                    _ => return Err(session.failed(&self.what, failure)),
                 },
             }
         }

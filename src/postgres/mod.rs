@@ -37,7 +37,7 @@ pub use flaggable::require_flaggable;
 pub use ledger::PgLedger;
 pub use lock::{Holder, run_in_progress};
 pub use marks::Marks;
-pub use nature::{OLDEST, POOLED};
+pub use nature::{OLDEST, POOLED, forget_unpooled};
 pub use own_tables::kept_record_types;
 pub use passes::PgPasses;
 pub use prune::{Age, OldRow, PgOldRows, age_kind, require_deletable, require_limit};

@@ -20,7 +20,7 @@ pub const POOLED: &str = "a pooler shares server processes between sessions (tra
 pub const UNPOOL: &str = "name PostgreSQL itself, or a pool with pool_mode = session, in [postgres] url: locks and settings of a \
      session do not outlive a transaction there";
 
-/// How long it is taken for granted that a server is no transaction pool.
+/// How long it is taken for granted that a server is no transaction pool, while no connection to it is lost.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
 
 /// The server that was last found to give each session a process of its own, and when.
@@ -123,6 +123,12 @@ pub fn is_known_unpooled(config: &PostgresConfig) -> bool {
 pub fn note_unpooled(config: &PostgresConfig) {
     let proven = (config.address(), Instant::now());
     *UNPOOLED.lock().unwrap_or_else(PoisonError::into_inner) = Some(proven);
+}
+
+/// Takes nothing for granted any more: the next session is tested. Another server, or the same one with another `pool_mode`, may
+/// have taken the address since.
+pub fn forget_unpooled() {
+    *UNPOOLED.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
 fn pooled(config: &PostgresConfig) -> Error {

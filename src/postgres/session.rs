@@ -8,7 +8,7 @@ use postgres::{Client, Row, Transaction};
 
 use super::answers::{Answers, answers_of};
 use super::explain::explain;
-use super::nature::Nature;
+use super::nature::{self, Nature, POOLED, UNPOOL};
 use super::wire::{Tid, Xid};
 use crate::error::{Error, Result};
 use crate::threads::watchdog::Watchdog;
@@ -106,7 +106,21 @@ impl Session {
     /// # Errors
     /// PostgreSQL's, sorted by exit code.
     pub fn call<T>(&mut self, what: &str, call: impl FnOnce(&mut Client) -> Result<T, postgres::Error>) -> Result<T> {
-        self.raw(what, call).map_err(|error| self.explain(what, error))
+        self.raw(what, call).map_err(|error| self.failed(what, error))
+    }
+
+    /// The error, or what explains it better: the session has come to another server process, so that a pooler has begun to share
+    /// them. Nothing that the session has set, locked or prepared is there.
+    fn pooled_or(&mut self, what: &str, error: Error) -> Error {
+        if error.is_transient() || self.is_closed() {
+            return error;
+        }
+        let asked = self.raw(what, |client| client.simple_query("SELECT pg_catalog.pg_backend_pid()")).map(answers_of);
+        let process = asked.ok().and_then(|answers| Some(answers.first()?.first()?.get(0)?.to_owned()));
+        match process {
+            Some(process) if process != self.nature.process() => Error::config(what, POOLED, UNPOOL),
+            _ => error,
+        }
     }
 
     /// As [`call`](Self::call), with the library's error for callers that act on its code.
@@ -116,7 +130,16 @@ impl Session {
         call: impl FnOnce(&mut Client) -> Result<T, postgres::Error>,
     ) -> Result<T, postgres::Error> {
         let Self { client, watchdog, limit, .. } = self;
-        watchdog.watch(&format!("{what} (PostgreSQL at {})", self.address), *limit, || call(client))
+        let called = watchdog.watch(&format!("{what} (PostgreSQL at {})", self.address), *limit, || call(client));
+        self.note_loss();
+        called
+    }
+
+    /// What is at the address after a connection was lost is not known.
+    fn note_loss(&self) {
+        if self.is_closed() {
+            nature::forget_unpooled();
+        }
     }
 
     /// Queries rows.
@@ -186,10 +209,11 @@ impl Session {
     pub fn transaction_script(&mut self, what: &str, sql: &str) -> Result<Answers> {
         let whole = format!("START TRANSACTION ISOLATION LEVEL READ COMMITTED; {sql}; COMMIT");
         let answers = self.script(what, &whole);
-        if answers.is_err() {
+        let answers = answers.map_err(|error| {
             // What is told is the first error.
             let _ = self.raw(what, |client| client.batch_execute("ROLLBACK"));
-        }
+            self.pooled_or(what, error)
+        });
         answers.map(|mut answers| {
             answers.pop();
             answers.split_off(1.min(answers.len()))
@@ -213,12 +237,20 @@ impl Session {
     /// PostgreSQL's, sorted by exit code, or what `work` returned.
     pub fn transaction<T>(&mut self, what: &str, work: impl FnOnce(&mut Transaction<'_>) -> Attempt<T>) -> Attempt<T> {
         let Self { client, watchdog, limit, .. } = self;
-        watchdog.watch(&format!("{what} (PostgreSQL at {})", self.address), *limit, || {
+        let done = watchdog.watch(&format!("{what} (PostgreSQL at {})", self.address), *limit, || {
             let mut transaction = client.transaction()?;
             let result = work(&mut transaction)?;
             transaction.commit()?;
             Ok(result)
-        })
+        });
+        self.note_loss();
+        done
+    }
+
+    /// As [`explain`](Self::explain), where the session may be asked what has become of it.
+    pub(super) fn failed(&mut self, what: &str, error: impl Into<Failure>) -> Error {
+        let error = self.explain(what, error);
+        self.pooled_or(what, error)
     }
 
     /// Tells a failure of this session.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::World;
+use super::{World, signal};
 
 /// A PgBouncer in front of the shared PostgreSQL, ended with its value.
 pub struct Pooler {
@@ -22,22 +22,36 @@ impl Pooler {
         std::fs::create_dir_all(&dir).unwrap();
         let port = free_port();
         let server = port_of(&world.servers.postgres_url);
-        let file = dir.join("pgbouncer.ini");
         let text = format!(
             "[databases]\napp = host=127.0.0.1 port={server} user=app password=app\n\
              [pgbouncer]\nlisten_addr = localhost\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n\
              default_pool_size = {size}\nserver_reset_query_always = 0\n"
         );
-        std::fs::write(&file, text).unwrap();
-        let mut command = Command::new(program("PGBOUNCER", "/usr/sbin/pgbouncer"));
-        if std::fs::metadata(&dir).unwrap().uid() == 0 {
-            // It refuses to run as root.
-            command.args(["-u", "nobody"]);
-        }
-        let process =
-            command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        wait_until_it_listens(port, || "PgBouncer does not listen".into());
+        std::fs::write(dir.join("pgbouncer.ini"), text).unwrap();
+        let process = listening(&dir, port);
         Self { process, port, dir }
+    }
+
+    /// Has another mode in its file, which it reads when it is started or asked to.
+    fn write_mode(&self, mode: &str) {
+        let file = self.dir.join("pgbouncer.ini");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let line = |line: &str| if line.starts_with("pool_mode") { format!("pool_mode = {mode}") } else { line.to_owned() };
+        std::fs::write(&file, text.lines().map(|one| line(one) + "\n").collect::<String>()).unwrap();
+    }
+
+    /// Ends it, and starts it at the same port in another mode.
+    pub fn restart_as(&mut self, mode: &str) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.write_mode(mode);
+        self.process = listening(&self.dir, self.port);
+    }
+
+    /// Gives it another mode while it runs.
+    pub fn reload_as(&self, mode: &str) {
+        self.write_mode(mode);
+        signal("HUP", &self.process);
     }
 
     /// A session of an application.
@@ -50,6 +64,19 @@ impl Pooler {
     pub fn url(&self) -> String {
         format!("url = \"postgres://app:app@localhost:{}/app\"", self.port)
     }
+}
+
+/// Starts the one whose file is in `dir`.
+fn listening(dir: &Path, port: u16) -> Child {
+    let mut command = Command::new(program("PGBOUNCER", "/usr/sbin/pgbouncer"));
+    if std::fs::metadata(dir).unwrap().uid() == 0 {
+        // It refuses to run as root.
+        command.args(["-u", "nobody"]);
+    }
+    command.arg(dir.join("pgbouncer.ini")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let process = command.spawn().unwrap();
+    wait_until_it_listens(port, || "PgBouncer does not listen".into());
+    process
 }
 
 impl Drop for Pooler {
