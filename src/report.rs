@@ -69,7 +69,7 @@ pub struct ProduceReport {
     /// How long of that until replicas had caught up.
     #[serde(rename = "paused_for_replication_seconds", serialize_with = "as_seconds")]
     pub paused_for_replication: Duration,
-    /// Keys of rows whose flag a trigger takes back.
+    /// Keys of rows whose flag a trigger takes back, or PostgreSQL refuses.
     pub taken_back: Vec<String>,
     /// Rows that are too large for the topic, and stay unsent.
     pub too_large: Vec<TooLargeRow>,

@@ -130,7 +130,7 @@ pub struct Flagged {
     pub changed: Vec<usize>,
     /// Indices (into the batch) of rows that were locked: they are held now.
     pub locked: Vec<usize>,
-    /// Indices of rows whose flag a trigger took back: they are held now.
+    /// Indices of rows whose flag a trigger took back, or a trigger or constraint refused: they are held now.
     pub taken_back: Vec<usize>,
 }
 
@@ -183,7 +183,7 @@ pub struct Settled {
 pub struct Held {
     /// The row's key.
     pub key: Vec<u8>,
-    /// Whether a trigger took the flag back; otherwise the row was locked.
+    /// Whether a trigger took the flag back, or it was refused; otherwise the row was locked.
     pub taken_back: bool,
 }
 

@@ -66,7 +66,7 @@ fn sort(code: &SqlState) -> (ExitCode, &'static str) {
             }
             _ => (
                 ExitCode::Config,
-                "the server refused a statement of this run: a trigger, rule or type of the source table may be in the way",
+                "look for a constraint, trigger, rule or type of the source table that is in the way: the server refused a statement of this run",
             ),
         },
     }

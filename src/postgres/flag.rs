@@ -5,9 +5,11 @@
 //! (`SKIP LOCKED`: <https://www.postgresql.org/docs/current/sql-select.html#SQL-FOR-UPDATE-SHARE>). One statement locks and flags each
 //! version by table, place, writer **and** key. What it misses was moved by a rewrite of the table (flagged by content),
 //! changed by an application (left alone), or is locked. A row that is ours and still not flagged had its flag taken back by a
-//! trigger, whatever the trigger did: the transaction is undone, so that the row stays equal to its record.
+//! trigger, whatever the trigger did: the transaction is undone, so that the row stays equal to its record. A row of which a
+//! constraint or a trigger refuses the flag is found by halving, and counts as one whose flag is taken back: the others go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Mutex, PoisonError};
 
 use postgres::Transaction;
 use postgres::error::SqlState;
@@ -37,6 +39,8 @@ pub struct FlagStatements {
     unflagged: String,
     /// Whether triggers fire behind the UPDATE, which may change again what it returned.
     pub(super) has_after_triggers: bool,
+    /// The keys of rows whose refusal was told.
+    told: Mutex<HashSet<String>>,
 }
 
 /// Runs inside the flagging transaction, before it commits.
@@ -118,6 +122,7 @@ impl FlagStatements {
             equal,
             unflagged,
             has_after_triggers: flaggable.has_after_triggers,
+            told: Mutex::default(),
         }
     }
 
@@ -156,6 +161,13 @@ impl FlagStatements {
                         | &SqlState::T_R_DEADLOCK_DETECTED
                         | &SqlState::T_R_SERIALIZATION_FAILURE,
                     ) => {}
+                    Some(code) if may_be_a_rows_fault(code) => {
+                        let refused = self.refused(session, wanted, &taken_back)?;
+                        if refused.is_empty() {
+                            return Err(session.failed(&self.what, failure));
+                        }
+                        taken_back.extend(refused);
+                    }
                     _ => return Err(session.failed(&self.what, failure)),
                 },
             }
@@ -165,6 +177,59 @@ impl FlagStatements {
             format!("its rows were locked, or their flags taken back, {ATTEMPTS} times in a row"),
             "look for long transactions on the table and for triggers that write to it; the next run resumes here",
         ))
+    }
+
+    /// The rows of which PostgreSQL refuses the flag: each try to flag some of them is undone.
+    fn refused(&self, session: &mut Session, wanted: &Wanted<'_>, but: &BTreeSet<usize>) -> Result<Vec<usize>> {
+        let mut suspects = vec![(0..wanted.rows.len()).filter(|place| !but.contains(place)).collect::<Vec<_>>()];
+        let mut refused = Vec::new();
+        while let Some(rows) = suspects.pop() {
+            let Some(error) = self.refusal(session, wanted, &rows)? else { continue };
+            match rows.as_slice() {
+                [] => {}
+                &[row] => {
+                    self.tell(wanted.rows[row].1, &error);
+                    refused.push(row);
+                }
+                rows => {
+                    let (first, second) = rows.split_at(rows.len() / 2);
+                    suspects.extend([second.to_vec(), first.to_vec()]);
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Why these rows, in order, cannot be flagged together, if one of them may be the reason.
+    fn refusal(&self, session: &mut Session, wanted: &Wanted<'_>, rows: &[usize]) -> Result<Option<Error>> {
+        let is_other = |place: &usize| rows.binary_search(place).is_err();
+        let mut others: BTreeSet<usize> = (0..wanted.rows.len()).filter(is_other).collect();
+        let mut was_flagged = false;
+        let undone: Attempt<()> = session.transaction(&self.what, |transaction| {
+            self.flag_in(transaction, wanted, &mut others)?;
+            was_flagged = true;
+            Err(Error::bug(&self.what, "this was to be tried").into())
+        });
+        match undone {
+            Err(failure) if !was_flagged && failure.code().is_some_and(may_be_a_rows_fault) => {
+                Ok(Some(session.explain(&self.what, failure)))
+            }
+            // A lock that is in the way now is one for the next attempt, too.
+            Err(failure) if !was_flagged && failure.code().is_none() => Err(session.explain(&self.what, failure)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Names a row of which PostgreSQL refuses the flag, once in a run.
+    fn tell(&self, key: &str, error: &Error) {
+        if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned()) {
+            log::error!(
+                "{}: PostgreSQL refuses the flag of the row {key}, which was sent: {}\n\
+                 hint: correct the row, which is sent again then, or change the constraint or trigger that the message names",
+                self.what,
+                error.why()
+            );
+        }
     }
 
     fn flag_in(
@@ -244,4 +309,12 @@ impl FlagStatements {
         let found = transaction.query_typed(&self.unflagged, &typed(&[&rows.keys]))?;
         Ok(found.iter().filter_map(|row| rows.place(row.get(0))).collect())
     }
+}
+
+/// Whether an UPDATE may have failed for a row: a constraint that the row violates, or whatever a trigger raises. Not where the
+/// connection, the server's resources or state, another transaction, or the statement itself are the reason
+/// (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
+fn may_be_a_rows_fault(code: &SqlState) -> bool {
+    let class = code.code().get(..2);
+    !matches!(class, Some("08" | "25" | "28" | "40" | "42" | "53" | "55" | "57" | "58" | "XX"))
 }

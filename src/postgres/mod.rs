@@ -14,6 +14,7 @@ mod held;
 mod ledger;
 mod lock;
 mod marks;
+mod meaning;
 mod nature;
 mod own_tables;
 mod passes;

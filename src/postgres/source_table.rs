@@ -3,8 +3,8 @@
 use postgres::error::SqlState;
 
 use super::catalogue::{Catalogue, Relation};
-use super::deletes;
 use super::session::Session;
+use super::{deletes, meaning};
 use crate::config::{ColumnChoice, DELETED_MARK, TableConfig};
 use crate::data::is_own;
 use crate::error::{Error, Result};
@@ -144,6 +144,7 @@ impl SourceTable {
         };
         let message_key = named_in("message_key", &config.outbox.message_key)?;
         let order_by = named_in("order_by", &config.outbox.order_by)?;
+        let may_mean_more = meaning::may_have_operators(&columns);
         columns.retain(|column| column.name != config.flag && is_sent(&column.name, config));
         require_free_names(config, &columns, &what)?;
         let table = Self {
@@ -161,7 +162,7 @@ impl SourceTable {
             condition: config.condition.clone(),
         };
         table.require_unique_key(has_unique_index, &what)?;
-        table.require_condition(session)?;
+        table.require_condition(session, may_mean_more)?;
         table.require_order(session, &what)?;
         Ok((table, flag.is_some()))
     }
@@ -178,7 +179,7 @@ impl SourceTable {
 
     /// That the condition is one expression, of boolean type, which this table understands. It stands between brackets and
     /// between parentheses, because text that closes one pair to open another (`a) OR (b`) cannot do so with both.
-    fn require_condition(&self, session: &mut Session) -> Result<()> {
+    fn require_condition(&self, session: &mut Session, may_mean_more: bool) -> Result<()> {
         let Some(condition) = &self.condition else { return Ok(()) };
         let what = format!("cannot use `where` of [[table]] {}", self.name);
         let sql = format!("SELECT ARRAY[\n{condition}\n] FROM {} AS t WHERE {}", self.name, self.taken_sql());
@@ -201,7 +202,7 @@ impl SourceTable {
         if parameters > 0 {
             return Err(refused("it has parameters, for which there are no values".into()));
         }
-        Ok(())
+        if may_mean_more { meaning::require_one_meaning(session, &self.name, &self.taken_sql(), &what) } else { Ok(()) }
     }
 
     /// Everything rests on a key naming one row: without a unique index two rows would pass for versions of one.

@@ -46,7 +46,7 @@ fn produced(leg: &ProduceReport) -> String {
     parts.extend(some(leg.rows_recovered, "delivered by an earlier run"));
     parts.extend(some(leg.rows_changed, "changed meanwhile"));
     parts.extend(some(leg.rows_locked, "locked"));
-    parts.extend(some(leg.taken_back.len() as u64, "reset by a trigger"));
+    parts.extend(some(leg.taken_back.len() as u64, "kept FALSE by a trigger or constraint"));
     parts.extend(some(leg.too_large.len() as u64, "too large"));
     parts.extend(some(leg.unreadable.len() as u64, "unreadable"));
     parts.extend(paused(leg));

@@ -36,7 +36,8 @@ impl Pooler {
     fn write_mode(&self, mode: &str) {
         let file = self.dir.join("pgbouncer.ini");
         let text = std::fs::read_to_string(&file).unwrap();
-        let line = |line: &str| if line.starts_with("pool_mode") { format!("pool_mode = {mode}") } else { line.to_owned() };
+        let line =
+            |line: &str| if line.starts_with("pool_mode") { format!("pool_mode = {mode}") } else { line.to_owned() };
         std::fs::write(&file, text.lines().map(|one| line(one) + "\n").collect::<String>()).unwrap();
     }
 

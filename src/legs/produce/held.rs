@@ -1,4 +1,5 @@
-//! The rows that were delivered and could not be flagged: locked by an application, or their flag taken back by a trigger.
+//! The rows that were delivered and could not be flagged: locked by an application, or their flag taken back by a trigger, or
+//! refused by a trigger or constraint.
 //!
 //! They are written down by key and digest in the transaction that moves the checkpoint, so the checkpoint waits for
 //! nobody. A row whose record still has that digest is flagged as soon as that can be done; until then it is not read.
@@ -81,8 +82,8 @@ pub fn require_few(held: usize) -> Result<()> {
     Err(Error::unavailable(
         "cannot send more rows",
         format!(
-            "more than {MAX_HELD} rows were sent and cannot be flagged: they are locked, or a trigger resets their flag"
+            "more than {MAX_HELD} rows were sent and cannot be flagged: they are locked, or a trigger or constraint keeps their flag FALSE"
         ),
-        "end the transactions that lock them, or change the trigger; the next run resumes here",
+        "end the transactions that lock them, or change the trigger or constraint; the next run resumes here",
     ))
 }

@@ -115,6 +115,40 @@ fn what_is_not_one_condition_is_refused_before_anything_is_sent() {
 }
 
 #[test]
+fn a_condition_that_means_something_else_to_the_role_is_refused_until_its_operators_are_named() {
+    let mut world = World::unmade(Servers::shared(), "two_meanings", "id int PRIMARY KEY, kind int", 1);
+    world.superuser().batch_execute("CREATE EXTENSION IF NOT EXISTS citext SCHEMA public").unwrap();
+    world.sql("DROP TABLE {t}");
+    world
+        .sql("CREATE TABLE {t} (id int PRIMARY KEY, kind public.citext, sent_to_kafka boolean NOT NULL DEFAULT FALSE)");
+    // A column that no record has counts, too.
+    let choose = |world: &mut World, condition: &str| {
+        world.settings.insert("[table]", format!("exclude = [\"kind\"]\nwhere = '''{condition}'''"));
+    };
+    choose(&mut world, "id > 0");
+    world.run(&["init"]).expect(0);
+    world.sql("INSERT INTO {t} VALUES (1, 'Paid'), (2, 'PAID'), (3, 'paid'), (4, 'open')");
+    for other in ["kind = 'paid'", "kind IN ('paid')", "kind LIKE 'p%'"] {
+        choose(&mut world, other);
+        let refused = world.once().expect(78).stderr;
+        assert!(refused.contains("with the role's search path it means"), "{other}: {refused}");
+        assert!(refused.contains("OPERATOR(public.=)"), "{other}: {refused}");
+        let report = first_table(&world, &["check", "--json"], 78);
+        assert!(report["findings"].to_string().contains("source-unfit"), "{other}: {report}");
+    }
+    assert_eq!((world.records(), world.unsent()), (0, 4));
+    for (one, flagged) in [
+        ("kind::text = 'paid'", 1),
+        ("kind OPERATOR(public.=) ANY ('{paid}'::public.citext[]) AND id < 2", 1),
+        ("kind OPERATOR(public.=) 'paid'", 1),
+        ("kind OPERATOR(public.~~) 'O%'", 1),
+    ] {
+        choose(&mut world, one);
+        assert_eq!(world.once().expect(0).number("produce", "rows_flagged"), flagged, "{one}");
+    }
+}
+
+#[test]
 fn the_index_of_unsent_rows_has_the_condition_where_an_index_can() {
     let definition =
         "SELECT string_agg(indexdef, ';') FROM pg_indexes WHERE tablename = $1 AND indexdef LIKE '%NOT sent%'";

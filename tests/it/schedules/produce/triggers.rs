@@ -75,6 +75,57 @@ fn a_trigger_that_suppresses_the_update_is_reported_and_the_row_sent_once() {
 }
 
 #[test]
+fn a_trigger_that_raises_an_error_is_reported_and_the_row_sent_once() {
+    sent_once_in_spite_of(
+        "back_raised",
+        "TRIGGER back BEFORE UPDATE ON {t}",
+        "IF NEW.id = 3 THEN RAISE EXCEPTION 'not this one' USING ERRCODE = 'ZZ001'; END IF; RETURN NEW;",
+    );
+}
+
+#[test]
+fn a_trigger_that_raises_an_error_at_the_commit_is_reported_and_the_row_sent_once() {
+    sent_once_in_spite_of(
+        "back_raised_late",
+        "CONSTRAINT TRIGGER back AFTER UPDATE ON {t} DEFERRABLE INITIALLY DEFERRED",
+        "IF NEW.id = 3 THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NULL;",
+    );
+}
+
+#[test]
+fn rows_that_violate_a_constraint_which_is_not_valid_are_named_and_stop_no_other() {
+    let mut world = World::new("not_valid");
+    let (constraint, drop) = (
+        "ALTER TABLE {t} ADD CONSTRAINT known CHECK (event_type <> 'bad') NOT VALID",
+        "ALTER TABLE {t} DROP CONSTRAINT known",
+    );
+    world.insert_rows(1_000);
+    world.sql("UPDATE {t} SET event_type = 'bad' WHERE id IN (5, 500, 501)");
+    world.sql(constraint);
+    // The first run dies before it flags anything: recovery meets these rows, too.
+    world.kill_at("kafka.commit.after", &["produce"]);
+    let ended = world.once().expect(65);
+    for key in [5, 500, 501] {
+        let line = format!("PostgreSQL refuses the flag of the row {key}, which was sent: ");
+        assert_eq!(ended.stderr.matches(&line).count(), 1, "{}", ended.stderr);
+    }
+    assert!(ended.stderr.contains("\"known\""), "{}", ended.stderr);
+    assert_eq!((world.unsent(), world.ch_number("SELECT count() FROM {t}")), (3, 1_000));
+    // Others go on.
+    world.insert_rows(10);
+    assert_eq!(world.once().expect(65).report()["produce"]["taken_back"], serde_json::json!(["5", "500", "501"]));
+    assert_eq!((world.unsent(), world.records()), (3, 1_010));
+    // A row that was corrected is a new version; one that is free to be flagged is not sent once more.
+    world.sql("UPDATE {t} SET event_type = 'good' WHERE id = 5");
+    world.once().expect(65);
+    assert_eq!((world.unsent(), world.records()), (2, 1_011));
+    world.sql(drop);
+    world.once().expect(0);
+    assert_eq!((world.unsent(), world.records()), (0, 1_011));
+    world.assert_exactly_once();
+}
+
+#[test]
 fn a_trigger_that_sets_the_time_of_the_last_change_is_no_change() {
     let columns = format!("{USER_LOGINS}, updated_at timestamptz");
     let mut world = World::with("touched", &columns, 1);
