@@ -60,6 +60,23 @@ pub fn is_present(session: &mut Session, name: &str) -> Result<bool> {
     has_column(session, name, if name == CHECKPOINT { "record_types" } else { "source" })
 }
 
+/// Why no table of pg2ch's own can be found or made.
+pub const NO_SCHEMA: &str = "the role's search path names no schema that exists and that the role may use";
+
+/// The statement that names one, where the role's search path has none.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn no_schema(session: &mut Session) -> Result<Option<String>> {
+    let row = session.query_opt(
+        "cannot look up the role's search path",
+        "SELECT pg_catalog.format('ALTER ROLE %I IN DATABASE %I SET search_path = public;', current_user, current_database())
+         WHERE current_schema() IS NULL",
+        &[],
+    )?;
+    Ok(row.map(|row| row.get(0)))
+}
+
 fn has_column(session: &mut Session, name: &str, column: &str) -> Result<bool> {
     let what = format!("cannot look up the table {name}");
     let sql =
@@ -165,7 +182,18 @@ impl Init<'_> {
     fn own_table(&mut self, session: &mut Session, name: &str) -> Result<()> {
         let what = format!("cannot create the table {name}");
         let statement = own_table_statements(name);
-        if !is_present(session, name)? && self.statement(Place::Postgres, statement) {
+        if is_present(session, name)? {
+            return Ok(());
+        }
+        if let Some(fix) = no_schema(session)? {
+            return Err(Error::config(
+                what,
+                NO_SCHEMA,
+                format!("name one that the role may use, and try again: {fix}"),
+            ));
+        }
+        if self.statement(Place::Postgres, statement) {
+            session.require_writable()?;
             session.execute_batch(&what, statement)?;
         }
         Ok(())
@@ -179,6 +207,7 @@ impl Init<'_> {
         };
         if self.statement(Place::Postgres, &statement) {
             let what = format!("cannot create the index of unsent rows of {}", source.name);
+            session.require_writable()?;
             session.in_catalog(&what, |session| session.execute_batch(&what, &statement))?;
         }
         Ok(())

@@ -15,8 +15,10 @@ use crate::sync::{bounded, spawn};
 /// The most that is read of a file, or of what a command prints.
 const LARGEST: u64 = 64 << 10;
 
-/// What helps against a password file that cannot be used.
-pub(super) const FILE_HINT: &str = "write the password into this file, alone on one line, and let pg2ch's user read it";
+/// What helps against a file of a secret that cannot be used.
+pub(super) fn file_hint(secret: &str) -> String {
+    format!("write {secret} into this file, alone on one line, and let pg2ch's user read it")
+}
 
 /// A password, or where it is to be had.
 #[derive(Clone, PartialEq, Eq)]
@@ -56,7 +58,8 @@ impl Credential {
         match self {
             Self::Known(secret) => Ok(secret.clone()),
             Self::File(path) => read_as(path, shape).map_err(|why| {
-                Error::config(format!("cannot read the password file {}", path.display()), why, FILE_HINT)
+                let secret = "the password, secret or URL that it is for";
+                Error::config(format!("cannot read the file {}", path.display()), why, file_hint(secret))
             }),
             Self::Command { words, limit } => printed(words, *limit, shape),
         }
@@ -95,7 +98,19 @@ pub fn read(path: &Path) -> Result<Secret, String> {
 }
 
 fn read_as(path: &Path, shape: Shape) -> Result<Secret, String> {
-    shape("it", &read_text(File::open(path).map_err(|e| e.to_string())?)?)
+    shape("it", &read_text(open(path)?)?)
+}
+
+/// Opens a file. A FIFO without a writer would never be open.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn open(path: &Path) -> Result<File, String> {
+    let metadata = path.metadata().map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    File::open(path).map_err(|error| error.to_string())
 }
 
 /// Takes a secret out of a text, which the first argument names in an error.

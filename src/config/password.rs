@@ -1,12 +1,11 @@
 //! Passwords that stand in files of their own (`password_file`, systemd credentials, libpq's `.pgpass`), or that a command prints.
 
-use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Secret;
-use super::credential::{Credential, FILE_HINT, read, read_text};
+use super::credential::{Credential, file_hint, open, read, read_text};
 use super::environment::{self, Environment};
 use super::file::Value;
 use super::file::is_world_readable;
@@ -49,10 +48,18 @@ pub fn from_file(reader: &mut Reader, section: &str, key: &str) -> Result<Option
     let path = base.join(&given.value);
     read(&path).map_err(|why| {
         let why = format!("{}: {why}", path.display());
-        refuse(&place, &given.origin, why, FILE_HINT)
+        let secret = match key {
+            "url_file" => "the URL",
+            "oauth_client_secret_file" => "the client's secret",
+            _ => "the password",
+        };
+        refuse(&place, &given.origin, why, &file_hint(secret))
     })?;
     if path.metadata().is_ok_and(|metadata| is_world_readable(&metadata)) {
-        log::warn!("the password file {} may be read by every user of this machine: `chmod 600` it", path.display());
+        log::warn!(
+            "the file {} holds a secret, and every user of this machine may read it: `chmod 600` it",
+            path.display()
+        );
     }
     Ok(Some(Given { value: Credential::File(path.clone()), origin: Origin::PasswordFile(path) }))
 }
@@ -86,12 +93,12 @@ pub fn from_pgpass(
     user: &str,
 ) -> Result<Option<Given<Secret>>> {
     let Some(path) = pgpass_path(environment) else { return Ok(None) };
-    let file = match File::open(&path) {
-        Ok(file) => file,
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(error) => return Err(unreadable(&path, &error.to_string())),
     };
-    let metadata = file.metadata().map_err(|e| unreadable(&path, &e.to_string()))?;
+    // A FIFO is not even opened: it may have no writer.
     if !metadata.is_file() {
         return Ok(None);
     }
@@ -100,7 +107,7 @@ pub fn from_pgpass(
         log::warn!("{} is ignored because others may read it: `chmod 600` it", path.display());
         return Ok(None);
     }
-    let text = read_text(file).map_err(|why| unreadable(&path, &why))?;
+    let text = open(&path).and_then(read_text).map_err(|why| unreadable(&path, &why))?;
     // libpq writes a Unix socket as `localhost` in this file.
     let host = if host.starts_with('/') { "localhost" } else { host };
     let wanted = [host, &port.to_string(), dbname, user];

@@ -4,11 +4,11 @@
 //! `password_file` or `password_command`, the one in the URL of the file or the default; for PostgreSQL, and where there is none,
 //! `.pgpass`.
 
-use std::fs::File;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::credential::open;
 use super::environment::{CLICKHOUSE_PASSWORD, CLICKHOUSE_URL, PGPASSWORD, POSTGRES_URL};
 use super::origin::Origin;
 use super::reader::{Given, Reader, refuse};
@@ -148,9 +148,5 @@ fn check_readable(place: &str, origin: &Origin, path: &PathBuf) -> Result<()> {
             "name a PEM file that exists and that pg2ch's user may read",
         )
     };
-    let file = File::open(path).map_err(|e| fail(e.to_string()))?;
-    match file.metadata() {
-        Ok(metadata) if metadata.is_dir() => Err(fail("it is a directory".to_owned())),
-        _ => Ok(()),
-    }
+    open(path).map(drop).map_err(fail)
 }

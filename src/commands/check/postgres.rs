@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, Findings, Server, Severity};
 use super::{Source, clock, grants, keep, source, storage, vacuum};
-use crate::commands::init::{CHECKPOINT, HELD, is_present, own_table_statements};
+use crate::commands::init::{CHECKPOINT, HELD, NO_SCHEMA, is_present, no_schema, own_table_statements};
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
 use crate::postgres::{OLDEST, POOLED, Session, connect, name_sql};
@@ -35,8 +35,13 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
     if config.postgres.max_replication_lag.is_some() {
         grants::replication(&mut session, &mut findings)?;
     }
-    checkpoint(&mut session, table, &mut findings)?;
-    grants::history(&mut session, &mut findings)?;
+    if let Some(fix) = no_schema(&mut session)? {
+        let why = "pg2ch's own tables are looked up there: no run starts without them";
+        findings.add(Severity::Error, "search-path", NO_SCHEMA, why, fix);
+    } else {
+        checkpoint(&mut session, table, &mut findings)?;
+        grants::history(&mut session, &mut findings)?;
+    }
     let mut source = None;
     if grants::schema(&mut session, table, &mut findings)? {
         let found = source::check(&mut session, table, &mut findings)?;
@@ -178,7 +183,11 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
             format!("{};", own_table_statements(CHECKPOINT)),
         );
     }
-    let readable = session.query_opt(WHAT, "SELECT 1 WHERE has_table_privilege('pg2ch_checkpoint', 'SELECT')", &[])?;
+    let readable = session.query_opt(
+        WHAT,
+        "SELECT 1 WHERE has_table_privilege('pg2ch_checkpoint', 'SELECT') AND NOT row_security_active('pg2ch_checkpoint')",
+        &[],
+    )?;
     if readable.is_none() {
         return Ok(());
     }

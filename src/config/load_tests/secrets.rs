@@ -52,6 +52,26 @@ fn a_relative_password_file_lies_beside_the_configuration() {
 }
 
 #[test]
+fn a_file_that_would_keep_the_program_waiting_is_refused() {
+    let directory = Directory::new();
+    let fifo = directory.0.join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for (text, secret) in [
+        ("[postgres]\npassword_file = \"{}\"\n", "the password"),
+        ("[kafka]\nsasl_password_file = \"{}\"\n", "the password"),
+        ("[notify]\nurl_file = \"{}\"\n", "the URL"),
+        ("[clickhouse]\nurl = \"https://h\"\nca_cert = \"{}\"\n", "PEM"),
+    ] {
+        let error = refused(&text.replace("{}", fifo.to_str().unwrap()));
+        assert!(error.why().contains("it is not a regular file") && error.hint().contains(secret), "{error}");
+    }
+    // libpq passes over such a file as well.
+    let pgpass = ("PGPASSFILE", fifo.to_str().unwrap());
+    let config = with_file("[postgres]\nurl = \"postgres://u@h/d\"\n", &[pgpass]).unwrap().config;
+    assert!(config.postgres.password.is_none());
+}
+
+#[test]
 fn no_error_repeats_a_secret() {
     for text in [
         "[postgres]\nurl = \"postgres://app:hunter2@h\n",

@@ -103,6 +103,42 @@ fn the_tables_of_pg2ch_are_made_by_the_statements_told() {
 }
 
 #[test]
+fn a_role_without_a_schema_is_given_one_by_the_statement_told() {
+    let mut world = World::on(Servers::in_new_database("check_no_schema"), "check_no_schema", USER_LOGINS, 1);
+    world.sql("DROP TABLE pg2ch_runs, pg2ch_checkpoint, pg2ch_held");
+    let database = world.servers.database().to_owned();
+    for path in ["''", "'$user'"] {
+        let statement = format!("ALTER ROLE app IN DATABASE {database} SET search_path = {path}");
+        world.superuser().batch_execute(&statement).unwrap();
+        for args in [&["init"][..], &["init", "--print"]] {
+            let refused = world.run(args).expect(78).stderr;
+            assert!(refused.contains("the role's search path names no schema"), "{refused}");
+            assert!(refused.contains(&format!("ALTER ROLE app IN DATABASE {database} SET search_path = public;")));
+        }
+        assert_cured(&mut world, "search-path", 78);
+    }
+    world.run(&["init"]).expect(0);
+    world.insert_rows(2);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
+#[test]
+fn init_names_the_setting_under_which_it_may_create_nothing() {
+    let mut world = World::on(Servers::in_new_database("init_read_only"), "init_read_only", USER_LOGINS, 1);
+    // The index goes with the flag.
+    world.sql("ALTER TABLE {t} DROP COLUMN sent_to_kafka");
+    world.sql("ALTER TABLE {t} ADD COLUMN sent_to_kafka boolean NOT NULL DEFAULT FALSE");
+    let database = world.servers.database().to_owned();
+    let read_only = format!("ALTER DATABASE {database} SET default_transaction_read_only = on");
+    world.superuser().batch_execute(&read_only).unwrap();
+    let refused = world.run(&["init"]).expect(78).stderr;
+    assert!(refused.contains("default_transaction_read_only is on"), "{refused}");
+    assert_cured(&mut world, "read-only", 78);
+    world.run(&["init"]).expect(0);
+}
+
+#[test]
 fn a_session_that_must_not_write_is_told_where_that_was_said() {
     let mut world = World::on(Servers::in_new_database("check_read_only"), "check_read_only", USER_LOGINS, 1);
     let database = world.servers.database().to_owned();
@@ -187,6 +223,25 @@ fn a_policy_that_hides_rows_is_an_error() {
     world.settings.insert("[table]", order.into());
     assert_cured(&mut world, "row-level-security", 78);
     world.drop_role(&role);
+}
+
+#[test]
+fn a_policy_on_the_tables_of_pg2ch_is_named_and_lifted_by_the_statement_told() {
+    let mut world = World::on(Servers::in_new_database("check_own_policy"), "check_own_policy", USER_LOGINS, 1);
+    world.insert_rows(2);
+    world.become_role(
+        "GRANT SELECT, UPDATE ON {t} TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_checkpoint, pg2ch_held, pg2ch_runs TO {role}",
+    );
+    for (table, code, run) in [("pg2ch_checkpoint", 78, 77), ("pg2ch_held", 78, 77), ("pg2ch_runs", 0, 0)] {
+        world.superuser().batch_execute(&format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")).unwrap();
+        world.once().expect(run);
+        let found = assert_found(&world, "own-row-level-security", code);
+        assert!(found["fix"].as_str().unwrap().contains(table), "{found}");
+        assert_cured(&mut world, "own-row-level-security", code);
+    }
+    world.once().expect(0);
+    world.assert_exactly_once();
 }
 
 #[test]
