@@ -5,7 +5,7 @@
 //! `.pgpass`.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::credential::open;
@@ -139,7 +139,7 @@ fn note_password(reader: &mut Reader, key: &str, password: Option<&Given<Credent
     }
 }
 
-fn check_readable(place: &str, origin: &Origin, path: &PathBuf) -> Result<()> {
+fn check_readable(place: &str, origin: &Origin, path: &Path) -> Result<()> {
     let fail = |why: String| -> Error {
         refuse(
             place,
