@@ -8,7 +8,7 @@ use super::answer::Answer;
 use super::http::{quote, text};
 use super::target_table::ClickHouseTarget;
 use crate::error::Result;
-use crate::ports::engine::{Engine, Window};
+use crate::ports::engine::{Engine, Window, is_partitioned};
 use crate::ports::layout::Layout;
 use crate::ports::target::View;
 
@@ -61,7 +61,7 @@ impl ClickHouseTarget {
                         (None, _) => Window::Unknown,
                     },
                     layout: engine.as_ref().map_or(Layout::Here, Engine::layout),
-                    is_partitioned: row.is_some_and(|row| !["", "tuple()"].contains(&&*row.partition_key)),
+                    is_partitioned: row.is_some_and(|row| is_partitioned(&row.partition_key)),
                 });
                 for row in view.into_iter().chain(row) {
                     next.extend(row.dependencies_database.iter().cloned().zip(row.dependencies_table.iter().cloned()));

@@ -16,7 +16,7 @@ use crate::clickhouse::{ClickHouseTarget, Http, quote, text};
 use crate::config::{Config, TableConfig};
 use crate::data::{NextOffset, Offsets, POSITION_COLUMNS};
 use crate::error::{Error, ExitCode, Result};
-use crate::fit::{Effect, columns, differences, storage};
+use crate::fit::{Effect, MAKE_ANEW, differences, is_refused_view, storage};
 use crate::kafka::KafkaLog;
 use crate::kafka::admin::{self, Admin};
 use crate::kafka::explain::{is_unknown_topic, refusal};
@@ -279,21 +279,19 @@ impl Init<'_> {
     /// Adds what the target lacks; what would change, or take away, what is there is told, for a person to decide.
     fn alter_target(&mut self, http: &Http, source: &SourceTable, comment: Option<&str>) -> Result<()> {
         let what = format!("cannot alter the target {}", self.table.target);
-        let target = columns::read(http, &what, &self.table.target)?;
+        let target = ClickHouseTarget::new(self.config, self.table)?.describe()?;
         let anew = |script: &mut Script, why: &str| {
             let statements = migration::statements(self.table, source, comment, &target);
             script.add_by_hand(Place::ClickHouse, &self.table.source, why, &statements);
         };
-        let description = ClickHouseTarget::new(self.config, self.table)?.describe()?;
-        let mut found = if storage::is_refused_view(self.table, &description.engine.name) {
-            Vec::new()
-        } else if let Some(why) = migration::foreign(self.leg, &target)? {
+        let is_view = is_refused_view(self.table, &target.engine.name);
+        let foreign = if is_view { None } else { migration::foreign(self.leg, &target)? };
+        if let Some(why) = foreign {
             anew(self.script, &why);
             return Ok(());
-        } else {
-            differences(self.table, Some(&source.columns), &target)
-        };
-        found.extend(storage::misfits(self.table, &[], &description));
+        }
+        let mut found = differences(self.table, Some(&source.columns), &target);
+        found.extend(storage::misfits(self.table, &[], &target));
         found.retain(|difference| difference.effect < Effect::Weaker || difference.is_additive);
         for difference in found {
             if difference.is_additive {
@@ -304,7 +302,7 @@ impl Init<'_> {
                 continue;
             }
             let why = format!("{}: {}", difference.what, difference.why);
-            if REMADE.contains(&difference.id) {
+            if REMADE.contains(&difference.id) || difference.fix.starts_with(MAKE_ANEW) {
                 anew(self.script, &why);
             } else {
                 self.script.add_by_hand(Place::ClickHouse, &self.table.source, &why, &difference.fix);

@@ -6,11 +6,11 @@ use crate::config::{DELETED_MARK, TableConfig};
 use crate::error::Result;
 use crate::fit::deletes::definition;
 use crate::fit::map::target_type;
-use crate::fit::{POSITION, TargetColumn};
+use crate::fit::{POSITION, can_be_taken_over};
 use crate::outcome::backlog;
 use crate::ports::LegContext;
 use crate::ports::source::SourceColumn;
-use crate::ports::target::Target as _;
+use crate::ports::target::TargetDescription;
 use crate::postgres::SourceTable;
 
 /// The findings that only another table settles.
@@ -59,10 +59,9 @@ pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<
 ///
 /// # Errors
 /// ClickHouse's.
-pub fn foreign(leg: &LegContext<'_>, target: &[TargetColumn]) -> Result<Option<String>> {
+pub fn foreign(leg: &LegContext<'_>, target: &TargetDescription) -> Result<Option<String>> {
     let (config, table) = (leg.config, leg.table);
-    let has = |wanted: &str| target.iter().any(|column| column.column.name == wanted);
-    if POSITION.iter().all(|(name, _)| has(name)) {
+    if POSITION.iter().all(|(name, _)| target.column(name).is_some()) {
         return Ok(None);
     }
     let is_ours = backlog::partitions(config, table, leg.watchdog)
@@ -75,8 +74,7 @@ pub fn foreign(leg: &LegContext<'_>, target: &[TargetColumn]) -> Result<Option<S
     }
     Ok(Some(format!(
         "{} has the engine {}, and its rows have no position: they cannot be distinguished from those that the topic still holds",
-        table.target,
-        stored.describe()?.engine.name
+        table.target, target.engine.name
     )))
 }
 
@@ -89,16 +87,23 @@ pub fn statements(
     table: &TableConfig,
     source: &SourceTable,
     comment: Option<&str>,
-    old_columns: &[TargetColumn],
+    old_table: &TargetDescription,
 ) -> String {
     let name = format!("{}.{}", quote(&table.target.database), quote(&table.target.table));
     let old = format!("{}.{}", quote(&table.target.database), quote(&format!("{}_old", table.target.table)));
     let create = create_target(table, source, comment);
-    let made = format!("RENAME TABLE {name} TO {old};\n{create};");
-    let has = |wanted: &str| old_columns.iter().any(|column| column.column.name == wanted);
-    let columns: Vec<String> =
-        target_names(table, &source.columns).into_iter().filter(|name| has(name)).map(quote).collect();
-    let mut columns = columns.join(", ");
+    let kept = if old_table.is_partitioned() {
+        format!("-- to keep PARTITION BY {}, write it before ORDER BY\n", old_table.partition_key)
+    } else {
+        String::new()
+    };
+    let made = format!("{kept}RENAME TABLE {name} TO {old};\n{create};");
+    let has = |wanted: &str| old_table.column(wanted).is_some();
+    let taken_over = |column: &SourceColumn| {
+        let old = old_table.column(table.column_rules.column_of(&column.name)?)?;
+        can_be_taken_over(column, old).then(|| quote(&old.name))
+    };
+    let mut columns = source.columns.iter().filter_map(taken_over).collect::<Vec<_>>().join(", ");
     if has("_ingested_at") {
         columns += ", `_ingested_at`";
     }

@@ -7,23 +7,16 @@ use crate::clickhouse::encode::holds_position;
 use crate::clickhouse::{quote, text};
 use crate::config::{ColumnRules, TableConfig};
 use crate::data::is_own;
+use crate::ports::engine::Rests;
 use crate::ports::source::SourceColumn;
+use crate::ports::target::TargetDescription;
 
 /// The columns that keep a record's position, and the types that hold it.
 pub const POSITION: [(&str, &str); 3] =
     [("_partition", "Int32"), ("_offset", "Int64"), ("_timestamp", "DateTime64(3, 'UTC')")];
 
 /// How a fix begins that no statement on the table can make.
-pub const MAKE_ANEW: &str = "-- a column of ORDER BY cannot be altered: recreate the table";
-
-/// A column of the target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TargetColumn {
-    /// Name, type, default.
-    pub column: Column,
-    /// Whether the table's order, which cannot be altered, rests on it.
-    pub is_in_sorting_key: bool,
-}
+pub const MAKE_ANEW: &str = "-- recreate the table";
 
 /// What a difference means for a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,9 +48,23 @@ pub struct Difference {
     pub is_additive: bool,
 }
 
-/// Compares the columns of a source with those of the target that `table` names; without a source, only the target's own.
+/// Whether the target is a view, and the configuration does not allow that: its columns are another table's.
 #[must_use]
-pub fn differences(table: &TableConfig, source: Option<&[SourceColumn]>, target: &[TargetColumn]) -> Vec<Difference> {
+pub fn is_refused_view(table: &TableConfig, engine: &str) -> bool {
+    matches!(engine, "View" | "MaterializedView" | "WindowView") && table.allow_engine.as_deref() != Some(engine)
+}
+
+/// Compares the columns of a source with those of the target that `table` names; without a source, only the target's own. The
+/// columns of a view are another table's.
+#[must_use]
+pub fn differences(
+    table: &TableConfig,
+    source: Option<&[SourceColumn]>,
+    target: &TargetDescription,
+) -> Vec<Difference> {
+    if is_refused_view(table, &target.engine.name) {
+        return Vec::new();
+    }
     let name = format!("{}.{}", quote(&table.target.database), quote(&table.target.table));
     let mut comparison = Comparison { name, rules: &table.column_rules, target, found: Vec::new() };
     comparison.positions();
@@ -66,7 +73,7 @@ pub fn differences(table: &TableConfig, source: Option<&[SourceColumn]>, target:
             comparison.source_column(column);
         }
     }
-    for column in target {
+    for column in &target.columns {
         comparison.target_column(column, source);
     }
     comparison.found
@@ -75,7 +82,7 @@ pub fn differences(table: &TableConfig, source: Option<&[SourceColumn]>, target:
 struct Comparison<'a> {
     name: String,
     rules: &'a ColumnRules,
-    target: &'a [TargetColumn],
+    target: &'a TargetDescription,
     found: Vec<Difference>,
 }
 
@@ -84,13 +91,20 @@ impl Comparison<'_> {
         self.found.push(Difference { id, effect, what, why: why.into(), fix, is_additive: false });
     }
 
-    fn find(&self, name: &str) -> Option<&TargetColumn> {
-        self.target.iter().find(|other| other.column.name == name)
+    /// `fix` alters the column `name`, or `drops` it; where ClickHouse refuses that, the table has to be made anew `with` it.
+    fn alter(&self, name: &str, fix: String, drops: bool, with: &str) -> String {
+        match self.target.rests_on(name) {
+            Rests::Key => format!("{MAKE_ANEW} {with}: ClickHouse does not alter a column on which a key rests"),
+            Rests::Expressions if drops => {
+                format!("{MAKE_ANEW} {with}: ClickHouse does not drop a column on which expressions rest")
+            }
+            _ => fix,
+        }
     }
 
     fn positions(&mut self) {
         for (wanted, type_name) in POSITION {
-            let Some(found) = self.find(wanted).map(|found| found.column.clone()) else {
+            let Some(found) = self.target.column(wanted) else {
                 let what = format!("{} has no column {wanted}", self.name);
                 let why = "a run recognises rows by their records' partition, offset and timestamp: without them a crash would duplicate rows";
                 let fix = format!("ALTER TABLE {} ADD COLUMN {} {type_name};", self.name, quote(wanted));
@@ -106,11 +120,13 @@ impl Comparison<'_> {
                     self.name,
                     quote(wanted)
                 );
+                let fix = self.alter(wanted, fix, true, &format!("with {wanted} as {type_name}"));
                 self.add("position-kind", Effect::Stops, what, why, fix);
             } else if !holds_position(wanted, &found.type_name) {
                 let what = format!("the target's column {wanted} is of type {}", found.type_name);
                 let why = "it does not hold every value: rows would not be recognised by their records' positions, and a crash would duplicate them";
                 let fix = format!("ALTER TABLE {} MODIFY COLUMN {} {type_name};", self.name, quote(wanted));
+                let fix = self.alter(wanted, fix, false, &format!("with {wanted} as {type_name}"));
                 self.add("position-type", Effect::Stops, what, why, fix);
             }
         }
@@ -136,14 +152,26 @@ impl Comparison<'_> {
             );
             return;
         }
-        match self.find(wanted).cloned() {
+        let target = self.target;
+        match target.column(wanted) {
             None => self.missing(column, wanted),
-            Some(other) => self.compare(column, &other),
+            Some(other) => self.compare(column, other),
         }
     }
 
     /// Rows that are there, and records of the old shape, know nothing of the column: they have NULL there.
     fn missing(&mut self, column: &SourceColumn, wanted: &str) {
+        let members = format!("{wanted}.");
+        if self.target.columns.iter().any(|other| other.name.starts_with(&members)) {
+            let what = format!("the target's column {wanted} is Nested, which is a column for each of its members");
+            let why =
+                "every record would be refused, because ClickHouse adds no column of that name: a run does not start";
+            let fix = format!(
+                "-- give {0} another name in the target, such as `rename = {{ {0} = \"{wanted}_json\" }}` in [[table]], or `ignore` it",
+                column.name
+            );
+            return self.add("column-nested", Effect::Stops, what, why, fix);
+        }
         let comment = column.comment.as_ref().map_or_else(String::new, |c| format!(" COMMENT {}", text(c)));
         let fix = format!(
             "ALTER TABLE {} ADD COLUMN {} {}{comment};",
@@ -156,8 +184,8 @@ impl Comparison<'_> {
         self.mark_additive();
     }
 
-    fn compare(&mut self, column: &SourceColumn, other: &TargetColumn) {
-        let Column { name: target_name, type_name, default_kind, .. } = &other.column;
+    fn compare(&mut self, column: &SourceColumn, other: &Column) {
+        let Column { name: target_name, type_name, default_kind, .. } = other;
         let quoted = quote(target_name);
         if let DefaultKind::Materialized | DefaultKind::Alias = default_kind {
             let kind = default_kind.name();
@@ -177,20 +205,25 @@ impl Comparison<'_> {
                 column.name
             );
             let what = format!("the target's column {target_name} is EPHEMERAL");
+            if is_allowed {
+                let fix = "-- nothing, if that is intended".to_owned();
+                return self.add("column-ephemeral", Effect::Weaker, what, why, fix);
+            }
             // Nothing of it was ever stored.
-            let fix = format!(
-                "ALTER TABLE {name} DROP COLUMN {quoted};\nALTER TABLE {name} ADD COLUMN {quoted} {};",
-                target_type(column),
-                name = self.name
-            );
-            self.add("column-ephemeral", if is_allowed { Effect::Weaker } else { Effect::Stops }, what, why, fix);
+            let (wanted, name) = (target_type(column), &self.name);
+            let fix =
+                format!("ALTER TABLE {name} DROP COLUMN {quoted};\nALTER TABLE {name} ADD COLUMN {quoted} {wanted};");
+            let fix = self.alter(target_name, fix, true, &format!("with {target_name} as {wanted}"));
+            self.add("column-ephemeral", Effect::Stops, what, why, fix);
             return;
         }
         let pair = format!("{} is {} in PostgreSQL and {type_name} in ClickHouse", column.name, column.type_name);
         let takes_null = matches!(ColumnType::parse(type_name), Ok(ColumnType::Nullable(_)));
         let wanted = if takes_null { nullable_target_type(column) } else { target_type(column) };
         let modify = format!("ALTER TABLE {} MODIFY COLUMN {quoted} {wanted};", self.name);
-        let (effect, id, why, fix) = match fit(column, &other.column) {
+        let with = format!("with {target_name} as {wanted}");
+        let modify = self.alter(target_name, modify, false, &with);
+        let (effect, id, why, fix) = match fit(column, other) {
             Fit::Lossless => return,
             Fit::Lossy(why) if self.rules.allow_lossy.contains(&column.name) => {
                 let why = format!("{why}; `allow_lossy` allows it, and what is refused goes to the dead letters");
@@ -202,11 +235,14 @@ impl Comparison<'_> {
                 (Effect::Stops, "type-lossy", why, modify)
             }
             Fit::Impossible(why) => {
-                let fix = if converts(type_name, &wanted) { modify } else { self.replace(column, &quoted) };
+                let fix = if converts(type_name, &wanted) {
+                    modify
+                } else {
+                    self.alter(target_name, self.replace(column, &quoted), true, &with)
+                };
                 (Effect::Stops, "type-impossible", format!("{why}: a run does not start"), fix)
             }
         };
-        let fix = if other.is_in_sorting_key { format!("{MAKE_ANEW} with {target_name} as {wanted}") } else { fix };
         self.add(id, effect, pair, why, fix);
     }
 
@@ -220,8 +256,8 @@ impl Comparison<'_> {
         )
     }
 
-    fn target_column(&mut self, target: &TargetColumn, source: Option<&[SourceColumn]>) {
-        let Column { name, type_name, default_kind, .. } = &target.column;
+    fn target_column(&mut self, target: &Column, source: Option<&[SourceColumn]>) {
+        let Column { name, type_name, default_kind, .. } = target;
         if is_own(name) || matches!(default_kind, DefaultKind::Materialized | DefaultKind::Alias) {
             return;
         }
@@ -249,15 +285,18 @@ impl Comparison<'_> {
             let why =
                 "it has no DEFAULT and takes no NULL, and pg2ch makes up no value: every record without it is refused";
             let fix = format!("ALTER TABLE {} MODIFY COLUMN {quoted} {};", self.name, nullable(type_name));
+            let fix = self.alter(name, fix, false, &format!("without {name}"));
             ("column-extra", Effect::RefusesAll, why.to_owned(), fix)
-        };
-        let fix = if target.is_in_sorting_key && effect != Effect::Harmless {
-            format!("{MAKE_ANEW} without {name}")
-        } else {
-            fix
         };
         self.add(id, effect, what, why, fix);
     }
+}
+
+/// Whether a new table's column can take the values that the old one's has: ClickHouse may be unable to convert them.
+#[must_use]
+pub fn can_be_taken_over(source: &SourceColumn, old: &Column) -> bool {
+    old.default_kind != DefaultKind::Ephemeral
+        && (!matches!(fit(source, old), Fit::Impossible(_)) || converts(&old.type_name, &target_type(source)))
 }
 
 /// Whether ClickHouse converts every value of a column when it is altered: one that it cannot convert blocks the ALTER.
@@ -289,6 +328,7 @@ fn nullable(type_name: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::{ColumnChoice, OnBadRow, Outbox, Removal, TargetName};
+    use crate::ports::engine::Engine;
 
     fn table(rules: ColumnRules) -> TableConfig {
         TableConfig {
@@ -320,33 +360,33 @@ mod tests {
         }
     }
 
-    fn target(name: &str, type_name: &str) -> TargetColumn {
-        let column = Column::new(name, type_name);
-        TargetColumn { column, is_in_sorting_key: false }
+    fn target(columns: &[(&str, &str)]) -> TargetDescription {
+        let columns = POSITION.iter().chain(columns).map(|(name, of)| Column::new(*name, *of)).collect();
+        TargetDescription { columns, ..TargetDescription::default() }
     }
 
     /// What differs between one source column and one target column.
-    fn found(source: &SourceColumn, other: TargetColumn) -> Vec<(&'static str, Effect, String)> {
-        let mut columns: Vec<TargetColumn> = POSITION.iter().map(|(name, of)| target(name, of)).collect();
-        columns.push(other);
-        let found = differences(&table(ColumnRules::default()), Some(std::slice::from_ref(source)), &columns);
+    fn found(source: &SourceColumn, other: &TargetDescription) -> Vec<(&'static str, Effect, String)> {
+        let found = differences(&table(ColumnRules::default()), Some(std::slice::from_ref(source)), other);
         found.into_iter().map(|difference| (difference.id, difference.effect, difference.fix)).collect()
     }
 
     #[test]
     fn a_column_keeps_its_nullability_when_its_type_is_widened() {
         for (now, wanted) in [("Int32", "Int64"), ("Nullable(Int32)", "Nullable(Int64)")] {
-            let told = found(&source("c", "bigint", true), target("c", now));
+            let told = found(&source("c", "bigint", true), &target(&[("c", now)]));
             let fix = format!("ALTER TABLE `d`.`t` MODIFY COLUMN `c` {wanted};");
             assert_eq!(told, [("type-lossy", Effect::Stops, fix)], "{now}");
         }
     }
 
     #[test]
-    fn a_column_of_the_sorting_key_is_not_altered() {
-        let in_key = TargetColumn { is_in_sorting_key: true, ..target("c", "Int32") };
-        let told = found(&source("c", "bigint", true), in_key);
-        assert!(told[0].2.starts_with("-- a column of ORDER BY cannot be altered"), "{told:?}");
+    fn a_column_of_a_key_is_not_altered() {
+        for clause in ["ORDER BY c", "PARTITION BY intDiv(c, 9) ORDER BY id"] {
+            let engine = Engine::parse("MergeTree", &format!("MergeTree {clause}"));
+            let told = found(&source("c", "bigint", true), &TargetDescription { engine, ..target(&[("c", "Int32")]) });
+            assert!(told[0].2.starts_with("-- recreate the table with c as Int64"), "{told:?}");
+        }
     }
 
     #[test]
@@ -356,12 +396,12 @@ mod tests {
             ("LowCardinality(String)", "LowCardinality(Nullable(String))"),
             ("Array(String)", "Array(String) DEFAULT defaultValueOfTypeName('Array(String)')"),
         ] {
-            let told = found(&source("c", "text", true), target("d", now));
+            let told = found(&source("c", "text", true), &target(&[("d", now)]));
             let extra = told.iter().find(|(id, ..)| *id == "column-extra").unwrap();
             assert_eq!(extra.2, format!("ALTER TABLE `d`.`t` MODIFY COLUMN `d` {then};"));
         }
         for quiet in ["Nullable(Int32)", "LowCardinality(Nullable(String))"] {
-            let told = found(&source("c", "text", true), target("d", quiet));
+            let told = found(&source("c", "text", true), &target(&[("d", quiet)]));
             assert!(told.iter().any(|(id, effect, _)| (*id, *effect) == ("column-unfilled", Effect::Harmless)));
         }
     }
@@ -369,7 +409,6 @@ mod tests {
     #[test]
     fn an_ignored_column_is_not_missed() {
         let rules = ColumnRules { ignore: ["c".into()].into(), ..ColumnRules::default() };
-        let columns: Vec<TargetColumn> = POSITION.iter().map(|(name, of)| target(name, of)).collect();
-        assert_eq!(differences(&table(rules), Some(&[source("c", "text", true)]), &columns), []);
+        assert_eq!(differences(&table(rules), Some(&[source("c", "text", true)]), &target(&[])), []);
     }
 }

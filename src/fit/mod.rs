@@ -3,14 +3,13 @@
 //! `check` shows the differences, `init` makes the additive changes and prints the others, and a run will not start where one
 //! of them would lose values.
 
-pub mod columns;
 pub mod deletes;
 mod differences;
 pub mod map;
 pub mod storage;
 pub mod types;
 
-pub use differences::{Difference, Effect, MAKE_ANEW, POSITION, TargetColumn, differences};
+pub use differences::{Difference, Effect, MAKE_ANEW, POSITION, can_be_taken_over, differences, is_refused_view};
 
 use crate::clickhouse::column_type::Column;
 use crate::config::TableConfig;
@@ -23,19 +22,7 @@ use crate::ports::target::TargetDescription;
 /// # Errors
 /// 78 with the first thing that does not fit.
 pub fn require_fit(table: &TableConfig, source: &[SourceColumn], target: &TargetDescription) -> Result<()> {
-    let columns: Vec<TargetColumn> = target
-        .columns
-        .iter()
-        .map(|column| TargetColumn {
-            column: column.clone(),
-            is_in_sorting_key: target.sorting_key.contains(&column.name),
-        })
-        .collect();
-    let mut found = if storage::is_refused_view(table, &target.engine.name) {
-        Vec::new()
-    } else {
-        differences(table, (!source.is_empty()).then_some(source), &columns)
-    };
+    let mut found = differences(table, (!source.is_empty()).then_some(source), target);
     let sent: Vec<&str> = source.iter().map(|column| column.name.as_str()).collect();
     found.extend(storage::misfits(table, &sent, target));
     for weaker in found.iter().filter(|difference| difference.effect == Effect::Weaker) {
@@ -61,6 +48,9 @@ fn hint_of(difference: &Difference) -> String {
             .to_owned()
     } else if difference.is_additive {
         "run `pg2ch init`, which adds what the target lacks. Meanwhile the records stay in the topic".to_owned()
+    } else if fix.starts_with(MAKE_ANEW) {
+        "run `pg2ch check`: it prints the statements that recreate the table with its rows. Meanwhile the records stay in the topic"
+            .to_owned()
     } else if fix.contains('\n') || fix.contains(';') {
         "run `pg2ch check`: it prints the fix and every other mismatch. Meanwhile the records stay in the topic"
             .to_owned()

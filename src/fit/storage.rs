@@ -1,7 +1,7 @@
 //! Whether the target's storage keeps the rows that it is given: its engine, keys, settings, TTL, and the views behind it.
 
 use super::deletes::{self, Misfit};
-use super::differences::{Difference, Effect};
+use super::differences::{Difference, Effect, is_refused_view};
 use crate::clickhouse::quote;
 use crate::config::{TableConfig, TargetName};
 use crate::data::POSITION_COLUMNS;
@@ -14,12 +14,6 @@ pub const RECREATE: &str = "`pg2ch check` prints a table that fits";
 
 /// Engines that keep every row, and versions of a row.
 const KEEPING: [&str; 2] = ["MergeTree", "ReplacingMergeTree"];
-
-/// Whether the target is a view, and the configuration does not allow that: its columns are another table's.
-#[must_use]
-pub fn is_refused_view(table: &TableConfig, engine: &str) -> bool {
-    matches!(engine, "View" | "MaterializedView" | "WindowView") && table.allow_engine.as_deref() != Some(engine)
-}
 
 /// What does not fit; `source` are the names of the source's columns, none where they are not known.
 #[must_use]

@@ -135,13 +135,66 @@ pub fn key_parts(key: &str) -> Vec<String> {
     parts.iter().filter(|part| !part.is_empty()).map(|part| unquoted(part)).collect()
 }
 
+/// Whether a table with this partition key has more than one partition.
+#[must_use]
+pub fn is_partitioned(partition_key: &str) -> bool {
+    !matches!(partition_key, "" | "tuple()")
+}
+
+/// What of a table rests on one of its columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rests {
+    /// Nothing: it may be altered, and dropped.
+    Nothing,
+    /// Expressions, as of a DEFAULT, an index or the TTL: it cannot be dropped.
+    Expressions,
+    /// A key, the engine or a projection that groups: it cannot be altered either.
+    Key,
+}
+
+/// What rests on `column`, by the table's engine and the statement that creates it.
+#[must_use]
+pub fn rests_on(column: &str, engine: &Engine, definition: &str) -> Rests {
+    let (keys, ttl) = engine.clauses.split_at(find_outside(&engine.clauses, "TTL ").unwrap_or(engine.clauses.len()));
+    let mut others = entries(definition);
+    others.retain(|entry| entry_name(entry).as_deref() != Some(column));
+    let groups = |entry: &&String| entry.starts_with("PROJECTION ") && entry.contains(" GROUP BY ");
+    let of_key = others.iter().filter(groups).chain(&engine.arguments).map(String::as_str).chain([keys]);
+    if of_key.into_iter().any(|text| names(text, column)) {
+        return Rests::Key;
+    }
+    let is_named = others.iter().map(String::as_str).chain([ttl]).any(|text| names(text, column));
+    if is_named { Rests::Expressions } else { Rests::Nothing }
+}
+
+/// Whether an expression names a column. What a text in it says counts as well, which does no harm.
+fn names(expression: &str, column: &str) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    expression.match_indices(column).any(|(at, _)| {
+        let after = &expression[at + column.len()..];
+        !expression[..at].ends_with(is_word) && !after.starts_with(|c| is_word(c) || c == '(')
+    })
+}
+
+/// The columns, indexes, constraints and projections of a statement that creates a table.
+fn entries(definition: &str) -> Vec<String> {
+    find_outside(definition, "(").map_or_else(Vec::new, |at| split_arguments(&definition[at + 1..]).0)
+}
+
+/// The column that an entry defines.
+fn entry_name(entry: &str) -> Option<String> {
+    Some(unquoted(&entry[..find_outside(entry, " ")?]))
+}
+
 /// The columns that have a TTL, by the statement that creates the table: a merge sets their expired values to defaults.
 #[must_use]
 pub fn columns_with_ttl(definition: &str) -> Vec<String> {
-    let Some(at) = find_outside(definition, "(") else { return Vec::new() };
-    let columns = split_arguments(&definition[at + 1..]).0;
-    let with_ttl = columns.iter().filter(|column| find_outside(column, " TTL ").is_some());
-    with_ttl.filter_map(|column| Some(unquoted(&column[..find_outside(column, " ")?]))).collect()
+    let columns = entries(definition);
+    columns
+        .iter()
+        .filter(|column| find_outside(column, " TTL ").is_some())
+        .filter_map(|each| entry_name(each))
+        .collect()
 }
 
 /// A quoted identifier or literal without its quotes; anything else as it is.
@@ -255,6 +308,23 @@ mod tests {
                            DEFAULT concat('a', ' TTL ') TTL d + toIntervalDay(1), `e` Array(Date) CODEC(ZSTD(1)) TTL toDate(d), \
                            INDEX i id TYPE minmax) ENGINE = MergeTree ORDER BY id TTL d + toIntervalDay(9)";
         assert_eq!(columns_with_ttl(definition), ["p`q", "e"]);
+    }
+
+    #[test]
+    fn what_rests_on_a_column_is_found_in_the_definition() {
+        let definition = "CREATE TABLE d.t (`id` Int64, `at` DateTime, `day` Date DEFAULT toDate(at), `ver` UInt8, `a` Int8, `b` Int8, \
+                          `c` Int8, `e` DateTime, `free` String CODEC(ZSTD(1)), INDEX i a TYPE minmax GRANULARITY 1, \
+                          PROJECTION p (SELECT b, count() GROUP BY b), PROJECTION q (SELECT * ORDER BY c)) ENGINE = \
+                          ReplacingMergeTree(ver) PARTITION BY toYYYYMM(day) ORDER BY id TTL e + toIntervalDay(1) SETTINGS x = 1";
+        let engine = engine(definition.split_once("ENGINE = ").unwrap().1);
+        let of = |column: &str| rests_on(column, &engine, definition);
+        for column in ["id", "day", "ver", "b"] {
+            assert_eq!(of(column), Rests::Key, "{column}");
+        }
+        for column in ["at", "a", "c", "e"] {
+            assert_eq!(of(column), Rests::Expressions, "{column}");
+        }
+        assert_eq!(of("free"), Rests::Nothing);
     }
 
     #[test]

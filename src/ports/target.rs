@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::engine::{Engine, Window, columns_with_ttl};
+use super::engine::{Engine, Rests, Window, columns_with_ttl, is_partitioned, rests_on};
 use super::layout::Layout;
 use crate::data::{CalendarRange, Column, Offsets, Ranges, RecordId};
 use crate::error::{Error, Result};
 
 /// The target as its server describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TargetDescription {
     /// What identifies it: its UUID, or its name where the database engine has none. The address would not distinguish a table that
     /// was dropped and created again.
@@ -48,6 +48,24 @@ impl TargetDescription {
         let partitions = if view.is_partitioned { rows.min(MOST_PARTITIONS) } else { 1 };
         let views = self.views.iter().filter(|other| other.table == view.table).count();
         (partitions * views) as u64
+    }
+
+    /// What of the table rests on a column.
+    #[must_use]
+    pub fn rests_on(&self, column: &str) -> Rests {
+        rests_on(column, &self.engine, &self.definition)
+    }
+
+    /// Whether its rows lie in more than one partition.
+    #[must_use]
+    pub fn is_partitioned(&self) -> bool {
+        is_partitioned(&self.partition_key)
+    }
+
+    /// The column of this name.
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
     }
 
     /// The columns that keep what is inserted; those that have a TTL do not.

@@ -12,10 +12,10 @@ use crate::commands::migration::{self, REMADE, create_target};
 use crate::config::{Config, TableConfig, TargetName};
 use crate::error::{ExitCode, Result};
 use crate::fit::storage::RECREATE;
-use crate::fit::{Difference, Effect, MAKE_ANEW, TargetColumn, columns, deletes, differences, storage};
+use crate::fit::{Difference, Effect, MAKE_ANEW, deletes, differences, is_refused_view, storage};
 use crate::ports::engine::Engine;
 use crate::ports::layout::Layout;
-use crate::ports::target::Target;
+use crate::ports::target::{Target, TargetDescription};
 
 /// Where only its owner can recreate a table.
 const MEANT: &str = "-- nothing, if that is intended; `pg2ch init --print` shows a table that has it, for another name";
@@ -23,6 +23,7 @@ const MEANT: &str = "-- nothing, if that is intended; `pg2ch init --print` shows
 /// The findings on a table that disappear once it is recreated.
 const SETTLED: &[&str] = &[
     "position-column",
+    "position-kind",
     "position-type",
     "position-index",
     "type-lossy",
@@ -30,6 +31,7 @@ const SETTLED: &[&str] = &[
     "type-unknown",
     "column-missing",
     "column-computed",
+    "column-ephemeral",
     "column-extra",
     "deduplication-window",
     "fsync",
@@ -164,10 +166,10 @@ impl Check<'_> {
             return Ok(());
         };
         self.shared()?;
-        if storage::is_refused_view(self.table, &row.engine) {
+        if is_refused_view(self.table, &row.engine) {
             return self.judge_storage(&self.table.target.clone());
         }
-        let target = columns::read(&self.http, &self.what, &self.table.target)?;
+        let target = ClickHouseTarget::new(self.config, self.table)?.describe()?;
         let source = self.source.map(|source| source.columns.as_slice());
         self.add(differences(self.table, source, &target));
         self.judge_storage(&self.table.target.clone())?;
@@ -189,17 +191,13 @@ impl Check<'_> {
         let table = TableConfig { target: name.clone(), ..self.table.clone() };
         let mut target = ClickHouseTarget::new(self.config, &table)?;
         let description = target.describe()?;
-        let policy = match target.row_policy() {
-            // The privilege that it lacks is among the findings already.
-            Err(error) if error.exit_code() == ExitCode::Permission => None,
-            policy => policy?,
-        };
-        if let Some((why, fix)) = policy {
-            self.findings.add(Severity::Error, "row-policy", format!("not all rows of {name} can be seen"), why, fix);
-        }
         let names: Vec<&str> =
             self.source.iter().flat_map(|source| &source.columns).map(|column| column.name.as_str()).collect();
         let mut found = storage::misfits(&table, &names, &description);
+        // Some of the engines that are refused cannot be read.
+        if !found.iter().any(|each| each.id == "engine" && each.effect == Effect::Stops) {
+            self.row_policy(&mut target, name)?;
+        }
         if *name != self.table.target {
             found.iter_mut().filter(|each| REMADE.contains(&each.id)).for_each(|each| MEANT.clone_into(&mut each.fix));
         }
@@ -211,6 +209,18 @@ impl Check<'_> {
         self.cleanup(&description.engine, &defaults);
         self.fsync(&description.engine, &defaults);
         self.deleted(&description)
+    }
+
+    fn row_policy(&mut self, target: &mut ClickHouseTarget, name: &TargetName) -> Result<()> {
+        let policy = match target.row_policy() {
+            // The privilege that it lacks is among the findings already.
+            Err(error) if error.exit_code() == ExitCode::Permission => None,
+            policy => policy?,
+        };
+        if let Some((why, fix)) = policy {
+            self.findings.add(Severity::Error, "row-policy", format!("not all rows of {name} can be seen"), why, fix);
+        }
+        Ok(())
     }
 
     /// What the server's own configuration says of tables that say nothing.
@@ -269,7 +279,7 @@ impl Check<'_> {
     }
 
     /// What cannot be altered in place: one migration makes the whole table anew, and with it whatever else does not fit.
-    fn migrate(&mut self, target: &[TargetColumn]) {
+    fn migrate(&mut self, target: &TargetDescription) {
         let Some(source) = self.source.filter(|_| self.stored == self.table.target) else {
             if self.source.is_none() {
                 self.findings.reword(RECREATE, WITHOUT_SOURCE);

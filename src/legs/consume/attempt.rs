@@ -132,7 +132,7 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
     fn queries_first(&self, rows: usize) -> bool {
         let description = &self.rules.description;
         let is_forgotten = match description.engine.window() {
-            Window::Tokens(window) => !description.partition_key.is_empty() && 2 * rows as u64 > window,
+            Window::Tokens(window) => description.is_partitioned() && 2 * rows as u64 > window,
             Window::Never | Window::Dropped | Window::Unknown => false,
         };
         description.views.is_empty() || !description.views_remember(rows) || is_forgotten
@@ -321,7 +321,7 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
     /// partition drops everything else that comes with it there.
     fn disarm(&mut self, block: &Block<'_>, rows: &[usize]) -> Result<()> {
         // Without partitions a single row uses the token up.
-        let rows = if self.rules.description.partition_key.is_empty() { &rows[..1] } else { rows };
+        let rows = if self.rules.description.is_partitioned() { rows } else { &rows[..1] };
         let body = block.prepared.body_of(rows);
         self.counts.inserts += 1;
         match self.target.insert(&body, block.token)? {

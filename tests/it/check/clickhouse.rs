@@ -1,7 +1,7 @@
 //! What `pg2ch check` finds in ClickHouse is provoked, its own statement is carried out, and the finding is gone.
 
 use crate::common::World;
-use crate::common::findings::{assert_cured, assert_found, check, finding};
+use crate::common::findings::{assert_cured, assert_found, assert_gone, carry_out, check, finding};
 
 #[test]
 fn what_the_target_lacks_is_mended_by_the_statements_told() {
@@ -105,6 +105,70 @@ fn a_target_of_another_engine_or_order_is_made_anew_with_its_rows() {
 }
 
 #[test]
+fn a_column_on_which_a_key_rests_is_changed_by_making_the_table_anew() {
+    let columns = "id bigint PRIMARY KEY, at timestamptz NOT NULL, n bigint NOT NULL, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
+    for (at, timestamp, entries, keys, id) in [
+        ("DateTime", "DateTime64(3, 'UTC')", "", "PARTITION BY toYYYYMM(at) ORDER BY id", "type-lossy"),
+        (
+            "DateTime",
+            "DateTime64(3, 'UTC')",
+            ", PROJECTION p (SELECT at, count() GROUP BY at)",
+            "ORDER BY id",
+            "type-lossy",
+        ),
+        // Not to be converted, and an index rests on it.
+        ("Array(Int32)", "DateTime64(3, 'UTC')", ", INDEX i at TYPE bloom_filter", "ORDER BY id", "type-impossible"),
+        // The engine's own argument.
+        ("DateTime64(6, 'UTC')", "DateTime", "", "ORDER BY id", "position-type"),
+    ] {
+        let mut world = World::with("check_keys", columns, 1);
+        world.ch("DROP TABLE {t}");
+        world.ch(&format!(
+            "CREATE TABLE {{t}} (id Int64, at {at}, n Int64, _partition Int32, _offset Int64, _timestamp {timestamp}{entries}) \
+             ENGINE = ReplacingMergeTree(_timestamp) {keys} \
+             SETTINGS non_replicated_deduplication_window = 100, deduplicate_merge_projection_mode = 'drop'"
+        ));
+        world.ch("INSERT INTO {t} (id, n, _partition, _offset, _timestamp) VALUES (1, 7, 9, 0, '2026-01-02 03:04:05')");
+        world.sql("INSERT INTO {t} VALUES (2, '2026-01-02 03:04:05.678901Z', 8)");
+        let refused = world.once().expect(78).stderr;
+        assert!(
+            refused.contains("hint: run `pg2ch check`: it prints the statements that recreate"),
+            "{keys}: {refused}"
+        );
+        let printed = world.run(&["init"]).expect(0).stdout;
+        assert!(printed.contains("-- do by hand: ") && printed.contains("RENAME TABLE"), "{keys}: {printed}");
+        assert_cured(&mut world, id, 78);
+        world.once().expect(0);
+        let rows = "SELECT id, n, toString(at, 'UTC') FROM {t} ORDER BY id DESC LIMIT 1";
+        assert_eq!(world.ch(rows), "2\t8\t2026-01-02 03:04:05.678901");
+        assert_eq!(world.ch("SELECT id, n FROM {t} WHERE id = 1"), "1\t7", "{keys}");
+        world.ch("DROP TABLE {t}_old");
+    }
+}
+
+#[test]
+fn a_nested_column_is_named_as_one_and_another_name_is_the_way_out() {
+    let columns = "id bigint PRIMARY KEY, j jsonb NOT NULL, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
+    let mut world = World::with("check_nested", columns, 1);
+    world.ch("ALTER TABLE {t} DROP COLUMN j");
+    world.ch("ALTER TABLE {t} ADD COLUMN j Nested(a Int32, b String)");
+    world.sql(r#"INSERT INTO {t} VALUES (1, '{"a": 1}')"#);
+    let refused = world.once().expect(78).stderr;
+    assert!(refused.contains("is Nested") && refused.contains(r#"`rename = { j = "j_json" }`"#), "{refused}");
+    let printed = world.run(&["init"]).expect(0).stdout;
+    assert!(printed.contains("-- do by hand: ") && printed.contains("j_json"), "{printed}");
+    assert_found(&world, "column-nested", 78);
+    world.settings.insert("[table]", r#"rename = { j = "j_json" }"#.into());
+    world.run(&["init"]).expect(0);
+    for _ in ["j.a", "j.b"] {
+        carry_out(&world, &assert_found(&world, "column-extra", 78));
+    }
+    assert_gone(&world, "column-extra");
+    world.once().expect(0);
+    assert_eq!(world.ch("SELECT id, j_json, `j.a` FROM {t}"), "1\t{\"a\": 1}\t[]");
+}
+
+#[test]
 fn a_target_without_offsets_or_with_shorter_ones_is_an_error() {
     let mut world = World::new("check_offsets");
     world.insert_rows(3);
@@ -134,6 +198,10 @@ fn a_column_that_the_target_computes_is_an_error() {
     }
     world.ch("ALTER TABLE {t} DROP COLUMN user_id");
     world.ch("ALTER TABLE {t} ADD COLUMN user_id Int64 EPHEMERAL");
+    assert_cured(&mut world, "column-ephemeral", 78);
+    // What is computed from it keeps it from being dropped.
+    world.ch("ALTER TABLE {t} DROP COLUMN user_id");
+    world.ch("ALTER TABLE {t} ADD COLUMN user_id Int64 EPHEMERAL, ADD COLUMN twice Int64 DEFAULT user_id * 2");
     assert_cured(&mut world, "column-ephemeral", 78);
     world.ch("ALTER TABLE {t} DROP INDEX _position");
     world.ch("ALTER TABLE {t} DROP COLUMN _offset");

@@ -25,6 +25,7 @@ fn an_engine_that_loses_or_folds_rows_is_refused_with_its_reason() {
         ("Null", "stores nothing"),
         ("Memory", "a restart"),
         ("Log", "remembers no deduplication tokens"),
+        ("Set", "remembers no deduplication tokens"),
         ("SummingMergeTree ORDER BY id", "combine"),
         ("CoalescingMergeTree ORDER BY id", "combine"),
         ("ReplacingMergeTree ORDER BY id", "inserted last"),
@@ -38,6 +39,8 @@ fn an_engine_that_loses_or_folds_rows_is_refused_with_its_reason() {
         let ended = world.once().expect(78);
         assert!(ended.stderr.contains(reason), "{engine}: {}", ended.stderr);
         assert_eq!(ended.number("consume", "inserts"), 0, "{engine}");
+        let shown = world.run(&["check"]).expect(78).stdout;
+        assert!(shown.contains(reason) && !shown.contains("not checked"), "{engine}: {shown}");
     }
 }
 
