@@ -237,7 +237,10 @@ impl<'a> Cursor<'a> {
         if entered {
             let object = self.text.as_bytes()[at] == b'{';
             if !nesting.enter(object) {
-                return Err(Fault::new(at, format!("nested more than {MAX_NESTING} levels deep")));
+                return Err(Fault::new(
+                    at,
+                    format!("nested more than {MAX_NESTING} levels deep, which no column takes"),
+                ));
             }
             if object {
                 self.key()?;

@@ -7,8 +7,9 @@ use crate::commands::verify::contents::Contents;
 use crate::commands::verify::pruned::is_time;
 use crate::config::TableConfig;
 use crate::error::{Error, Result};
+use crate::fit::map::nullable_target_type;
 use crate::fit::{Effect, POSITION, storage};
-use crate::ports::engine::Engine;
+use crate::ports::engine::{Engine, Rests};
 use crate::ports::layout::Layout;
 use crate::ports::source::SourceColumn;
 use crate::ports::target::{Target as _, TargetDescription};
@@ -73,11 +74,7 @@ pub fn require_target(
     let (columns, rules) = (&description.keeping_columns(), &config.column_rules);
     if !rules.column_of(by).is_some_and(|name| is_time(columns, name)) {
         let why = format!("the target does not have {by} as a date or time");
-        return Err(Error::config(
-            what,
-            why,
-            "run `pg2ch check`: it prints the statement that adds or alters the column",
-        ));
+        return Err(Error::config(what, why, remedy(config, table, by, description)));
     }
     if let Some((name, _)) = POSITION.iter().find(|(name, _)| columns.iter().all(|column| column.name != *name)) {
         return Err(Error::config(what, format!("the target has no column {name}"), "run `pg2ch init`"));
@@ -104,6 +101,32 @@ pub fn require_target(
         });
     }
     Ok((contents, warnings))
+}
+
+/// What to do about a target that does not show how old its rows are.
+fn remedy(config: &TableConfig, table: &SourceTable, by: &str, description: &TargetDescription) -> String {
+    let other = "name another column that is sent and is a date or time there, such as created_at";
+    let Some(name) = config.column_rules.column_of(by) else {
+        return format!("{other}, or take {by} out of `ignore` in [[table]]");
+    };
+    let Some(column) = description.column(name) else {
+        return format!("run `pg2ch init`, which adds the column {name}; or {other}");
+    };
+    let (sql_name, quoted) =
+        (format!("{}.{}", quote(&config.target.database), quote(&config.target.table)), quote(name));
+    if is_time(std::slice::from_ref(column), name) {
+        return format!("{other}, or: ALTER TABLE {sql_name} MODIFY COLUMN {quoted} REMOVE TTL");
+    }
+    let source = table.columns.iter().find(|column| column.name == by);
+    match source.filter(|_| description.rests_on(name) == Rests::Nothing) {
+        // A text need not be a time: what cannot be converted would block the ALTER.
+        Some(source) => format!(
+            "{other}, or replace this one: ALTER TABLE {sql_name} DROP COLUMN {quoted}; ALTER TABLE {sql_name} ADD COLUMN {quoted} {}; \
+             it is empty then, and `pg2ch verify --deep --repair --confirm` has the rows sent again",
+            nullable_target_type(source)
+        ),
+        None => other.to_owned(),
+    }
 }
 
 /// A cascade would delete rows of other tables, which nobody has asked about.

@@ -40,6 +40,34 @@ fn what_prune_refuses_it_refuses_in_a_dry_run_too() {
     assert_eq!(ids(&mut world), "1 2 3 4 5 6 7 8");
 }
 
+#[test]
+fn a_column_that_the_target_has_as_text_is_replaced_as_the_hint_says() {
+    let mut world = world("prune_text");
+    world.ch("SYSTEM START MERGES {t}");
+    world.ch("ALTER TABLE {t} MODIFY COLUMN event_time String");
+    let hint_of = |world: &World, why: &str| {
+        let refusal = world.run(AGE).expect(78).stderr;
+        assert!(refusal.contains(why), "{refusal}");
+        refusal.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap().to_owned()
+    };
+    let hint = hint_of(&world, "does not have event_time as a date or time");
+    let found = refused_in_check(&mut world, "");
+    assert!(found.contains("does not have event_time"), "{found}");
+    let statements = hint.split("replace this one: ").nth(1).unwrap();
+    statements.split("; ").take(2).for_each(|statement| drop(world.ch(statement)));
+    world.run(&["verify", "--deep", "--repair", "--confirm"]);
+    world.once().expect(0);
+    world.run(&["verify", "--deep"]).expect(0);
+    prune(&world, &[], 0);
+
+    world.ch("ALTER TABLE {t} MODIFY COLUMN event_time TTL _timestamp + INTERVAL 90 DAY");
+    let hint = hint_of(&world, "does not have event_time as a date or time");
+    world.ch(hint.split(", or: ").nth(1).unwrap());
+    prune(&world, &[], 0);
+    world.ch("ALTER TABLE {t} DROP COLUMN event_time");
+    assert!(hint_of(&world, "does not have event_time").starts_with("run `pg2ch init`, which adds"));
+}
+
 /// The finding on `keep` has the words of prune's refusal.
 fn refused_in_check(world: &mut World, settings: &str) -> String {
     world.settings.insert("[table]", settings.into());
