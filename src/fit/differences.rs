@@ -361,7 +361,7 @@ mod tests {
     }
 
     fn target(columns: &[(&str, &str)]) -> TargetDescription {
-        let columns = POSITION.iter().chain(columns).map(|(name, of)| Column::new(*name, *of)).collect();
+        let columns = POSITION.iter().chain(columns).map(|(name, of)| Column::new(name, of)).collect();
         TargetDescription { columns, ..TargetDescription::default() }
     }
 
