@@ -19,9 +19,11 @@ pub fn condition_uses(session: &mut Session, table: &SourceTable, column: &str) 
     session.in_catalog(&what, |session| {
         let columns = column_names(session, table.oid, &table.name)?;
         let others: Vec<String> = columns.iter().filter(|other| *other != column).map(|other| quote(other)).collect();
-        // Without the column, PostgreSQL understands a condition only if it does not need it.
+        // Without the column, PostgreSQL understands a condition only if it does not need it. System columns it may name.
         let (columns, name, taken) = (others.join(", "), &table.name, table.taken_sql());
-        let sql = format!("SELECT FROM (SELECT {columns} FROM {name}) AS t WHERE {taken}");
+        let sql = format!(
+            "SELECT FROM (SELECT {columns}, ctid, xmin, xmax, cmin, cmax, tableoid FROM {name}) AS t WHERE {taken}"
+        );
         match session.raw(&what, |client| client.prepare(&sql)) {
             Ok(_) => Ok(false),
             Err(error) if error.code() == Some(&SqlState::UNDEFINED_COLUMN) => Ok(true),

@@ -185,10 +185,15 @@ fn pinned_sql(nature: &Nature, limit: u128, more: &[(&str, &str)]) -> String {
     let mut settings = BTreeMap::from([("statement_timeout", limit.as_str()), ("lock_timeout", limit.as_str())]);
     settings.extend(PINNED.iter().chain(more).copied());
     let settings: Vec<String> = settings.iter().map(|(name, value)| format!("('{name}', '{value}')")).collect();
+    let role_path = if nature.is_in_catalog() && more.iter().all(|(name, _)| *name != "search_path") {
+        "UNION ALL SELECT name, reset_val FROM pg_catalog.pg_settings WHERE name = 'search_path'"
+    } else {
+        ""
+    };
     format!(
         "SELECT pg_catalog.set_config(name, value, false) FROM (
              VALUES {} UNION ALL SELECT name, '0' FROM (VALUES ('idle_session_timeout'), ('transaction_timeout')) AS later (name)
-             WHERE pg_catalog.current_setting(name, true) IS NOT NULL) AS pinned (name, value)
+             WHERE pg_catalog.current_setting(name, true) IS NOT NULL {role_path}) AS pinned (name, value)
          WHERE pg_catalog.pg_backend_pid() = {}",
         settings.join(", "),
         nature.process()

@@ -34,6 +34,7 @@ pub struct Nature {
     version_name: String,
     is_standby: bool,
     is_read_only: bool,
+    is_in_catalog: bool,
 }
 
 impl Nature {
@@ -45,7 +46,7 @@ impl Nature {
         let messages = client.simple_query(
             "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num'),
                     pg_catalog.current_setting('server_version'), pg_catalog.pg_is_in_recovery(),
-                    pg_catalog.current_setting('default_transaction_read_only')",
+                    pg_catalog.current_setting('default_transaction_read_only'), pg_catalog.current_setting('search_path')",
         )?;
         let answers = answers_of(messages);
         let row = answers.first().and_then(|rows| rows.first());
@@ -56,7 +57,14 @@ impl Nature {
             version_name: column(2),
             is_standby: column(3) == "t",
             is_read_only: column(4) == "on",
+            is_in_catalog: column(5) == "pg_catalog",
         })
+    }
+
+    /// Whether its search path was that of pg2ch's readers when it was opened: a pooler without a `server_reset_query` hands out what
+    /// another session has left.
+    pub const fn is_in_catalog(&self) -> bool {
+        self.is_in_catalog
     }
 
     /// The server process behind the session.
@@ -148,6 +156,7 @@ mod tests {
             version_name: "12.0".into(),
             is_standby: false,
             is_read_only: false,
+            is_in_catalog: false,
         };
         fit.require_writable("h:1").unwrap();
         let told = |nature: Nature| nature.require_writable("h:1").unwrap_err().to_string();

@@ -18,6 +18,11 @@ pub struct Pooler {
 impl Pooler {
     /// In `mode`, with at most `size` server connections.
     pub fn start(world: &World, mode: &str, size: u32) -> Self {
+        Self::start_with(world, mode, size, "server_reset_query_always = 0")
+    }
+
+    /// The same with another `line` in its file.
+    pub fn start_with(world: &World, mode: &str, size: u32, line: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("pg2ch-pooler-{mode}-{size}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let port = free_port();
@@ -25,7 +30,7 @@ impl Pooler {
         let text = format!(
             "[databases]\napp = host=127.0.0.1 port={server} user=app password=app\n\
              [pgbouncer]\nlisten_addr = localhost\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n\
-             default_pool_size = {size}\nserver_reset_query_always = 0\n"
+             default_pool_size = {size}\n{line}\n"
         );
         std::fs::write(dir.join("pgbouncer.ini"), text).unwrap();
         let process = listening(&dir, port);

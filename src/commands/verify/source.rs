@@ -175,12 +175,7 @@ impl Source {
     /// PostgreSQL's.
     pub fn flagged_rows(&mut self, key: &KeyText, columns: &[String], record_keys: &[&str]) -> Result<Vec<SourceRow>> {
         let mut found = Vec::new();
-        let sql = format!(
-            "{} JOIN unnest($1::text[]) AS w (pg2ch_key) ON {} WHERE {}",
-            self.rows_sql(key, columns),
-            self.table.key_equals_sql("t", "w.pg2ch_key"),
-            self.sent_sql(),
-        );
+        let sql = format!("{}, {}", self.rows_sql(key, columns), self.named_sql(),);
         for chunk in record_keys.chunks(FETCH) {
             found.extend(self.asker.query(&self.what, &sql, &[&chunk])?.iter().map(row_of));
         }
@@ -200,12 +195,10 @@ impl Source {
     ) -> Result<HashMap<u64, Vec<Option<String>>>> {
         let mut found = HashMap::new();
         let sql = format!(
-            "SELECT {number}, ARRAY[{expressions}]::text[] FROM {name} AS t JOIN unnest($1::text[]) AS w (pg2ch_key) ON {by_key}
-             WHERE {sent}",
+            "SELECT {number}, ARRAY[{expressions}]::text[] FROM {name} AS t, {named}",
             number = key.source_number_sql(),
             name = self.table.name,
-            by_key = self.table.key_equals_sql("t", "w.pg2ch_key"),
-            sent = self.sent_sql(),
+            named = self.named_sql(),
         );
         for chunk in record_keys.chunks(FETCH) {
             let rows = self.asker.query(&self.what, sql.as_str(), &[&chunk])?;
@@ -220,12 +213,7 @@ impl Source {
     /// PostgreSQL's.
     pub fn flagged_where(&mut self, condition: &str, record_keys: &[&str]) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        let sql = format!(
-            "SELECT w.pg2ch_key FROM {} AS t JOIN unnest($1::text[]) AS w (pg2ch_key) ON {} WHERE {} AND {condition}",
-            self.table.name,
-            self.table.key_equals_sql("t", "w.pg2ch_key"),
-            self.sent_sql(),
-        );
+        let sql = format!("SELECT w.pg2ch_key FROM {} AS t, {} AND {condition}", self.table.name, self.named_sql(),);
         for chunk in record_keys.chunks(FETCH) {
             let rows = self.asker.query(&self.what, &sql, &[&chunk])?;
             found.extend(rows.iter().map(|row| row.get::<_, String>(0)));
@@ -242,11 +230,9 @@ impl Source {
         let (name, flag) = (&self.table.name, self.table.flag_sql());
         let sql = format!(
             "UPDATE {name} AS u SET {flag} = FALSE FROM (
-                 SELECT t.tableoid, t.ctid FROM {name} AS t JOIN unnest($1::text[]) AS w (pg2ch_key) ON {by_key}
-                 WHERE {sent} FOR NO KEY UPDATE OF t SKIP LOCKED) AS s
+                 SELECT t.tableoid, t.ctid FROM {name} AS t, {named} FOR NO KEY UPDATE OF t SKIP LOCKED) AS s
              WHERE u.tableoid = s.tableoid AND u.ctid = s.ctid AND u.{flag}",
-            by_key = self.table.key_equals_sql("t", "w.pg2ch_key"),
-            sent = self.sent_sql(),
+            named = self.named_sql(),
         );
         let what = format!("cannot unflag rows of {name}");
         let mut unflagged = 0;
@@ -259,6 +245,13 @@ impl Source {
     /// Whether a row, its alias `t`, belongs in the target: a flagged one within the condition.
     fn sent_sql(&self) -> String {
         format!("t.{} AND {}", self.table.flag_sql(), self.table.taken_sql())
+    }
+
+    /// What reads, of the rows of the alias `t`, those with a record key among `$1` that belong in the target. It stands after a comma:
+    /// within a JOIN PostgreSQL does not find system columns, which `where` may name, without their table.
+    fn named_sql(&self) -> String {
+        let by_key = self.table.key_equals_sql("t", "w.pg2ch_key");
+        format!("unnest($1::text[]) AS w (pg2ch_key) WHERE {by_key} AND {}", self.sent_sql())
     }
 
     fn rows_sql(&self, key: &KeyText, columns: &[String]) -> String {

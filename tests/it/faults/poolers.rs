@@ -80,6 +80,24 @@ fn a_pool_that_begins_to_share_its_sessions_between_two_runs_is_named() {
     world.assert_exactly_once();
 }
 
+#[test]
+fn a_pool_that_leaves_sessions_as_they_were_is_no_hindrance() {
+    let mut world = World::new("pool_without_reset");
+    let pool = Pooler::start_with(&world, "session", 2, "server_reset_query =");
+    world.settings.insert("postgres", pool.url());
+    // What gets a session after `verify` finds its search path there.
+    for args in [&["--once"][..], &["check"], &["init"], &["status"], &["consume"]] {
+        world.run(&["verify", "--deep"]).expect(0);
+        let ended = world.run(args).expect(0);
+        assert!(!ended.stdout.contains("missing]"), "{args:?}: {}", ended.stdout);
+    }
+    drop(pool);
+    world.settings.remove("postgres");
+    world.insert_rows(2);
+    world.once().expect(0);
+    world.assert_exactly_once();
+}
+
 fn is_row(message: &postgres::SimpleQueryMessage) -> bool {
     matches!(message, postgres::SimpleQueryMessage::Row(_))
 }

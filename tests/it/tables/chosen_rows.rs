@@ -149,6 +149,23 @@ fn a_condition_that_means_something_else_to_the_role_is_refused_until_its_operat
 }
 
 #[test]
+fn a_condition_may_name_the_system_columns_of_a_row() {
+    let condition = "tableoid IS NOT NULL AND ctid IS NOT NULL AND xmin IS NOT NULL";
+    let mut world = choosing("system_columns", condition);
+    world.insert_rows(5);
+    first_table(&world, &["check", "--json"], 0);
+    assert_eq!(world.once().expect(0).number("produce", "rows_flagged"), 5);
+    world.insert_rows(1);
+    world.sql("UPDATE {t} SET sent_to_kafka = TRUE WHERE id = 6");
+    let verified = first_table(&world, &["verify", "--deep", "--json"], 65);
+    assert_eq!(verified["missing"]["count"], 1, "{verified}");
+    // The next run sends what is missing.
+    world.run(&["verify", "--deep", "--repair", "--confirm"]).expect(65);
+    assert_eq!(world.once().expect(0).number("produce", "rows_flagged"), 1);
+    first_table(&world, &["verify", "--deep", "--json"], 0);
+}
+
+#[test]
 fn the_index_of_unsent_rows_has_the_condition_where_an_index_can() {
     let definition =
         "SELECT string_agg(indexdef, ';') FROM pg_indexes WHERE tablename = $1 AND indexdef LIKE '%NOT sent%'";
