@@ -175,7 +175,7 @@ impl Source {
     /// PostgreSQL's.
     pub fn flagged_rows(&mut self, key: &KeyText, columns: &[String], record_keys: &[&str]) -> Result<Vec<SourceRow>> {
         let mut found = Vec::new();
-        let sql = format!("{}, {}", self.rows_sql(key, columns), self.named_sql(),);
+        let sql = format!("{}, {}", self.rows_sql(key, columns), self.named_sql());
         for chunk in record_keys.chunks(FETCH) {
             found.extend(self.asker.query(&self.what, &sql, &[&chunk])?.iter().map(row_of));
         }
@@ -213,7 +213,7 @@ impl Source {
     /// PostgreSQL's.
     pub fn flagged_where(&mut self, condition: &str, record_keys: &[&str]) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        let sql = format!("SELECT w.pg2ch_key FROM {} AS t, {} AND {condition}", self.table.name, self.named_sql(),);
+        let sql = format!("SELECT w.pg2ch_key FROM {} AS t, {} AND {condition}", self.table.name, self.named_sql());
         for chunk in record_keys.chunks(FETCH) {
             let rows = self.asker.query(&self.what, &sql, &[&chunk])?;
             found.extend(rows.iter().map(|row| row.get::<_, String>(0)));
