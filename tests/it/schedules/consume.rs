@@ -80,6 +80,18 @@ fn commits_that_kafka_has_lost_double_nothing() {
 }
 
 #[test]
+fn a_group_that_was_left_and_is_used_again_doubles_nothing() {
+    let mut world = copied("groups", 12);
+    let groups = [format!("group = \"{}_other\"", world.name), format!("group = \"{}\"", world.name)];
+    for group in groups.iter().cycle().take(4) {
+        world.settings.insert("[table]", group.clone());
+        world.insert_rows(5);
+        world.once().expect(0);
+        world.assert_exactly_once();
+    }
+}
+
+#[test]
 fn two_targets_that_share_a_group_each_get_everything() {
     let mut world = copied("shared", 10);
     world.ch("CREATE TABLE {t}_b AS {t}");
