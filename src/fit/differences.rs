@@ -15,6 +15,10 @@ use crate::ports::target::TargetDescription;
 pub const POSITION: [(&str, &str); 3] =
     [("_partition", "Int32"), ("_offset", "Int64"), ("_timestamp", "DateTime64(3, 'UTC')")];
 
+/// Rows without a position would be taken for others.
+const POSITION_HINT: &str = "run `pg2ch init`, which adds it to an empty target. For one with rows, `pg2ch check` prints the statements that keep them. \
+     Meanwhile the records stay in the topic";
+
 /// How a fix begins that no statement on the table can make.
 pub const MAKE_ANEW: &str = "-- recreate the table";
 
@@ -46,6 +50,8 @@ pub struct Difference {
     pub fix: String,
     /// Whether the fix only adds: nothing that is stored changes.
     pub is_additive: bool,
+    /// What a run says to do about it, where that is not the fix.
+    pub hint: Option<&'static str>,
 }
 
 /// Whether the target is a view, and the configuration does not allow that: its columns are another table's.
@@ -88,7 +94,7 @@ struct Comparison<'a> {
 
 impl Comparison<'_> {
     fn add(&mut self, id: &'static str, effect: Effect, what: String, why: impl Into<String>, fix: String) {
-        self.found.push(Difference { id, effect, what, why: why.into(), fix, is_additive: false });
+        self.found.push(Difference { id, effect, what, why: why.into(), fix, is_additive: false, hint: None });
     }
 
     /// `fix` alters the column `name`, or `drops` it; where ClickHouse refuses that, the table has to be made anew `with` it.
@@ -109,7 +115,7 @@ impl Comparison<'_> {
                 let why = "a run recognises rows by their records' partition, offset and timestamp: without them a crash would duplicate rows";
                 let fix = format!("ALTER TABLE {} ADD COLUMN {} {type_name};", self.name, quote(wanted));
                 self.add("position-column", Effect::Stops, what, why, fix);
-                self.mark_additive();
+                self.mark_additive(Some(POSITION_HINT));
                 continue;
             };
             if !matches!(found.default_kind, DefaultKind::None | DefaultKind::Default) {
@@ -132,9 +138,9 @@ impl Comparison<'_> {
         }
     }
 
-    fn mark_additive(&mut self) {
+    fn mark_additive(&mut self, hint: Option<&'static str>) {
         if let Some(last) = self.found.last_mut() {
-            last.is_additive = true;
+            (last.is_additive, last.hint) = (true, hint);
         }
     }
 
@@ -181,7 +187,7 @@ impl Comparison<'_> {
         );
         let why = "every record is refused: pg2ch never drops a field silently";
         self.add("column-missing", Effect::RefusesAll, format!("the target has no column {wanted}"), why, fix);
-        self.mark_additive();
+        self.mark_additive(None);
     }
 
     fn compare(&mut self, column: &SourceColumn, other: &Column) {

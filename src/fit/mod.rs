@@ -41,11 +41,8 @@ pub fn require_fit(table: &TableConfig, source: &[SourceColumn], target: &Target
 /// What to do about it: a statement, where one is enough.
 fn hint_of(difference: &Difference) -> String {
     let fix = difference.fix.trim_end_matches(';');
-    if difference.id == "position-column" {
-        // Rows without a position would be taken for others.
-        "run `pg2ch init`, which adds it to an empty target. For one with rows, `pg2ch check` prints the statements that keep them. \
-         Meanwhile the records stay in the topic"
-            .to_owned()
+    if let Some(hint) = difference.hint {
+        hint.to_owned()
     } else if difference.is_additive {
         "run `pg2ch init`, which adds what the target lacks. Meanwhile the records stay in the topic".to_owned()
     } else if fix.starts_with(MAKE_ANEW) {

@@ -53,7 +53,7 @@ impl Check<'_> {
         fix: impl Into<String>,
     ) {
         let (what, why, fix) = (what.into(), why.into(), fix.into());
-        self.found.push(Difference { id, effect, what, why, fix, is_additive: false });
+        self.found.push(Difference { id, effect, what, why, fix, is_additive: false, hint: None });
     }
 
     /// What loses or folds rows stops a run, unless the configuration names the engine.
