@@ -38,8 +38,12 @@ fn assert_untouched(pool: &Pooler) {
 }
 
 /// The end of a process that repeats its runs, which a transaction pool has to bring about within half a minute.
-fn ends_for_the_pool(world: &mut World, mut run: Child) {
-    let has_ended = |_: &mut World| run.try_wait().unwrap().is_some();
+/// Meanwhile an application may use the pool.
+fn ends_for_the_pool(world: &mut World, mut run: Child, mut application: impl FnMut()) {
+    let has_ended = |_: &mut World| {
+        application();
+        run.try_wait().unwrap().is_some()
+    };
     world.wait_until(has_ended, "the process to end");
     let ended = Ended::of(&run.wait_with_output().unwrap()).expect(78);
     assert!(ended.stderr.contains("(transaction pooling)"), "{}", ended.stderr);
@@ -55,7 +59,7 @@ fn a_pool_that_comes_back_as_one_of_transactions_is_refused_before_anything_is_s
     world.insert_rows(5);
     world.wait_until(|world| world.unsent() == 0, "the rows to be flagged");
     pool.restart_as("transaction");
-    ends_for_the_pool(&mut world, run);
+    ends_for_the_pool(&mut world, run, || ());
     assert_untouched(&pool);
     drop(pool);
     world.settings.remove("postgres");
@@ -71,9 +75,12 @@ fn a_pool_that_begins_to_share_its_sessions_between_two_runs_is_named() {
     let run = world.start(&["--every", "1s"]);
     world.insert_rows(5);
     world.wait_until(|world| world.unsent() == 0, "the rows to be flagged");
+    // Until another session uses the pool, each of pg2ch's comes to the same server process as before.
+    let mut application = pool.session();
     pool.reload_as("transaction");
     world.insert_rows(5);
-    ends_for_the_pool(&mut world, run);
+    let use_pool = || application.batch_execute("BEGIN; SELECT pg_sleep(0.4); COMMIT").unwrap();
+    ends_for_the_pool(&mut world, run, use_pool);
     drop(pool);
     world.settings.remove("postgres");
     world.run(&["--once", "--wait-lock", "10s"]).expect(0);
