@@ -4,18 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use serde::Deserialize;
-
 use super::http::quote;
 use super::target_table::ClickHouseTarget;
 use crate::data::{Offsets, Ranges, RecordId};
 use crate::error::{Error, Result};
-
-/// A partition of which the table holds something.
-#[derive(Deserialize)]
-struct Holds {
-    partition: i32,
-}
 
 /// Int32, Int64 and Int64, as RowBinary has them.
 const ROW: usize = 20;
@@ -77,16 +69,10 @@ impl ClickHouseTarget {
         if conditions.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let what = format!("cannot query whether {} holds records beyond the offsets", self.name());
-        let sql = format!(
-            "SELECT DISTINCT {PARTITION} AS partition FROM {} WHERE {} FORMAT JSONEachRow",
-            self.sql_name(),
-            conditions.join(" OR ")
-        );
-        let answer = self.query(&what, &sql)?;
-        let rows = serde_json::Deserializer::from_slice(&answer).into_iter::<Holds>();
-        let partitions: Result<_, _> = rows.map(|row| row.map(|row| row.partition)).collect();
-        partitions.map_err(|error| Error::bug(what, format!("the answer cannot be read: {error}")))
+        let (name, conditions) = (self.sql_name(), conditions.join(" OR "));
+        let found =
+            self.ids(&format!("DISTINCT {PARTITION}, toInt64(0), toInt64(1) FROM {name} WHERE {conditions}"))?;
+        Ok(found.into_iter().map(|id| id.partition).collect())
     }
 
     /// The highest offset of each partition.
@@ -102,14 +88,23 @@ impl ClickHouseTarget {
         Ok(held.into_iter().collect())
     }
 
+    /// Those that are found, of a table no rows of which are hidden.
     fn rows(&mut self, select: &str) -> Result<Vec<RecordId>> {
-        let what = format!("cannot query which records {} holds", self.name());
         if !self.sees_all_rows {
             if let Some((why, fix)) = self.row_policy()? {
-                return Err(Error::config(what, why, format!("let its user see every row: {fix}")));
+                return Err(Error::config(self.what(), why, format!("let its user see every row: {fix}")));
             }
             self.sees_all_rows = true;
         }
+        self.ids(select)
+    }
+
+    fn what(&self) -> String {
+        format!("cannot query which records {} holds", self.name())
+    }
+
+    fn ids(&mut self, select: &str) -> Result<Vec<RecordId>> {
+        let what = self.what();
         // An array has its length in front: what a proxy has cut off is missed.
         let answer =
             self.query(&what, &format!("SELECT groupArray(tuple(*)) FROM (SELECT {select}) FORMAT RowBinary"))?;
