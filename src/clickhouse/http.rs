@@ -76,7 +76,8 @@ pub struct Http {
     url: ClickHouseUrl,
     /// Kept once it has answered: another replica may not have yet what this one has confirmed.
     answered: Arc<OnceLock<String>>,
-    /// How many kinds of settings that server does not know: of [`PINNED_BY_NEWER`], then [`PINNED`].
+    /// How many kinds of settings that server does not know, as far as it has shown: of [`PINNED_BY_NEWER`], then [`PINNED`]. Of the
+    /// newest it has to say that it knows them: an unknown name is an error in its log.
     unknown: Arc<AtomicUsize>,
     user: String,
     password: Arc<Password>,
@@ -132,17 +133,17 @@ impl Http {
             agent,
             url: clickhouse.url.clone(),
             answered: Arc::default(),
-            unknown: Arc::default(),
+            unknown: Arc::new(AtomicUsize::new(1)),
             user: clickhouse.user.clone(),
             password: Arc::new(Password { kept: clickhouse.password.clone(), taken: Mutex::new(None) }),
             limit: config.timeouts.clickhouse,
         })
     }
 
-    /// The client for another run: its connections are kept; which of several servers answers, and what it knows, is found out anew.
+    /// The client for another run: its connections are kept; which of several servers answers is found out anew.
     #[must_use]
     pub fn for_another_run(self) -> Self {
-        Self { answered: Arc::default(), unknown: Arc::default(), ..self }
+        Self { answered: Arc::default(), ..self }
     }
 
     /// How long a request may take.
@@ -167,6 +168,19 @@ impl Http {
     #[must_use]
     pub fn user(&self) -> &str {
         &self.user
+    }
+
+    /// Pins the newest settings, too, from now on; whether they were not.
+    pub(super) fn pin_newest(&self) -> bool {
+        self.unknown.swap(0, Ordering::Relaxed) > 0
+    }
+
+    /// The same if the server knows them; `settings` are those that it knows.
+    pub(super) fn pin_known(&self, settings: &[String]) {
+        let [newest, ..] = PINNED_BY_NEWER;
+        if newest.iter().all(|(name, _)| settings.iter().any(|known| known == name)) {
+            self.pin_newest();
+        }
     }
 
     /// Sends a statement under the pinned settings, and under some of its own. A server that is too old for some of them gets it

@@ -190,6 +190,21 @@ impl ClickHouseTarget {
 
     /// Everything in one question: an idle run should cost next to nothing.
     fn inspect(&mut self) -> Result<TableRow> {
+        let row = match self.look_at_table()? {
+            // A profile that wraps questions, or chooses their format, is overridden by settings that older servers do not know.
+            Err(_) if self.http.pin_newest() => self.look_at_table()?,
+            looked_up => looked_up,
+        }?;
+        self.http.pin_known(&row.settings);
+        self.known = Some(Known { settings: Settings::among(&row.settings), layout: Layout::of(&row.engine) });
+        Ok(row)
+    }
+
+    /// What the server says of the table, or why that is of no use.
+    ///
+    /// # Errors
+    /// 69 if no answer comes.
+    fn look_at_table(&self) -> Result<Result<TableRow>> {
         let what = format!("cannot look up the target {}", self.name);
         let sql = format!(
             "SELECT engine, toString(uuid) AS uuid, engine_full, create_table_query, sorting_key, partition_key, \
@@ -207,12 +222,12 @@ impl ClickHouseTarget {
         let answer = match self.http.ask(&sql, own) {
             Ok(Answer::Ok(answer)) => answer,
             Ok(Answer::Exception(exception)) if matches!(exception.code, UNKNOWN_IDENTIFIER | UNKNOWN_SETTING) => {
-                return Err(self.unfit(
+                return Ok(Err(self.unfit(
                     format!("the server does not know insert_deduplication_token: {exception}"),
                     "upgrade the server to ClickHouse 22.2 or later: without tokens an INSERT whose reply is lost would be stored twice",
-                ));
+                )));
             }
-            Ok(Answer::Exception(exception)) => return Err(self.http.explain(&what, &exception)),
+            Ok(Answer::Exception(exception)) => return Ok(Err(self.http.explain(&what, &exception))),
             Err(error) => return Err(self.http.unreachable(&what, error)),
         };
         if answer.trim_ascii().is_empty() {
@@ -221,11 +236,9 @@ impl ClickHouseTarget {
                 ("analytics", "user_logins") => "run `pg2ch init`, or load sql/clickhouse_init.sql",
                 _ => "run `pg2ch init`, which creates it, or correct `target` in [[table]]",
             };
-            return Err(self.unfit("the table does not exist", hint));
+            return Ok(Err(self.unfit("the table does not exist", hint)));
         }
-        let row: TableRow = serde_json::from_slice(&answer).map_err(|error| self.http.unreadable(&what, error))?;
-        self.known = Some(Known { settings: Settings::among(&row.settings), layout: Layout::of(&row.engine) });
-        Ok(row)
+        Ok(serde_json::from_slice(&answer).map_err(|error| self.http.unreadable(&what, error)))
     }
 }
 

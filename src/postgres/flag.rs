@@ -39,8 +39,8 @@ pub struct FlagStatements {
     unflagged: String,
     /// Whether triggers fire behind the UPDATE, which may change again what it returned.
     pub(super) has_after_triggers: bool,
-    /// The keys of rows whose refusal was told.
-    told: Mutex<HashSet<String>>,
+    /// The keys of rows whose refusal is logged.
+    logged: Mutex<HashSet<String>>,
 }
 
 /// Runs inside the flagging transaction, before it commits.
@@ -122,7 +122,7 @@ impl FlagStatements {
             equal,
             unflagged,
             has_after_triggers: flaggable.has_after_triggers,
-            told: Mutex::default(),
+            logged: Mutex::default(),
         }
     }
 
@@ -188,7 +188,7 @@ impl FlagStatements {
             match rows.as_slice() {
                 [] => {}
                 &[row] => {
-                    self.tell(wanted.rows[row].1, &error);
+                    self.log_refusal(wanted.rows[row].1, &error);
                     refused.push(row);
                 }
                 rows => {
@@ -221,8 +221,8 @@ impl FlagStatements {
     }
 
     /// Names a row of which PostgreSQL refuses the flag, once in a run.
-    fn tell(&self, key: &str, error: &Error) {
-        if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned()) {
+    fn log_refusal(&self, key: &str, error: &Error) {
+        if self.logged.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned()) {
             log::error!(
                 "{}: PostgreSQL refuses the flag of the row {key}, which was sent: {}\n\
                  hint: correct the row, which is sent again then, or change the constraint or trigger that the message names",
