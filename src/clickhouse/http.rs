@@ -170,6 +170,13 @@ impl Http {
         &self.user
     }
 
+    /// The client with the newest settings pinned from its first statement on, which a server refuses that does not know them.
+    #[must_use]
+    pub fn pinning_newest(self) -> Self {
+        self.pin_newest();
+        self
+    }
+
     /// Pins the newest settings, too, from now on; whether they were not.
     pub(super) fn pin_newest(&self) -> bool {
         self.unknown.swap(0, Ordering::Relaxed) > 0

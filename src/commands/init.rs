@@ -249,7 +249,7 @@ impl Init<'_> {
 
     fn target(&mut self, source: &SourceTable, comment: Option<&str>) -> Result<()> {
         let what = format!("cannot create the target {}", self.table.target);
-        let http = Http::new(self.config)?;
+        let http = Http::new(self.config)?.pinning_newest();
         let name = &self.table.target;
         let sql = format!(
             "SELECT (SELECT count() FROM system.databases WHERE name = {database}), \

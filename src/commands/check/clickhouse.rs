@@ -68,7 +68,7 @@ struct SettingRow {
 /// # Errors
 /// ClickHouse's.
 pub fn check(config: &Config, table: &TableConfig, source: Option<&Source>) -> Result<(String, Vec<Finding>)> {
-    let http = Http::new(config)?;
+    let http = Http::new(config)?.pinning_newest();
     let what = format!("cannot look up the target {}", table.target);
     let mut findings = Findings::new(Server::ClickHouse);
     let version = server(&http, &what, &mut findings)?;
