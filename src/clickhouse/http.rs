@@ -303,13 +303,13 @@ impl Http {
             .map_err(|error| self.unreadable(what, error))
     }
 
-    /// Tells an exception.
+    /// The error for an exception.
     #[must_use]
     pub fn explain(&self, what: &str, exception: &Exception) -> Error {
         exception.error(format!("{what} in ClickHouse at {}", self.address()))
     }
 
-    /// Tells a reply of another form than was asked for.
+    /// The error for a reply of another form than was asked for.
     #[must_use]
     pub fn unreadable(&self, what: &str, why: impl std::fmt::Display) -> Error {
         Error::unavailable(
@@ -319,7 +319,7 @@ impl Http {
         )
     }
 
-    /// Tells a request that got no answer.
+    /// The error for a request that got no answer.
     #[must_use]
     pub fn unreachable(&self, what: &str, error: ureq::Error) -> Error {
         let error = match error {

@@ -121,7 +121,7 @@ fn filter_in(plan: &str) -> Option<&str> {
     filters.map(str::trim).find(|filter| *filter != "1")
 }
 
-/// The length that stands in front of an array, in seven bits a byte, and what comes after it.
+/// The length that begins an array, in seven bits a byte, and what follows.
 fn array(answer: &[u8]) -> Option<(usize, &[u8])> {
     let digits = answer.iter().take(5).position(|byte| byte & 0x80 == 0)? + 1;
     let (digits, rest) = answer.split_at(digits);

@@ -7,8 +7,6 @@ mod script;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use self::script::{Place, Script};
 use super::migration::{self, REMADE, create_target};
 use super::{Command, Frame};
@@ -114,18 +112,6 @@ impl Command for CreateMissing {
             Init { leg, config: leg.config, table: leg.table, print, script: &mut script }.run(start)?;
             Ok(script)
         })
-    }
-
-    fn exit_code(&self, _script: &Script) -> ExitCode {
-        ExitCode::Done
-    }
-
-    fn text(&self, scripts: &[Script]) -> String {
-        Script::text_of(scripts)
-    }
-
-    fn add_to(&self, document: &mut Value, scripts: &[Script]) {
-        document["output"] = self.text(scripts).into();
     }
 }
 

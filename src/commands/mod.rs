@@ -28,22 +28,25 @@ use crate::threads::watchdog::watched;
 /// A command that reaches servers: what it does for one table, and how it reports the outcome.
 pub trait Command {
     /// What it found out or did about one table.
-    type Outcome: Serialize;
+    type Outcome: Outcome;
 
     /// Runs for one table. Servers are reached only through [`Frame::on`].
     ///
     /// # Errors
     /// What ends the command for this table; what it can do without belongs in [`Outcome`](Self::Outcome).
     fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<Self::Outcome>;
+}
 
-    /// What the outcome means for one table.
-    fn exit_code(&self, outcome: &Self::Outcome) -> ExitCode;
+/// What a command reports of one table. In JSON it is serialized.
+pub trait Outcome: Serialize + Sized {
+    /// What it means.
+    fn exit_code(&self) -> ExitCode;
 
-    /// The outcomes for a person.
-    fn text(&self, outcomes: &[Self::Outcome]) -> String;
+    /// The outcomes of all tables, for a person.
+    fn text_of(outcomes: &[Self]) -> String;
 
     /// Adds to the JSON document what it has of all tables together.
-    fn add_to(&self, _document: &mut Value, _outcomes: &[Self::Outcome]) {}
+    fn add_to(_document: &mut Value, _outcomes: &[Self]) {}
 }
 
 /// What every command is given.
@@ -67,7 +70,7 @@ impl<'a> Frame<'a> {
     ///
     /// # Errors
     /// That of the only table.
-    pub fn run(&self, command: &impl Command) -> Result<(String, ExitCode)> {
+    pub fn run<C: Command>(&self, command: &C) -> Result<(String, ExitCode)> {
         let (mut outcomes, mut documents, mut code) = (Vec::new(), Vec::new(), ExitCode::Done);
         for table in &self.config.tables {
             let (mut document, of_table) = match command.run(self, table) {
@@ -79,7 +82,7 @@ impl<'a> Frame<'a> {
                 Ok(outcome) => {
                     let mut document = json!(outcome);
                     document["error"] = Value::Null;
-                    let of_table = command.exit_code(&outcome);
+                    let of_table = outcome.exit_code();
                     outcomes.push(outcome);
                     (document, of_table)
                 }
@@ -91,10 +94,10 @@ impl<'a> Frame<'a> {
             code = code.graver(of_table);
         }
         if !self.json {
-            return Ok((command.text(&outcomes), code));
+            return Ok((C::Outcome::text_of(&outcomes), code));
         }
         let mut document = json!({ "tables": documents, "exit_code": code.code() });
-        command.add_to(&mut document, &outcomes);
+        C::Outcome::add_to(&mut document, &outcomes);
         Ok((format!("{document:#}"), code))
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::ser::{SerializeStruct as _, Serializer};
 
-use super::{Command, Frame, dead_letters};
+use super::{Command, Frame, Outcome, dead_letters};
 use crate::config::TableConfig;
 use crate::error::{Error, ExitCode, Result};
 use crate::numbers::{counted, grouped};
@@ -95,14 +95,6 @@ impl Command for Status {
         }
         Ok(status)
     }
-
-    fn exit_code(&self, status: &TableStatus) -> ExitCode {
-        status.failures.iter().map(Error::exit_code).fold(ExitCode::Done, ExitCode::graver)
-    }
-
-    fn text(&self, tables: &[TableStatus]) -> String {
-        as_text(tables)
-    }
 }
 
 fn history(session: &mut Session, table: &TableConfig) -> Result<History> {
@@ -149,6 +141,16 @@ fn history(session: &mut Session, table: &TableConfig) -> Result<History> {
     )?;
     history.unsent_seconds_at_most = row.and_then(|row| row.get(0));
     Ok(history)
+}
+
+impl Outcome for TableStatus {
+    fn exit_code(&self) -> ExitCode {
+        self.failures.iter().map(Error::exit_code).fold(ExitCode::Done, ExitCode::graver)
+    }
+
+    fn text_of(tables: &[Self]) -> String {
+        as_text(tables)
+    }
 }
 
 impl Serialize for TableStatus {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use serde::ser::{SerializeStruct as _, Serializer};
 
+use crate::commands::Outcome;
 use crate::error::{Error, ExitCode};
 use crate::numbers::counted;
 use crate::outcome::backlog::Backlog;
@@ -132,28 +133,27 @@ pub struct TableFindings {
 }
 
 impl TableFindings {
-    /// 78 if there is an error among the findings; the code of a server that could not be asked.
-    #[must_use]
-    pub fn exit_code(&self) -> ExitCode {
-        let has_error = self.findings.iter().any(|finding| finding.severity == Severity::Error);
-        let found = if has_error { ExitCode::Config } else { ExitCode::Done };
-        self.failures.iter().map(Error::exit_code).fold(found, ExitCode::graver)
-    }
-
     fn count(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|finding| finding.severity == severity).count()
     }
 }
 
-/// For a person.
-#[must_use]
-pub fn as_text(tables: &[TableFindings]) -> String {
-    let mut text = String::new();
-    for table in tables {
-        // A string takes everything.
-        let _ = render_table(&mut text, table);
+impl Outcome for TableFindings {
+    /// 78 if there is an error among the findings; the code of a server that could not be asked.
+    fn exit_code(&self) -> ExitCode {
+        let has_error = self.findings.iter().any(|finding| finding.severity == Severity::Error);
+        let found = if has_error { ExitCode::Config } else { ExitCode::Done };
+        self.failures.iter().map(Error::exit_code).fold(found, ExitCode::graver)
     }
-    text
+
+    fn text_of(tables: &[Self]) -> String {
+        let mut text = String::new();
+        for table in tables {
+            // A string takes everything.
+            let _ = render_table(&mut text, table);
+        }
+        text
+    }
 }
 
 fn render_table(text: &mut String, table: &TableFindings) -> std::fmt::Result {

@@ -97,20 +97,21 @@ fn checkpoint(session: &mut Session, role: &str, findings: &mut Findings) -> Res
         let (name, privilege, why): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         missing_privilege(findings, &privilege, &name, &why, &name, role);
     }
-    policies(session, role, &["pg2ch_checkpoint", "pg2ch_held"], findings)
+    policies(session, &["pg2ch_checkpoint", "pg2ch_held"], findings)
 }
 
 /// Row-level security on tables of pg2ch's own: services turn it on for every table of a schema.
-fn policies(session: &mut Session, role: &str, tables: &[&str], findings: &mut Findings) -> Result<()> {
+fn policies(session: &mut Session, tables: &[&str], findings: &mut Findings) -> Result<()> {
     let rows = session.query(
         WHAT,
-        "SELECT c.relname::text, pg_catalog.format('ALTER TABLE %I.%I DISABLE ROW LEVEL SECURITY;', n.nspname, c.relname)
+        "SELECT c.relname::text, pg_catalog.format('ALTER TABLE %I.%I DISABLE ROW LEVEL SECURITY;', n.nspname, c.relname),
+                pg_catalog.quote_ident(current_user)
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace, pg_catalog.unnest($1) AS own (name)
          WHERE c.oid = pg_catalog.to_regclass(own.name) AND pg_catalog.row_security_active(c.oid) ORDER BY 1",
         &[&tables],
     )?;
     for row in rows {
-        let (name, fix): (String, String) = (row.get(0), row.get(1));
+        let (name, fix, role): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         let (severity, why) = match name.as_str() {
             "pg2ch_runs" => (Severity::Note, "`pg2ch status` cannot show how the last runs ended"),
             _ => (Severity::Error, "a run will not start, because rows that it needs could be hidden"),
@@ -138,16 +139,14 @@ pub fn history(session: &mut Session, findings: &mut Findings) -> Result<()> {
     }
     let lacking = session.query_opt(
         WHAT,
-        "SELECT string_agg(p, ', '), c.oid::regclass::text
+        "SELECT string_agg(p, ', '), pg_catalog.quote_ident(current_user), c.oid::regclass::text
          FROM pg_catalog.pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
          WHERE c.oid = pg_catalog.to_regclass('pg2ch_runs') AND NOT pg_catalog.has_table_privilege(c.oid, p) GROUP BY c.oid",
         &[],
     )?;
-    let role = session.query_opt(WHAT, "SELECT pg_catalog.quote_ident(current_user)", &[])?;
-    let role: String = role.map(|row| row.get(0)).unwrap_or_default();
-    policies(session, &role, &["pg2ch_runs"], findings)?;
+    policies(session, &["pg2ch_runs"], findings)?;
     if let Some(row) = lacking {
-        let (privileges, name): (String, String) = (row.get(0), row.get(1));
+        let (privileges, role, name): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         findings.add(
             Severity::Note,
             "runs-grant-missing",

@@ -18,7 +18,7 @@ pub use finding::{Finding, Server, Severity, TableFindings};
 
 use super::{Command, Frame};
 use crate::config::TableConfig;
-use crate::error::{ExitCode, Result};
+use crate::error::Result;
 use crate::outcome::backlog;
 use crate::ports::source::SourceColumn;
 
@@ -76,13 +76,5 @@ impl Command for Check {
         }
         found.findings.sort_by_key(|finding| finding.severity);
         Ok(found)
-    }
-
-    fn exit_code(&self, findings: &TableFindings) -> ExitCode {
-        findings.exit_code()
-    }
-
-    fn text(&self, tables: &[TableFindings]) -> String {
-        finding::as_text(tables)
     }
 }

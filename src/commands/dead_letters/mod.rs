@@ -15,7 +15,7 @@ mod settled;
 pub use self::dismiss::Choice;
 use self::look::{Looker, letters_of};
 use self::replay::Replay;
-use self::report::{TableLetters, as_text};
+use self::report::TableLetters;
 use super::{Command, Frame};
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, ExitCode, Result};
@@ -29,14 +29,6 @@ impl Command for List {
 
     fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
         frame.on(table, look_through)
-    }
-
-    fn exit_code(&self, letters: &TableLetters) -> ExitCode {
-        letters.exit_code()
-    }
-
-    fn text(&self, tables: &[TableLetters]) -> String {
-        as_text(tables)
     }
 }
 
@@ -76,14 +68,6 @@ impl Command for ReplayAll {
             Ok(report)
         })
     }
-
-    fn exit_code(&self, letters: &TableLetters) -> ExitCode {
-        letters.exit_code()
-    }
-
-    fn text(&self, tables: &[TableLetters]) -> String {
-        as_text(tables)
-    }
 }
 
 /// The command that dismisses letters.
@@ -117,13 +101,5 @@ impl Command for Dismiss {
             dismiss::dismiss(leg, &choice, &mut report)?;
             Ok(report)
         })
-    }
-
-    fn exit_code(&self, letters: &TableLetters) -> ExitCode {
-        letters.exit_code()
-    }
-
-    fn text(&self, tables: &[TableLetters]) -> String {
-        as_text(tables)
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::commands::Outcome;
 use crate::config::TableConfig;
 use crate::data::RecordId;
 use crate::error::ExitCode;
@@ -76,11 +77,6 @@ impl TableLetters {
         Self { table: Some(table.clone()), dead_letter_topic: table.dead_letter_topic(), ..Self::default() }
     }
 
-    /// 65 while a letter is pending.
-    pub fn exit_code(&self) -> ExitCode {
-        if self.pending > 0 { ExitCode::Data } else { ExitCode::Done }
-    }
-
     pub fn count(&mut self, letter: &Letter, state: State) {
         match state {
             State::Pending => self.pending += 1,
@@ -119,26 +115,33 @@ fn time(timestamp_ms: i64) -> String {
     at.map_or_else(|| "-".to_owned(), |at| humantime::format_rfc3339_millis(at).to_string())
 }
 
-pub(super) fn as_text(tables: &[TableLetters]) -> String {
-    let mut text = String::new();
-    for table in tables {
-        if !table.letters.is_empty() {
-            let _ = writeln!(text, "partition\toffset\ttime\tkey\tstate\treason");
-        }
-        for shown in &table.letters {
-            let key = shown.key.as_deref().map_or_else(|| "-".to_owned(), plain);
-            let state = match shown.state {
-                State::Pending => "pending",
-                State::Replayed => "replayed",
-                State::Settled => "settled",
-                State::Dropped => "dropped",
-            };
-            let Shown { partition, offset, time, reason, .. } = shown;
-            let _ = writeln!(text, "{partition}\t{offset}\t{time}\t{key}\t{state}\t{}", plain(reason));
-        }
-        let _ = writeln!(text, "{}", summary(table));
+impl Outcome for TableLetters {
+    /// 65 while a letter is pending.
+    fn exit_code(&self) -> ExitCode {
+        if self.pending > 0 { ExitCode::Data } else { ExitCode::Done }
     }
-    text
+
+    fn text_of(tables: &[Self]) -> String {
+        let mut text = String::new();
+        for table in tables {
+            if !table.letters.is_empty() {
+                let _ = writeln!(text, "partition\toffset\ttime\tkey\tstate\treason");
+            }
+            for shown in &table.letters {
+                let key = shown.key.as_deref().map_or_else(|| "-".to_owned(), plain);
+                let state = match shown.state {
+                    State::Pending => "pending",
+                    State::Replayed => "replayed",
+                    State::Settled => "settled",
+                    State::Dropped => "dropped",
+                };
+                let Shown { partition, offset, time, reason, .. } = shown;
+                let _ = writeln!(text, "{partition}\t{offset}\t{time}\t{key}\t{state}\t{}", plain(reason));
+            }
+            let _ = writeln!(text, "{}", summary(table));
+        }
+        text
+    }
 }
 
 /// `user_logins.dead: 3 pending, 1 replayed`

@@ -4,6 +4,10 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use serde_json::Value;
+
+use crate::commands::Outcome;
+use crate::error::ExitCode;
 
 /// Where a piece is to be typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,15 +60,24 @@ impl Script {
             statements.lines().map(|line| format!("\n--     {}", line.trim_start_matches("-- "))).collect();
         self.add(place, table, &format!("-- do by hand: {why}{}", statements.concat()));
     }
+}
+
+impl Outcome for Script {
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::Done
+    }
 
     /// The scripts of several tables as one.
-    #[must_use]
-    pub fn text_of(scripts: &[Self]) -> String {
+    fn text_of(scripts: &[Self]) -> String {
         let texts: Vec<&str> = scripts.iter().map(|script| &*script.text).filter(|text| !text.is_empty()).collect();
         if texts.is_empty() {
             return "nothing to do: everything that a run needs exists\n".to_owned();
         }
         texts.join("\n")
+    }
+
+    fn add_to(document: &mut Value, scripts: &[Self]) {
+        document["output"] = Self::text_of(scripts).into();
     }
 }
 

@@ -16,7 +16,7 @@ use super::verify::patient;
 use super::{Command, Frame};
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::{Config, TableConfig};
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Error, Result};
 use crate::fit::require_fit;
 use crate::numbers::{grouped, whole};
 use crate::ports::LegContext;
@@ -50,14 +50,6 @@ impl Command for Prune {
     fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableReport> {
         let options = self.0.clone();
         frame.on(table, move |leg| prune(leg, &options))
-    }
-
-    fn exit_code(&self, _report: &TableReport) -> ExitCode {
-        ExitCode::Done
-    }
-
-    fn text(&self, tables: &[TableReport]) -> String {
-        tables.iter().map(TableReport::text).collect()
     }
 }
 

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::commands::Outcome;
 use crate::config::TableConfig;
+use crate::error::ExitCode;
 use crate::numbers::{counted, grouped};
 
 /// Rows that are kept, by what is in the way.
@@ -60,9 +62,7 @@ impl TableReport {
         Self { source: table.source.clone(), by: by.to_owned(), confirmed, complete: true, ..Self::default() }
     }
 
-    /// For a person.
-    #[must_use]
-    pub fn text(&self) -> String {
+    fn text(&self) -> String {
         let Self { source, by, limit, .. } = self;
         let mut text = if self.confirmed {
             format!("{source}: {} deleted, {by} before {limit}", counted(self.deleted, "row"))
@@ -101,5 +101,15 @@ impl TableReport {
             let _ = writeln!(text, "  not in the target, gone with the rows: {}", self.columns_gone.join(", "));
         }
         text
+    }
+}
+
+impl Outcome for TableReport {
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::Done
+    }
+
+    fn text_of(tables: &[Self]) -> String {
+        tables.iter().map(Self::text).collect()
     }
 }

@@ -36,7 +36,7 @@ use self::waiting::Waiting;
 use super::{Command, Frame};
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::{Config, TableConfig};
-use crate::error::{ExitCode, Result};
+use crate::error::Result;
 use crate::fit::require_fit;
 use crate::ports::LegContext;
 use crate::ports::target::Target;
@@ -62,14 +62,6 @@ impl Command for Verify {
     fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableReport> {
         let options = self.0;
         frame.on(table, move |leg| verify(leg, options))
-    }
-
-    fn exit_code(&self, report: &TableReport) -> ExitCode {
-        report.exit_code()
-    }
-
-    fn text(&self, tables: &[TableReport]) -> String {
-        tables.iter().map(TableReport::text).collect()
     }
 }
 

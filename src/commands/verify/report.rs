@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::commands::Outcome;
 use crate::config::TableConfig;
 use crate::error::ExitCode;
 use crate::numbers::{counted, grouped};
@@ -147,18 +148,7 @@ impl TableReport {
         self.missing.count + self.doubled.count + self.dead_letters.count + self.different + self.never_sent > 0
     }
 
-    /// 65 if the table differs, otherwise 75 if it was not compared completely.
-    pub fn exit_code(&self) -> ExitCode {
-        match (self.differs(), self.complete) {
-            (true, _) => ExitCode::Data,
-            (false, true) => ExitCode::Done,
-            // What was not compared may differ.
-            (false, false) => ExitCode::Locked,
-        }
-    }
-
-    /// For a person.
-    pub fn text(&self) -> String {
+    fn text(&self) -> String {
         let mut text = format!("{} and {}: ", self.source, self.target);
         let verdict = match (self.differs(), self.complete) {
             (true, true) => "they differ",
@@ -226,6 +216,22 @@ impl TableReport {
             let _ = writeln!(text, "  {}", repair.text());
         }
         text
+    }
+}
+
+impl Outcome for TableReport {
+    /// 65 if the table differs, otherwise 75 if it was not compared completely.
+    fn exit_code(&self) -> ExitCode {
+        match (self.differs(), self.complete) {
+            (true, _) => ExitCode::Data,
+            (false, true) => ExitCode::Done,
+            // What was not compared may differ.
+            (false, false) => ExitCode::Locked,
+        }
+    }
+
+    fn text_of(tables: &[Self]) -> String {
+        tables.iter().map(Self::text).collect()
     }
 }
 
