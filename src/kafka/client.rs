@@ -67,9 +67,10 @@ pub fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(
     if let Some(password) = &config.kafka.sasl_password {
         client.set("sasl.password", password.take()?.reveal());
     }
+    let what = format!("cannot make a Kafka client for {}", config.kafka.brokers);
     if let Some(tokens) = Tokens::of(config) {
         // librdkafka would only say that it has none.
-        tokens.take()?;
+        tokens.take().map_err(|error| error.behind(&what))?;
     }
     client.create_with_context(context).map_err(|error| {
         let why = match error {
@@ -77,7 +78,6 @@ pub fn make<C: ClientContext, T: FromClientConfigAndContext<C>>(
             KafkaError::ClientConfig(_, reason, name, _) => format!("{name}: {reason}"),
             other => other.to_string(),
         };
-        let what = format!("cannot make a Kafka client for {}", config.kafka.brokers);
         Error::config(what, why, "correct [kafka] and [kafka.properties]")
     })
 }
@@ -145,11 +145,14 @@ impl Context {
 
     /// Tells a failure of a call, with the reason that was reported behind it.
     pub fn explain(&self, what: &str, error: &KafkaError, uses: &Uses) -> Error {
-        let is_login = code_of(error).is_none_or(|code| is_vague(code) || code == Code::Authentication);
-        if let Some(without_token) = self.login.failure(what).filter(|_| is_login) {
-            return without_token;
-        }
+        let code = code_of(error);
         let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_refused = code == Some(Code::Authentication)
+            || matches!(reported, Some((Code::Authentication, _))) && code.is_some_and(is_vague);
+        let is_login = is_refused || code.is_none_or(is_vague);
+        if let Some(without_token) = self.login.failure(is_refused).filter(|_| is_login) {
+            return without_token.behind(what);
+        }
         explain(what, error, reported, uses)
     }
 

@@ -8,7 +8,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::tokens::Tokens;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// How long after a new token a refusal may still be one of the last token, which the broker was shown when it was as good as over.
 /// A refusal of the new one shows as well where the next client begins with it.
@@ -30,17 +30,12 @@ struct State {
     expires: Option<SystemTime>,
     /// Until when refusals are those of the last one.
     late_until: Option<Instant>,
-    failed: Option<Error>,
+    failed: Option<Arc<Error>>,
 }
 
 impl State {
     fn is_over(&self) -> bool {
         self.expires.is_none_or(|expires| expires <= SystemTime::now())
-    }
-
-    /// Why there is no token that is good, and will be none.
-    fn failure(&self) -> Option<&Error> {
-        self.failed.as_ref().filter(|_| self.is_over())
     }
 }
 
@@ -61,10 +56,10 @@ impl Login {
     ///
     /// # Errors
     /// Any of the source's.
-    pub fn give(&self) -> Result<OAuthToken> {
+    pub fn give(&self) -> Result<OAuthToken, Arc<Error>> {
         let tokens = self.tokens.as_ref();
         let given = tokens.map_or_else(
-            || Err(Error::bug("cannot log in to Kafka", "no token was to be asked for")),
+            || Err(Arc::new(Error::bug("cannot log in to Kafka", "no token was to be asked for"))),
             |tokens| tokens.take(),
         );
         let mut state = self.lock();
@@ -84,7 +79,7 @@ impl Login {
                 })
             }
             Err(error) => {
-                state.failed = Some(error.behind(error.what()));
+                state.failed = Some(error.clone());
                 Err(error)
             }
         }
@@ -100,13 +95,17 @@ impl Login {
     /// Whether the client has no token that is good, and gets none.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.lock().failure().is_some()
+        self.failure(false).is_some()
     }
 
-    /// Why `what` cannot be done, if the client [has failed](Self::has_failed).
+    /// Why the client has no token that is good, and gets none. A broker that has refused the login has the last word on whether the
+    /// token is good: its clock may be ahead.
     #[must_use]
-    pub fn failure(&self, what: &str) -> Option<Error> {
-        self.lock().failure().map(|error| error.behind(what))
+    pub fn failure(&self, is_refused: bool) -> Option<Arc<Error>> {
+        let state = self.lock();
+        // A client that has had a token may not have asked for the next one when another client was given none.
+        let of_source = || self.tokens.as_ref().filter(|_| state.expires.is_some())?.failure();
+        (is_refused || state.is_over()).then(|| state.failed.clone().or_else(of_source)).flatten()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

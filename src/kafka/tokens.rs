@@ -3,7 +3,7 @@
 mod server;
 mod token;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 pub use self::token::Token;
@@ -22,14 +22,10 @@ pub struct Tokens {
     source: TokenSource,
     /// How long its server may take.
     limit: Duration,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
     /// The token, and until when it counts as new.
-    held: Option<(Token, Instant)>,
-    failed: Option<(Instant, Error)>,
+    held: Mutex<Option<(Token, Instant)>>,
+    /// When the source failed, if it has given nothing since, and why.
+    failed: Mutex<Option<(Instant, Arc<Error>)>>,
 }
 
 impl Tokens {
@@ -41,7 +37,12 @@ impl Tokens {
         if let Some(known) = shared.iter().find(|known| known.source == *source) {
             return Some(known.clone());
         }
-        let tokens = Arc::new(Self { source: source.clone(), limit: config.timeouts.connect, state: Mutex::default() });
+        let tokens = Arc::new(Self {
+            source: source.clone(),
+            limit: config.timeouts.connect,
+            held: Mutex::default(),
+            failed: Mutex::default(),
+        });
         shared.push(tokens.clone());
         Some(tokens)
     }
@@ -51,38 +52,45 @@ impl Tokens {
     ///
     /// # Errors
     /// What the source fails with, if the last token is over.
-    pub fn take(&self) -> Result<Token> {
+    pub fn take(&self) -> Result<Token, Arc<Error>> {
         let begun = Instant::now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let good = match &state.held {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let good = match &*held {
             Some((token, new_until)) if Instant::now() < *new_until => return Ok(token.clone()),
             Some((token, _)) => Some(token.clone()).filter(Token::is_good),
             None => None,
         };
-        if let Some((when, error)) = &state.failed {
+        if let Some((when, error)) = &*self.failed() {
             match good {
                 Some(token) if when.elapsed() < PAUSE => return Ok(token),
-                None if *when > begun => return Err(error.behind(error.what())),
+                None if *when > begun => return Err(error.clone()),
                 _ => {}
             }
         }
-        match (self.ask(), good) {
+        let asked = self.ask().map_err(Arc::new);
+        *self.failed() = asked.as_ref().err().map(|error| (Instant::now(), error.clone()));
+        match (asked, good) {
             (Ok(token), _) => {
                 let life = token.expires.duration_since(SystemTime::now()).unwrap_or_default();
                 log::debug!("Kafka: a new token, good for {} s", life.as_secs());
-                *state = State { held: Some((token.clone(), Instant::now() + life * 3 / 4)), failed: None };
+                *held = Some((token.clone(), Instant::now() + life * 3 / 4));
                 Ok(token)
             }
             (Err(error), Some(token)) => {
                 log::warn!("{}: {}; the present token is still good", error.what(), error.why());
-                state.failed = Some((Instant::now(), error));
                 Ok(token)
             }
-            (Err(error), None) => {
-                state.failed = Some((Instant::now(), error.behind(error.what())));
-                Err(error)
-            }
+            (Err(error), None) => Err(error),
         }
+    }
+
+    /// Why the source gave no token, if it gave none when it was asked last.
+    pub fn failure(&self) -> Option<Arc<Error>> {
+        self.failed().as_ref().map(|(_, error)| error.clone())
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Option<(Instant, Arc<Error>)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ask(&self) -> Result<Token> {
