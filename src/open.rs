@@ -12,20 +12,21 @@ use self::warm::RowClients;
 pub use self::warm::Warm;
 use crate::clickhouse::{ClickHouseTarget, Http};
 use crate::config::{Config, TableConfig};
-use crate::data::{DeadLetter, Fate, RecordId};
+use crate::data::{Fate, RecordId};
 use crate::error::{Error, Result};
 use crate::kafka::admin::Admin;
-use crate::kafka::{KafkaLog, KafkaWriter, OffsetsOf, PolledLetter};
+use crate::kafka::{KafkaLog, KafkaWriter, Letter, Letters, OffsetsOf};
 use crate::ports::record_types::RecordTypes;
 use crate::ports::source::{Checkpoint, Ledger};
 use crate::ports::target::NewToken;
-use crate::ports::topic::{End, Fence as _, Of, TopicLog};
+use crate::ports::topic::{End, Fence as _, Of};
 use crate::ports::{LegContext, Servers};
 use crate::postgres::{
     Marks, PgLedger, PgPasses, PgRows, PgUnsentRows, Session, SourceTable, connect, connect_reader, kept_record_types,
     renew_reader,
 };
 use crate::report::Legs;
+use crate::shutdown::Shutdown;
 use crate::threads::watchdog::Watchdog;
 
 /// What a topic takes in one batch of records unless it is configured otherwise (`message.max.bytes` of a broker).
@@ -459,48 +460,16 @@ pub fn open_fence(leg: &LegContext<'_>, log: &KafkaLog) -> Result<KafkaWriter> {
 
 /// The records of this topic that are dead letters; none if there is no topic of letters.
 fn letters(leg: &LegContext<'_>) -> Result<HashSet<RecordId>> {
-    let (config, table) = (leg.config, leg.table);
-    let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group, leg.watchdog)?;
-    let ends = match log.ends(End::Stable) {
+    // A run that is asked to finish still completes what it has begun, and has to know all of them for that.
+    let mut letters = match Letters::of(leg, End::Stable, &Shutdown::default()) {
         Err(error) if !error.is_transient() => return Ok(HashSet::new()),
-        ends => ends?,
+        letters => letters?,
     };
-    let mut next = log.starts()?;
-    next.retain(|partition, start| ends.get(partition).is_some_and(|end| *start < *end));
-    if !next.is_empty() {
-        log.read_from(&next, &ends)?;
-    }
     let mut found = HashSet::new();
-    while !next.is_empty() {
-        let at = match log.poll_letter(config.timeouts.kafka)? {
-            PolledLetter::Letter(letter) => {
-                let record = letter.record;
-                let DeadLetter { partition, offset, timestamp_ms, fate, .. } = record;
-                let id = RecordId { partition, offset, timestamp_ms };
-                if letter.topic == table.topic && fate == Fate::Replayed {
-                    // A target that was restored may refuse it again, which is another letter.
-                    found.remove(&id);
-                } else if letter.topic == table.topic {
-                    found.insert(id);
-                }
-                letter.at
-            }
-            PolledLetter::Foreign(at) => at,
-            PolledLetter::End(partition) => {
-                next.remove(&partition);
-                continue;
-            }
-            PolledLetter::Nothing => {
-                return Err(Error::unavailable(
-                    format!("cannot read the dead letters in {}", table.dead_letter_topic()),
-                    format!("no record came for {:?}", config.timeouts.kafka),
-                    "check the brokers; the next run resumes here",
-                ));
-            }
-        };
-        if ends.get(&at.partition).is_none_or(|&end| at.offset + 1 >= end) {
-            next.remove(&at.partition);
-        }
+    while let Some(chunk) = letters.next_chunk()? {
+        // What was replayed may be refused again by a target that was restored, which is another letter.
+        let is_known = |letter: &&Letter| letters.fate(letter) != Fate::Replayed;
+        found.extend(chunk.iter().filter(is_known).map(Letter::id));
     }
     Ok(found)
 }

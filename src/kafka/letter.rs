@@ -7,7 +7,7 @@ use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 
 use super::headers::{add, get, read as read_headers};
 use super::log::KafkaLog;
-use crate::data::{DeadLetter, Fate, Headers, RecordPosition};
+use crate::data::{DeadLetter, Fate, Headers, RecordId, RecordPosition};
 use crate::error::Result;
 use crate::ports::topic::Polled;
 
@@ -34,9 +34,17 @@ pub struct Letter {
     pub record: DeadLetter,
 }
 
+impl Letter {
+    /// The record that was refused.
+    #[must_use]
+    pub const fn id(&self) -> RecordId {
+        let DeadLetter { partition, offset, timestamp_ms, .. } = self.record;
+        RecordId { partition, offset, timestamp_ms }
+    }
+}
+
 /// What a look at a dead-letter topic brought.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PolledLetter {
+pub(super) enum PolledLetter {
     /// A letter.
     Letter(Box<Letter>),
     /// A record without the headers of a letter: not one of ours.
@@ -95,7 +103,7 @@ impl KafkaLog {
     ///
     /// # Errors
     /// Kafka's.
-    pub fn poll_letter(&mut self, wait: Duration) -> Result<PolledLetter> {
+    pub(super) fn poll_letter(&mut self, wait: Duration) -> Result<PolledLetter> {
         let mut found = PolledLetter::Nothing;
         let polled = self.poll_message(wait, |message| {
             let at = RecordPosition { partition: message.partition(), offset: message.offset() };

@@ -12,12 +12,14 @@ pub mod explain;
 mod headers;
 mod idle;
 mod letter;
+mod letters;
 mod log;
 mod login;
 mod producer;
 mod tokens;
 mod writer;
 
-pub use self::letter::{Letter, PolledLetter};
+pub use self::letter::Letter;
+pub use self::letters::Letters;
 pub use self::log::KafkaLog;
 pub use self::writer::{KafkaWriter, OffsetsOf};

@@ -1,16 +1,14 @@
 //! Alone with a table's letters: the lock is held and consume runs are fenced off, so that no other program inserts the same records, or
 //! settles the same letters.
 
-use super::read::Letters;
-use super::report::id_of;
 use crate::data::{DeadLetter, Fate};
 use crate::error::Result;
-use crate::kafka::{KafkaLog, KafkaWriter, Letter};
+use crate::kafka::{KafkaLog, KafkaWriter, Letter, Letters};
 use crate::open::{open_fence, open_ledger};
 use crate::ports::LegContext;
 use crate::ports::record_types::RecordTypes;
 use crate::ports::source::Ledger as _;
-use crate::ports::topic::{End, Fence as _, TopicLog as _, wait_until_stable};
+use crate::ports::topic::{End, Fence as _};
 use crate::postgres::PgLedger;
 
 /// The lock and the fence.
@@ -39,11 +37,7 @@ impl Alone {
     /// 69 if a transaction hides some; Kafka's.
     #[expect(clippy::unused_self, reason = "there are no more to come only behind the fence")]
     pub fn letters(&self, leg: &LegContext<'_>) -> Result<Letters> {
-        let table = leg.table;
-        let mut log = KafkaLog::new(leg.config, &table.dead_letter_topic(), &table.group, leg.watchdog)?;
-        let written = log.ends(End::Written)?;
-        let ends = wait_until_stable(&mut log, &written, leg.config.timeouts.stable, leg.shutdown)?;
-        Letters::new(log, ends, &table.topic, leg)
+        Letters::of(leg, End::Written, leg.shutdown)
     }
 
     /// The types of the columns in records.
@@ -66,7 +60,7 @@ impl Alone {
         let notes: Vec<DeadLetter> = letters
             .iter()
             .map(|letter| {
-                let id = id_of(letter);
+                let id = letter.id();
                 DeadLetter {
                     partition: id.partition,
                     offset: id.offset,

@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 
 use super::alone::Alone;
-use super::look::{Looker, letters_of};
-use super::read::Letters;
-use super::report::{State, TableLetters, id_of};
+use super::look::Looker;
+use super::report::{State, TableLetters};
 use crate::data::Fate;
 use crate::error::Result;
-use crate::kafka::Letter;
+use crate::kafka::{Letter, Letters};
 use crate::ports::LegContext;
+use crate::ports::topic::End;
 
 /// What is to be dismissed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,11 +31,11 @@ pub(super) fn dismiss(leg: &LegContext<'_>, choice: &Choice, report: &mut TableL
         alone = Some(taken);
         letters
     } else {
-        letters_of(leg)?
+        Letters::of(leg, End::Stable, leg.shutdown)?
     };
     let mut unmet: BTreeSet<(i32, i64)> = choice.records.iter().copied().collect();
     dismiss_each(leg, choice, &mut letters, alone.as_mut(), &mut unmet, report)?;
-    letters.add_to(report);
+    report.add(&letters);
     if report.complete {
         for (partition, offset) in unmet {
             log::warn!("partition {partition} offset {offset} is not a pending dead letter");
@@ -57,7 +57,7 @@ fn dismiss_each(
         let states = looker.states(letters, &chunk)?;
         let mut dismissed: Vec<&Letter> = Vec::new();
         for (letter, state) in chunk.iter().zip(states) {
-            let id = id_of(letter);
+            let id = letter.id();
             let place = (id.partition, id.offset);
             if state != State::Pending || !(choice.records.is_empty() || choice.records.contains(&place)) {
                 report.count(letter, state);

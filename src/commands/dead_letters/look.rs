@@ -1,23 +1,13 @@
 //! What became of letters: asked of the target, and read from the notes among them.
 
-use super::read::Letters;
-use super::report::{State, id_of};
+use super::report::State;
 use super::settled::settled;
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::TableConfig;
 use crate::data::Fate;
 use crate::error::Result;
-use crate::kafka::{KafkaLog, Letter};
+use crate::kafka::{Letter, Letters};
 use crate::ports::LegContext;
-use crate::ports::topic::{End, TopicLog as _};
-
-/// The letters that are there now.
-pub(super) fn letters_of(leg: &LegContext<'_>) -> Result<Letters> {
-    let table = leg.table;
-    let mut log = KafkaLog::new(leg.config, &table.dead_letter_topic(), &table.group, leg.watchdog)?;
-    let ends = log.ends(End::Stable)?;
-    Letters::new(log, ends, &table.topic, leg)
-}
 
 /// Finds out what became of letters.
 pub struct Looker<'a> {
@@ -32,15 +22,15 @@ impl<'a> Looker<'a> {
 
     /// The states of these letters, in their order.
     pub fn states(&mut self, letters: &Letters, chunk: &[Letter]) -> Result<Vec<State>> {
-        let held = self.target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;
-        let is_open = |letter: &&Letter| !held.contains(&id_of(letter)) && letters.fate(letter) == Fate::Refused;
+        let held = self.target.held_of(&chunk.iter().map(Letter::id).collect::<Vec<_>>())?;
+        let is_open = |letter: &&Letter| !held.contains(&letter.id()) && letters.fate(letter) == Fate::Refused;
         let lacking: Vec<&Letter> = chunk.iter().filter(is_open).collect();
         let settled = settled(&mut self.target, self.table, &lacking);
-        let state = |letter: &Letter| match (held.contains(&id_of(letter)), letters.fate(letter)) {
+        let state = |letter: &Letter| match (held.contains(&letter.id()), letters.fate(letter)) {
             // A merge may have removed it since, because of a newer version.
             (true, _) | (_, Fate::Replayed) => State::Replayed,
             (_, Fate::Dropped) => State::Dropped,
-            _ if settled.contains(&id_of(letter)) => State::Settled,
+            _ if settled.contains(&letter.id()) => State::Settled,
             _ => State::Pending,
         };
         Ok(chunk.iter().map(state).collect())

@@ -7,19 +7,20 @@
 mod alone;
 mod dismiss;
 pub(super) mod look;
-pub(super) mod read;
 mod replay;
 pub(super) mod report;
 mod settled;
 
 pub use self::dismiss::Choice;
-use self::look::{Looker, letters_of};
+use self::look::Looker;
 use self::replay::Replay;
 use self::report::TableLetters;
 use super::{Command, Frame};
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, ExitCode, Result};
+use crate::kafka::Letters;
 use crate::ports::LegContext;
+use crate::ports::topic::End;
 
 /// The command that lists the letters of every table, each with whether the target holds its record by now.
 pub struct List;
@@ -42,13 +43,13 @@ pub fn pending(leg: &LegContext<'_>) -> Result<u64> {
 
 fn look_through(leg: &LegContext<'_>) -> Result<TableLetters> {
     let mut report = TableLetters::of(leg.table);
-    let mut letters = letters_of(leg)?;
+    let mut letters = Letters::of(leg, End::Stable, leg.shutdown)?;
     let mut looker = Looker::new(leg)?;
     while let Some(chunk) = letters.next_chunk()? {
         let states = looker.states(&letters, &chunk)?;
         chunk.iter().zip(states).for_each(|(letter, state)| report.count(letter, state));
     }
-    letters.add_to(&mut report);
+    report.add(&letters);
     Ok(report)
 }
 

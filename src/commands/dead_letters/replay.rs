@@ -12,14 +12,13 @@ use std::collections::{HashMap, HashSet};
 use sha2::{Digest, Sha256};
 
 use super::alone::Alone;
-use super::read::Letters;
-use super::report::{State, TableLetters, id_of};
+use super::report::{State, TableLetters};
 use crate::clickhouse::ClickHouseTarget;
 use crate::crash;
 use crate::data::{Fate, RecordId, RecordPosition};
 use crate::error::{Error, Result};
 use crate::fit::require_fit;
-use crate::kafka::Letter;
+use crate::kafka::{Letter, Letters};
 use crate::legs::consume::RowFormat;
 use crate::legs::retry::Backoff;
 use crate::ports::LegContext;
@@ -88,12 +87,12 @@ impl<'a> Replay<'a> {
         let mut budget = Budget::new(&self.leg.limits, self.leg.started, self.leg.shutdown);
         let mut stopped = false;
         while !stopped && let Some(chunk) = self.letters.next_chunk()? {
-            let mut held = self.target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;
+            let mut held = self.target.held_of(&chunk.iter().map(Letter::id).collect::<Vec<_>>())?;
             let mut chosen: Vec<&Letter> = Vec::new();
             // A record may have several letters, of earlier versions.
             let mut seen = HashSet::new();
             for letter in &chunk {
-                let id = id_of(letter);
+                let id = letter.id();
                 if held.contains(&id) || self.letters.fate(letter) != Fate::Refused || !seen.insert(id) {
                     continue;
                 }
@@ -109,19 +108,19 @@ impl<'a> Replay<'a> {
             held.extend(brought);
             report.inserted += outcomes.values().filter(|outcome| outcome.is_ok()).count() as u64;
             crash::point("replay.note.before");
-            let is_new = |letter: &&Letter| held.contains(&id_of(letter)) && self.letters.fate(letter) == Fate::Refused;
+            let is_new = |letter: &&Letter| held.contains(&letter.id()) && self.letters.fate(letter) == Fate::Refused;
             self.alone.note(&chunk.iter().filter(is_new).collect::<Vec<_>>(), Fate::Replayed)?;
             for letter in &chunk {
                 self.report(letter, &held, &outcomes, report);
             }
         }
-        self.letters.add_to(report);
+        report.add(&self.letters);
         report.complete &= !stopped;
         Ok(())
     }
 
     fn report(&self, letter: &Letter, held: &HashSet<RecordId>, outcomes: &Outcomes, report: &mut TableLetters) {
-        let id = id_of(letter);
+        let id = letter.id();
         match (held.contains(&id), self.letters.fate(letter)) {
             (true, _) | (_, Fate::Replayed) => report.replayed += 1,
             (_, Fate::Dropped) => report.dropped += 1,
@@ -137,7 +136,7 @@ impl<'a> Replay<'a> {
     fn bring(&mut self, letters: &[&Letter], stretch: RecordPosition) -> Result<Outcomes> {
         let (mut outcomes, mut turn) = (Outcomes::new(), 0);
         loop {
-            let open: Vec<&&Letter> = letters.iter().filter(|letter| !outcomes.contains_key(&id_of(letter))).collect();
+            let open: Vec<&&Letter> = letters.iter().filter(|letter| !outcomes.contains_key(&letter.id())).collect();
             let mut sets = self.encoded(&open, &mut outcomes);
             let mut is_altered = false;
             while let Some(set) = sets.pop()
@@ -156,7 +155,7 @@ impl<'a> Replay<'a> {
     fn encoded(&mut self, letters: &[&&Letter], outcomes: &mut Outcomes) -> Vec<(Vec<Row>, u32)> {
         let mut sets: Vec<(Vec<Row>, u32)> = Vec::new();
         for letter in letters {
-            let id = id_of(letter);
+            let id = letter.id();
             let mut bytes = Vec::new();
             match self.format.encode(id, letter.record.value.as_deref(), &mut bytes) {
                 Ok(shape) => {

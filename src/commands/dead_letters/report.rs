@@ -7,9 +7,8 @@ use serde::Serialize;
 
 use crate::commands::Outcome;
 use crate::config::TableConfig;
-use crate::data::RecordId;
 use crate::error::ExitCode;
-use crate::kafka::Letter;
+use crate::kafka::{Letter, Letters};
 use crate::numbers::{counted, grouped};
 
 /// How many letters are shown of one table; all are counted.
@@ -67,11 +66,6 @@ pub struct TableLetters {
     pub omitted: u64,
 }
 
-pub fn id_of(letter: &Letter) -> RecordId {
-    let record = &letter.record;
-    RecordId { partition: record.partition, offset: record.offset, timestamp_ms: record.timestamp_ms }
-}
-
 impl TableLetters {
     pub fn of(table: &TableConfig) -> Self {
         Self { table: Some(table.clone()), dead_letter_topic: table.dead_letter_topic(), ..Self::default() }
@@ -85,6 +79,12 @@ impl TableLetters {
             State::Dropped => self.dropped += 1,
         }
         self.show(letter, state, &letter.record.reason);
+    }
+
+    /// Adds what the reading of the letters has shown.
+    pub fn add(&mut self, letters: &Letters) {
+        self.foreign += letters.foreign();
+        self.complete = letters.is_complete();
     }
 
     pub fn show(&mut self, letter: &Letter, state: State, reason: &str) {

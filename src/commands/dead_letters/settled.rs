@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::report::id_of;
 use crate::clickhouse::{ClickHouseTarget, quote, text};
 use crate::config::TableConfig;
 use crate::data::RecordId;
@@ -24,7 +23,7 @@ struct Row {
 /// Those of these letters that are settled. A key that cannot be compared leaves its letter pending.
 pub(super) fn settled(target: &mut ClickHouseTarget, table: &TableConfig, letters: &[&Letter]) -> HashSet<RecordId> {
     let keyed: Vec<(Vec<String>, RecordId)> =
-        letters.iter().filter_map(|letter| Some((key_of(table, letter)?, id_of(letter)))).collect();
+        letters.iter().filter_map(|letter| Some((key_of(table, letter)?, letter.id()))).collect();
     let mut found = HashSet::new();
     compare(target, table, &keyed, &mut found);
     found

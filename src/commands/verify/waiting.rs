@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::clickhouse::ClickHouseTarget;
-use crate::commands::dead_letters::read::Letters;
-use crate::commands::dead_letters::report::id_of;
 use crate::data::{Fate, Offsets};
-use crate::error::{Error, ExitCode, Result};
-use crate::kafka::KafkaLog;
+use crate::error::{Error, Result};
+use crate::kafka::explain::is_unknown_topic;
+use crate::kafka::{KafkaLog, Letter, Letters};
 use crate::legs::consume::Start;
 use crate::legs::consume::position::Context;
 use crate::ports::LegContext;
@@ -196,16 +195,10 @@ impl<'a> Waiting<'a> {
     /// # Errors
     /// 69 if a foreign transaction keeps the end undecided; Kafka's.
     pub fn letters(&self) -> Result<Option<Letters>> {
-        let (config, table) = (self.leg.config, self.leg.table);
-        let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group, self.leg.watchdog)?;
-        if let Err(error) = log.partitions()
-            && error.exit_code() == ExitCode::Config
-        {
-            return Ok(None);
+        match Letters::of(self.leg, End::Written, self.leg.shutdown) {
+            Err(error) if is_unknown_topic(&error) => Ok(None),
+            letters => letters.map(Some),
         }
-        let written = log.ends(End::Written)?;
-        let ends = wait_until_stable(&mut log, &written, config.timeouts.stable, self.leg.shutdown)?;
-        Letters::new(log, ends, &table.topic, self.leg).map(Some)
     }
 
     fn read_dead_letters(&mut self) -> Result<KeySet> {
@@ -214,8 +207,8 @@ impl<'a> Waiting<'a> {
         let Some(mut letters) = self.letters()? else { return Ok(dead) };
         let mut target = ClickHouseTarget::new(config, table)?;
         while let Some(chunk) = letters.next_chunk()? {
-            let held = target.held_of(&chunk.iter().map(id_of).collect::<Vec<_>>())?;
-            for letter in chunk.iter().filter(|letter| !held.contains(&id_of(letter))) {
+            let held = target.held_of(&chunk.iter().map(Letter::id).collect::<Vec<_>>())?;
+            for letter in chunk.iter().filter(|letter| !held.contains(&letter.id())) {
                 let record = &letter.record;
                 let key = table.row_key(record.key.as_deref(), record.value.as_deref());
                 match letters.fate(letter) {

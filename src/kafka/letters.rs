@@ -1,14 +1,14 @@
-//! Reads the letters of one table, a bounded number at a time.
+//! Reads the dead letters of one table, a bounded number at a time.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::report::{TableLetters, id_of};
+use super::letter::{Letter, PolledLetter};
+use super::log::KafkaLog;
 use crate::data::{Fate, NextOffset, Offsets, RecordId, RecordPosition};
 use crate::error::{Error, Result};
-use crate::kafka::{KafkaLog, Letter, PolledLetter};
 use crate::ports::LegContext;
-use crate::ports::topic::TopicLog;
+use crate::ports::topic::{End, TopicLog as _, wait_until_stable};
 use crate::shutdown::Shutdown;
 
 /// How many offsets, and bytes, the letters span that are in memory at once.
@@ -36,11 +36,18 @@ pub struct Letters {
 }
 
 impl Letters {
-    /// Begins at the start of a dead-letter topic; only letters from `topic` count.
+    /// The letters of the leg's table that lie in its dead-letter topic now, up to `end`. Undecided transactions below the written end
+    /// are waited for.
     ///
     /// # Errors
-    /// Kafka's.
-    pub fn new(mut log: KafkaLog, ends: Offsets, topic: &str, leg: &LegContext<'_>) -> Result<Self> {
+    /// 78 if there is no such topic; 69 if a transaction stays undecided; Kafka's.
+    pub fn of(leg: &LegContext<'_>, end: End, shutdown: &Shutdown) -> Result<Self> {
+        let (config, table) = (leg.config, leg.table);
+        let mut log = KafkaLog::new(config, &table.dead_letter_topic(), &table.group, leg.watchdog)?;
+        let mut ends = log.ends(end)?;
+        if end == End::Written {
+            ends = wait_until_stable(&mut log, &ends, config.timeouts.stable, shutdown)?;
+        }
         let mut starts = log.starts()?;
         starts.retain(|partition, start| ends.get(partition).is_some_and(|end| *start < *end));
         let mut letters = Self {
@@ -51,16 +58,16 @@ impl Letters {
             open: None,
             ahead: None,
             fates: HashMap::new(),
-            topic: topic.to_owned(),
-            limit: leg.config.timeouts.kafka,
-            shutdown: leg.shutdown.clone(),
+            topic: table.topic.clone(),
+            limit: config.timeouts.kafka,
+            shutdown: shutdown.clone(),
             foreign: 0,
         };
         // A note may lie in another partition than its letter, which is read later.
         while let Some(letter) = letters.next()? {
             let fate = letter.record.fate;
             if fate != Fate::Refused {
-                letters.fates.insert(id_of(&letter), (fate, letter.at));
+                letters.fates.insert(letter.id(), (fate, letter.at));
             }
         }
         letters.waiting = letters.starts.clone().into_iter().collect();
@@ -69,9 +76,10 @@ impl Letters {
     }
 
     /// What became of a letter. One that lies above the note was refused once more since.
+    #[must_use]
     pub fn fate(&self, letter: &Letter) -> Fate {
         let since = |note: &RecordPosition| letter.at.partition == note.partition && letter.at.offset > note.offset;
-        let noted = self.fates.get(&id_of(letter)).filter(|(_, note)| !since(note));
+        let noted = self.fates.get(&letter.id()).filter(|(_, note)| !since(note));
         noted.map_or(Fate::Refused, |(fate, _)| *fate)
     }
 
@@ -141,14 +149,15 @@ impl Letters {
     }
 
     /// Whether the end was reached.
+    #[must_use]
     pub fn is_complete(&self) -> bool {
         self.open.is_none() && self.waiting.is_empty() && self.ahead.is_none()
     }
 
-    /// Tells what was read.
-    pub(super) fn add_to(&self, report: &mut TableLetters) {
-        report.foreign += self.foreign;
-        report.complete = self.is_complete();
+    /// How many records of the topic so far were no letters of this table.
+    #[must_use]
+    pub const fn foreign(&self) -> u64 {
+        self.foreign
     }
 }
 
