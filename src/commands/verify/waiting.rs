@@ -1,6 +1,5 @@
 //! The keys of records that are not in the target for a known reason: still in the topic, or a dead letter.
 
-use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::clickhouse::ClickHouseTarget;
@@ -12,7 +11,7 @@ use crate::legs::consume::Start;
 use crate::legs::consume::position::Context;
 use crate::ports::LegContext;
 use crate::ports::target::Target;
-use crate::ports::topic::{End, Polled, TopicLog, wait_until_stable};
+use crate::ports::topic::{End, TopicLog, read_between, wait_until_stable};
 
 /// The most keys that are held: 48 MB of them.
 const MOST_KEYS: usize = 6_000_000;
@@ -149,43 +148,18 @@ impl<'a> Waiting<'a> {
                 (next < *end).then_some((*partition, next))
             })
             .collect();
-        let mut open: BTreeSet<i32> = ranges.keys().copied().collect();
-        if open.is_empty() {
-            return Ok(());
-        }
-        self.log.read_from(&ranges, ends)?;
-        let limit = self.leg.config.timeouts.kafka;
-        while !open.is_empty() {
-            let (mut last, in_topic, table) = (None, &mut self.in_topic, self.leg.table);
-            let polled = self.log.poll(limit, &mut |record| {
-                in_topic.add(&table.row_key(record.key, record.value));
-                last = Some((record.partition, record.offset));
-            })?;
-            match (polled, last) {
-                (Polled::Record, Some((partition, offset))) => {
-                    if ends.get(&partition).is_none_or(|&end| offset + 1 >= end) {
-                        open.remove(&partition);
-                    }
-                }
-                (Polled::End(partition), _) => {
-                    open.remove(&partition);
-                }
-                (Polled::Record | Polled::Nothing, _) => {
-                    return Err(Error::unavailable(
-                        format!("cannot read the uncopied records in partitions {open:?} of {}", self.leg.table.topic),
-                        format!("no record came for {limit:?}"),
-                        "check the brokers, and try again",
-                    ));
-                }
+        let (in_topic, table, limit) = (&mut self.in_topic, self.leg.table, self.leg.config.timeouts.kafka);
+        read_between(&mut self.log, &ranges, ends, limit, "the uncopied records", |record| {
+            in_topic.add(&table.row_key(record.key, record.value));
+            if in_topic.hashes.len() <= MOST_KEYS {
+                return Ok(());
             }
-            if self.in_topic.hashes.len() > MOST_KEYS {
-                return Err(Error::unavailable(
-                    format!("cannot distinguish uncopied records of topic {} from missing rows", self.leg.table.topic),
-                    format!("more than {MOST_KEYS} records are not copied yet"),
-                    "run `pg2ch consume` first",
-                ));
-            }
-        }
+            Err(Error::unavailable(
+                format!("cannot distinguish uncopied records of topic {} from missing rows", table.topic),
+                format!("more than {MOST_KEYS} records are not copied yet"),
+                "run `pg2ch consume` first",
+            ))
+        })?;
         self.in_topic.settle();
         Ok(())
     }

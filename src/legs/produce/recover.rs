@@ -5,16 +5,15 @@
 //! them; then held rows are flagged. After: every unsent row is one whose present content is not the last record of its key,
 //! but for those held still. If the process dies in between, the next run resumes at the checkpoint.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::held::{HeldRows, flagging_pace, settle};
 use crate::config::Config;
 use crate::crash;
 use crate::data::Offsets;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ports::source::{Checkpoint, Ledger, WindowRecord};
-use crate::ports::topic::{Polled, Survey, TopicLog, wait_from};
+use crate::ports::topic::{Survey, TopicLog, read_between, wait_from};
 use crate::report::{Lost, ProduceReport};
 use crate::shutdown::Shutdown;
 
@@ -137,56 +136,27 @@ fn read_window(
     limit: Duration,
 ) -> Result<i64> {
     let mut newest = 0;
-    let mut open: BTreeSet<i32> = windows.keys().copied().collect();
-    if open.is_empty() {
-        return Ok(newest);
-    }
-    log.read_from(windows, ends)?;
     let mut chunk: Vec<WindowRecord> = Vec::new();
     let mut bytes = 0;
-    while !open.is_empty() {
-        let mut last = None;
-        let polled = log.poll(limit, &mut |record| {
-            last = Some((record.partition, record.offset));
-            if ends.get(&record.partition).is_some_and(|&end| record.offset < end) {
-                newest = newest.max(record.timestamp_ms);
-                let headers = (record.headers)();
-                bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + headers.len();
-                chunk.push(WindowRecord {
-                    partition: record.partition,
-                    offset: record.offset,
-                    timestamp_ms: record.timestamp_ms,
-                    key: record.key.map(<[u8]>::to_vec),
-                    value: record.value.map(<[u8]>::to_vec),
-                    headers,
-                });
-            }
-        })?;
-        match polled {
-            Polled::Record => {
-                if let Some((partition, offset)) = last
-                    && ends.get(&partition).is_none_or(|&end| offset + 1 >= end)
-                {
-                    open.remove(&partition);
-                }
-            }
-            Polled::End(partition) => {
-                open.remove(&partition);
-            }
-            Polled::Nothing => {
-                return Err(Error::unavailable(
-                    format!("cannot read the records sent earlier to partitions {open:?}"),
-                    format!("no record came for {limit:?}"),
-                    "check the brokers; the next run resumes here",
-                ));
-            }
-        }
+    read_between(log, windows, ends, limit, "the records sent earlier", |record| {
+        newest = newest.max(record.timestamp_ms);
+        let headers = (record.headers)();
+        bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + headers.len();
+        chunk.push(WindowRecord {
+            partition: record.partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            key: record.key.map(<[u8]>::to_vec),
+            value: record.value.map(<[u8]>::to_vec),
+            headers,
+        });
         if chunk.len() >= CHUNK_RECORDS || bytes >= CHUNK_BYTES {
             ledger.add_to_window(&chunk)?;
             chunk.clear();
             bytes = 0;
         }
-    }
+        Ok(())
+    })?;
     if !chunk.is_empty() {
         ledger.add_to_window(&chunk)?;
     }
