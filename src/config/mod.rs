@@ -6,7 +6,6 @@
 mod column_rules;
 mod credential;
 mod environment;
-mod example;
 mod file;
 mod kafka;
 mod load;
@@ -30,13 +29,16 @@ use std::time::Duration;
 pub use column_rules::ColumnRules;
 pub use credential::Credential;
 pub use environment::{VARIABLES, wants_json_log};
-pub use example::EXAMPLE;
 pub use load::{Flags, JOBS, explain, load};
 pub use origin::{Explained, Origin, Setting};
 pub use outbox::Outbox;
 pub use removal::{DELETED_MARK, HELD_FOR, Keep, Removal};
 pub use url::ClickHouseUrl;
 pub use value::{duration, nearest};
+
+/// The file that `pg2ch config generate` prints and `scripts/install` puts in place: every key with its default, commented out
+/// where it need not be set, and explained.
+pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// Everything a command needs to know about its surroundings.
 #[derive(Clone, Debug)]
