@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::file::{File, Section, Value};
-use super::reader::{Reader, column_names, kind, refuse, take};
+use super::file::Value;
+use super::reader::Section;
 use super::value;
 use crate::data::is_own;
 use crate::error::Result;
@@ -62,56 +62,36 @@ impl ColumnRules {
     }
 }
 
-/// Reads `rename`, `ignore` and `allow_lossy` of table number `at`.
+/// Reads `rename`, `ignore` and `allow_lossy`, which are noted only where they are set.
 ///
 /// # Errors
 /// 78 if a value is refused, or two of them contradict each other.
-pub fn read(reader: &mut Reader, file: &File, section: &mut Section, at: usize, key: &[String]) -> Result<ColumnRules> {
-    let place = |name: &str| format!("table[{at}].{name}");
+pub fn read(section: &mut Section<'_>, key: &[String]) -> Result<ColumnRules> {
     let mut rules = ColumnRules::default();
-    for name in ["rename", "ignore", "allow_lossy"] {
-        let Some((entry, origin)) = take(file, section, name) else { continue };
-        let shown = match (name, entry.value) {
-            ("rename", Value::Pairs(pairs)) => {
-                for (field, column) in pairs {
-                    rename(&mut rules, field, column).map_err(|why| refuse(&place(name), &origin, why, RENAME_HINT))?;
-                }
-                let taken =
-                    |(_, column): &(&String, &String)| key.contains(column) && !rules.rename.contains_key(*column);
-                if let Some((field, column)) = rules.rename.iter().find(taken) {
-                    let why =
-                        format!("`{column}` belongs to the key, and `{field}` would take its column of the target");
-                    return Err(refuse(
-                        &place(name),
-                        &origin,
-                        why,
-                        "choose another name, or rename the key's column as well",
-                    ));
-                }
-                let pairs: Vec<String> =
-                    rules.rename.iter().map(|(field, column)| format!("{field} → {column}")).collect();
-                pairs.join(", ")
-            }
-            ("rename", other) => {
-                return Err(refuse(&place(name), &origin, format!("it is {}", kind(&other)), RENAME_HINT));
-            }
-            (_, value) => {
-                let columns =
-                    column_names(&place(name), &origin, value, "name columns of the source: `[\"one\", \"another\"]`")?;
-                let shown = columns.join(", ");
-                if name == "ignore" { &mut rules.ignore } else { &mut rules.allow_lossy }.extend(columns);
-                shown
-            }
-        };
-        check(&rules, key).map_err(|why| refuse(&place(name), &origin, why, "keep one of the two"))?;
-        reader.note(place(name), shown, &origin);
+    if let Some(given) = section.take("rename") {
+        let hint = "write `rename = { source_column = \"target_column\" }`";
+        let rename = |given: Value| given.pairs()?.into_iter().try_for_each(|pair| rename(&mut rules.rename, pair));
+        let given = given.read(rename, hint)?;
+        let taken = |(_, column): &(&String, &String)| key.contains(column) && !rules.rename.contains_key(*column);
+        if let Some((field, column)) = rules.rename.iter().find(taken) {
+            let why = format!("`{column}` belongs to the key, and `{field}` would take its column of the target");
+            return Err(given.refuse(why, "choose another name, or rename the key's column as well"));
+        }
+        let pairs: Vec<String> = rules.rename.iter().map(|(field, column)| format!("{field} → {column}")).collect();
+        section.note("rename", pairs.join(", "), &given.origin);
+    }
+    for name in ["ignore", "allow_lossy"] {
+        let Some(given) = section.take(name) else { continue };
+        let given = given.read(Value::columns, "name columns of the source: `[\"one\", \"another\"]`")?;
+        let columns = if name == "ignore" { &mut rules.ignore } else { &mut rules.allow_lossy };
+        columns.extend(given.value.iter().cloned());
+        check(&rules, key).map_err(|why| given.refuse(why, "keep one of the two"))?;
+        section.note(name, given.value.join(", "), &given.origin);
     }
     Ok(rules)
 }
 
-const RENAME_HINT: &str = "write `rename = { source_column = \"target_column\" }`";
-
-fn rename(rules: &mut ColumnRules, field: String, column: String) -> Result<(), String> {
+fn rename(names: &mut BTreeMap<String, String>, (field, column): (String, String)) -> Result<(), String> {
     value::column(&field)?;
     if column.is_empty() || column.chars().any(char::is_control) {
         return Err(format!("the new name of `{field}` is not a valid name"));
@@ -119,10 +99,10 @@ fn rename(rules: &mut ColumnRules, field: String, column: String) -> Result<(), 
     if is_own(&column) {
         return Err(format!("`{column}` is pg2ch's own column"));
     }
-    if let Some((other, _)) = rules.rename.iter().find(|(_, taken)| **taken == column) {
+    if let Some((other, _)) = names.iter().find(|(_, taken)| **taken == column) {
         return Err(format!("`{other}` and `{field}` would both become `{column}`"));
     }
-    rules.rename.insert(field, column);
+    names.insert(field, column);
     Ok(())
 }
 

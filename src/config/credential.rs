@@ -37,6 +37,12 @@ pub enum Credential {
 }
 
 impl Credential {
+    /// A password that is known.
+    #[must_use]
+    pub fn known(password: String) -> Self {
+        Self::Known(Secret::new(password))
+    }
+
     /// The password as it is now.
     ///
     /// # Errors

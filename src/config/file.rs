@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::environment::{self, Environment};
-use super::origin::Origin;
+use super::origin::{Given, Origin};
 use super::value;
 use crate::error::{Error, Result};
 
@@ -19,58 +19,26 @@ use crate::error::{Error, Result};
 pub const SEARCHED: &[&str] = &["pg2ch.toml", "/etc/pg2ch/pg2ch.toml"];
 
 /// The keys of each section.
-const SECTIONS: &[(&str, &[&str])] = &[
-    ("postgres", &["url", "password_file", "password_command", "pause_percent", "max_replication_lag"]),
+const SECTIONS: &[(&str, &str)] = &[
+    ("postgres", "url password_file password_command pause_percent max_replication_lag"),
     (
         "kafka",
-        &[
-            "brokers",
-            "sasl_password_file",
-            "sasl_password_command",
-            "oauth_token_url",
-            "oauth_client_id",
-            "oauth_client_secret_file",
-            "oauth_client_secret_command",
-            "oauth_scope",
-            "transactional",
-            "transactional_prefix",
-            "properties",
-        ],
+        "brokers sasl_password_file sasl_password_command oauth_token_url oauth_client_id oauth_client_secret_file \
+         oauth_client_secret_command oauth_scope transactional transactional_prefix properties",
     ),
-    ("clickhouse", &["url", "password_file", "password_command", "ca_cert"]),
-    ("batch", &["rows", "bytes", "insert_rows", "insert_bytes"]),
-    ("timeouts", &["connect", "postgres", "row_lock", "kafka", "stable", "clickhouse", "give_up"]),
-    ("retry", &["attempts", "pause", "max_pause"]),
-    ("metrics", &["textfile"]),
-    ("notify", &["url", "url_file", "timeout"]),
-    ("run", &["jobs", "log_format"]),
+    ("clickhouse", "url password_file password_command ca_cert"),
+    ("batch", "rows bytes insert_rows insert_bytes"),
+    ("timeouts", "connect postgres row_lock kafka stable clickhouse give_up"),
+    ("retry", "attempts pause max_pause"),
+    ("metrics", "textfile"),
+    ("notify", "url url_file timeout"),
+    ("run", "jobs log_format"),
 ];
 
 /// The keys of a `[[table]]`.
-const TABLE_KEYS: &[&str] = &[
-    "source",
-    "key",
-    "flag",
-    "where",
-    "columns",
-    "exclude",
-    "topic",
-    "target",
-    "group",
-    "on_bad_row",
-    "max_dead_letters",
-    "max_rows_per_second",
-    "rename",
-    "ignore",
-    "allow_lossy",
-    "allow_engine",
-    "deleted",
-    "keep",
-    "headers",
-    "message_key",
-    "order_by",
-    "metadata_columns",
-];
+const TABLE_KEYS: &str = "\
+    source key flag where columns exclude topic target group on_bad_row max_dead_letters max_rows_per_second rename \
+    ignore allow_lossy allow_engine deleted keep headers message_key order_by metadata_columns";
 
 /// The largest file that is read: a configuration is a page of text, and a device has no end.
 const LARGEST: u64 = 1 << 20;
@@ -92,38 +60,69 @@ pub enum Value {
     Other(&'static str),
 }
 
-/// A value and its line, counted from 1.
-#[derive(Debug)]
-pub struct Entry {
-    /// The value.
-    pub value: Value,
-    /// The line of its key.
-    pub line: usize,
+impl Value {
+    /// What it is, in words.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a string",
+            Self::Whole(_) => "a number",
+            Self::Truth(_) => "true or false",
+            Self::List(_) => "a list",
+            Self::Pairs(_) => "a section",
+            Self::Other(word) => word,
+        }
+    }
+
+    /// `true` or `false`.
+    ///
+    /// # Errors
+    /// The reason, if it is not that.
+    pub fn truth(self) -> Result<bool, String> {
+        match self {
+            Self::Truth(truth) => Ok(truth),
+            other => Err(format!("it is {}", other.kind())),
+        }
+    }
+
+    /// `"a"`, or `["a", "b"]`: names of columns.
+    ///
+    /// # Errors
+    /// The reason, if it is not that.
+    pub fn columns(self) -> Result<Vec<String>, String> {
+        let columns = match self {
+            Self::Text(column) => vec![column],
+            Self::List(columns) => columns,
+            other => return Err(format!("it is {}", other.kind())),
+        };
+        columns.iter().try_for_each(|column| value::column(column))?;
+        Ok(columns)
+    }
+
+    /// `{ a = "b" }`.
+    ///
+    /// # Errors
+    /// The reason, if it is not that.
+    pub fn pairs(self) -> Result<Vec<(String, String)>, String> {
+        match self {
+            Self::Pairs(pairs) => Ok(pairs),
+            other => Err(format!("it is {}", other.kind())),
+        }
+    }
 }
 
-/// Entries by key.
-pub type Section = BTreeMap<String, Entry>;
-
 /// A configuration file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct File {
     /// Where it is.
     pub path: PathBuf,
-    /// Sections by name, without `kafka.properties` and the tables.
-    pub sections: BTreeMap<String, Section>,
-    /// `[kafka.properties]`, the names of nested tables joined by dots.
-    pub properties: Section,
-    /// The `[[table]]` sections in order, with the line of each.
-    pub tables: Vec<(usize, Section)>,
+    /// What it says, by place: `batch.rows`, `table[0].topic`. Taken out one by one.
+    pub entries: BTreeMap<String, Given<Value>>,
+    /// `[kafka.properties]` by name, the names of nested tables joined by dots.
+    pub properties: BTreeMap<String, Given<Value>>,
+    /// The headers of the `[[table]]` sections, in order.
+    pub tables: Vec<Origin>,
     /// Whether users other than its owner and group may read it.
     pub is_world_readable: bool,
-}
-
-impl File {
-    /// The origin of something at `line`.
-    pub fn origin(&self, line: usize) -> Origin {
-        Origin::File { path: self.path.clone(), line }
-    }
 }
 
 /// Reads the file that is named by the flag or by the environment, or else the first one that exists in `searched`.
@@ -191,7 +190,9 @@ pub fn parse(path: &Path, text: &str) -> Result<File> {
             "fix that line; strings need quotes (`rows = 10000`, `topic = \"user_logins\"`, `connect = \"5s\"`)",
         )
     })?;
-    Parser { path, text }.file(root.into_inner())
+    let mut parser = Parser { text, file: File { path: path.to_owned(), ..File::default() } };
+    parser.sections(root.into_inner())?;
+    Ok(parser.file)
 }
 
 fn line_of(text: &str, position: usize) -> usize {
@@ -199,138 +200,129 @@ fn line_of(text: &str, position: usize) -> usize {
 }
 
 struct Parser<'t> {
-    path: &'t Path,
     text: &'t str,
+    file: File,
 }
 
 impl Parser<'_> {
-    fn file(&self, root: DeTable<'_>) -> Result<File> {
-        let mut file = File {
-            path: self.path.to_owned(),
-            sections: BTreeMap::new(),
-            properties: Section::new(),
-            tables: Vec::new(),
-            is_world_readable: false,
-        };
+    fn sections(&mut self, root: DeTable<'_>) -> Result<()> {
         for (name, value) in root {
-            let line = self.line(name.span().start);
+            let origin = self.origin(name.span().start);
             let name = name.get_ref().as_ref();
             if name == "table" {
-                file.tables = self.tables(line, value.into_inner())?;
+                self.tables(&origin, value.into_inner())?;
                 continue;
             }
             let Some((_, keys)) = SECTIONS.iter().find(|(known, _)| *known == name) else {
-                return Err(self.unknown_section(name, line));
+                return Err(unknown_section(name, &origin));
             };
             let DeValue::Table(section) = value.into_inner() else {
-                return Err(self.wrong(
-                    name,
-                    line,
-                    "it is a section of keys, not a value",
-                    &format!("write it as [{name}]"),
-                ));
+                let why = "it is a section of keys, not a value";
+                return Err(origin.refuse(name, why, &format!("write it as [{name}]")));
             };
-            let entries = self.section(&format!("[{name}]"), section, keys, &mut file.properties)?;
-            file.sections.insert(name.to_owned(), entries);
+            self.section(&format!("[{name}]"), name, section, keys)?;
         }
-        Ok(file)
+        Ok(())
     }
 
-    fn tables(&self, line: usize, value: DeValue<'_>) -> Result<Vec<(usize, Section)>> {
+    fn tables(&mut self, header: &Origin, value: DeValue<'_>) -> Result<()> {
         let wrong = || {
-            self.wrong("table", line, "a table to move is written in double brackets", "write its header as [[table]]")
+            let why = "a table to move is written in double brackets";
+            header.refuse("table", why, "write its header as [[table]]")
         };
         let DeValue::Array(array) = value else { return Err(wrong()) };
-        let mut tables = Vec::new();
-        for item in array {
-            let line = self.line(item.span().start);
+        for (at, item) in array.into_iter().enumerate() {
+            let origin = self.origin(item.span().start);
             let DeValue::Table(table) = item.into_inner() else { return Err(wrong()) };
-            tables.push((line, self.section("[[table]]", table, TABLE_KEYS, &mut Section::new())?));
+            self.section("[[table]]", &format!("table[{at}]"), table, TABLE_KEYS)?;
+            self.file.tables.push(origin);
         }
-        Ok(tables)
+        Ok(())
     }
 
-    fn section(&self, name: &str, table: DeTable<'_>, keys: &[&str], properties: &mut Section) -> Result<Section> {
-        let mut entries = Section::new();
+    fn section(&mut self, header: &str, place: &str, table: DeTable<'_>, keys: &str) -> Result<()> {
         for (key, value) in table {
-            let line = self.line(key.span().start);
+            let origin = self.origin(key.span().start);
             let key = key.get_ref().as_ref();
-            if !keys.contains(&key) {
-                return Err(self.unknown_key(name, key, line, keys));
+            if !is_one_of(keys, key) {
+                return Err(unknown_key(header, key, &origin, keys));
             }
             if key == "properties" {
-                self.flatten("", line, value, properties)?;
+                self.flatten("", &origin, value)?;
             } else {
-                entries.insert(key.to_owned(), Entry { value: simplify(value.into_inner()), line });
-            }
-        }
-        Ok(entries)
-    }
-
-    /// Without quotes, `security.protocol = "SSL"` is a table in a table to TOML, and one property to everybody else.
-    fn flatten(&self, name: &str, line: usize, value: Spanned<DeValue<'_>>, into: &mut Section) -> Result<()> {
-        let DeValue::Table(table) = value.into_inner() else {
-            return Err(self.wrong(
-                "kafka.properties",
-                line,
-                "it is a section of keys, not a value",
-                "write it as [kafka.properties]",
-            ));
-        };
-        for (key, value) in table {
-            let line = self.line(key.span().start);
-            let key = if name.is_empty() { key.get_ref().to_string() } else { format!("{name}.{}", key.get_ref()) };
-            if matches!(value.get_ref(), DeValue::Table(_)) {
-                self.flatten(&key, line, value, into)?;
-            } else if into.insert(key.clone(), Entry { value: simplify(value.into_inner()), line }).is_some() {
-                return Err(self.wrong(
-                    &format!("kafka.properties.{key}"),
-                    line,
-                    "it is set twice",
-                    "keep one of the two",
-                ));
+                let place = format!("{place}.{key}");
+                let given = Given { value: simplify(value.into_inner()), place: place.clone(), origin };
+                self.file.entries.insert(place, given);
             }
         }
         Ok(())
     }
 
-    fn line(&self, position: usize) -> usize {
-        line_of(self.text, position)
-    }
-
-    fn unknown_section(&self, name: &str, line: usize) -> Error {
-        if let Some((section, _)) = SECTIONS.iter().find(|(_, keys)| keys.contains(&name)) {
-            return self.wrong(name, line, "this key belongs in a section", &format!("move it under [{section}]"));
-        }
-        let known = SECTIONS.iter().map(|(known, _)| *known).chain(["table"]);
-        let hint = match value::nearest(name, known) {
-            Some("table") => "did you mean [[table]]?".to_owned(),
-            Some(near) => format!("did you mean [{near}]?"),
-            None => {
-                "the sections are [postgres], [kafka], [kafka.properties], [clickhouse], [batch], [timeouts], [retry], \
-                     [metrics], [notify], [run] and [[table]]"
-                    .to_owned()
+    /// Without quotes, `security.protocol = "SSL"` is a table in a table to TOML, and one property to everybody else.
+    fn flatten(&mut self, name: &str, origin: &Origin, value: Spanned<DeValue<'_>>) -> Result<()> {
+        let DeValue::Table(table) = value.into_inner() else {
+            let why = "it is a section of keys, not a value";
+            return Err(origin.refuse("kafka.properties", why, "write it as [kafka.properties]"));
+        };
+        for (key, value) in table {
+            let origin = self.origin(key.span().start);
+            let key = if name.is_empty() { key.get_ref().to_string() } else { format!("{name}.{}", key.get_ref()) };
+            if matches!(value.get_ref(), DeValue::Table(_)) {
+                self.flatten(&key, &origin, value)?;
+                continue;
             }
-        };
-        self.wrong(name, line, "unknown section", &hint)
+            let place = format!("kafka.properties.{key}");
+            if self.file.properties.contains_key(&key) {
+                return Err(origin.refuse(shown(&place), "it is set twice", "keep one of the two"));
+            }
+            self.file.properties.insert(key, Given { value: simplify(value.into_inner()), place, origin });
+        }
+        Ok(())
     }
 
-    fn unknown_key(&self, section: &str, key: &str, line: usize, keys: &[&str]) -> Error {
-        let elsewhere = SECTIONS.iter().find(|(_, keys)| keys.contains(&key)).map(|(section, _)| *section);
-        let hint = match (value::nearest(key, keys.iter().copied()), elsewhere) {
-            (Some(near), _) => format!("did you mean `{near}`? `pg2ch config generate` shows every key"),
-            (None, Some(other)) => format!("`{key}` is a key of [{other}]"),
-            (None, None) => format!("the keys of {section} are {}", keys.join(", ")),
-        };
-        self.wrong(key, line, &format!("{section} has no such key"), &hint)
+    fn origin(&self, position: usize) -> Origin {
+        Origin::File { path: self.file.path.clone(), line: line_of(self.text, position) }
     }
+}
 
-    fn wrong(&self, key: &str, line: usize, why: &str, hint: &str) -> Error {
-        // A quoted key can be anything, and so may be a line that went astray.
-        let is_key = key.len() <= 80 && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-'));
-        let key = if is_key { key } else { "…" };
-        Error::config(format!("cannot accept `{key}` ({}:{line})", self.path.display()), why, hint)
+fn unknown_section(name: &str, origin: &Origin) -> Error {
+    if let Some(section) = section_with(name) {
+        return origin.refuse(shown(name), "this key belongs in a section", &format!("move it under [{section}]"));
     }
+    let known = SECTIONS.iter().map(|(known, _)| *known).chain(["table"]);
+    let hint = match value::nearest(name, known) {
+        Some("table") => "did you mean [[table]]?",
+        Some(near) => &format!("did you mean [{near}]?"),
+        None => {
+            "the sections are [postgres], [kafka], [kafka.properties], [clickhouse], [batch], [timeouts], [retry], \
+             [metrics], [notify], [run] and [[table]]"
+        }
+    };
+    origin.refuse(shown(name), "unknown section", hint)
+}
+
+fn unknown_key(header: &str, key: &str, origin: &Origin, keys: &str) -> Error {
+    let hint = match (value::nearest(key, keys.split(' ')), section_with(key)) {
+        (Some(near), _) => format!("did you mean `{near}`? `pg2ch config generate` shows every key"),
+        (None, Some(other)) => format!("`{key}` is a key of [{other}]"),
+        (None, None) => format!("the keys of {header} are {}", keys.replace(' ', ", ")),
+    };
+    origin.refuse(shown(key), format!("{header} has no such key"), &hint)
+}
+
+fn is_one_of(keys: &str, key: &str) -> bool {
+    keys.split(' ').any(|known| known == key)
+}
+
+/// The section that has a key of this name.
+fn section_with(key: &str) -> Option<&'static str> {
+    SECTIONS.iter().find(|(_, keys)| is_one_of(keys, key)).map(|(section, _)| *section)
+}
+
+/// A key as a message has it. A quoted one can be anything, and so may be a line that went astray.
+fn shown(key: &str) -> &str {
+    let is_key = key.len() <= 80 && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-'));
+    if is_key { key } else { "…" }
 }
 
 fn simplify(value: DeValue<'_>) -> Value {

@@ -1,6 +1,7 @@
 //! `[kafka]`: brokers, and the properties of librdkafka that may be passed on, or why not.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -8,9 +9,10 @@ use rdkafka::types::RDKafkaConfRes;
 
 use super::environment::{KAFKA_BROKERS, KAFKA_SASL_PASSWORD};
 use super::file::Value;
-use super::origin::Origin;
-use super::reader::{Given, Reader, kind, refuse};
-use super::{Credential, KafkaConfig, Secret, TokenSource, oauth, password, value};
+use super::oauth::Properties;
+use super::origin::Given;
+use super::reader::{Reader, Section};
+use super::{Credential, KafkaConfig, Secret, TokenSource, oauth, password, url, value};
 use crate::error::Result;
 
 const PASSWORD: &str = "sasl.password";
@@ -82,68 +84,52 @@ const HARMLESS: &[&str] = &[
 /// # Errors
 /// 78 if a value is refused.
 pub fn read(reader: &mut Reader) -> Result<KafkaConfig> {
-    let brokers = brokers(reader)?;
-    let transactional = reader.truth("kafka", "transactional", true)?;
-    let prefix = reader
-        .given_text("kafka", "transactional_prefix", None)?
-        .unwrap_or(Given { value: "pg2ch".to_owned(), origin: Origin::Default });
-    value::transactional_prefix(&prefix.value).map_err(|why| {
-        let hint = "give each environment that shares the cluster its own, such as \"pg2ch-staging\"";
-        refuse("kafka.transactional_prefix", &prefix.origin, why, hint)
-    })?;
-    reader.note("kafka.transactional_prefix", &prefix.value, &prefix.origin);
-    let Login { properties, sasl_password, token_source } = login(reader)?;
-    Ok(KafkaConfig {
-        brokers,
-        properties,
-        sasl_password,
-        token_source,
-        transactional,
-        transactional_prefix: prefix.value,
-    })
+    let mut section = reader.section("kafka");
+    let brokers = brokers(&mut section)?;
+    let transactional = section.truth("transactional", true)?;
+    let hint = "give each environment that shares the cluster its own, such as \"pg2ch-staging\"";
+    let check = value::transactional_prefix;
+    let transactional_prefix = section.checked("transactional_prefix", Some("pg2ch"), hint, check)?;
+    let Login { properties, sasl_password, token_source } = login(&mut section)?;
+    Ok(KafkaConfig { brokers, properties, sasl_password, token_source, transactional, transactional_prefix })
 }
 
-fn brokers(reader: &mut Reader) -> Result<String> {
-    let given = reader
-        .given_list("kafka", "brokers", Some(KAFKA_BROKERS))?
-        .unwrap_or(Given { value: "localhost:9092".to_owned(), origin: Origin::Default });
+fn brokers(section: &mut Section<'_>) -> Result<String> {
     let hint = "write [\"kafka1:9092\", \"kafka2:9092\"] or \"kafka1:9092,kafka2:9092\"; user and password belong in \
                 [kafka.properties] and `sasl_password_file`";
-    let brokers: Vec<&str> = given.value.split(',').map(str::trim).collect();
-    for (at, broker) in brokers.iter().enumerate() {
-        // The broker itself is not shown: a password may be written in it.
-        check_broker(broker)
-            .map_err(|why| refuse("kafka.brokers", &given.origin, format!("in entry {}, {why}", at + 1), hint))?;
-    }
-    let brokers = brokers.join(",");
-    reader.note("kafka.brokers", &brokers, &given.origin);
-    Ok(brokers)
+    let checked = |text: String| {
+        let brokers: Vec<&str> = text.split(',').map(str::trim).collect();
+        for (at, broker) in brokers.iter().enumerate() {
+            // The broker itself is not shown: a password may be written in it.
+            check_broker(broker).map_err(|why| format!("in entry {}, {why}", at + 1))?;
+        }
+        Ok::<_, String>(brokers.join(","))
+    };
+    section.join_list("brokers");
+    let given = section.text_or("brokers", KAFKA_BROKERS, "localhost:9092")?.read(checked, hint)?;
+    section.note("brokers", &given.value, &given.origin);
+    Ok(given.value)
 }
 
-fn check_broker(broker: &str) -> Result<(), &'static str> {
+fn check_broker(broker: &str) -> Result<(), String> {
     if broker.contains("://") {
-        return Err(
-            "a protocol stands in front of the host: write host:port, and `security.protocol` in [kafka.properties]",
-        );
+        let why =
+            "a protocol stands in front of the host: write host:port, and `security.protocol` in [kafka.properties]";
+        return Err(why.to_owned());
     }
     let (host, port) = match broker.strip_prefix('[') {
         Some(rest) => {
             let (host, after) = rest.split_once(']').ok_or("a `[` is not closed")?;
-            host.parse::<std::net::Ipv6Addr>().map_err(|_| "the brackets do not hold an IPv6 address")?;
-            ("v6", after.strip_prefix(':').or(if after.is_empty() { None } else { Some("") }))
+            host.parse::<Ipv6Addr>().map_err(|_| "the brackets do not hold an IPv6 address")?;
+            (host, (!after.is_empty()).then(|| after.strip_prefix(':').unwrap_or_default()))
         }
         None => broker.split_once(':').map_or((broker, None), |(host, port)| (host, Some(port))),
     };
     if host.is_empty() {
-        return Err("the host is missing");
+        return Err("the host is missing".to_owned());
     }
-    if !host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')) {
-        return Err("the host is neither a name nor an address");
-    }
-    match port.map(str::parse::<u16>) {
-        None | Some(Ok(1..)) => Ok(()),
-        Some(_) => Err("the port is not a number from 1 to 65535"),
-    }
+    url::check_host(host, false)?;
+    port.map_or(Ok(()), |text| url::port(text).map(drop))
 }
 
 /// The properties, and what else is needed to log in.
@@ -153,86 +139,71 @@ struct Login {
     token_source: Option<TokenSource>,
 }
 
-fn login(reader: &mut Reader) -> Result<Login> {
-    let mut properties: BTreeMap<String, (Secret, Origin)> = BTreeMap::new();
-    if let Some(mut file) = reader.file.take() {
-        for (name, entry) in std::mem::take(&mut file.properties) {
-            let origin = file.origin(entry.line);
-            let text = property(&name, &origin, entry.value)?;
-            reader.file_holds_secret |= is_secret(&name);
-            properties.insert(name, (Secret::new(text), origin));
-        }
-        reader.file = Some(file);
+fn login(section: &mut Section<'_>) -> Result<Login> {
+    let mut properties = Properties::new();
+    for (name, given) in std::mem::take(&mut section.reader.file.properties) {
+        let given = property(&name, given)?;
+        section.reader.file_holds_secret |= is_secret(&name);
+        properties.insert(name, given.map(Secret::new));
     }
-    let variable = reader.environment.text(KAFKA_SASL_PASSWORD)?;
-    let kept = match &variable {
-        Some(_) => None,
-        None => password::kept(reader, "kafka", "sasl_password_file", "sasl_password_command")?,
-    };
+    let key = "properties.sasl.password";
     let mut sasl_password = None;
-    if let Some(password) = variable {
-        properties.insert(PASSWORD.to_owned(), (Secret::new(password), Origin::Environment(KAFKA_SASL_PASSWORD)));
-    } else if let Some(given) = kept {
-        if let Some((_, other)) = properties.get(PASSWORD) {
-            let why = format!("`sasl_password_file` or `sasl_password_command` is set as well ({})", given.origin);
-            let place = format!("kafka.properties.{PASSWORD}");
-            return Err(refuse(&place, other, why, "keep one of the two, best the file or the command"));
-        }
-        reader.note(format!("kafka.properties.{PASSWORD}"), Secret::default().to_string(), &given.origin);
-        sasl_password = Some(given);
+    match section.variable(key, KAFKA_SASL_PASSWORD)? {
+        Some(given) => drop(properties.insert(PASSWORD.to_owned(), given.map(Secret::new))),
+        None => sasl_password = password::kept(section, "sasl_password_file", "sasl_password_command")?,
     }
-    let token_server = oauth::server(reader)?;
+    if let Some(given) = &sasl_password {
+        if let Some(other) = properties.get(PASSWORD) {
+            let why = format!("`sasl_password_file` or `sasl_password_command` is set as well ({})", given.origin);
+            return Err(other.refuse(why, "keep one of the two, best the file or the command"));
+        }
+        section.note_secret(key, Some(given));
+    }
+    let token_server = oauth::server(section)?;
     let token_source = oauth::source(&properties, token_server, &mut sasl_password)?;
-    for (name, (value, origin)) in &properties {
-        let shown = if is_harmless(name) { value.reveal().to_owned() } else { value.to_string() };
-        reader.note(format!("kafka.properties.{name}"), shown, origin);
+    for (name, given) in &properties {
+        let shown = if is_harmless(name) { given.value.reveal().to_owned() } else { given.value.to_string() };
+        section.reader.note(&given.place, shown, &given.origin);
     }
     if token_source.is_some() {
         // If there is one it is the token.
         properties.remove(PASSWORD);
     }
-    let properties = properties.into_iter().map(|(name, (value, _))| (name, value)).collect();
+    let properties = properties.into_iter().map(|(name, given)| (name, given.value)).collect();
     Ok(Login { properties, sasl_password: sasl_password.map(|given| given.value), token_source })
 }
 
-fn property(name: &str, origin: &Origin, value: Value) -> Result<String> {
+fn property(name: &str, given: Given<Value>) -> Result<Given<String>> {
     let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
     if !is_name {
         // Not shown: it may be a line that went astray.
-        let why = "librdkafka has no property of this name";
-        return Err(refuse("kafka.properties", origin, why, "see librdkafka's CONFIGURATION.md for the names"));
+        let (why, hint) =
+            ("librdkafka has no property of this name", "see librdkafka's CONFIGURATION.md for the names");
+        return Err(given.origin.refuse("kafka.properties", why, hint));
     }
-    let place = format!("kafka.properties.{name}");
     if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
-        return Err(refuse(&place, origin, why, "take it out of [kafka.properties]"));
+        return Err(given.refuse(why, "take it out of [kafka.properties]"));
     }
-    oauth::refuse_librdkafkas_own(&place, name, origin)?;
-    let text = match value {
-        Value::Text(text) => text,
-        Value::Whole(number) => number.to_string(),
-        Value::Truth(truth) => truth.to_string(),
-        other => {
-            let why = format!("it is {}", kind(&other));
-            return Err(refuse(&place, origin, why, "write a string, a whole number, true or false"));
-        }
+    oauth::refuse_librdkafkas_own(name, &given)?;
+    let text = |value| match value {
+        Value::Text(text) => Ok(text),
+        Value::Whole(number) => Ok(number.to_string()),
+        Value::Truth(truth) => Ok(truth.to_string()),
+        other => Err(format!("it is {}", other.kind())),
     };
-    if text.contains('\0') {
-        return Err(refuse(&place, origin, "it holds a NUL", "take the NUL out"));
+    let given = given.read(text, "write a string, a whole number, true or false")?;
+    if given.value.contains('\0') {
+        return Err(given.refuse("it holds a NUL", "take the NUL out"));
     }
-    known_to_librdkafka(&place, name, &text, origin)?;
-    Ok(text)
+    known_to_librdkafka(name, &given)?;
+    Ok(given)
 }
 
 /// Asks librdkafka itself, which knows its properties and their values; a client is not made yet.
-fn known_to_librdkafka(place: &str, name: &str, value: &str, origin: &Origin) -> Result<()> {
+fn known_to_librdkafka(name: &str, given: &Given<String>) -> Result<()> {
     let mut properties = ClientConfig::new();
-    properties.set(name, value);
-    let KafkaError::ClientConfig(kind, ..) = (match properties.create_native_config() {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
-    }) else {
-        return Ok(());
-    };
+    properties.set(name, &given.value);
+    let Err(KafkaError::ClientConfig(kind, ..)) = properties.create_native_config() else { return Ok(()) };
     // Its own words are not shown: they repeat the value.
     let why = match kind {
         RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN => "librdkafka has no such property",
@@ -240,7 +211,7 @@ fn known_to_librdkafka(place: &str, name: &str, value: &str, origin: &Origin) ->
     };
     let hint =
         "correct name and value: librdkafka's CONFIGURATION.md lists them, and Java's clients have names of their own";
-    Err(refuse(place, origin, why, hint))
+    Err(given.refuse(why, hint))
 }
 
 fn is_harmless(name: &str) -> bool {

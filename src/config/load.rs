@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::environment::{Environment, LOG_FORMAT};
-use super::origin::{Explained, Origin};
-use super::reader::{Given, Reader, show_duration, whole};
+use super::origin::{Explained, Given, Origin};
+use super::reader::{Reader, show_duration};
 use super::{BatchConfig, Config, MetricsConfig, RetryConfig, Timeouts, file, kafka, notify, servers, tables};
 use crate::error::{Error, Result};
 
@@ -23,6 +23,9 @@ pub struct Flags {
 
 /// How many tables may be moved at a time: each takes some ten connections.
 pub const JOBS: RangeInclusive<u64> = 1..=64;
+
+/// The shortest time limit.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Loads the effective configuration. No connection is made; files that it names are opened.
 ///
@@ -45,14 +48,14 @@ pub fn explain(flags: &Flags) -> Result<Explained> {
 pub(super) fn explain_in(flags: &Flags, environment: Environment, searched: &[PathBuf]) -> Result<Explained> {
     environment.warn_about_slips();
     let (file, source) = file::find(flags.config.as_deref(), &environment, searched)?.unzip();
-    let mut reader = Reader { file, environment, settings: Vec::new(), file_holds_secret: false };
+    let mut reader = Reader { file: file.unwrap_or_default(), environment, ..Reader::default() };
     let (postgres, connect) = servers::postgres(&mut reader)?;
     let kafka = kafka::read(&mut reader)?;
     let clickhouse = servers::clickhouse(&mut reader)?;
     let batch = batch(&mut reader)?;
     let timeouts = timeouts(&mut reader, connect)?;
     let retry = retry(&mut reader)?;
-    let metrics = MetricsConfig { textfile: reader.file_to_replace("metrics", "textfile")? };
+    let metrics = metrics(&mut reader)?;
     let notify = notify::read(&mut reader)?;
     let jobs = jobs(&mut reader, flags)?;
     let log_json = log_json(&mut reader)?;
@@ -67,7 +70,7 @@ pub(super) fn explain_in(flags: &Flags, environment: Environment, searched: &[Pa
     warn_about_permissions(&reader);
     Ok(Explained {
         config: Config { postgres, kafka, clickhouse, batch, timeouts, retry, metrics, notify, log_json, jobs, tables },
-        file: reader.file.map(|file| file.path).zip(source),
+        file: source.map(|source| (reader.file.path, source)),
         settings: reader.settings,
     })
 }
@@ -75,11 +78,12 @@ pub(super) fn explain_in(flags: &Flags, environment: Environment, searched: &[Pa
 fn batch(reader: &mut Reader) -> Result<BatchConfig> {
     const ROWS: RangeInclusive<u64> = 1..=1_000_000;
     const BYTES: RangeInclusive<u64> = (64 << 10)..=(1 << 30);
+    let mut section = reader.section("batch");
     Ok(BatchConfig {
-        rows: size(reader.whole("batch", "rows", ROWS, 30_000)?),
-        bytes: size(reader.bytes("batch", "bytes", BYTES, 4 << 20)?),
-        insert_rows: size(reader.whole("batch", "insert_rows", ROWS, 65_536)?),
-        insert_bytes: size(reader.bytes("batch", "insert_bytes", BYTES, 8 << 20)?),
+        rows: size(section.whole("rows", ROWS, 30_000)?),
+        bytes: size(section.bytes("bytes", BYTES, 4 << 20)?),
+        insert_rows: size(section.whole("insert_rows", ROWS, 65_536)?),
+        insert_bytes: size(section.bytes("insert_bytes", BYTES, 8 << 20)?),
     })
 }
 
@@ -88,30 +92,9 @@ fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-fn jobs(reader: &mut Reader, flags: &Flags) -> Result<usize> {
-    let in_file = whole("run.jobs", reader.entry("run", "jobs"), JOBS, 1)?;
-    let (jobs, origin) = flags.jobs.map_or(in_file, |jobs| (jobs, Origin::Flag("--jobs")));
-    reader.note("run.jobs", jobs.to_string(), &origin);
-    Ok(size(jobs))
-}
-
-fn log_json(reader: &mut Reader) -> Result<bool> {
-    let given = reader.given_text("run", "log_format", Some(LOG_FORMAT))?;
-    let given = given.unwrap_or(Given { value: "text".to_owned(), origin: Origin::Default });
-    let json = match given.value.as_str() {
-        "text" => false,
-        "json" => true,
-        other => {
-            let why = format!("{other:?} is neither of the two");
-            return Err(super::reader::refuse("run.log_format", &given.origin, why, "write \"text\" or \"json\""));
-        }
-    };
-    reader.note("run.log_format", given.value, &given.origin);
-    Ok(json)
-}
-
 fn timeouts(reader: &mut Reader, from_url: Option<Given<Duration>>) -> Result<Timeouts> {
-    let mut limit = |key, default| reader.duration("timeouts", key, Duration::from_millis(1), default);
+    let mut section = reader.section("timeouts");
+    let mut limit = |key, default| section.duration(key, SHORTEST, default);
     let connect = limit("connect", Duration::from_secs(5))?;
     let timeouts = Timeouts {
         connect: connect.value,
@@ -124,10 +107,7 @@ fn timeouts(reader: &mut Reader, from_url: Option<Given<Duration>>) -> Result<Ti
     // The URL's connect_timeout counts where `connect` is not set.
     match from_url {
         Some(given) if connect.origin == Origin::Default => {
-            if let Some(setting) = reader.settings.iter_mut().find(|setting| setting.key == "timeouts.connect") {
-                setting.value = show_duration(given.value);
-                setting.origin = given.origin;
-            }
+            section.note_instead("connect", show_duration(given.value), given.origin);
             Ok(Timeouts { connect: given.value, ..timeouts })
         }
         _ => Ok(timeouts),
@@ -135,38 +115,63 @@ fn timeouts(reader: &mut Reader, from_url: Option<Given<Duration>>) -> Result<Ti
 }
 
 fn retry(reader: &mut Reader) -> Result<RetryConfig> {
-    let attempts = reader.whole("retry", "attempts", 1..=1000, 5)?;
-    let pause = reader.duration("retry", "pause", Duration::ZERO, Duration::from_millis(200))?;
-    let max_pause = reader.duration("retry", "max_pause", Duration::ZERO, Duration::from_secs(5))?;
+    let mut section = reader.section("retry");
+    let attempts = section.whole("attempts", 1..=1000, 5)?;
+    let pause = section.duration("pause", Duration::ZERO, Duration::from_millis(200))?;
+    let max_pause = section.duration("max_pause", Duration::ZERO, Duration::from_secs(5))?;
     if max_pause.value < pause.value {
-        let (place, origin) = match &max_pause.origin {
-            Origin::Default => ("retry.pause", &pause.origin),
-            origin => ("retry.max_pause", origin),
-        };
-        let why = format!(
-            "`max_pause` ({}) is below `pause` ({})",
-            show_duration(max_pause.value),
-            show_duration(pause.value)
-        );
-        return Err(super::reader::refuse(place, origin, why, "make `max_pause` at least as long as `pause`"));
+        let (longest, first) = (show_duration(max_pause.value), show_duration(pause.value));
+        let wrong = if max_pause.origin == Origin::Default { pause } else { max_pause };
+        let why = format!("`max_pause` ({longest}) is below `pause` ({first})");
+        return Err(wrong.refuse(why, "make `max_pause` at least as long as `pause`"));
     }
     Ok(RetryConfig {
         attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
         pause: pause.value,
         max_pause: max_pause.value,
-        give_up: reader.duration("timeouts", "give_up", Duration::from_millis(1), Duration::from_secs(60))?.value,
+        give_up: reader.section("timeouts").duration("give_up", SHORTEST, Duration::from_secs(60))?.value,
     })
 }
 
-fn warn_about_permissions(reader: &Reader) {
-    if let Some(file) = &reader.file
-        && file.is_world_readable
-        && reader.file_holds_secret
+fn metrics(reader: &mut Reader) -> Result<MetricsConfig> {
+    let textfile = reader.section("metrics").path("textfile")?;
+    // A FIFO would keep a run waiting at its end.
+    if let Some(given) = &textfile
+        && given.value.metadata().is_ok_and(|found| !found.is_file())
     {
+        let why = format!("{} is not a regular file", given.value.display());
+        return Err(given.refuse(why, "name a file that pg2ch may replace, or one that does not exist yet"));
+    }
+    Ok(MetricsConfig { textfile: textfile.map(|given| given.value) })
+}
+
+fn jobs(reader: &mut Reader, flags: &Flags) -> Result<usize> {
+    let mut section = reader.section("run");
+    let in_file = section.whole("jobs", JOBS, 1)?;
+    if let Some(jobs) = flags.jobs {
+        section.note_instead("jobs", jobs.to_string(), Origin::Flag("--jobs"));
+    }
+    Ok(size(flags.jobs.unwrap_or(in_file)))
+}
+
+fn log_json(reader: &mut Reader) -> Result<bool> {
+    let mut section = reader.section("run");
+    let given = section.text_or("log_format", LOG_FORMAT, "text")?;
+    let is_json = match given.value.as_str() {
+        "text" => false,
+        "json" => true,
+        other => return Err(given.refuse(format!("{other:?} is neither of the two"), "write \"text\" or \"json\"")),
+    };
+    section.note("log_format", &given.value, &given.origin);
+    Ok(is_json)
+}
+
+fn warn_about_permissions(reader: &Reader) {
+    if reader.file.is_world_readable && reader.file_holds_secret {
         log::warn!(
             "the configuration file {} holds a password and may be read by every user of this machine: `chmod 640` it, or move \
              the password to a `password_file`",
-            file.path.display()
+            reader.file.path.display()
         );
     }
 }

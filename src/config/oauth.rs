@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 
 use super::environment::KAFKA_OAUTH_CLIENT_SECRET;
-use super::origin::Origin;
-use super::reader::{Given, Reader, refuse};
+use super::origin::{Given, Origin};
+use super::reader::Section;
 use super::url::http_authority;
 use super::{Credential, Secret, TokenServer, TokenSource, password};
 use crate::error::Result;
 
 /// The properties by which a client is told to log in, and how.
-pub type Properties = BTreeMap<String, (Secret, Origin)>;
+pub type Properties = BTreeMap<String, Given<Secret>>;
 
 const MECHANISMS: [&str; 2] = ["sasl.mechanism", "sasl.mechanisms"];
 
@@ -22,28 +22,29 @@ const SOURCES: &str = "set `sasl_password_command` in [kafka], or `oauth_token_u
 ///
 /// # Errors
 /// 78 if `name` is such a property.
-pub fn refuse_librdkafkas_own(place: &str, name: &str, origin: &Origin) -> Result<()> {
+pub fn refuse_librdkafkas_own<T>(name: &str, given: &Given<T>) -> Result<()> {
     if !name.contains("sasl.oauthbearer") {
         return Ok(());
     }
     let why = "pg2ch gets the tokens itself, and not through librdkafka";
-    Err(refuse(place, origin, why, &format!("take it out of [kafka.properties] and {SOURCES}")))
+    Err(given.refuse(why, &format!("take it out of [kafka.properties] and {SOURCES}")))
 }
 
 /// Reads the keys of a server that gives out tokens, if there are any.
 ///
 /// # Errors
 /// 78 if one is missing or refused.
-pub fn server(reader: &mut Reader) -> Result<Option<Given<TokenServer>>> {
-    let url = text(reader, "oauth_token_url")?;
-    let client_id = text(reader, "oauth_client_id")?;
-    let client_secret = secret(reader)?;
-    let scope = text(reader, "oauth_scope")?;
+pub fn server(section: &mut Section<'_>) -> Result<Option<Given<TokenServer>>> {
+    let url = text(section, "oauth_token_url")?;
+    let client_id = text(section, "oauth_client_id")?;
+    let client_secret = secret(section)?;
+    let scope = text(section, "oauth_scope")?;
     let texts = [&url, &client_id, &scope].into_iter().flatten().map(|given| &given.origin);
     // The variable alone may be meant for another configuration.
     let secrets = client_secret.iter().map(|given| &given.origin);
     let in_file = secrets.filter(|origin| !matches!(origin, Origin::Environment(_)));
     let Some(origin) = texts.chain(in_file).next().cloned() else { return Ok(None) };
+    let place = section.place("oauth_token_url");
     let (url, client_id, client_secret) = match (url, client_id, client_secret) {
         (Some(url), Some(id), Some(secret)) => (url, id, secret),
         (url, id, _) => {
@@ -58,12 +59,12 @@ pub fn server(reader: &mut Reader) -> Result<Option<Given<TokenServer>>> {
                 "set `{missing}` in [kafka]; the secret may also be in {KAFKA_OAUTH_CLIENT_SECRET}, or come from \
                  `oauth_client_secret_command`"
             );
-            return Err(refuse("kafka.oauth_token_url", &origin, format!("`{missing}` is not set"), &hint));
+            return Err(origin.refuse(&place, format!("`{missing}` is not set"), &hint));
         }
     };
     check(&url.value).map_err(|why| {
         let hint = "write the address of the token endpoint, such as \"https://login.example.org/oauth2/token\", without user and password";
-        refuse("kafka.oauth_token_url", &url.origin, why, hint)
+        url.refuse(why, hint)
     })?;
     let value = TokenServer {
         url: url.value,
@@ -71,7 +72,7 @@ pub fn server(reader: &mut Reader) -> Result<Option<Given<TokenServer>>> {
         client_secret: client_secret.value,
         scope: scope.map(|given| given.value),
     };
-    Ok(Some(Given { value, origin }))
+    Ok(Some(Given { value, place, origin }))
 }
 
 /// Chooses where the tokens come from; with one of them `password` is not a password, and is taken.
@@ -83,32 +84,25 @@ pub fn source(
     server: Option<Given<TokenServer>>,
     password: &mut Option<Given<Credential>>,
 ) -> Result<Option<TokenSource>> {
-    let wanted = MECHANISMS.iter().find_map(|name| {
-        let (value, origin) = properties.get(*name)?;
-        value.reveal().eq_ignore_ascii_case("OAUTHBEARER").then_some((format!("kafka.properties.{name}"), origin))
-    });
-    let Some((mechanism, origin)) = wanted else {
+    let is_wanted = |given: &&Given<Secret>| given.value.reveal().eq_ignore_ascii_case("OAUTHBEARER");
+    let Some(mechanism) = MECHANISMS.iter().find_map(|name| properties.get(*name).filter(is_wanted)) else {
         let Some(server) = server else { return Ok(None) };
         let why = "`sasl.mechanism` is not OAUTHBEARER, so no token is asked for";
         let hint = "set `sasl.mechanism = \"OAUTHBEARER\"` in [kafka.properties], or take the `oauth_` keys out";
-        return Err(refuse("kafka.oauth_token_url", &server.origin, why, hint));
+        return Err(server.refuse(why, hint));
     };
-    let protocol = properties.get("security.protocol").map(|(value, _)| value.reveal().to_ascii_uppercase());
+    let protocol = properties.get("security.protocol").map(|given| given.value.reveal().to_ascii_uppercase());
     if !protocol.is_some_and(|protocol| protocol.starts_with("SASL")) {
         let why = "`security.protocol` is neither SASL_SSL nor SASL_PLAINTEXT, so nothing logs in";
-        return Err(refuse(&mechanism, origin, why, "set `security.protocol = \"SASL_SSL\"` in [kafka.properties]"));
+        return Err(mechanism.refuse(why, "set `security.protocol = \"SASL_SSL\"` in [kafka.properties]"));
     }
-    let written = properties.get("sasl.password");
-    let kept = password.take().or_else(|| {
-        let (token, origin) = written?;
-        Some(Given { value: Credential::from(token.clone()), origin: origin.clone() })
-    });
-    match (kept, server) {
-        (None, None) => Err(refuse(&mechanism, origin, "nothing says where the tokens come from", SOURCES)),
+    let written = properties.get("sasl.password").cloned().map(|given| given.map(Credential::from));
+    match (password.take().or(written), server) {
+        (None, None) => Err(mechanism.refuse("nothing says where the tokens come from", SOURCES)),
         (Some(kept), Some(server)) => {
             let why = format!("the token is also given by what would be the password ({})", kept.origin);
             let hint = "keep one of the two: the `oauth_` keys, or `sasl_password_command` and its like";
-            Err(refuse("kafka.oauth_token_url", &server.origin, why, hint))
+            Err(server.refuse(why, hint))
         }
         (Some(kept), None) => Ok(Some(TokenSource::Kept(kept.value))),
         (None, Some(server)) => Ok(Some(TokenSource::Server(server.value))),
@@ -116,30 +110,22 @@ pub fn source(
 }
 
 /// A text that is shown, and not empty.
-fn text(reader: &mut Reader, key: &str) -> Result<Option<Given<String>>> {
-    let place = format!("kafka.{key}");
-    let Some(given) = reader.given_text("kafka", key, None)? else {
-        reader.note(place, "", &Origin::Default);
-        return Ok(None);
-    };
-    if given.value.is_empty() || given.value.contains(char::is_control) {
-        let why = "it is empty, or holds a control character";
-        return Err(refuse(&place, &given.origin, why, "give it a value, or leave the key out"));
-    }
-    reader.note(place, &given.value, &given.origin);
-    Ok(Some(given))
+fn text(section: &mut Section<'_>, key: &str) -> Result<Option<Given<String>>> {
+    section.optional(key, |section, key| {
+        section.parsed(key, None, "give it a value, or leave the key out", |text| {
+            if text.is_empty() || text.contains(char::is_control) {
+                return Err("it is empty, or holds a control character".to_owned());
+            }
+            Ok(text.to_owned())
+        })
+    })
 }
 
-fn secret(reader: &mut Reader) -> Result<Option<Given<Credential>>> {
-    let kept = password::kept(reader, "kafka", "oauth_client_secret_file", "oauth_client_secret_command")?;
-    let variable = reader.environment.text(KAFKA_OAUTH_CLIENT_SECRET)?.map(|secret| Given {
-        value: Credential::from(Secret::new(secret)),
-        origin: Origin::Environment(KAFKA_OAUTH_CLIENT_SECRET),
-    });
-    let given = variable.or(kept);
-    let shown = given.as_ref().map_or_else(String::new, |_| Secret::default().to_string());
-    let origin = given.as_ref().map_or(Origin::Default, |given| given.origin.clone());
-    reader.note("kafka.oauth_client_secret", shown, &origin);
+fn secret(section: &mut Section<'_>) -> Result<Option<Given<Credential>>> {
+    let kept = password::kept(section, "oauth_client_secret_file", "oauth_client_secret_command")?;
+    let variable = section.variable("oauth_client_secret", KAFKA_OAUTH_CLIENT_SECRET)?;
+    let given = variable.map(|given| given.map(Credential::known)).or(kept);
+    section.note_secret("oauth_client_secret", given.as_ref());
     Ok(given)
 }
 

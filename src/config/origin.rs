@@ -4,11 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::Config;
+use crate::error::{Error, Result};
 
 /// Where an effective value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
     /// Nobody set it.
+    #[default]
     Default,
     /// The configuration file, at this line.
     File {
@@ -36,6 +38,11 @@ impl Origin {
             _ => PathBuf::new(),
         }
     }
+
+    /// The refusal of what `place` has from here.
+    pub(super) fn refuse(&self, place: &str, why: impl fmt::Display, hint: &str) -> Error {
+        Error::config(format!("cannot accept `{place}` ({self})"), why, hint)
+    }
 }
 
 impl fmt::Display for Origin {
@@ -48,6 +55,41 @@ impl fmt::Display for Origin {
             Self::PasswordFile(path) => write!(f, "{}", path.display()),
             Self::Found => f.write_str("found"),
         }
+    }
+}
+
+/// A value, the key that gave it, and where that stands.
+#[derive(Clone, Debug)]
+pub struct Given<T> {
+    /// The value.
+    pub value: T,
+    /// The key: `batch.rows`, `table[0].topic`.
+    pub place: String,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+impl<T> Given<T> {
+    /// The refusal of this value.
+    pub fn refuse(&self, why: impl fmt::Display, hint: &str) -> Error {
+        self.origin.refuse(&self.place, why, hint)
+    }
+
+    /// What `read` makes of the value.
+    ///
+    /// # Errors
+    /// 78 with the reason that `read` gives, and with `hint`.
+    pub fn read<U, E: fmt::Display>(self, read: impl FnOnce(T) -> Result<U, E>, hint: &str) -> Result<Given<U>> {
+        let Self { value, place, origin } = self;
+        match read(value) {
+            Ok(value) => Ok(Given { value, place, origin }),
+            Err(why) => Err(origin.refuse(&place, why, hint)),
+        }
+    }
+
+    /// What `change` makes of the value.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Given<U> {
+        Given { value: change(self.value), place: self.place, origin: self.origin }
     }
 }
 

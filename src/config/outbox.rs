@@ -4,9 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::value::RawValue;
 
-use super::file::{File, Section, Value};
-use super::origin::Origin;
-use super::reader::{Reader, column_names, kind, refuse, take};
+use super::file::Value;
+use super::reader::Section;
 use super::value;
 use crate::error::Result;
 
@@ -29,69 +28,40 @@ impl Outbox {
     }
 }
 
-/// Reads `order_by`, `message_key` and `headers` of table number `at`.
+/// Reads `order_by`, `message_key` and `headers`.
 ///
 /// # Errors
 /// 78 if a value is refused.
-pub fn read(reader: &mut Reader, file: &File, section: &mut Section, at: usize, flag: &str) -> Result<Outbox> {
-    let order_by = columns(reader, file, section, (at, "order_by"), flag)?;
-    let message_key = columns(reader, file, section, (at, "message_key"), flag)?;
-    let headers = headers(reader, file, section, at, flag)?;
-    Ok(Outbox { headers, order_by, message_key })
+pub fn read(section: &mut Section<'_>, flag: &str) -> Result<Outbox> {
+    let order_by = columns(section, "order_by", flag)?;
+    let message_key = columns(section, "message_key", flag)?;
+    let headers = section.optional("headers", |section, key| {
+        let hint = "write `headers = { name = \"column\" }`";
+        let show = |(name, column): &(String, String)| format!("{name} ← {column}");
+        let show = |headers: &Vec<_>| headers.iter().map(show).collect::<Vec<_>>().join(", ");
+        section.read(key, None, hint, |given| headers(given, flag), show)
+    })?;
+    Ok(Outbox { headers: headers.map(|given| given.value).unwrap_or_default(), order_by, message_key })
 }
 
-fn columns(
-    reader: &mut Reader,
-    file: &File,
-    section: &mut Section,
-    (at, key): (usize, &str),
-    flag: &str,
-) -> Result<Vec<String>> {
-    let place = format!("table[{at}].{key}");
-    let Some((entry, origin)) = take(file, section, key) else {
-        reader.note(place, "", &Origin::Default);
-        return Ok(Vec::new());
-    };
+fn columns(section: &mut Section<'_>, key: &str, flag: &str) -> Result<Vec<String>> {
     let hint = format!("name one column, `{key} = \"one\"`, or several, `{key} = [\"one\", \"other\"]`");
-    let names = column_names(&place, &origin, entry.value, &hint)?;
-    let twice = names.iter().enumerate().find(|(at, name)| names[..*at].contains(*name));
-    let why = match twice {
-        _ if names.is_empty() => "it names no column".to_owned(),
-        Some((_, name)) => format!("it names the column `{name}` twice"),
-        None if names.iter().any(|name| name == flag) => format!("the flag {flag} changes when a row is sent"),
-        None => {
-            reader.note(place, names.join(", "), &origin);
-            return Ok(names);
-        }
-    };
-    Err(refuse(&place, &origin, why, &hint))
+    let Some(given) = section.optional(key, |section, key| section.names(key, &hint))? else { return Ok(Vec::new()) };
+    if given.value.iter().any(|name| name == flag) {
+        return Err(given.refuse(format!("the flag {flag} changes when a row is sent"), &hint));
+    }
+    Ok(given.value)
 }
 
-fn headers(
-    reader: &mut Reader,
-    file: &File,
-    section: &mut Section,
-    at: usize,
-    flag: &str,
-) -> Result<Vec<(String, String)>> {
-    let place = format!("table[{at}].headers");
-    let Some((entry, origin)) = take(file, section, "headers") else {
-        reader.note(place, "", &Origin::Default);
-        return Ok(Vec::new());
-    };
-    let refused = |why: String| refuse(&place, &origin, why, "write `headers = { name = \"column\" }`");
-    let Value::Pairs(headers) = entry.value else {
-        return Err(refused(format!("it is {}", kind(&entry.value))));
-    };
+fn headers(given: Value, flag: &str) -> Result<Vec<(String, String)>, String> {
+    let headers = given.pairs()?;
     let mut names = BTreeSet::new();
     for (name, column) in &headers {
-        header(name, column, flag).map_err(refused)?;
+        header(name, column, flag)?;
         if !names.insert(name.to_ascii_lowercase()) {
-            return Err(refused(format!("the header `{name}` is named twice")));
+            return Err(format!("the header `{name}` is named twice"));
         }
     }
-    let shown: Vec<String> = headers.iter().map(|(name, column)| format!("{name} ← {column}")).collect();
-    reader.note(place, shown.join(", "), &origin);
     Ok(headers)
 }
 

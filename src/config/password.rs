@@ -4,13 +4,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Secret;
 use super::credential::{Credential, file_hint, open, read, read_text};
 use super::environment::{self, Environment};
-use super::file::Value;
-use super::file::is_world_readable;
-use super::origin::Origin;
-use super::reader::{Given, Reader, refuse};
+use super::file::{Value, is_world_readable};
+use super::origin::{Given, Origin};
+use super::reader::Section;
 use crate::error::{Error, Result};
 
 /// How long a command that prints a password may take.
@@ -20,40 +18,36 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// 78 if both are there, or either is refused.
-pub fn kept(reader: &mut Reader, section: &str, file: &str, command: &str) -> Result<Option<Given<Credential>>> {
-    let (from_file, from_command) = (from_file(reader, section, file)?, from_command(reader, section, command)?);
-    match (from_file, from_command) {
+pub fn kept(section: &mut Section<'_>, file: &str, command: &str) -> Result<Option<Given<Credential>>> {
+    match (from_file(section, file)?, from_command(section, command)?) {
         (Some(_), Some(given)) => {
-            let why = format!("`{section}.{file}` is set as well");
-            Err(refuse(&format!("{section}.{command}"), &given.origin, why, "keep one of the two"))
+            let why = format!("`{}` is set as well", section.place(file));
+            Err(given.refuse(why, "keep one of the two"))
         }
         (from_file, from_command) => Ok(from_file.or(from_command)),
     }
 }
 
-/// The password in the file named by `section.key`, if there is such a key.
+/// The password in the file named by a key, if there is such a key.
 ///
 /// A relative path is meant from systemd's `$CREDENTIALS_DIRECTORY` where that is set, and otherwise from the
 /// configuration file's directory.
 ///
 /// # Errors
 /// 78 if the file cannot be read, or does not hold exactly one line.
-pub fn from_file(reader: &mut Reader, section: &str, key: &str) -> Result<Option<Given<Credential>>> {
-    let Some(given) = reader.given_text(section, key, None)? else { return Ok(None) };
-    let place = format!("{section}.{key}");
-    if given.value.is_empty() {
-        return Err(refuse(&place, &given.origin, "it is empty", "name a file, or leave the key out"));
-    }
-    let base = reader.environment.path(environment::CREDENTIALS_DIRECTORY).unwrap_or_else(|| given.origin.directory());
-    let path = base.join(&given.value);
-    read(&path).map_err(|why| {
-        let why = format!("{}: {why}", path.display());
+pub fn from_file(section: &mut Section<'_>, key: &str) -> Result<Option<Given<Credential>>> {
+    let Some(given) = section.text(key)? else { return Ok(None) };
+    let credentials = section.reader.environment.path(environment::CREDENTIALS_DIRECTORY);
+    let base = credentials.unwrap_or_else(|| given.origin.directory());
+    let given = given.path(&base)?;
+    let path = given.value.as_path();
+    read(path).map_err(|why| {
         let secret = match key {
             "url_file" => "the URL",
             "oauth_client_secret_file" => "the client's secret",
             _ => "the password",
         };
-        refuse(&place, &given.origin, why, &file_hint(secret))
+        given.refuse(format!("{}: {why}", path.display()), &file_hint(secret))
     })?;
     if path.metadata().is_ok_and(|metadata| is_world_readable(&metadata)) {
         log::warn!(
@@ -61,24 +55,24 @@ pub fn from_file(reader: &mut Reader, section: &str, key: &str) -> Result<Option
             path.display()
         );
     }
-    Ok(Some(Given { value: Credential::File(path.clone()), origin: Origin::PasswordFile(path) }))
+    let Given { value: path, place, .. } = given;
+    Ok(Some(Given { value: Credential::File(path.clone()), place, origin: Origin::PasswordFile(path) }))
 }
 
-/// The command in `section.key`, if there is such a key. It is not run yet.
+/// The command in a key, if there is such a key. It is not run yet.
 ///
 /// # Errors
 /// 78 if it is no list of words.
-fn from_command(reader: &mut Reader, section: &str, key: &str) -> Result<Option<Given<Credential>>> {
-    let Some((entry, origin)) = reader.entry(section, key) else { return Ok(None) };
-    let place = format!("{section}.{key}");
+fn from_command(section: &mut Section<'_>, key: &str) -> Result<Option<Given<Credential>>> {
     let hint = "write program and arguments as a list: [\"/usr/local/bin/token\", \"--user\", \"pg2ch\"]; it is run without a shell";
-    let Value::List(words) = entry.value else {
-        return Err(refuse(&place, &origin, "it is not a list of strings", hint));
+    let command = |value| match value {
+        Value::List(words) if words.first().is_none_or(String::is_empty) || words.iter().any(|w| w.contains('\0')) => {
+            Err("it names no program, or holds a NUL")
+        }
+        Value::List(words) => Ok(Credential::Command { words, limit: COMMAND_LIMIT }),
+        _ => Err("it is not a list of strings"),
     };
-    if words.first().is_none_or(String::is_empty) || words.iter().any(|word| word.contains('\0')) {
-        return Err(refuse(&place, &origin, "it names no program, or holds a NUL", hint));
-    }
-    Ok(Some(Given { value: Credential::Command { words, limit: COMMAND_LIMIT }, origin }))
+    section.take(key).map(|given| given.read(command, hint)).transpose()
 }
 
 /// The password that `.pgpass` holds for this connection, as libpq looks it up.
@@ -86,13 +80,13 @@ fn from_command(reader: &mut Reader, section: &str, key: &str) -> Result<Option<
 /// # Errors
 /// 78 if the file exists and cannot be read.
 pub fn from_pgpass(
-    environment: &Environment,
+    section: &Section<'_>,
     host: &str,
     port: u16,
     dbname: &str,
     user: &str,
-) -> Result<Option<Given<Secret>>> {
-    let Some(path) = pgpass_path(environment) else { return Ok(None) };
+) -> Result<Option<Given<Credential>>> {
+    let Some(path) = pgpass_path(&section.reader.environment) else { return Ok(None) };
     let metadata = match path.metadata() {
         Ok(metadata) => metadata,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
@@ -112,7 +106,8 @@ pub fn from_pgpass(
     let host = if host.starts_with('/') { "localhost" } else { host };
     let wanted = [host, &port.to_string(), dbname, user];
     let found = text.lines().find_map(|line| password_for(line, wanted)).filter(|password| !password.is_empty());
-    Ok(found.map(|password| Given { value: Secret::new(password), origin: Origin::PasswordFile(path) }))
+    let place = section.place("password");
+    Ok(found.map(|password| Given { value: Credential::known(password), place, origin: Origin::PasswordFile(path) }))
 }
 
 fn pgpass_path(environment: &Environment) -> Option<PathBuf> {

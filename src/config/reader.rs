@@ -1,30 +1,26 @@
-//! Takes one value after the other from environment, file or defaults, checks it, and notes where it came from.
+//! Reads the keys of a section one after the other: takes each out of the file, checks it, and notes where it came from.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::environment::Environment;
-use super::file::{Entry, File, Section, Value};
-use super::origin::{Origin, Setting};
-use super::value;
+use super::file::{File, Value};
+use super::origin::{Given, Origin, Setting};
+use super::{Secret, value};
 use crate::error::{Error, Result};
 
 /// The longest time that any limit may be set to.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// A value and where it came from.
-pub struct Given<T> {
-    /// The value.
-    pub value: T,
-    /// Where it came from.
-    pub origin: Origin,
-}
+/// What to write for `true` or `false`.
+pub const TRUTH_HINT: &str = "write `true` or `false`, without quotes";
 
 /// What is known while the configuration is put together.
+#[derive(Default)]
 pub struct Reader {
-    /// The configuration file, its entries taken out one by one.
-    pub file: Option<File>,
+    /// The configuration file, its entries taken out one by one. Empty if there is none.
+    pub file: File,
     /// The environment variables.
     pub environment: Environment,
     /// What `config show` prints.
@@ -34,255 +30,271 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Takes `section.key` out of the file.
-    pub fn entry(&mut self, section: &str, key: &str) -> Option<(Entry, Origin)> {
-        let file = self.file.as_mut()?;
-        let entry = file.sections.get_mut(section)?.remove(key)?;
-        let origin = file.origin(entry.line);
-        Some((entry, origin))
+    /// The section of this name.
+    pub fn section(&mut self, name: &str) -> Section<'_> {
+        Section { reader: self, name: name.to_owned(), origin: Origin::Default }
+    }
+
+    /// The `[[table]]` of this number, whose header is at `origin`.
+    pub fn table(&mut self, at: usize, origin: Origin) -> Section<'_> {
+        Section { reader: self, name: format!("table[{at}]"), origin }
     }
 
     /// Notes an effective value.
-    pub fn note(&mut self, key: impl Into<String>, value: impl Into<String>, origin: &Origin) {
-        self.settings.push(Setting { key: key.into(), value: value.into(), origin: origin.clone() });
+    pub fn note(&mut self, place: &str, value: impl Into<String>, origin: &Origin) {
+        self.settings.push(Setting { key: place.to_owned(), value: value.into(), origin: origin.clone() });
+    }
+}
+
+/// The keys of one section while they are read.
+///
+/// What reads a key takes it out of the file, checks it and notes it. Where the file does not have it, the default counts, and
+/// without one it is refused as missing; [`optional`](Self::optional) is for those that may be left out.
+pub struct Section<'r> {
+    /// What the section is read from.
+    pub reader: &'r mut Reader,
+    name: String,
+    /// Where its header stands.
+    origin: Origin,
+}
+
+impl Section<'_> {
+    /// The place of a key.
+    pub fn place(&self, key: &str) -> String {
+        format!("{}.{key}", self.name)
     }
 
-    /// A text from the environment variable `name`, or from the file. Not noted: it may hold a password.
-    pub fn given_text(
-        &mut self,
-        section: &str,
-        key: &str,
-        name: Option<&'static str>,
-    ) -> Result<Option<Given<String>>> {
-        let from_file = match self.entry(section, key) {
-            Some((entry, origin)) => {
-                let value = text(&place(section, key), &origin, entry.value)?;
-                Some(Given { value, origin })
-            }
-            None => None,
-        };
-        if let Some(name) = name
-            && let Some(value) = self.environment.text(name)?
-        {
-            return Ok(Some(Given { value, origin: Origin::Environment(name) }));
-        }
-        Ok(from_file)
+    /// Whether the file has the key.
+    pub fn has(&self, key: &str) -> bool {
+        self.reader.file.entries.contains_key(&self.place(key))
     }
 
-    /// The same, where the file may also have a list of texts; they are joined by commas.
-    pub fn given_list(
-        &mut self,
-        section: &str,
-        key: &str,
-        name: Option<&'static str>,
-    ) -> Result<Option<Given<String>>> {
-        if let Some(Entry { value, .. }) =
-            self.file.as_mut().and_then(|file| file.sections.get_mut(section)?.get_mut(key))
+    /// Takes a key out of the file. It is not noted.
+    pub fn take(&mut self, key: &str) -> Option<Given<Value>> {
+        self.reader.file.entries.remove(&self.place(key))
+    }
+
+    /// Takes a text out of the file. It is not noted: it may hold a password.
+    pub fn text(&mut self, key: &str) -> Result<Option<Given<String>>> {
+        self.take(key).map(Given::text).transpose()
+    }
+
+    /// The text of an environment variable that says what `key` does. It is not noted.
+    pub fn variable(&self, key: &str, name: &'static str) -> Result<Option<Given<String>>> {
+        let value = self.reader.environment.text(name)?;
+        Ok(value.map(|value| Given { value, place: self.place(key), origin: Origin::Environment(name) }))
+    }
+
+    /// The text of an environment variable, or the key's, or `default`. It is not noted.
+    pub fn text_or(&mut self, key: &str, variable: &'static str, default: &str) -> Result<Given<String>> {
+        let in_file = self.text(key)?;
+        let given = self.variable(key, variable)?.or(in_file);
+        Ok(given.unwrap_or_else(|| self.default(key, default.to_owned())))
+    }
+
+    /// Lets a key be a list of texts as well; they are joined by commas.
+    pub fn join_list(&mut self, key: &str) {
+        let place = self.place(key);
+        if let Some(Given { value, .. }) = self.reader.file.entries.get_mut(&place)
             && let Value::List(texts) = value
         {
             *value = Value::Text(texts.join(","));
         }
-        self.given_text(section, key, name)
     }
 
-    /// A path from the file; a relative one is meant from the file's directory.
-    pub fn path(&mut self, section: &str, key: &str) -> Result<Option<Given<PathBuf>>> {
-        let place = place(section, key);
-        let Some(given) = self.given_text(section, key, None)? else {
-            self.note(place, "", &Origin::Default);
-            return Ok(None);
-        };
-        if given.value.is_empty() {
-            return Err(refuse(&place, &given.origin, "it is empty", "name a file, or leave the key out"));
+    fn default<T>(&self, key: &str, value: T) -> Given<T> {
+        Given { value, place: self.place(key), origin: Origin::Default }
+    }
+
+    /// Notes an effective value.
+    pub fn note(&mut self, key: &str, value: impl Into<String>, origin: &Origin) {
+        let place = self.place(key);
+        self.reader.note(&place, value, origin);
+    }
+
+    /// Notes that a key is not set.
+    pub fn note_unset(&mut self, key: &str) {
+        self.note(key, "", &Origin::Default);
+    }
+
+    /// Notes a secret, masked.
+    pub fn note_secret<T>(&mut self, key: &str, secret: Option<&Given<T>>) {
+        match secret {
+            Some(given) => self.note(key, Secret::default().to_string(), &given.origin),
+            None => self.note_unset(key),
         }
-        let path = given.origin.directory().join(&given.value);
-        self.note(place, path.display().to_string(), &given.origin);
-        Ok(Some(Given { value: path, origin: given.origin }))
     }
 
-    /// A file that is read and replaced. A FIFO would keep a run waiting at its end.
-    pub fn file_to_replace(&mut self, section: &str, key: &str) -> Result<Option<PathBuf>> {
-        let Some(Given { value: path, origin }) = self.path(section, key)? else { return Ok(None) };
-        if path.metadata().is_ok_and(|found| !found.is_file()) {
-            let why = format!("{} is not a regular file", path.display());
-            let hint = "name a file that pg2ch may replace, or one that does not exist yet";
-            return Err(refuse(&place(section, key), &origin, why, hint));
+    /// Notes another value of a key instead of the one that is noted.
+    pub fn note_instead(&mut self, key: &str, value: String, origin: Origin) {
+        let place = self.place(key);
+        if let Some(setting) = self.reader.settings.iter_mut().find(|setting| setting.key == place) {
+            *setting = Setting { key: place, value, origin };
         }
-        Ok(Some(path))
     }
 
-    /// A duration of at least `shortest` and at most an hour.
-    pub fn duration(
-        &mut self,
-        section: &str,
-        key: &str,
-        shortest: Duration,
-        default: Duration,
-    ) -> Result<Given<Duration>> {
-        let place = place(section, key);
-        let Some((entry, origin)) = self.entry(section, key) else {
-            self.note(place, show_duration(default), &Origin::Default);
-            return Ok(Given { value: default, origin: Origin::Default });
-        };
-        let (least, example) = (show_duration(shortest), show_duration(default));
-        let value = match entry.value {
-            Value::Text(text) => value::duration(&text).map_err(|why| format!("{text:?} {why}")),
-            other => Err(format!("it is {}, not a duration in quotes", kind(&other))),
-        };
-        let value = value.and_then(|value| {
-            let fits = value >= shortest && value <= LONGEST && value.subsec_nanos() % 1_000_000 == 0;
-            if fits {
-                Ok(value)
-            } else {
-                Err(format!("{} is not from {least} to 1h in whole milliseconds", show_duration(value)))
-            }
-        });
-        let hint = format!("write it with its unit, from {least} to 1h: `{key} = \"{example}\"`");
-        let value = value.map_err(|why| refuse(&place, &origin, why, &hint))?;
-        self.note(place, show_duration(value), &origin);
-        Ok(Given { value, origin })
+    /// The refusal of a key for what the section lacks or says elsewhere.
+    pub fn refuse(&self, key: &str, why: &str, hint: &str) -> Error {
+        self.origin.refuse(&self.place(key), why, hint)
     }
 
     /// What `read` makes of a key; `None` where the file does not have it.
-    pub fn optional<T>(
-        &mut self,
-        section: &str,
-        key: &str,
-        read: impl FnOnce(&mut Self, &str, &str) -> Result<T>,
-    ) -> Result<Option<T>> {
-        let section_of = |file: &File| file.sections.get(section).is_some_and(|keys| keys.contains_key(key));
-        if self.file.as_ref().is_some_and(section_of) {
-            return read(self, section, key).map(Some);
+    pub fn optional<T>(&mut self, key: &str, read: impl FnOnce(&mut Self, &str) -> Result<T>) -> Result<Option<T>> {
+        if self.has(key) {
+            return read(self, key).map(Some);
         }
-        self.note(place(section, key), "", &Origin::Default);
+        self.note_unset(key);
         Ok(None)
     }
 
+    /// Notes what a key gives, or its default, as `show` has it.
+    fn noted<T>(
+        &mut self,
+        key: &str,
+        given: Option<Given<T>>,
+        default: Option<T>,
+        hint: &str,
+        show: impl FnOnce(&T) -> String,
+    ) -> Result<Given<T>> {
+        let given = given.or_else(|| default.map(|value| self.default(key, value)));
+        let given = given.ok_or_else(|| self.refuse(key, "it is missing and has no default", hint))?;
+        self.reader.note(&given.place, show(&given.value), &given.origin);
+        Ok(given)
+    }
+
+    /// What `read` makes of a key, noted as `show` has it.
+    pub fn read<T>(
+        &mut self,
+        key: &str,
+        default: Option<T>,
+        hint: &str,
+        read: impl FnOnce(Value) -> Result<T, String>,
+        show: impl FnOnce(&T) -> String,
+    ) -> Result<Given<T>> {
+        let given = self.take(key).map(|given| given.read(read, hint)).transpose()?;
+        self.noted(key, given, default, hint, show)
+    }
+
+    /// What `parse` makes of a text.
+    pub fn parsed<T: ToString>(
+        &mut self,
+        key: &str,
+        default: Option<T>,
+        hint: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Given<T>> {
+        let given = self.text(key)?.map(|given| given.read(|text| parse(&text), hint)).transpose()?;
+        self.noted(key, given, default, hint, T::to_string)
+    }
+
+    /// A text that `check` accepts.
+    pub fn checked(
+        &mut self,
+        key: &str,
+        default: Option<&str>,
+        hint: &str,
+        check: impl FnOnce(&str) -> Result<(), String>,
+    ) -> Result<String> {
+        let parse = |text: &str| check(text).map(|()| text.to_owned());
+        Ok(self.parsed(key, default.map(str::to_owned), hint, parse)?.value)
+    }
+
+    /// The path of a file, if there is one; a relative one is meant from the configuration file's directory.
+    pub fn path(&mut self, key: &str) -> Result<Option<Given<PathBuf>>> {
+        let Some(given) = self.text(key)? else {
+            self.note_unset(key);
+            return Ok(None);
+        };
+        let base = given.origin.directory();
+        let given = given.path(&base)?;
+        self.note(key, given.value.display().to_string(), &given.origin);
+        Ok(Some(given))
+    }
+
+    /// A duration of at least `shortest` and at most an hour.
+    pub fn duration(&mut self, key: &str, shortest: Duration, default: Duration) -> Result<Given<Duration>> {
+        let (least, example) = (show_duration(shortest), show_duration(default));
+        let hint = format!("write it with its unit, from {least} to 1h: `{key} = \"{example}\"`");
+        let read = |given| {
+            let duration = match given {
+                Value::Text(text) => value::duration(&text).map_err(|why| format!("{text:?} {why}"))?,
+                other => return Err(format!("it is {}, not a duration in quotes", other.kind())),
+            };
+            if duration >= shortest && duration <= LONGEST && duration.subsec_nanos() % 1_000_000 == 0 {
+                return Ok(duration);
+            }
+            Err(format!("{} is not from {least} to 1h in whole milliseconds", show_duration(duration)))
+        };
+        self.read(key, Some(default), &hint, read, |duration| show_duration(*duration))
+    }
+
     /// A whole number within `range`.
-    pub fn whole(&mut self, section: &str, key: &str, range: RangeInclusive<u64>, default: u64) -> Result<u64> {
-        let entry = self.entry(section, key);
-        let (value, origin) = whole(&place(section, key), entry, range, default)?;
-        self.note(place(section, key), value.to_string(), &origin);
-        Ok(value)
+    pub fn whole(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Result<u64> {
+        let (least, most) = (range.start(), range.end());
+        let hint = format!("give a whole number from {least} to {most}, without quotes; the default is {default}");
+        let read = |given| match given {
+            Value::Whole(number) => {
+                let fits = u64::try_from(number).ok().filter(|number| range.contains(number));
+                fits.ok_or_else(|| format!("{number} is out of range"))
+            }
+            other => Err(format!("it is {}, not a whole number", other.kind())),
+        };
+        Ok(self.read(key, Some(default), &hint, read, u64::to_string)?.value)
     }
 
     /// A number of bytes within `range`.
-    pub fn bytes(&mut self, section: &str, key: &str, range: RangeInclusive<u64>, default: u64) -> Result<u64> {
-        let place = place(section, key);
-        let Some((entry, origin)) = self.entry(section, key) else {
-            self.note(place, value::show_bytes(default), &Origin::Default);
-            return Ok(default);
+    pub fn bytes(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Result<u64> {
+        let show = |bytes: &u64| value::show_bytes(*bytes);
+        let (least, most, example) = (show(range.start()), show(range.end()), show(&default));
+        let hint = format!("give a number from {least} to {most}, such as `{key} = \"{example}\"`");
+        let read = |given| {
+            let bytes = match given {
+                Value::Whole(number) => u64::try_from(number).map_err(|_| "it is negative".to_owned())?,
+                Value::Text(text) => value::byte_size(&text).map_err(|why| format!("{text:?} {why}"))?,
+                other => return Err(format!("it is {}, not a number of bytes", other.kind())),
+            };
+            if range.contains(&bytes) { Ok(bytes) } else { Err(format!("{} is out of range", show(&bytes))) }
         };
-        let hint = format!(
-            "give a number from {} to {}, such as `{key} = \"{}\"`",
-            value::show_bytes(*range.start()),
-            value::show_bytes(*range.end()),
-            value::show_bytes(default)
-        );
-        let bytes = match entry.value {
-            Value::Whole(number) => u64::try_from(number).map_err(|_| "it is negative".to_owned()),
-            Value::Text(text) => value::byte_size(&text).map_err(|why| format!("{text:?} {why}")),
-            other => Err(format!("it is {}, not a number of bytes", kind(&other))),
-        };
-        let bytes = bytes.map_err(|why| refuse(&place, &origin, why, &hint))?;
-        if !range.contains(&bytes) {
-            return Err(refuse(&place, &origin, format!("{} is out of range", value::show_bytes(bytes)), &hint));
-        }
-        self.note(place, value::show_bytes(bytes), &origin);
-        Ok(bytes)
+        Ok(self.read(key, Some(default), &hint, read, show)?.value)
     }
 
     /// `true` or `false`.
-    pub fn truth(&mut self, section: &str, key: &str, default: bool) -> Result<bool> {
-        let entry = self.entry(section, key);
-        let (truth, origin) = truth(&place(section, key), entry, default)?;
-        self.note(place(section, key), truth.to_string(), &origin);
-        Ok(truth)
+    pub fn truth(&mut self, key: &str, default: bool) -> Result<bool> {
+        Ok(self.read(key, Some(default), TRUTH_HINT, Value::truth, bool::to_string)?.value)
+    }
+
+    /// Names of columns, one or a list, each once.
+    pub fn names(&mut self, key: &str, hint: &str) -> Result<Given<Vec<String>>> {
+        let read = |given: Value| {
+            let columns = given.columns()?;
+            let twice = columns.iter().enumerate().find(|(at, column)| columns[..*at].contains(*column));
+            match twice {
+                _ if columns.is_empty() => Err("it names no column".to_owned()),
+                Some((_, column)) => Err(format!("it names the column `{column}` twice")),
+                None => Ok(columns),
+            }
+        };
+        self.read(key, None, hint, read, |columns| columns.join(", "))
     }
 }
 
-/// The text of an entry.
-pub fn text(place: &str, origin: &Origin, value: Value) -> Result<String> {
-    match value {
-        Value::Text(text) => Ok(text),
-        other => Err(refuse(place, origin, format!("it is {}, not a string", kind(&other)), "put its value in quotes")),
+impl Given<Value> {
+    /// The text that it is.
+    pub fn text(self) -> Result<Given<String>> {
+        let read = |value| match value {
+            Value::Text(text) => Ok(text),
+            other => Err(format!("it is {}, not a string", other.kind())),
+        };
+        self.read(read, "put its value in quotes")
     }
 }
 
-/// The whole number of an entry, or `default`.
-pub fn whole(
-    place: &str,
-    entry: Option<(Entry, Origin)>,
-    range: RangeInclusive<u64>,
-    default: u64,
-) -> Result<(u64, Origin)> {
-    let Some((entry, origin)) = entry else { return Ok((default, Origin::Default)) };
-    let hint = format!(
-        "give a whole number from {} to {}, without quotes; the default is {default}",
-        range.start(),
-        range.end()
-    );
-    match entry.value {
-        Value::Whole(number) => match u64::try_from(number) {
-            Ok(number) if range.contains(&number) => Ok((number, origin)),
-            _ => Err(refuse(place, &origin, format!("{number} is out of range"), &hint)),
-        },
-        other => Err(refuse(place, &origin, format!("it is {}, not a whole number", kind(&other)), &hint)),
+impl Given<String> {
+    /// The path that it is, from `base` if it is relative.
+    pub fn path(self, base: &Path) -> Result<Given<PathBuf>> {
+        let read = |path: String| if path.is_empty() { Err("it is empty") } else { Ok(base.join(path)) };
+        self.read(read, "name a file, or leave the key out")
     }
-}
-
-/// `["a", "b"]`, or `"a"`: names of columns.
-pub fn column_names(place: &str, origin: &Origin, value: Value, hint: &str) -> Result<Vec<String>> {
-    let columns = match value {
-        Value::Text(column) => vec![column],
-        Value::List(columns) => columns,
-        other => return Err(refuse(place, origin, format!("it is {}", kind(&other)), hint)),
-    };
-    match columns.iter().find_map(|column| value::column(column).err()) {
-        Some(why) => Err(refuse(place, origin, why, hint)),
-        None => Ok(columns),
-    }
-}
-
-/// `true` or `false`, or `default`.
-pub fn truth(place: &str, entry: Option<(Entry, Origin)>, default: bool) -> Result<(bool, Origin)> {
-    match entry {
-        None => Ok((default, Origin::Default)),
-        Some((Entry { value: Value::Truth(truth), .. }, origin)) => Ok((truth, origin)),
-        Some((entry, origin)) => {
-            let why = format!("it is {}", kind(&entry.value));
-            Err(refuse(place, &origin, why, "write `true` or `false`, without quotes"))
-        }
-    }
-}
-
-/// The refusal of one value.
-pub fn refuse(place: &str, origin: &Origin, why: impl std::fmt::Display, hint: &str) -> Error {
-    Error::config(format!("cannot accept `{place}` ({origin})"), why, hint)
-}
-
-/// A section's entry, taken out, with its origin.
-pub fn take(file: &File, section: &mut Section, key: &str) -> Option<(Entry, Origin)> {
-    let entry = section.remove(key)?;
-    let origin = file.origin(entry.line);
-    Some((entry, origin))
-}
-
-/// What a value is, in words.
-pub fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Text(_) => "a string",
-        Value::Whole(_) => "a number",
-        Value::Truth(_) => "true or false",
-        Value::List(_) => "a list",
-        Value::Pairs(_) => "a section",
-        Value::Other(word) => word,
-    }
-}
-
-/// `section.key`.
-pub fn place(section: &str, key: &str) -> String {
-    format!("{section}.{key}")
 }
 
 /// A duration as the file takes it.

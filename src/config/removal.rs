@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use super::column_rules::ColumnRules;
-use super::file::{File, Section, Value};
-use super::origin::Origin;
-use super::reader::{Reader, kind, refuse, take, text};
+use super::file::Value;
+use super::reader::Section;
 use super::{ColumnChoice, value};
 use crate::error::Result;
 
@@ -48,62 +47,41 @@ pub struct Known<'a> {
     pub rules: &'a ColumnRules,
 }
 
-/// Reads `deleted` and `keep` of table number `at`.
+/// Reads `deleted` and `keep`.
 ///
 /// # Errors
 /// 78 if a value is refused.
-pub fn read(reader: &mut Reader, file: &File, section: &mut Section, at: usize, known: Known<'_>) -> Result<Removal> {
-    Ok(Removal { deleted: deleted(reader, file, section, at, known)?, keep: keep(reader, file, section, at)? })
+pub fn read(section: &mut Section<'_>, known: Known<'_>) -> Result<Removal> {
+    let deleted = section.optional("deleted", |section, key| {
+        let hint = "name a boolean or timestamp column that is sent, such as `deleted = \"is_deleted\"`";
+        section.checked(key, None, hint, |column| value::column(column).and_then(|()| known.require_value(column)))
+    })?;
+    let keep = section.optional("keep", |section, key| {
+        let hint = "write `keep = { age = \"7d\", by = \"created_at\" }`";
+        section.read(key, None, hint, keep, |(_, shown)| String::clone(shown))
+    })?;
+    Ok(Removal { deleted, keep: keep.map(|given| given.value.0) })
 }
 
-fn deleted(
-    reader: &mut Reader,
-    file: &File,
-    section: &mut Section,
-    at: usize,
-    known: Known<'_>,
-) -> Result<Option<String>> {
-    let place = format!("table[{at}].deleted");
-    let Some((entry, origin)) = take(file, section, "deleted") else {
-        reader.note(place, "", &Origin::Default);
-        return Ok(None);
-    };
-    let column = text(&place, &origin, entry.value)?;
-    let hint = "name a boolean or timestamp column that is sent, such as `deleted = \"is_deleted\"`";
-    value::column(&column)
-        .and_then(|()| known.require_value(&column))
-        .map_err(|why| refuse(&place, &origin, why, hint))?;
-    reader.note(place, column.clone(), &origin);
-    Ok(Some(column))
-}
-
-fn keep(reader: &mut Reader, file: &File, section: &mut Section, at: usize) -> Result<Option<Keep>> {
-    let place = format!("table[{at}].keep");
-    let Some((entry, origin)) = take(file, section, "keep") else {
-        reader.note(place, "", &Origin::Default);
-        return Ok(None);
-    };
-    let refused = |why: String| refuse(&place, &origin, why, "write `keep = { age = \"7d\", by = \"created_at\" }`");
-    let Value::Pairs(parts) = entry.value else {
-        return Err(refused(format!("it is {}", kind(&entry.value))));
-    };
+/// Also gives the parts as they are shown.
+fn keep(given: Value) -> Result<(Keep, String), String> {
+    let parts = given.pairs()?;
     let (mut age, mut by, mut held_for) = (None, None, HELD_FOR);
     for (name, given) in &parts {
-        let duration = || value::duration(given).map_err(|why| refused(format!("{name} = {given:?} {why}")));
+        let duration = || value::duration(given).map_err(|why| format!("{name} = {given:?} {why}"));
         match name.as_str() {
             "age" => age = Some(duration()?),
             "held_for" => held_for = duration()?,
             "by" => {
-                value::column(given).map_err(refused)?;
+                value::column(given)?;
                 by = Some(given.clone());
             }
-            _ => return Err(refused(format!("`{name}` is not a part of it"))),
+            _ => return Err(format!("`{name}` is not a part of it")),
         }
     }
-    let (Some(age), Some(by)) = (age, by) else { return Err(refused("it needs `age` and `by`".to_owned())) };
+    let (Some(age), Some(by)) = (age, by) else { return Err("it needs `age` and `by`".to_owned()) };
     let shown: Vec<String> = parts.iter().map(|(name, given)| format!("{name} = {given}")).collect();
-    reader.note(place, shown.join(", "), &origin);
-    Ok(Some(Keep { age, by, held_for }))
+    Ok((Keep { age, by, held_for }, shown.join(", ")))
 }
 
 impl Known<'_> {

@@ -84,14 +84,22 @@ fn host_and_port(address: &str) -> Result<(String, Option<u16>), String> {
     }
 }
 
-fn port(text: &str) -> Result<u16, String> {
+/// A port's number.
+///
+/// # Errors
+/// The reason, if it is none.
+pub fn port(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(port @ 1..) => Ok(port),
         _ => Err("the port is not a number from 1 to 65535".to_owned()),
     }
 }
 
-fn check_host(host: &str, may_be_socket: bool) -> Result<(), String> {
+/// Whether it is a host's name or address, or the path of a Unix socket where that may be.
+///
+/// # Errors
+/// The reason, if it is not.
+pub fn check_host(host: &str, may_be_socket: bool) -> Result<(), String> {
     if may_be_socket && host.starts_with('/') {
         return Ok(());
     }
