@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::PostgresConfig;
 use super::credential::{Credential, file_hint, open, read, read_text};
 use super::environment::{self, Environment};
 use super::file::{Value, is_world_readable};
@@ -79,13 +80,7 @@ fn from_command(section: &mut Section<'_>, key: &str) -> Result<Option<Given<Cre
 ///
 /// # Errors
 /// 78 if the file exists and cannot be read.
-pub fn from_pgpass(
-    section: &Section<'_>,
-    host: &str,
-    port: u16,
-    dbname: &str,
-    user: &str,
-) -> Result<Option<Given<Credential>>> {
+pub fn from_pgpass(section: &Section<'_>, server: &PostgresConfig) -> Result<Option<Given<Credential>>> {
     let Some(path) = pgpass_path(&section.reader.environment) else { return Ok(None) };
     let metadata = match path.metadata() {
         Ok(metadata) => metadata,
@@ -102,9 +97,11 @@ pub fn from_pgpass(
         return Ok(None);
     }
     let text = open(&path).and_then(read_text).map_err(|why| unreadable(&path, &why))?;
+    // As in libpq a password may be listed by host; one is asked for, the first.
+    let (host, port) = &server.hosts[0];
     // libpq writes a Unix socket as `localhost` in this file.
     let host = if host.starts_with('/') { "localhost" } else { host };
-    let wanted = [host, &port.to_string(), dbname, user];
+    let wanted = [host, &port.to_string(), &server.dbname, &server.user];
     let found = text.lines().find_map(|line| password_for(line, wanted)).filter(|password| !password.is_empty());
     let place = section.place("password");
     Ok(found.map(|password| Given { value: Credential::known(password), place, origin: Origin::PasswordFile(path) }))

@@ -5,14 +5,14 @@
 //! `.pgpass`.
 
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::credential::open;
 use super::environment::{CLICKHOUSE_PASSWORD, CLICKHOUSE_URL, PGPASSWORD, POSTGRES_URL};
 use super::origin::{Given, Origin};
 use super::reader::{Reader, Section};
-use super::url::{ClickHouseUrl, PostgresUrl};
+use super::url::ClickHouseUrl;
 use super::{ClickHouseConfig, Credential, PostgresConfig, Secret, password};
 use crate::error::Result;
 
@@ -21,6 +21,9 @@ const CLICKHOUSE_DEFAULT: &str = "http://app:app@localhost:8123";
 
 const PAUSE_PERCENT: RangeInclusive<u64> = 1..=10_000;
 const REPLICATION_LAG: RangeInclusive<u64> = (64 << 10)..=(1 << 40);
+
+/// What helps against a certificate that cannot be read.
+const PEM_HINT: &str = "name a PEM file that exists and that pg2ch's user may read";
 
 /// Reads `[postgres]`; also gives the URL's `connect_timeout`, if it has one.
 ///
@@ -31,43 +34,26 @@ pub fn postgres(reader: &mut Reader) -> Result<(PostgresConfig, Option<Given<Dur
     let hint = "write postgres://user@host:5432/database?sslmode=verify-full, with `@`, `:`, `/`, `?`, `#` and `%` in user \
                 and password percent-encoded, and the password better in `password_file` or PGPASSWORD";
     let given = section.text_or("url", POSTGRES_URL, POSTGRES_DEFAULT)?;
-    let mut given = given.read(|url| PostgresUrl::parse(&url), hint)?;
-    let base = given.origin.directory();
-    let absolute = |path: PathBuf| base.join(path);
-    let url = &mut given.value;
-    let in_url = url.password.take();
-    url.ssl_root_cert = url.ssl_root_cert.take().map(absolute);
-    url.ssl_client = url.ssl_client.take().map(|(certificate, key)| (absolute(certificate), absolute(key)));
-    let url = &given.value;
-    let client = url.ssl_client.iter().flat_map(|(certificate, key)| [certificate, key]);
-    for path in url.ssl_root_cert.iter().chain(client) {
-        check_readable(&given, path)?;
+    let given = given.read(|url| PostgresConfig::of_url(&url), hint)?;
+    let Given { value: (mut config, timeout), place, origin } = given;
+    let base = origin.directory();
+    let client = config.ssl_client.iter_mut().flat_map(|(certificate, key)| [certificate, key]);
+    for path in config.ssl_root_cert.iter_mut().chain(client) {
+        *path = base.join(&*path);
+        check_readable(path).map_err(|why| origin.refuse(&place, why, PEM_HINT))?;
     }
-    section.note("url", url.masked(), &given.origin);
-    let password = match choose_password(&mut section, PGPASSWORD, in_url, &given.origin)? {
+    section.note("url", config.masked(), &origin);
+    let in_url = config.password.take();
+    let password = match choose_password(&mut section, PGPASSWORD, in_url, &origin)? {
         Some(password) => Some(password),
-        None => {
-            // As in libpq a password may be listed by host; one is asked for, the first.
-            let (host, port) = &url.hosts[0];
-            password::from_pgpass(&section, host, *port, &url.dbname, &url.user)?
-        }
+        None => password::from_pgpass(&section, &config)?,
     };
     section.note_secret("password", password.as_ref());
-    let Given { value: url, place, origin } = given;
-    let config = PostgresConfig {
-        hosts: url.hosts,
-        session: url.session,
-        user: url.user,
-        password: password.map(|p| p.value),
-        dbname: url.dbname,
-        ssl_mode: url.ssl_mode,
-        ssl_root_cert: url.ssl_root_cert,
-        ssl_client: url.ssl_client,
-        pause_percent: section.optional("pause_percent", |section, key| section.whole(key, PAUSE_PERCENT, 100))?,
-        max_replication_lag: section
-            .optional("max_replication_lag", |section, key| section.bytes(key, REPLICATION_LAG, 64 << 20))?,
-    };
-    Ok((config, url.connect_timeout.map(|value| Given { value, place, origin })))
+    config.password = password.map(|given| given.value);
+    config.pause_percent = section.optional("pause_percent", |section, key| section.whole(key, PAUSE_PERCENT, 100))?;
+    config.max_replication_lag =
+        section.optional("max_replication_lag", |section, key| section.bytes(key, REPLICATION_LAG, 64 << 20))?;
+    Ok((config, timeout.map(|value| Given { value, place, origin })))
 }
 
 /// Reads `[clickhouse]`.
@@ -82,7 +68,7 @@ pub fn clickhouse(reader: &mut Reader) -> Result<ClickHouseConfig> {
     let Given { value: (url, user, in_url), origin, .. } = given.read(|url| ClickHouseUrl::parse(&url), hint)?;
     section.note("url", url.to_string(), &origin);
     section.note("user", &user, &origin);
-    let password = choose_password(&mut section, CLICKHOUSE_PASSWORD, in_url, &origin)?;
+    let password = choose_password(&mut section, CLICKHOUSE_PASSWORD, in_url.map(Credential::from), &origin)?;
     section.note_secret("password", password.as_ref());
     let ca_cert = section.path("ca_cert")?;
     if let Some(given) = &ca_cert {
@@ -90,7 +76,7 @@ pub fn clickhouse(reader: &mut Reader) -> Result<ClickHouseConfig> {
             let why = "the connection is not encrypted: the URL begins with http://";
             return Err(given.refuse(why, "make the URL https://…, or take `ca_cert` out"));
         }
-        check_readable(given, &given.value)?;
+        check_readable(&given.value).map_err(|why| given.refuse(why, PEM_HINT))?;
     }
     let password = password.map_or_else(|| Secret::default().into(), |given| given.value);
     Ok(ClickHouseConfig { url, user, password, ca_cert: ca_cert.map(|given| given.value) })
@@ -99,12 +85,12 @@ pub fn clickhouse(reader: &mut Reader) -> Result<ClickHouseConfig> {
 fn choose_password(
     section: &mut Section<'_>,
     variable: &'static str,
-    in_url: Option<Secret>,
+    in_url: Option<Credential>,
     url_origin: &Origin,
 ) -> Result<Option<Given<Credential>>> {
     section.reader.file_holds_secret |= in_url.is_some() && matches!(url_origin, Origin::File { .. });
     let place = section.place("url");
-    let in_url = in_url.map(|secret| Given { value: secret.into(), place, origin: url_origin.clone() });
+    let in_url = in_url.map(|value| Given { value, place, origin: url_origin.clone() });
     if in_url.is_some() && matches!(url_origin, Origin::Environment(_)) {
         return Ok(in_url);
     }
@@ -114,8 +100,6 @@ fn choose_password(
     Ok(password::kept(section, "password_file", "password_command")?.or(in_url))
 }
 
-/// Refuses what names a file that cannot be read.
-fn check_readable<T>(given: &Given<T>, path: &Path) -> Result<()> {
-    let hint = "name a PEM file that exists and that pg2ch's user may read";
-    open(path).map(drop).map_err(|why| given.refuse(format!("{}: {why}", path.display()), hint))
+fn check_readable(path: &Path) -> Result<(), String> {
+    open(path).map(drop).map_err(|why| format!("{}: {why}", path.display()))
 }

@@ -10,7 +10,6 @@ use ureq::http::Uri;
 use ureq::http::uri::Authority;
 
 pub use clickhouse::ClickHouseUrl;
-pub use postgres::PostgresUrl;
 
 /// The host, and what stands with it, of a URL of the web.
 ///

@@ -1,16 +1,20 @@
 //! The URLs that people write, and those that they get wrong.
 
 use super::*;
-use crate::config::SslMode;
+use crate::config::{PostgresConfig, SslMode};
+
+fn postgres(url: &str) -> Result<PostgresConfig, String> {
+    PostgresConfig::of_url(url).map(|(config, _)| config)
+}
 
 #[test]
 fn the_default_needs_no_tls_because_it_stays_on_this_machine() {
-    let url = PostgresUrl::parse("postgres://app:app@localhost:5432/app").unwrap();
+    let url = postgres("postgres://app:app@localhost:5432/app").unwrap();
     assert_eq!(
         (url.hosts, url.user.as_str(), url.dbname.as_str()),
         (vec![("localhost".to_owned(), 5432)], "app", "app")
     );
-    assert_eq!(url.password.unwrap().reveal(), "app");
+    assert_eq!(url.password.unwrap().take().unwrap().reveal(), "app");
     assert_eq!(url.ssl_mode, SslMode::Disable);
 }
 
@@ -26,15 +30,15 @@ fn off_this_machine_the_certificate_is_verified_unless_told_otherwise() {
         ("postgres://u@localhost/d?sslrootcert=system", SslMode::VerifyFull),
         ("postgres://u@%2Frun%2Fpostgresql/d?sslmode=require", SslMode::Disable),
     ] {
-        assert_eq!(PostgresUrl::parse(url).unwrap().ssl_mode, mode, "{url}");
+        assert_eq!(postgres(url).unwrap().ssl_mode, mode, "{url}");
     }
 }
 
 #[test]
 fn every_part_is_percent_decoded() {
-    let url = PostgresUrl::parse("postgres://us%40er:p%2F%3A%3F%25%23@h:1/d%20b").unwrap();
+    let url = postgres("postgres://us%40er:p%2F%3A%3F%25%23@h:1/d%20b").unwrap();
     assert_eq!(url.user, "us@er");
-    assert_eq!(url.password.unwrap().reveal(), "p/:?%#");
+    assert_eq!(url.password.unwrap().take().unwrap().reveal(), "p/:?%#");
     assert_eq!(url.dbname, "d b");
 }
 
@@ -46,7 +50,7 @@ fn sockets_and_ipv6_are_hosts_too() {
         ("postgres://u@[2001:db8::1]:6000/d", "2001:db8::1", 6000),
         ("postgres://u@/d", "localhost", 5432),
     ] {
-        let parsed = PostgresUrl::parse(url).unwrap();
+        let parsed = postgres(url).unwrap();
         assert_eq!(parsed.hosts, [(host.to_owned(), port)], "{url}");
     }
 }
@@ -55,25 +59,25 @@ fn sockets_and_ipv6_are_hosts_too() {
 fn the_masked_form_means_the_same() {
     let text =
         "postgres://u:hunter2@[2001:db8::1]:6000/d%20b?sslmode=verify-ca&sslrootcert=/etc/ca.pem&sslcert=c&sslkey=k";
-    let url = PostgresUrl::parse(text).unwrap();
+    let url = postgres(text).unwrap();
     assert!(!url.masked().contains("hunter2"));
-    let again = PostgresUrl::parse(&url.masked()).unwrap();
+    let again = postgres(&url.masked()).unwrap();
     assert_eq!(again.masked(), url.masked());
     assert_eq!((again.hosts, again.dbname, again.ssl_client), (url.hosts, url.dbname, url.ssl_client));
 }
 
 #[test]
 fn an_unknown_parameter_is_named() {
-    let why = PostgresUrl::parse("postgres://u@h/d?replication=database").unwrap_err();
+    let why = postgres("postgres://u@h/d?replication=database").unwrap_err();
     assert!(why.contains("`replication`"), "{why}");
 }
 
 #[test]
 fn several_hosts_stand_in_the_order_in_which_they_are_tried() {
-    let url = PostgresUrl::parse("postgres://u@a:5433,b/d?target_session_attrs=read-write").unwrap();
+    let url = postgres("postgres://u@a:5433,b/d?target_session_attrs=read-write").unwrap();
     assert_eq!(url.hosts, [("a".to_owned(), 5433), ("b".to_owned(), 5432)]);
     assert!(url.session.read_write);
-    assert!(PostgresUrl::parse("postgres://u@a/d?target_session_attrs=whatever").is_err());
+    assert!(postgres("postgres://u@a/d?target_session_attrs=whatever").is_err());
 }
 
 #[test]
@@ -92,7 +96,7 @@ fn what_cannot_be_meant_is_refused() {
         "postgres://u@h/d?sslmode",
         "postgres://u@h/d?sslmode=require&sslmode=disable",
     ] {
-        assert!(PostgresUrl::parse(url).is_err(), "{url}");
+        assert!(postgres(url).is_err(), "{url}");
     }
 }
 
@@ -146,7 +150,7 @@ fn no_refusal_repeats_a_password() {
         "http://app:hunter2%00@host",
         "http://app:hunter2@host/a b",
     ] {
-        for why in [PostgresUrl::parse(url).err(), ClickHouseUrl::parse(url).err()].into_iter().flatten() {
+        for why in [postgres(url).err(), ClickHouseUrl::parse(url).err()].into_iter().flatten() {
             assert!(!why.contains(secret), "{url}: {why}");
         }
     }
@@ -156,18 +160,18 @@ fn no_refusal_repeats_a_password() {
 fn several_hosts_are_tried_in_order_and_libpq_s_other_parameters_are_taken() {
     let text = "postgres://u@a:1,[::1]:2,c/d?target_session_attrs=read-write&channel_binding=require&options=-c%20geqo%3Doff\
                 &application_name=nightly&keepalives=1&keepalives_idle=30&keepalives_interval=5&keepalives_count=4";
-    let url = PostgresUrl::parse(text).unwrap();
+    let url = postgres(text).unwrap();
     let host = |name: &str, port| (name.to_owned(), port);
     assert_eq!(url.hosts, [host("a", 1), host("::1", 2), host("c", 5432)]);
     assert_eq!(url.ssl_mode, SslMode::VerifyFull, "one of them is another machine");
     assert!(url.session.read_write && url.session.channel_binding == Some(true) && !url.session.no_keepalives);
     assert_eq!(url.session.options.as_deref(), Some("-c geqo=off"));
-    assert_eq!(PostgresUrl::parse(&url.masked()).unwrap().session, url.session);
-    let url = PostgresUrl::parse("postgres:///d?user=u&host=a,b&port=1,2").unwrap();
+    assert_eq!(postgres(&url.masked()).unwrap().session, url.session);
+    let url = postgres("postgres:///d?user=u&host=a,b&port=1,2").unwrap();
     assert_eq!(url.hosts, [host("a", 1), host("b", 2)]);
-    let url = PostgresUrl::parse("postgres:///d?user=u&host=a,b&port=7").unwrap();
+    let url = postgres("postgres:///d?user=u&host=a,b&port=7").unwrap();
     assert_eq!(url.hosts, [host("a", 7), host("b", 7)]);
     for wrong in ["postgres://u@a,b,c/d?port=1,2", "postgres://u@a/d?target_session_attrs=standby"] {
-        PostgresUrl::parse(wrong).unwrap_err();
+        postgres(wrong).unwrap_err();
     }
 }

@@ -5,31 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Parts, check_host, decode, port, strip_scheme};
-use crate::config::{Secret, SessionOptions, SslMode};
+use crate::config::{Credential, PostgresConfig, SessionOptions, SslMode};
 
-/// What a PostgreSQL URL says.
-#[derive(Debug)]
-pub struct PostgresUrl {
-    /// In the order in which they are tried. Never empty.
-    pub hosts: Vec<(String, u16)>,
-    pub session: SessionOptions,
-    pub user: String,
-    pub password: Option<Secret>,
-    pub dbname: String,
-    /// As given; [`SslMode`]'s default depends on the host and is applied already.
-    pub ssl_mode: SslMode,
-    /// Relative paths are still relative.
-    pub ssl_root_cert: Option<PathBuf>,
-    pub ssl_client: Option<(PathBuf, PathBuf)>,
-    pub connect_timeout: Option<Duration>,
-}
-
-impl PostgresUrl {
-    /// Takes `text` apart as libpq does.
+impl PostgresConfig {
+    /// Takes a URL apart as libpq does; also gives its `connect_timeout`. Relative paths are still relative.
     ///
     /// # Errors
     /// The reason, without any part of the URL except the name of a parameter.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(in crate::config) fn of_url(text: &str) -> Result<(Self, Option<Duration>), String> {
         let rest = strip_scheme(text, &["postgres", "postgresql"])
             .ok_or("it does not begin with postgres:// or postgresql://")?
             .1;
@@ -47,8 +30,7 @@ impl PostgresUrl {
     }
 
     /// The URL without its password, as it takes effect.
-    #[must_use]
-    pub fn masked(&self) -> String {
+    pub(in crate::config) fn masked(&self) -> String {
         let shown = |host: &str| if host.contains(':') { format!("[{host}]") } else { encode(host) };
         let hosts: Vec<_> = self.hosts.iter().map(|(host, port)| format!("{}:{port}", shown(host))).collect();
         let mode = self.ssl_mode.name();
@@ -123,7 +105,7 @@ impl Fields {
         Ok(())
     }
 
-    fn finish(self) -> Result<PostgresUrl, String> {
+    fn finish(self) -> Result<(PostgresConfig, Option<Duration>), String> {
         let user = self.user.filter(|u| !u.is_empty()).ok_or("it names no user")?;
         if self.ports.len() > 1 && self.ports.len() != self.hosts.len() {
             return Err("the numbers of hosts and ports differ".to_owned());
@@ -152,18 +134,20 @@ impl Fields {
         }
         let is_here = hosts.iter().all(|(host, _)| host.starts_with('/') || is_loopback(host));
         let by_default = if is_here && !from_system { SslMode::Disable } else { SslMode::VerifyFull };
-        Ok(PostgresUrl {
+        let config = PostgresConfig {
             // As in libpq: no TLS on a Unix socket, whatever sslmode says.
             ssl_mode: if is_socket { SslMode::Disable } else { mode.unwrap_or(by_default) },
             session: self.session,
-            password: self.password.filter(|p| !p.is_empty()).map(Secret::new),
+            password: self.password.filter(|p| !p.is_empty()).map(Credential::known),
             dbname: self.dbname.filter(|d| !d.is_empty()).unwrap_or_else(|| user.clone()),
             ssl_root_cert: self.ssl_root_cert.filter(|_| !from_system).map(PathBuf::from),
             ssl_client,
-            connect_timeout: self.connect_timeout,
             hosts,
             user,
-        })
+            pause_percent: None,
+            max_replication_lag: None,
+        };
+        Ok((config, self.connect_timeout))
     }
 }
 
