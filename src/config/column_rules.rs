@@ -44,12 +44,6 @@ impl ColumnRules {
         self.ignore.iter().map(String::as_str)
     }
 
-    /// Whether records go into the target under their own names, all of them.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rename.is_empty() && self.ignore.is_empty()
-    }
-
     /// Fields that these rules lead nowhere in a target with `columns`, and why.
     #[must_use]
     pub fn misled<'a>(&self, columns: impl Iterator<Item = &'a str>) -> HashMap<String, &'static str> {

@@ -73,10 +73,18 @@ impl Value {
         }
     }
 
-    /// `true` or `false`.
+    /// `"a"`.
     ///
     /// # Errors
-    /// The reason, if it is not that.
+    /// What it is instead; so do the others.
+    pub fn text(self) -> Result<String, String> {
+        match self {
+            Self::Text(text) => Ok(text),
+            other => Err(format!("it is {}, not a string", other.kind())),
+        }
+    }
+
+    /// `true` or `false`.
     pub fn truth(self) -> Result<bool, String> {
         match self {
             Self::Truth(truth) => Ok(truth),
@@ -85,9 +93,6 @@ impl Value {
     }
 
     /// `"a"`, or `["a", "b"]`: names of columns.
-    ///
-    /// # Errors
-    /// The reason, if it is not that.
     pub fn columns(self) -> Result<Vec<String>, String> {
         let columns = match self {
             Self::Text(column) => vec![column],
@@ -99,9 +104,6 @@ impl Value {
     }
 
     /// `{ a = "b" }`.
-    ///
-    /// # Errors
-    /// The reason, if it is not that.
     pub fn pairs(self) -> Result<Vec<(String, String)>, String> {
         match self {
             Self::Pairs(pairs) => Ok(pairs),
@@ -244,7 +246,7 @@ impl Parser<'_> {
         for (key, value) in table {
             let origin = self.origin(key.span().start);
             let key = key.get_ref().as_ref();
-            if !is_one_of(keys, key) {
+            if !value::is_one_of(keys, key) {
                 return Err(unknown_key(header, key, &origin, keys));
             }
             if key == "properties" {
@@ -310,13 +312,9 @@ fn unknown_key(header: &str, key: &str, origin: &Origin, keys: &str) -> Error {
     origin.refuse(shown(key), format!("{header} has no such key"), &hint)
 }
 
-fn is_one_of(keys: &str, key: &str) -> bool {
-    keys.split(' ').any(|known| known == key)
-}
-
 /// The section that has a key of this name.
 fn section_with(key: &str) -> Option<&'static str> {
-    SECTIONS.iter().find(|(_, keys)| is_one_of(keys, key)).map(|(section, _)| *section)
+    SECTIONS.iter().find(|(_, keys)| value::is_one_of(keys, key)).map(|(section, _)| *section)
 }
 
 /// A key as a message has it. A quoted one can be anything, and so may be a line that went astray.

@@ -17,30 +17,23 @@ use crate::error::Result;
 
 const PASSWORD: &str = "sasl.password";
 
-const PROMISE: &str = "the guarantee depends on it, so pg2ch sets it itself";
-const OFFSETS: &str = "offsets are committed only after a confirmed insert, so pg2ch sets it itself";
-const TIMEOUT: &str = "pg2ch derives it from `kafka` in [timeouts]";
-
 /// The properties that pg2ch keeps for itself, and why.
 const REFUSED: &[(&str, &str)] = &[
-    ("acks", PROMISE),
-    ("request.required.acks", PROMISE),
-    ("enable.idempotence", PROMISE),
-    ("enable.gapless.guarantee", PROMISE),
-    ("max.in.flight", PROMISE),
-    ("max.in.flight.requests.per.connection", PROMISE),
-    ("retries", PROMISE),
-    ("message.send.max.retries", PROMISE),
+    (
+        "acks request.required.acks enable.idempotence enable.gapless.guarantee max.in.flight \
+         max.in.flight.requests.per.connection retries message.send.max.retries",
+        "the guarantee depends on it, so pg2ch sets it itself",
+    ),
     ("isolation.level", "records of aborted transactions must stay out of the target, so pg2ch sets it itself"),
     ("check.crcs", "a damaged record must not reach the target, so pg2ch sets it itself"),
     (
         "transactional.id",
         "it is made of `transactional_prefix` in [kafka] and the table, which is what fences a dead run",
     ),
-    ("enable.auto.commit", OFFSETS),
-    ("auto.commit.enable", OFFSETS),
-    ("auto.commit.interval.ms", OFFSETS),
-    ("enable.auto.offset.store", OFFSETS),
+    (
+        "enable.auto.commit auto.commit.enable auto.commit.interval.ms enable.auto.offset.store",
+        "offsets are committed only after a confirmed insert, so pg2ch sets it itself",
+    ),
     ("auto.offset.reset", "where to start is decided by what the target holds, never by a default"),
     ("enable.partition.eof", "pg2ch sets it itself to see the end of a partition"),
     (
@@ -49,35 +42,21 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("group.id", "it is `group` in [[table]]"),
     ("group.instance.id", "pg2ch assigns partitions itself and joins no group"),
-    ("bootstrap.servers", "it is `brokers` in [kafka]"),
-    ("metadata.broker.list", "it is `brokers` in [kafka]"),
+    ("bootstrap.servers metadata.broker.list", "it is `brokers` in [kafka]"),
     ("allow.auto.create.topics", "topics are made by `pg2ch init`, with the settings that they need"),
     ("message.max.bytes", "pg2ch follows the topic's `max.message.bytes`"),
-    ("message.timeout.ms", TIMEOUT),
-    ("request.timeout.ms", TIMEOUT),
-    ("socket.timeout.ms", TIMEOUT),
+    (
+        "message.timeout.ms request.timeout.ms socket.timeout.ms delivery.timeout.ms",
+        "pg2ch derives it from `kafka` in [timeouts]",
+    ),
     ("socket.connection.setup.timeout.ms", "pg2ch derives it from `connect` in [timeouts]"),
-    ("delivery.timeout.ms", TIMEOUT),
 ];
 
 /// The properties whose values `config show` prints. Whatever is not known to be harmless is masked.
-const HARMLESS: &[&str] = &[
-    "security.protocol",
-    "sasl.mechanism",
-    "sasl.mechanisms",
-    "sasl.username",
-    "sasl.kerberos.service.name",
-    "client.id",
-    "compression.type",
-    "compression.codec",
-    "compression.level",
-    "partitioner",
-    "debug",
-    "broker.address.family",
-    "ssl.endpoint.identification.algorithm",
-    "enable.ssl.certificate.verification",
-    "ssl.cipher.suites",
-];
+const HARMLESS: &str = "\
+    security.protocol sasl.mechanism sasl.mechanisms sasl.username sasl.kerberos.service.name client.id compression.type \
+    compression.codec compression.level partitioner debug broker.address.family \
+    ssl.endpoint.identification.algorithm enable.ssl.certificate.verification ssl.cipher.suites";
 
 /// Reads `[kafka]` and `[kafka.properties]`.
 ///
@@ -181,7 +160,7 @@ fn property(name: &str, given: Given<Value>) -> Result<Given<String>> {
             ("librdkafka has no property of this name", "see librdkafka's CONFIGURATION.md for the names");
         return Err(given.origin.refuse("kafka.properties", why, hint));
     }
-    if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+    if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| value::is_one_of(refused, name)) {
         return Err(given.refuse(why, "take it out of [kafka.properties]"));
     }
     oauth::refuse_librdkafkas_own(name, &given)?;
@@ -215,7 +194,7 @@ fn known_to_librdkafka(name: &str, given: &Given<String>) -> Result<()> {
 }
 
 fn is_harmless(name: &str) -> bool {
-    HARMLESS.contains(&name)
+    value::is_one_of(HARMLESS, name)
         || [".ms", ".bytes", ".messages", ".kbytes", ".location"].iter().any(|end| name.ends_with(end))
 }
 

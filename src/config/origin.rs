@@ -114,11 +114,3 @@ pub struct Explained {
     /// Every value, in the order of the example that `config generate` prints.
     pub settings: Vec<Setting>,
 }
-
-impl Explained {
-    /// The configuration file that was read.
-    #[must_use]
-    pub fn path(&self) -> Option<&Path> {
-        self.file.as_ref().map(|(path, _)| path.as_path())
-    }
-}

@@ -76,7 +76,7 @@ impl Section<'_> {
 
     /// Takes a text out of the file. It is not noted: it may hold a password.
     pub fn text(&mut self, key: &str) -> Result<Option<Given<String>>> {
-        self.take(key).map(Given::text).transpose()
+        self.take(key).map(|given| given.read(Value::text, "put its value in quotes")).transpose()
     }
 
     /// The text of an environment variable that says what `key` does. It is not noted.
@@ -275,17 +275,6 @@ impl Section<'_> {
             }
         };
         self.read(key, None, hint, read, |columns| columns.join(", "))
-    }
-}
-
-impl Given<Value> {
-    /// The text that it is.
-    pub fn text(self) -> Result<Given<String>> {
-        let read = |value| match value {
-            Value::Text(text) => Ok(text),
-            other => Err(format!("it is {}, not a string", other.kind())),
-        };
-        self.read(read, "put its value in quotes")
     }
 }
 

@@ -147,8 +147,7 @@ pub fn source_table(text: &str) -> Result<String, String> {
         names.push(exact);
     }
     // After a dot SQL takes any word; in front of it a reserved one needs quotes.
-    let schema =
-        if RESERVED.split(' ').any(|word| word == names[0]) { quote(&names[0]) } else { quote_if_needed(&names[0]) };
+    let schema = if is_one_of(RESERVED, &names[0]) { quote(&names[0]) } else { quote_if_needed(&names[0]) };
     Ok(format!("{schema}.{}", quote_if_needed(&names[1])))
 }
 
@@ -244,6 +243,11 @@ const RESERVED: &str = "\
     leading left like limit localtime localtimestamp natural not notnull null offset on only or order outer overlaps \
     placing primary references returning right select session_user similar some symmetric system_user table \
     tablesample then to trailing true union unique user using variadic verbose when where window with";
+
+/// Whether `word` is one of those that `words` has between spaces.
+pub fn is_one_of(words: &str, word: &str) -> bool {
+    words.split(' ').any(|known| known == word)
+}
 
 /// The known word closest to `word`, if one is close enough to have been meant, or begins with it.
 #[must_use]

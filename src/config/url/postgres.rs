@@ -119,10 +119,7 @@ impl Fields {
             check_host(host, true)?;
         }
         let is_socket = hosts.iter().all(|(host, _)| host.starts_with('/'));
-        let mode = match self.ssl_mode.as_deref().filter(|m| !m.is_empty()) {
-            Some(mode) => Some(ssl_mode(mode)?),
-            None => None,
-        };
+        let mode = self.ssl_mode.as_deref().filter(|m| !m.is_empty()).map(ssl_mode).transpose()?;
         let ssl_client = match (self.ssl_cert, self.ssl_key) {
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
             (None, None) => None,
