@@ -44,7 +44,6 @@ const TABLE_KEYS: &str = "\
 const LARGEST: u64 = 1 << 20;
 
 /// One value as it stands in the file.
-#[derive(Debug, PartialEq, Eq)]
 pub enum Value {
     /// A string.
     Text(String),
@@ -76,7 +75,7 @@ impl Value {
     /// `"a"`.
     ///
     /// # Errors
-    /// What it is instead; so do the others.
+    /// What it is instead, as from those below.
     pub fn text(self) -> Result<String, String> {
         match self {
             Self::Text(text) => Ok(text),
@@ -113,7 +112,7 @@ impl Value {
 }
 
 /// A configuration file.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct File {
     /// Where it is.
     pub path: PathBuf,
@@ -182,7 +181,7 @@ pub fn is_world_readable(metadata: &std::fs::Metadata) -> bool {
 ///
 /// # Errors
 /// 78 if it is no TOML, or holds a key that pg2ch does not know.
-pub fn parse(path: &Path, text: &str) -> Result<File> {
+fn parse(path: &Path, text: &str) -> Result<File> {
     let root = DeTable::parse(text).map_err(|error| {
         // Never the error itself: it shows the line.
         let line = error.span().map(|span| format!(", line {}", line_of(text, span.start))).unwrap_or_default();

@@ -59,7 +59,7 @@ impl fmt::Display for Origin {
 }
 
 /// A value, the key that gave it, and where that stands.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Given<T> {
     /// The value.
     pub value: T,
