@@ -48,8 +48,8 @@ impl Reader {
 
 /// The keys of one section while they are read.
 ///
-/// What reads a key takes it out of the file, checks it and notes it. Where the file does not have it, the default counts, and
-/// without one it is refused as missing; [`optional`](Self::optional) is for those that may be left out.
+/// Each method that reads a key takes it out of the file, checks it and notes it. If the file lacks the key, its default counts.
+/// A key without a default is refused as missing; [`optional`](Self::optional) is for keys that may be left out.
 pub struct Section<'r> {
     /// What the section is read from.
     pub reader: &'r mut Reader,
