@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use self::script::{Place, Script};
-use super::migration::{self, REMADE, create_target};
+use super::migration::{self, create_target};
 use super::{Command, Frame};
 use crate::clickhouse::{ClickHouseTarget, Http, quote, text};
 use crate::config::{Config, TableConfig};
 use crate::data::{NextOffset, Offsets, POSITION_COLUMNS};
 use crate::error::{Error, ExitCode, Result};
-use crate::fit::{Effect, MAKE_ANEW, differences, is_refused_view, storage};
+use crate::fit::{Difference, Effect, Remedy, differences, is_refused_view, storage};
 use crate::kafka::KafkaLog;
 use crate::kafka::admin::{self, Admin};
 use crate::kafka::explain::{is_unknown_topic, refusal};
@@ -264,7 +264,7 @@ impl Init<'_> {
 
     /// Adds what the target lacks; what would change, or take away, what is there is told, for a person to decide.
     fn alter_target(&mut self, http: &Http, source: &SourceTable, comment: Option<&str>) -> Result<()> {
-        let what = format!("cannot alter the target {}", self.table.target);
+        let cannot = format!("cannot alter the target {}", self.table.target);
         let target = ClickHouseTarget::new(self.config, self.table)?.describe()?;
         let anew = |script: &mut Script, why: &str| {
             let statements = migration::statements(self.table, source, comment, &target);
@@ -278,20 +278,18 @@ impl Init<'_> {
         }
         let mut found = differences(self.table, Some(&source.columns), &target);
         found.extend(storage::misfits(self.table, &[], &target));
-        found.retain(|difference| difference.effect < Effect::Weaker || difference.is_additive);
-        for difference in found {
-            if difference.is_additive {
-                let statement = difference.fix.trim_end_matches(';');
-                if self.statement(Place::ClickHouse, statement) {
-                    http.query(&what, statement, &[])?;
+        for Difference { effect, what, why, fix, remedy, .. } in found {
+            let why = format!("{what}: {why}");
+            match remedy {
+                Remedy::Addition => {
+                    let statement = fix.trim_end_matches(';');
+                    if self.statement(Place::ClickHouse, statement) {
+                        http.query(&cannot, statement, &[])?;
+                    }
                 }
-                continue;
-            }
-            let why = format!("{}: {}", difference.what, difference.why);
-            if REMADE.contains(&difference.id) || difference.fix.starts_with(MAKE_ANEW) {
-                anew(self.script, &why);
-            } else {
-                self.script.add_by_hand(Place::ClickHouse, &self.table.source, &why, &difference.fix);
+                _ if effect >= Effect::Weaker => {}
+                Remedy::NewEngine | Remedy::NewColumn => anew(self.script, &why),
+                Remedy::ByHand => self.script.add_by_hand(Place::ClickHouse, &self.table.source, &why, &fix),
             }
         }
         Ok(())

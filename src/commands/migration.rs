@@ -2,19 +2,16 @@
 //! it anew with its rows in it. `check` and `init` show those; a person runs them.
 
 use crate::clickhouse::{ClickHouseTarget, quote, text};
-use crate::config::{DELETED_MARK, TableConfig};
+use crate::config::{DELETED_MARK, TableConfig, TargetName};
 use crate::error::Result;
 use crate::fit::deletes::definition;
 use crate::fit::map::target_type;
-use crate::fit::{POSITION, can_be_taken_over};
+use crate::fit::{POSITION, can_be_taken_over, sql_name};
 use crate::outcome::backlog;
 use crate::ports::LegContext;
 use crate::ports::source::SourceColumn;
 use crate::ports::target::TargetDescription;
 use crate::postgres::SourceTable;
-
-/// The findings that only another table settles.
-pub const REMADE: [&str; 4] = ["engine", "engine-version", "engine-deleted", "sorting-key"];
 
 /// The names that columns of the source have in the target, without the ignored ones.
 #[must_use]
@@ -42,14 +39,13 @@ pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<
     let holds_null = source.key.iter().any(|column| target_type(column).contains("Nullable("));
     let nullable = if holds_null { ", allow_nullable_key = 1" } else { "" };
     format!(
-        "CREATE TABLE IF NOT EXISTS {}.{} (\n{columns}{mark}    `_partition` Int32,\n    `_offset` Int64,\n    \
+        "CREATE TABLE IF NOT EXISTS {} (\n{columns}{mark}    `_partition` Int32,\n    `_offset` Int64,\n    \
          `_timestamp` DateTime64(3, 'UTC'),\n    `_ingested_at` DateTime64(3, 'UTC') DEFAULT now64(3),\n    \
          INDEX `_position` (`_partition`, `_offset`) TYPE minmax GRANULARITY 1\n)\n\
          ENGINE = ReplacingMergeTree(`_timestamp`{hidden_by})\nORDER BY ({})\n\
          SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1, \
          min_rows_to_fsync_after_merge = 1{nullable}{comment}",
-        quote(&table.target.database),
-        quote(&table.target.table),
+        sql_name(&table.target),
         key.join(", "),
     )
 }
@@ -89,8 +85,8 @@ pub fn statements(
     comment: Option<&str>,
     old_table: &TargetDescription,
 ) -> String {
-    let name = format!("{}.{}", quote(&table.target.database), quote(&table.target.table));
-    let old = format!("{}.{}", quote(&table.target.database), quote(&format!("{}_old", table.target.table)));
+    let old = TargetName { table: format!("{}_old", table.target.table), ..table.target.clone() };
+    let (name, old) = (sql_name(&table.target), sql_name(&old));
     let create = create_target(table, source, comment);
     let kept = if old_table.is_partitioned() {
         format!("-- to keep PARTITION BY {}, write it before ORDER BY\n", old_table.partition_key)

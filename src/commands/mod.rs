@@ -42,11 +42,17 @@ pub trait Outcome: Serialize + Sized {
     /// What it means.
     fn exit_code(&self) -> ExitCode;
 
-    /// The outcomes of all tables, for a person.
-    fn text_of(outcomes: &[Self]) -> String;
+    /// The same for a person.
+    fn text(&self, table: &TableConfig) -> String;
 
-    /// Adds to the JSON document what it has of all tables together.
-    fn add_to(_document: &mut Value, _outcomes: &[Self]) {}
+    /// The texts of all tables as one.
+    #[must_use]
+    fn join(texts: &[String]) -> String {
+        texts.concat()
+    }
+
+    /// Adds to the JSON document what it has of all tables together; `text` is theirs.
+    fn add_to(_document: &mut Value, _text: &str) {}
 }
 
 /// What every command is given.
@@ -71,7 +77,7 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// That of the only table.
     pub fn run<C: Command>(&self, command: &C) -> Result<(String, ExitCode)> {
-        let (mut outcomes, mut documents, mut code) = (Vec::new(), Vec::new(), ExitCode::Done);
+        let (mut texts, mut documents, mut code) = (Vec::new(), Vec::new(), ExitCode::Done);
         for table in &self.config.tables {
             let (mut document, of_table) = match command.run(self, table) {
                 Err(error) if self.config.tables.len() == 1 => return Err(error),
@@ -82,9 +88,8 @@ impl<'a> Frame<'a> {
                 Ok(outcome) => {
                     let mut document = json!(outcome);
                     document["error"] = Value::Null;
-                    let of_table = outcome.exit_code();
-                    outcomes.push(outcome);
-                    (document, of_table)
+                    texts.push(outcome.text(table));
+                    (document, outcome.exit_code())
                 }
             };
             document["source"] = json!(table.source);
@@ -93,11 +98,12 @@ impl<'a> Frame<'a> {
             documents.push(document);
             code = code.graver(of_table);
         }
+        let text = C::Outcome::join(&texts);
         if !self.json {
-            return Ok((C::Outcome::text_of(&outcomes), code));
+            return Ok((text, code));
         }
         let mut document = json!({ "tables": documents, "exit_code": code.code() });
-        C::Outcome::add_to(&mut document, &outcomes);
+        C::Outcome::add_to(&mut document, &text);
         Ok((format!("{document:#}"), code))
     }
 

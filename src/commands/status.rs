@@ -1,16 +1,15 @@
 //! `pg2ch status`: what remains to be moved, and what the last runs did. It takes no lock, so it works while a run is in progress.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::ser::{SerializeStruct as _, Serializer};
+use serde::{Serialize, Serializer};
+use serde_json::json;
 
 use super::{Command, Frame, Outcome, dead_letters};
 use crate::config::TableConfig;
 use crate::error::{Error, ExitCode, Result};
 use crate::numbers::{counted, grouped};
-use crate::outcome::backlog::{self, Backlog};
+use crate::outcome::backlog::{self, Backlog, PartitionLag};
 use crate::ports::LegContext;
 use crate::postgres::{Holder, Session, connect, name_sql, run_in_progress};
 
@@ -38,9 +37,6 @@ struct Run {
 
 /// What is known about one table.
 pub struct TableStatus {
-    source: String,
-    topic: String,
-    target: String,
     backlog: Backlog,
     dead_letters: Option<u64>,
     /// What the last runs did; none if that could not be read.
@@ -70,15 +66,7 @@ impl Command for Status {
         let answers = unsent.as_ref().err().is_none_or(|error| error.exit_code() != ExitCode::Unavailable);
         let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
         let (backlog, failures) = Backlog::of(unsent, partitions);
-        let mut status = TableStatus {
-            source: table.source.clone(),
-            topic: table.topic.clone(),
-            target: table.target.to_string(),
-            dead_letters: None,
-            history: None,
-            backlog,
-            failures,
-        };
+        let mut status = TableStatus { dead_letters: None, history: None, backlog, failures };
         if status.failures.is_empty() {
             match frame.on(table, dead_letters::pending) {
                 Ok(pending) => status.dead_letters = Some(pending),
@@ -148,8 +136,60 @@ impl Outcome for TableStatus {
         self.failures.iter().map(Error::exit_code).fold(ExitCode::Done, ExitCode::graver)
     }
 
-    fn text_of(tables: &[Self]) -> String {
-        as_text(tables)
+    fn text(&self, table: &TableConfig) -> String {
+        format!("{} → {} → {}\n{}", table.source, table.topic, table.target, self.body())
+    }
+}
+
+impl TableStatus {
+    fn body(&self) -> String {
+        let mut text = String::new();
+        for failure in &self.failures {
+            let (what, why, hint) = (failure.what(), failure.why(), failure.hint());
+            text += &format!("  not known: {what}: {why}\n    hint: {hint}\n");
+        }
+        let uncopied = self.backlog.behind().map_or_else(not_known, |records| at_most(records, "record"));
+        text += &format!("  unsent            {}\n  uncopied          {uncopied}\n", self.unsent_text());
+        for lag in self.backlog.partitions.iter().flatten().filter(|lag| lag.behind > 0) {
+            let PartitionLag { partition, next, end, trusted, behind } = lag;
+            let note = if *trusted { "" } else { " (no offset of pg2ch: a run first checks what the target has)" };
+            let behind = at_most(*behind, "record");
+            text += &format!("    partition {partition:<5} {behind}, from offset {next} to {end}{note}\n");
+        }
+        let dead = self.dead_letters.map_or_else(not_known, |count| format!("{} pending", grouped(count)));
+        text + &format!("  dead letters      {dead}\n") + &self.history_text()
+    }
+
+    fn history_text(&self) -> String {
+        let Some(history) = &self.history else { return "  last runs         not known\n\n".to_owned() };
+        let mut text = String::new();
+        if let Some(holder) = &history.in_progress {
+            text += &format!("  run in progress   {holder}\n");
+        }
+        for run in &history.last_seen {
+            let end = if run.exit_code == 0 { "succeeded".into() } else { format!("ended with {}", run.exit_code) };
+            let (legs, ago) = (legs_in_words(&run.legs), duration(run.seconds_ago));
+            text += &format!("  last run          {ago} ago, {legs}, {end}, by {}\n", run.run_by);
+        }
+        if history.runs.is_empty() {
+            return text + "  no recorded run has moved data or failed\n\n";
+        }
+        text +=
+            "\n  started               seconds  legs     exit        sent     flagged      copied  inserts   dead\n";
+        text + &history.runs.iter().map(Run::line).collect::<String>() + "\n"
+    }
+
+    /// There is no timestamp in a row: its age is shown as far as it can be known.
+    fn unsent_text(&self) -> String {
+        let Some(unsent) = &self.backlog.unsent else { return not_known() };
+        let Some(key) = &unsent.lowest_key else { return unsent.counted() };
+        let at_most = self.history.as_ref().and_then(|history| history.unsent_seconds_at_most);
+        let since = match (unsent.seconds, at_most) {
+            (Some(seconds), _) => format!("committed {} ago", duration(seconds)),
+            (None, Some(seconds)) => format!("unsent for at most {} (an earlier run sent all)", duration(seconds)),
+            (None, None) => "unsent since an unknown time".to_owned(),
+        };
+        format!("{}, lowest key {key}, {since}", unsent.counted())
     }
 }
 
@@ -157,86 +197,33 @@ impl Serialize for TableStatus {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let empty = History::default();
         let history = self.history.as_ref().unwrap_or(&empty);
-        let mut parts = serializer.serialize_struct("TableStatus", 9)?;
-        parts.serialize_field("unsent", &self.backlog.unsent)?;
-        parts.serialize_field("unsent_seconds_at_most", &history.unsent_seconds_at_most)?;
-        parts.serialize_field("partitions", &self.backlog.partitions)?;
-        parts.serialize_field("records_behind_at_most", &self.backlog.behind())?;
-        parts.serialize_field("dead_letters_pending", &self.dead_letters)?;
-        parts.serialize_field("run_in_progress", &history.in_progress)?;
-        parts.serialize_field("last_seen", &history.last_seen)?;
-        parts.serialize_field("runs", &history.runs)?;
-        parts.serialize_field("errors", &self.failures)?;
-        parts.end()
+        json!({
+            "unsent": self.backlog.unsent,
+            "unsent_seconds_at_most": history.unsent_seconds_at_most,
+            "partitions": self.backlog.partitions,
+            "records_behind_at_most": self.backlog.behind(),
+            "dead_letters_pending": self.dead_letters,
+            "run_in_progress": history.in_progress,
+            "last_seen": history.last_seen,
+            "runs": history.runs,
+            "errors": self.failures,
+        })
+        .serialize(serializer)
     }
 }
 
-fn as_text(tables: &[TableStatus]) -> String {
-    let mut text = String::new();
-    for table in tables {
-        // A string takes everything.
-        let _ = render_table(&mut text, table);
+impl Run {
+    fn line(&self) -> String {
+        let Self { started, seconds, legs, exit_code, .. } = self;
+        let [sent, flagged, copied, inserts, dead] =
+            [self.records_sent, self.rows_flagged, self.records_copied, self.inserts, self.dead_letters]
+                .map(|count| grouped(count.unsigned_abs()));
+        let more = if self.complete { "" } else { "  more remained" };
+        let error = self.error.as_ref().map_or_else(String::new, |error| format!("    {error}\n"));
+        format!(
+            "  {started:<20} {seconds:>8.2}  {legs:<7} {exit_code:>5} {sent:>11} {flagged:>11} {copied:>11} {inserts:>8} {dead:>6}{more}\n{error}"
+        )
     }
-    text
-}
-
-fn render_table(text: &mut String, table: &TableStatus) -> std::fmt::Result {
-    writeln!(text, "{} → {} → {}", table.source, table.topic, table.target)?;
-    for failure in &table.failures {
-        writeln!(text, "  not known: {}: {}\n    hint: {}", failure.what(), failure.why(), failure.hint())?;
-    }
-    writeln!(text, "  unsent            {}", unsent(table))?;
-    let uncopied = table.backlog.behind().map(|records| at_most(records, "record"));
-    writeln!(text, "  uncopied          {}", uncopied.unwrap_or_else(not_known))?;
-    for partition in table.backlog.partitions.iter().flatten().filter(|partition| partition.behind > 0) {
-        let note = if partition.trusted { "" } else { " (no offset of pg2ch: a run first checks what the target has)" };
-        writeln!(
-            text,
-            "    partition {:<5} {}, from offset {} to {}{note}",
-            partition.partition,
-            at_most(partition.behind, "record"),
-            partition.next,
-            partition.end
-        )?;
-    }
-    let dead = table.dead_letters.map(|count| format!("{} pending", grouped(count)));
-    writeln!(text, "  dead letters      {}", dead.unwrap_or_else(not_known))?;
-    let Some(history) = &table.history else { return writeln!(text, "  last runs         not known\n") };
-    if let Some(holder) = &history.in_progress {
-        writeln!(text, "  run in progress   {holder}")?;
-    }
-    for run in &history.last_seen {
-        let end = if run.exit_code == 0 { "succeeded".into() } else { format!("ended with {}", run.exit_code) };
-        let (legs, ago) = (legs_in_words(&run.legs), duration(run.seconds_ago));
-        writeln!(text, "  last run          {ago} ago, {legs}, {end}, by {}", run.run_by)?;
-    }
-    if history.runs.is_empty() {
-        return writeln!(text, "  no recorded run has moved data or failed\n");
-    }
-    writeln!(
-        text,
-        "\n  started               seconds  legs     exit        sent     flagged      copied  inserts   dead"
-    )?;
-    for run in &history.runs {
-        writeln!(
-            text,
-            "  {:<20} {:>8.2}  {:<7} {:>5} {:>11} {:>11} {:>11} {:>8} {:>6}{}",
-            run.started,
-            run.seconds,
-            run.legs,
-            run.exit_code,
-            grouped(run.records_sent.unsigned_abs()),
-            grouped(run.rows_flagged.unsigned_abs()),
-            grouped(run.records_copied.unsigned_abs()),
-            grouped(run.inserts.unsigned_abs()),
-            grouped(run.dead_letters.unsigned_abs()),
-            if run.complete { "" } else { "  more remained" }
-        )?;
-        if let Some(error) = &run.error {
-            writeln!(text, "    {error}")?;
-        }
-    }
-    writeln!(text)
 }
 
 fn not_known() -> String {
@@ -258,22 +245,6 @@ fn legs_in_words(legs: &str) -> &str {
     }
 }
 
-/// There is no timestamp in a row: its age is shown as far as it can be known.
-fn unsent(table: &TableStatus) -> String {
-    let Some(unsent) = &table.backlog.unsent else { return not_known() };
-    let mut told = unsent.counted();
-    if let Some(key) = &unsent.lowest_key {
-        told += &format!(", lowest key {key}");
-        let at_most = table.history.as_ref().and_then(|history| history.unsent_seconds_at_most);
-        told += &match (unsent.seconds, at_most) {
-            (Some(seconds), _) => format!(", committed {} ago", duration(seconds)),
-            (None, Some(seconds)) => format!(", unsent for at most {} (an earlier run sent all)", duration(seconds)),
-            (None, None) => ", unsent since an unknown time".to_owned(),
-        };
-    }
-    told
-}
-
 fn duration(seconds: i64) -> String {
     humantime::format_duration(Duration::from_secs(seconds.max(0).unsigned_abs())).to_string()
 }
@@ -281,14 +252,11 @@ fn duration(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::backlog::{PartitionLag, Unsent};
+    use crate::outcome::backlog::Unsent;
 
     fn status() -> TableStatus {
         let lag = PartitionLag { partition: 0, next: 5, end: 1_006, trusted: true, behind: 1_001 };
         TableStatus {
-            source: "public.t".into(),
-            topic: "t".into(),
-            target: "a.t".into(),
             backlog: Backlog {
                 unsent: Some(Unsent { rows: 1, or_more: false, lowest_key: Some("7".into()), seconds: None }),
                 partitions: Some(vec![lag]),
@@ -297,6 +265,10 @@ mod tests {
             history: Some(History::default()),
             failures: Vec::new(),
         }
+    }
+
+    fn text_of(status: &TableStatus) -> String {
+        format!("public.t → t → a.t\n{}", status.body())
     }
 
     fn run(legs: &str) -> Run {
@@ -320,21 +292,21 @@ mod tests {
     #[test]
     fn numbers_nouns_and_legs_are_written_out() {
         let mut status = status();
-        let text = as_text(std::slice::from_ref(&status));
+        let text = text_of(&status);
         assert!(text.contains("\n  unsent            1 row, lowest key 7, unsent since an unknown time\n"), "{text}");
         assert!(text.contains("\n  uncopied          at most 1,001 records\n"), "{text}");
         assert!(text.contains("\n    partition 0     at most 1,001 records, from offset 5 to 1006\n"), "{text}");
         assert!(text.contains("\n  no recorded run has moved data or failed\n"), "{text}");
         let history = History { last_seen: vec![run("both")], runs: vec![run("produce")], ..History::default() };
         status.history = Some(history);
-        let text = as_text(&[status]);
+        let text = text_of(&status);
         assert!(text.contains("\n  last run          1m 1s ago, both legs, succeeded, by host 1\n"), "{text}");
         assert!(text.contains("  produce     0   1,000,000   1,000,000           0        0      0\n"), "{text}");
     }
 
     #[test]
     fn a_history_that_cannot_be_read_is_not_one_without_runs() {
-        let text = as_text(&[TableStatus { history: None, ..status() }]);
+        let text = text_of(&TableStatus { history: None, ..status() });
         assert!(text.contains("\n  last runs         not known\n") && !text.contains("no recorded run"), "{text}");
     }
 }

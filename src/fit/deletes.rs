@@ -47,6 +47,9 @@ pub fn question(expression: &str, source: &SourceColumn, name: &str, type_name: 
 pub const CLEANUP: [(&str, &str); 2] =
     [("allow_experimental_replacing_merge_with_cleanup", "0"), ("clean_deleted_rows", "Never")];
 
+/// Why merges must not remove deleted rows.
+pub const SHOWN_AGAIN: &str = "merges would remove deleted rows, and an older version that comes late would show again";
+
 /// The setting that has merges remove deleted rows, and the one that stops it.
 #[must_use]
 pub fn cleanup<'a>(setting: impl Fn(&str) -> Option<&'a str>) -> Option<(String, String)> {

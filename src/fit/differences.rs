@@ -5,7 +5,7 @@ use super::types::{Fit, fit};
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType, takes_null};
 use crate::clickhouse::encode::holds_position;
 use crate::clickhouse::{quote, text};
-use crate::config::{ColumnRules, TableConfig};
+use crate::config::{ColumnRules, TableConfig, TargetName};
 use crate::data::is_own;
 use crate::ports::engine::Rests;
 use crate::ports::source::SourceColumn;
@@ -19,8 +19,8 @@ pub const POSITION: [(&str, &str); 3] =
 const POSITION_HINT: &str = "run `pg2ch init`, which adds it to an empty target. For one with rows, `pg2ch check` prints the statements that keep them. \
      Meanwhile the records stay in the topic";
 
-/// How a fix begins that no statement on the table can make.
-pub const MAKE_ANEW: &str = "-- recreate the table";
+/// The fix of what may stay as it is.
+pub const INTENDED: &str = "-- nothing, if that is intended";
 
 /// What a difference means for a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +35,20 @@ pub enum Effect {
     Harmless,
 }
 
-/// One thing in which the target's columns are not what the source's ask for.
+/// What it takes to remove a difference. Of those that only another table removes, one whose engine differs explains the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remedy {
+    /// Another table, with another engine or key.
+    NewEngine,
+    /// Another table: ClickHouse does not alter this column.
+    NewColumn,
+    /// Statements that only add: nothing that is stored changes, and `init` executes them.
+    Addition,
+    /// Whatever the fix says, which a person decides.
+    ByHand,
+}
+
+/// One thing in which the target is not what the source asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// A name that stays the same from version to version.
@@ -48,10 +61,36 @@ pub struct Difference {
     pub why: String,
     /// The statements that fix it.
     pub fix: String,
-    /// Whether the fix only adds: nothing that is stored changes.
-    pub is_additive: bool,
+    /// What they take.
+    pub remedy: Remedy,
     /// What a run says to do about it, where that is not the fix.
     pub hint: Option<&'static str>,
+}
+
+impl Difference {
+    /// One that is fixed by hand.
+    pub fn new(
+        id: &'static str,
+        effect: Effect,
+        what: impl Into<String>,
+        why: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        let (what, why, fix) = (what.into(), why.into(), fix.into());
+        Self { id, effect, what, why, fix, remedy: Remedy::ByHand, hint: None }
+    }
+
+    /// The same, which takes something else.
+    #[must_use]
+    pub fn by(self, remedy: Remedy) -> Self {
+        Self { remedy, ..self }
+    }
+}
+
+/// The target's name, quoted for SQL.
+#[must_use]
+pub fn sql_name(target: &TargetName) -> String {
+    format!("{}.{}", quote(&target.database), quote(&target.table))
 }
 
 /// Whether the target is a view, and the configuration does not allow that: its columns are another table's.
@@ -71,102 +110,80 @@ pub fn differences(
     if is_refused_view(table, &target.engine.name) {
         return Vec::new();
     }
-    let name = format!("{}.{}", quote(&table.target.database), quote(&table.target.table));
-    let mut comparison = Comparison { name, rules: &table.column_rules, target, found: Vec::new() };
-    comparison.positions();
-    if let Some(source) = source {
-        for column in source {
-            comparison.source_column(column);
-        }
-    }
-    for column in &target.columns {
-        comparison.target_column(column, source);
-    }
-    comparison.found
+    let comparison = Comparison { name: sql_name(&table.target), rules: &table.column_rules, target };
+    let of_source = source.into_iter().flatten().filter_map(|column| comparison.source_column(column));
+    let of_target = target.columns.iter().filter_map(|column| comparison.target_column(column, source?));
+    POSITION.iter().filter_map(|position| comparison.position(position)).chain(of_source).chain(of_target).collect()
 }
 
 struct Comparison<'a> {
     name: String,
     rules: &'a ColumnRules,
     target: &'a TargetDescription,
-    found: Vec<Difference>,
 }
 
 impl Comparison<'_> {
-    fn add(&mut self, id: &'static str, effect: Effect, what: String, why: impl Into<String>, fix: String) {
-        self.found.push(Difference { id, effect, what, why: why.into(), fix, is_additive: false, hint: None });
-    }
-
     /// `fix` alters the column `name`, or `drops` it; where ClickHouse refuses that, the table has to be made anew `with` it.
-    fn alter(&self, name: &str, fix: String, drops: bool, with: &str) -> String {
-        match self.target.rests_on(name) {
-            Rests::Key => format!("{MAKE_ANEW} {with}: ClickHouse does not alter a column on which a key rests"),
-            Rests::Expressions if drops => {
-                format!("{MAKE_ANEW} {with}: ClickHouse does not drop a column on which expressions rest")
-            }
-            _ => fix,
-        }
+    fn alter(&self, name: &str, fix: String, drops: bool, with: &str) -> (String, Remedy) {
+        let why = match self.target.rests_on(name) {
+            Rests::Key => "ClickHouse does not alter a column on which a key rests",
+            Rests::Expressions if drops => "ClickHouse does not drop a column on which expressions rest",
+            _ => return (fix, Remedy::ByHand),
+        };
+        (format!("-- recreate the table {with}: {why}"), Remedy::NewColumn)
     }
 
-    fn positions(&mut self) {
-        for (wanted, type_name) in POSITION {
-            let Some(found) = self.target.column(wanted) else {
-                let what = format!("{} has no column {wanted}", self.name);
-                let why = "a run recognises rows by their records' partition, offset and timestamp: without them a crash would duplicate rows";
-                let fix = format!("ALTER TABLE {} ADD COLUMN {} {type_name};", self.name, quote(wanted));
-                self.add("position-column", Effect::Stops, what, why, fix);
-                self.mark_additive(Some(POSITION_HINT));
-                continue;
-            };
-            if !matches!(found.default_kind, DefaultKind::None | DefaultKind::Default) {
-                let what = format!("the target's column {wanted} takes no values: it is {}", found.default_kind.name());
-                let why = "it does not keep a record's position: rows would not be recognised, and a crash would duplicate them";
-                let fix = format!(
-                    "ALTER TABLE {0} DROP COLUMN {1};\nALTER TABLE {0} ADD COLUMN {1} {type_name};",
-                    self.name,
-                    quote(wanted)
-                );
-                let fix = self.alter(wanted, fix, true, &format!("with {wanted} as {type_name}"));
-                self.add("position-kind", Effect::Stops, what, why, fix);
-            } else if !holds_position(wanted, &found.type_name) {
-                let what = format!("the target's column {wanted} is of type {}", found.type_name);
-                let why = "it does not hold every value: rows would not be recognised by their records' positions, and a crash would duplicate them";
-                let fix = format!("ALTER TABLE {} MODIFY COLUMN {} {type_name};", self.name, quote(wanted));
-                let fix = self.alter(wanted, fix, false, &format!("with {wanted} as {type_name}"));
-                self.add("position-type", Effect::Stops, what, why, fix);
-            }
-        }
+    /// Drops a column and adds it again, empty.
+    fn replace(&self, name: &str, type_name: &str) -> String {
+        let (table, column) = (&self.name, quote(name));
+        format!("ALTER TABLE {table} DROP COLUMN {column};\nALTER TABLE {table} ADD COLUMN {column} {type_name};")
     }
 
-    fn mark_additive(&mut self, hint: Option<&'static str>) {
-        if let Some(last) = self.found.last_mut() {
-            (last.is_additive, last.hint) = (true, hint);
-        }
+    fn modify(&self, name: &str, type_name: &str) -> String {
+        format!("ALTER TABLE {} MODIFY COLUMN {} {type_name};", self.name, quote(name))
     }
 
-    fn source_column(&mut self, column: &SourceColumn) {
-        let Some(wanted) = self.rules.column_of(&column.name) else { return };
+    fn position(&self, &(wanted, type_name): &(&'static str, &'static str)) -> Option<Difference> {
+        let Some(found) = self.target.column(wanted) else {
+            let what = format!("{} has no column {wanted}", self.name);
+            let why = "a run recognises rows by their records' partition, offset and timestamp: without them a crash would duplicate rows";
+            let fix = format!("ALTER TABLE {} ADD COLUMN {} {type_name};", self.name, quote(wanted));
+            let missing = Difference::new("position-column", Effect::Stops, what, why, fix).by(Remedy::Addition);
+            return Some(Difference { hint: Some(POSITION_HINT), ..missing });
+        };
+        let with = format!("with {wanted} as {type_name}");
+        if !matches!(found.default_kind, DefaultKind::None | DefaultKind::Default) {
+            let what = format!("the target's column {wanted} takes no values: it is {}", found.default_kind.name());
+            let why =
+                "it does not keep a record's position: rows would not be recognised, and a crash would duplicate them";
+            let (fix, remedy) = self.alter(wanted, self.replace(wanted, type_name), true, &with);
+            return Some(Difference::new("position-kind", Effect::Stops, what, why, fix).by(remedy));
+        }
+        if holds_position(wanted, &found.type_name) {
+            return None;
+        }
+        let what = format!("the target's column {wanted} is of type {}", found.type_name);
+        let why = "it does not hold every value: rows would not be recognised by their records' positions, and a crash would duplicate them";
+        let (fix, remedy) = self.alter(wanted, self.modify(wanted, type_name), false, &with);
+        Some(Difference::new("position-type", Effect::Stops, what, why, fix).by(remedy))
+    }
+
+    fn source_column(&self, column: &SourceColumn) -> Option<Difference> {
+        let wanted = self.rules.column_of(&column.name)?;
         if self.rules.field_of(wanted) != Some(&column.name) {
             let what = format!("`rename` gives the target's column {wanted} to another column than {}", column.name);
             let why = "every record would be refused, because the field has no column of its own: a run does not start";
-            self.add(
-                "column-taken",
-                Effect::Stops,
-                what,
-                why,
-                format!("-- `rename` {0} as well, or `ignore` it", column.name),
-            );
-            return;
+            let fix = format!("-- `rename` {0} as well, or `ignore` it", column.name);
+            return Some(Difference::new("column-taken", Effect::Stops, what, why, fix));
         }
-        let target = self.target;
-        match target.column(wanted) {
-            None => self.missing(column, wanted),
-            Some(other) => self.compare(column, other),
+        match self.target.column(wanted) {
+            None => Some(self.missing(column, wanted)),
+            Some(other) => self.not_inserted(column, other).or_else(|| self.compare(column, other)),
         }
     }
 
     /// Rows that are there, and records of the old shape, know nothing of the column: they have NULL there.
-    fn missing(&mut self, column: &SourceColumn, wanted: &str) {
+    fn missing(&self, column: &SourceColumn, wanted: &str) -> Difference {
         let members = format!("{wanted}.");
         if self.target.columns.iter().any(|other| other.name.starts_with(&members)) {
             let what = format!("the target's column {wanted} is Nested, which is a column for each of its members");
@@ -176,126 +193,102 @@ impl Comparison<'_> {
                 "-- give {0} another name in the target, such as `rename = {{ {0} = \"{wanted}_json\" }}` in [[table]], or `ignore` it",
                 column.name
             );
-            return self.add("column-nested", Effect::Stops, what, why, fix);
+            return Difference::new("column-nested", Effect::Stops, what, why, fix);
         }
         let comment = column.comment.as_ref().map_or_else(String::new, |c| format!(" COMMENT {}", text(c)));
-        let fix = format!(
-            "ALTER TABLE {} ADD COLUMN {} {}{comment};",
-            self.name,
-            quote(wanted),
-            nullable_target_type(column)
+        let (table, type_name) = (&self.name, nullable_target_type(column));
+        let fix = format!("ALTER TABLE {table} ADD COLUMN {} {type_name}{comment};", quote(wanted));
+        let (what, why) = (
+            format!("the target has no column {wanted}"),
+            "every record is refused: pg2ch never drops a field silently",
         );
-        let why = "every record is refused: pg2ch never drops a field silently";
-        self.add("column-missing", Effect::RefusesAll, format!("the target has no column {wanted}"), why, fix);
-        self.mark_additive(None);
+        Difference::new("column-missing", Effect::RefusesAll, what, why, fix).by(Remedy::Addition)
     }
 
-    fn compare(&mut self, column: &SourceColumn, other: &Column) {
-        let Column { name: target_name, type_name, default_kind, .. } = other;
-        let quoted = quote(target_name);
-        if let DefaultKind::Materialized | DefaultKind::Alias = default_kind {
-            let kind = default_kind.name();
-            self.add(
-                "column-computed",
-                Effect::RefusesAll,
-                format!("the target's column {target_name} is {kind}"),
-                "no value can be inserted into it: every record is refused",
-                format!("ALTER TABLE {} MODIFY COLUMN {quoted} REMOVE {kind};", self.name),
-            );
-            return;
-        }
-        if *default_kind == DefaultKind::Ephemeral {
-            let is_allowed = self.rules.allow_lossy.contains(&column.name);
-            let why = format!(
-                "it stores no value; a run does not start unless `allow_lossy` in [[table]] names {}",
-                column.name
-            );
-            let what = format!("the target's column {target_name} is EPHEMERAL");
-            if is_allowed {
-                let fix = "-- nothing, if that is intended".to_owned();
-                return self.add("column-ephemeral", Effect::Weaker, what, why, fix);
+    /// A column that stores nothing that is inserted.
+    fn not_inserted(&self, column: &SourceColumn, other: &Column) -> Option<Difference> {
+        let (name, kind) = (&other.name, other.default_kind.name());
+        let what = format!("the target's column {name} is {kind}");
+        match other.default_kind {
+            DefaultKind::None | DefaultKind::Default => None,
+            DefaultKind::Materialized | DefaultKind::Alias => {
+                let why = "no value can be inserted into it: every record is refused";
+                let fix = format!("ALTER TABLE {} MODIFY COLUMN {} REMOVE {kind};", self.name, quote(name));
+                Some(Difference::new("column-computed", Effect::RefusesAll, what, why, fix))
             }
-            // Nothing of it was ever stored.
-            let (wanted, name) = (target_type(column), &self.name);
-            let fix =
-                format!("ALTER TABLE {name} DROP COLUMN {quoted};\nALTER TABLE {name} ADD COLUMN {quoted} {wanted};");
-            let fix = self.alter(target_name, fix, true, &format!("with {target_name} as {wanted}"));
-            self.add("column-ephemeral", Effect::Stops, what, why, fix);
-            return;
+            DefaultKind::Ephemeral => {
+                let id = "column-ephemeral";
+                let why = format!("it stores no value; {}", unless_allowed(column));
+                if self.rules.allow_lossy.contains(&column.name) {
+                    return Some(Difference::new(id, Effect::Weaker, what, why, INTENDED));
+                }
+                // Nothing of it was ever stored.
+                let wanted = target_type(column);
+                let with = format!("with {name} as {wanted}");
+                let (fix, remedy) = self.alter(name, self.replace(name, &wanted), true, &with);
+                Some(Difference::new(id, Effect::Stops, what, why, fix).by(remedy))
+            }
         }
-        let pair = format!("{} is {} in PostgreSQL and {type_name} in ClickHouse", column.name, column.type_name);
+    }
+
+    fn compare(&self, column: &SourceColumn, other: &Column) -> Option<Difference> {
+        let Column { name, type_name, .. } = other;
+        let what = format!("{} is {} in PostgreSQL and {type_name} in ClickHouse", column.name, column.type_name);
         let takes_null = matches!(ColumnType::parse(type_name), Ok(ColumnType::Nullable(_)));
         let wanted = if takes_null { nullable_target_type(column) } else { target_type(column) };
-        let modify = format!("ALTER TABLE {} MODIFY COLUMN {quoted} {wanted};", self.name);
-        let with = format!("with {target_name} as {wanted}");
-        let modify = self.alter(target_name, modify, false, &with);
-        let (effect, id, why, fix) = match fit(column, other) {
-            Fit::Lossless => return,
+        let with = format!("with {name} as {wanted}");
+        let modify = || self.alter(name, self.modify(name, &wanted), false, &with);
+        let (effect, id, why, (fix, remedy)) = match fit(column, other) {
+            Fit::Lossless => return None,
             Fit::Lossy(why) if self.rules.allow_lossy.contains(&column.name) => {
                 let why = format!("{why}; `allow_lossy` allows it, and what is refused goes to the dead letters");
-                (Effect::Weaker, "type-lossy", why, modify)
+                (Effect::Weaker, "type-lossy", why, modify())
             }
-            Fit::Lossy(why) => {
-                let why =
-                    format!("{why}; a run does not start unless `allow_lossy` in [[table]] names {}", column.name);
-                (Effect::Stops, "type-lossy", why, modify)
-            }
+            Fit::Lossy(why) => (Effect::Stops, "type-lossy", format!("{why}; {}", unless_allowed(column)), modify()),
             Fit::Impossible(why) => {
-                let fix = if converts(type_name, &wanted) {
-                    modify
-                } else {
-                    self.alter(target_name, self.replace(column, &quoted), true, &with)
-                };
+                let fix = if converts(type_name, &wanted) { modify() } else { self.empty(column, name, &with) };
                 (Effect::Stops, "type-impossible", format!("{why}: a run does not start"), fix)
             }
         };
-        self.add(id, effect, pair, why, fix);
+        Some(Difference::new(id, effect, what, why, fix).by(remedy))
     }
 
     /// Replaces a column whose values ClickHouse may be unable to convert.
-    fn replace(&self, column: &SourceColumn, quoted: &str) -> String {
-        format!(
-            "-- this empties {quoted}: afterwards `pg2ch verify --deep --repair --confirm` has the rows sent again\n\
-             ALTER TABLE {name} DROP COLUMN {quoted};\nALTER TABLE {name} ADD COLUMN {quoted} {};",
-            nullable_target_type(column),
-            name = self.name
-        )
+    fn empty(&self, column: &SourceColumn, name: &str, with: &str) -> (String, Remedy) {
+        let (quoted, replace) = (quote(name), self.replace(name, &nullable_target_type(column)));
+        let warning = format!(
+            "-- this empties {quoted}: afterwards `pg2ch verify --deep --repair --confirm` has the rows sent again"
+        );
+        self.alter(name, format!("{warning}\n{replace}"), true, with)
     }
 
-    fn target_column(&mut self, target: &Column, source: Option<&[SourceColumn]>) {
+    /// A column that no field of the records fills.
+    fn target_column(&self, target: &Column, source: &[SourceColumn]) -> Option<Difference> {
         let Column { name, type_name, default_kind, .. } = target;
-        if is_own(name) || matches!(default_kind, DefaultKind::Materialized | DefaultKind::Alias) {
-            return;
-        }
-        let quoted = quote(name);
-        let Some(source) = source else { return };
         let field = self.rules.field_of(name);
-        if source.iter().any(|column| Some(column.name.as_str()) == field) {
-            return;
+        if is_own(name)
+            || matches!(default_kind, DefaultKind::Materialized | DefaultKind::Alias)
+            || source.iter().any(|column| Some(column.name.as_str()) == field)
+        {
+            return None;
         }
         let what = format!("nothing in the source fills the target's column {name}");
-        let (takes_null, has_default) = (takes_null(type_name), *default_kind == DefaultKind::Default);
-        let (id, effect, why, fix) = if has_default || takes_null {
-            let there = if has_default { "the column's DEFAULT" } else { "NULL" };
-            let why = format!("rows have {there} there");
-            (
-                "column-unfilled",
-                Effect::Harmless,
-                why,
-                format!(
-                    "-- nothing, if that is intended; otherwise:\n-- ALTER TABLE {} DROP COLUMN {quoted};",
-                    self.name
-                ),
-            )
-        } else {
-            let why =
-                "it has no DEFAULT and takes no NULL, and pg2ch makes up no value: every record without it is refused";
-            let fix = format!("ALTER TABLE {} MODIFY COLUMN {quoted} {};", self.name, nullable(type_name));
-            let fix = self.alter(name, fix, false, &format!("without {name}"));
-            ("column-extra", Effect::RefusesAll, why.to_owned(), fix)
-        };
-        self.add(id, effect, what, why, fix);
+        let has_default = *default_kind == DefaultKind::Default;
+        if has_default || takes_null(type_name) {
+            let why = format!("rows have {} there", if has_default { "the column's DEFAULT" } else { "NULL" });
+            let fix = format!("{INTENDED}; otherwise:\n-- ALTER TABLE {} DROP COLUMN {};", self.name, quote(name));
+            return Some(Difference::new("column-unfilled", Effect::Harmless, what, why, fix));
+        }
+        let why =
+            "it has no DEFAULT and takes no NULL, and pg2ch makes up no value: every record without it is refused";
+        let fix = self.modify(name, &nullable(type_name));
+        let (fix, remedy) = self.alter(name, fix, false, &format!("without {name}"));
+        Some(Difference::new("column-extra", Effect::RefusesAll, what, why, fix).by(remedy))
     }
+}
+
+fn unless_allowed(column: &SourceColumn) -> String {
+    format!("a run does not start unless `allow_lossy` in [[table]] names {}", column.name)
 }
 
 /// Whether a new table's column can take the values that the old one's has: ClickHouse may be unable to convert them.
@@ -333,7 +326,7 @@ fn nullable(type_name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ColumnChoice, OnBadRow, Outbox, Removal, TargetName};
+    use crate::config::{ColumnChoice, OnBadRow, Outbox, Removal};
     use crate::ports::engine::Engine;
 
     fn table(rules: ColumnRules) -> TableConfig {

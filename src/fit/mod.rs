@@ -9,7 +9,9 @@ pub mod map;
 pub mod storage;
 pub mod types;
 
-pub use differences::{Difference, Effect, MAKE_ANEW, POSITION, can_be_taken_over, differences, is_refused_view};
+pub use differences::{
+    Difference, Effect, INTENDED, POSITION, Remedy, can_be_taken_over, differences, is_refused_view, sql_name,
+};
 
 use crate::clickhouse::column_type::Column;
 use crate::config::TableConfig;
@@ -40,20 +42,17 @@ pub fn require_fit(table: &TableConfig, source: &[SourceColumn], target: &Target
 
 /// What to do about it: a statement, where one is enough.
 fn hint_of(difference: &Difference) -> String {
-    let fix = difference.fix.trim_end_matches(';');
     if let Some(hint) = difference.hint {
-        hint.to_owned()
-    } else if difference.is_additive {
-        "run `pg2ch init`, which adds what the target lacks. Meanwhile the records stay in the topic".to_owned()
-    } else if fix.starts_with(MAKE_ANEW) {
-        "run `pg2ch check`: it prints the statements that recreate the table with its rows. Meanwhile the records stay in the topic"
-            .to_owned()
-    } else if fix.contains('\n') || fix.contains(';') {
-        "run `pg2ch check`: it prints the fix and every other mismatch. Meanwhile the records stay in the topic"
-            .to_owned()
-    } else {
-        fix.trim_start_matches("-- ").to_owned()
+        return hint.to_owned();
     }
+    let fix = difference.fix.trim_end_matches(';');
+    let what = match difference.remedy {
+        Remedy::Addition => "run `pg2ch init`, which adds what the target lacks",
+        Remedy::NewColumn => "run `pg2ch check`: it prints the statements that recreate the table with its rows",
+        _ if fix.contains('\n') || fix.contains(';') => "run `pg2ch check`: it prints the fix and every other mismatch",
+        _ => return fix.trim_start_matches("-- ").to_owned(),
+    };
+    format!("{what}. Meanwhile the records stay in the topic")
 }
 
 /// A column that takes its values elsewhere than it did: it is gone, was renamed, or is of another kind. An INSERT that was

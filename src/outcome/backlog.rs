@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::{Config, TableConfig};
@@ -105,12 +104,6 @@ impl Backlog {
     #[must_use]
     pub fn behind(&self) -> Option<i64> {
         self.partitions.as_ref().map(|partitions| partitions.iter().map(|partition| partition.behind).sum())
-    }
-
-    /// For a machine.
-    #[must_use]
-    pub fn would_move(&self) -> Value {
-        json!({ "unsent": self.unsent, "records_at_most": self.behind() })
     }
 }
 

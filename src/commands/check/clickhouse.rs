@@ -8,11 +8,10 @@ use serde::de::DeserializeOwned;
 use super::finding::{Finding, Findings, Server, Severity};
 use super::{Source, clock, keep};
 use crate::clickhouse::{Answer, ClickHouseTarget, Http, quote, text};
-use crate::commands::migration::{self, REMADE, create_target};
+use crate::commands::migration::{self, create_target};
 use crate::config::{Config, TableConfig, TargetName};
 use crate::error::{ExitCode, Result};
-use crate::fit::storage::RECREATE;
-use crate::fit::{Difference, Effect, MAKE_ANEW, deletes, differences, is_refused_view, storage};
+use crate::fit::{Difference, Effect, Remedy, deletes, differences, is_refused_view, sql_name, storage};
 use crate::ports::engine::Engine;
 use crate::ports::layout::Layout;
 use crate::ports::target::{Target, TargetDescription};
@@ -37,10 +36,6 @@ const SETTLED: &[&str] = &[
     "fsync",
 ];
 
-/// Where the source is unfit or cannot be read: without its columns there is no table to print.
-const WITHOUT_SOURCE: &str =
-    "correct first what stands here about PostgreSQL: then `pg2ch check` prints a table that fits";
-
 /// The settings that have an INSERT on disk before it is confirmed.
 const FSYNC: [&str; 2] = ["fsync_after_insert", "fsync_part_directory"];
 
@@ -64,9 +59,6 @@ struct SettingRow {
 }
 
 /// Checks the target; the server's version, and what was found.
-///
-/// # Errors
-/// ClickHouse's.
 pub fn check(config: &Config, table: &TableConfig, source: Option<&Source>) -> Result<(String, Vec<Finding>)> {
     let http = Http::new(config)?.pinning_newest();
     let what = format!("cannot look up the target {}", table.target);
@@ -75,16 +67,16 @@ pub fn check(config: &Config, table: &TableConfig, source: Option<&Source>) -> R
     if table.removal.deleted.is_some() && is_older(&version, OLDEST_DELETED) {
         let (what, why) =
             (format!("the server is ClickHouse {version}"), "`deleted` needs ReplacingMergeTree(_timestamp, _deleted)");
-        let fix = format!("upgrade the server to {}.{} or later", OLDEST_DELETED.0, OLDEST_DELETED.1);
-        findings.add(Severity::Error, "clickhouse-version", what, why, fix);
+        findings.error("clickhouse-version", what, why, upgrade_to(OLDEST_DELETED));
     }
-    let stored = table.target.clone();
-    let mut check = Check { http, config, table, stored, source, what, findings };
     // Too old a server does not even understand the questions.
     if !is_older(&version, OLDEST) {
+        let stored = table.target.clone();
+        let mut check = Check { http, config, table, stored, source, what, findings, carrier: None };
         check.run()?;
+        findings = check.findings;
     }
-    Ok((version, check.findings.into_list()))
+    Ok((version, findings.into_list()))
 }
 
 /// Its version, and its clock.
@@ -95,12 +87,10 @@ fn server(http: &Http, what: &str, findings: &mut Findings) -> Result<String> {
     let answer = String::from_utf8_lossy(&answer);
     let (version, seconds) = answer.trim().split_once('\t').unwrap_or((answer.trim(), ""));
     if is_older(version, OLDEST) {
-        findings.add(
-            Severity::Error,
-            "clickhouse-version",
+        findings.error("clickhouse-version",
             format!("the server is ClickHouse {version}"),
             "versions before 22.2 have no insert_deduplication_token: an INSERT whose reply is lost would be stored twice",
-            format!("upgrade the server to {}.{} or later", OLDEST.0, OLDEST.1),
+            upgrade_to(OLDEST),
         );
     }
     if let Ok(seconds) = seconds.parse::<f64>() {
@@ -109,6 +99,10 @@ fn server(http: &Http, what: &str, findings: &mut Findings) -> Result<String> {
         clock::compare(seconds, before.floor()..=after, why, findings);
     }
     Ok(version.to_owned())
+}
+
+fn upgrade_to((major, minor): (u32, u32)) -> String {
+    format!("upgrade the server to {major}.{minor} or later")
 }
 
 fn is_older(version: &str, than: (u32, u32)) -> bool {
@@ -126,6 +120,8 @@ pub(super) struct Check<'a> {
     pub(super) source: Option<&'a Source>,
     what: String,
     pub(super) findings: Findings,
+    /// The finding that carries the statements for another table, where one is needed: its place, and how it needs one.
+    carrier: Option<(Remedy, usize)>,
 }
 
 impl Check<'_> {
@@ -138,7 +134,7 @@ impl Check<'_> {
     }
 
     pub(super) fn name(&self) -> String {
-        format!("{}.{}", quote(&self.stored.database), quote(&self.stored.table))
+        sql_name(&self.stored)
     }
 
     pub(super) fn table_row(&self) -> Result<Option<TableRow>> {
@@ -150,56 +146,60 @@ impl Check<'_> {
         self.grants();
         self.processes();
         let Some(row) = self.table_row()? else {
-            let fix = self.source.map_or_else(
-                || "pg2ch init".to_owned(),
-                |source| {
-                    let database = quote(&self.table.target.database);
-                    format!(
-                        "CREATE DATABASE IF NOT EXISTS {database};\n{};",
-                        create_target(self.table, &source.table, source.comment.as_deref())
-                    )
-                },
-            );
-            let (what, why) =
-                (format!("the table {} does not exist", self.table.target), "there is nothing to copy records to");
-            self.findings.add(Severity::Error, "target-missing", what, why, fix);
+            self.missing();
             return Ok(());
         };
         self.shared()?;
+        let mut target = ClickHouseTarget::new(self.config, self.table)?;
+        let description = target.describe()?;
         if is_refused_view(self.table, &row.engine) {
-            return self.judge_storage(&self.table.target.clone());
+            return self.judge_storage(&mut target, &description);
         }
-        let target = ClickHouseTarget::new(self.config, self.table)?.describe()?;
         let source = self.source.map(|source| source.columns.as_slice());
-        self.add(differences(self.table, source, &target));
-        self.judge_storage(&self.table.target.clone())?;
+        self.add(differences(self.table, source, &description));
+        self.judge_storage(&mut target, &description)?;
         if self.find_stored(row)?.is_some() {
             if self.stored != self.table.target {
-                self.judge_storage(&self.stored.clone())?;
+                let table = TableConfig { target: self.stored.clone(), ..self.table.clone() };
+                let mut stored = ClickHouseTarget::new(self.config, &table)?;
+                let description = stored.describe()?;
+                self.judge_storage(&mut stored, &description)?;
             }
             self.index()?;
         }
-        self.migrate(&target);
+        self.migrate(&description);
         match self.source {
-            Some(source) => keep::target(self.config, self.table, &source.table, &mut self.findings),
+            Some(source) => keep::target(self.table, &source.table, &mut target, &description, &mut self.findings),
             None => Ok(()),
         }
     }
 
+    fn missing(&mut self) {
+        let fix = self.source.map_or_else(
+            || "pg2ch init".to_owned(),
+            |source| {
+                let database = quote(&self.table.target.database);
+                let create = create_target(self.table, &source.table, source.comment.as_deref());
+                format!("CREATE DATABASE IF NOT EXISTS {database};\n{create};")
+            },
+        );
+        let what = format!("the table {} does not exist", self.table.target);
+        self.findings.error("target-missing", what, "there is nothing to copy records to", fix);
+    }
+
     /// Whether a table keeps the rows that it is given: the target, or what a Distributed one puts them into.
-    fn judge_storage(&mut self, name: &TargetName) -> Result<()> {
-        let table = TableConfig { target: name.clone(), ..self.table.clone() };
-        let mut target = ClickHouseTarget::new(self.config, &table)?;
-        let description = target.describe()?;
+    fn judge_storage(&mut self, target: &mut ClickHouseTarget, description: &TargetDescription) -> Result<()> {
+        let table = TableConfig { target: self.stored.clone(), ..self.table.clone() };
         let names: Vec<&str> =
             self.source.iter().flat_map(|source| &source.columns).map(|column| column.name.as_str()).collect();
-        let mut found = storage::misfits(&table, &names, &description);
+        let mut found = storage::misfits(&table, &names, description);
         // Some of the engines that are refused cannot be read.
         if !found.iter().any(|each| each.id == "engine" && each.effect == Effect::Stops) {
-            self.row_policy(&mut target, name)?;
+            self.row_policy(target)?;
         }
-        if *name != self.table.target {
-            found.iter_mut().filter(|each| REMADE.contains(&each.id)).for_each(|each| MEANT.clone_into(&mut each.fix));
+        if self.stored != self.table.target {
+            let remade = found.iter_mut().filter(|each| each.remedy == Remedy::NewEngine);
+            remade.for_each(|each| MEANT.clone_into(&mut each.fix));
         }
         self.add(found);
         if description.engine.layout() == Layout::Replicated {
@@ -208,17 +208,17 @@ impl Check<'_> {
         let defaults = self.table_defaults()?;
         self.cleanup(&description.engine, &defaults);
         self.fsync(&description.engine, &defaults);
-        self.deleted(&description)
+        self.deleted(description)
     }
 
-    fn row_policy(&mut self, target: &mut ClickHouseTarget, name: &TargetName) -> Result<()> {
+    fn row_policy(&mut self, target: &mut ClickHouseTarget) -> Result<()> {
         let policy = match target.row_policy() {
             // The privilege that it lacks is among the findings already.
             Err(error) if error.exit_code() == ExitCode::Permission => None,
             policy => policy?,
         };
         if let Some((why, fix)) = policy {
-            self.findings.add(Severity::Error, "row-policy", format!("not all rows of {name} can be seen"), why, fix);
+            self.findings.error("row-policy", format!("not all rows of {} can be seen", self.stored), why, fix);
         }
         Ok(())
     }
@@ -239,7 +239,16 @@ impl Check<'_> {
                 Effect::Weaker => Severity::Warning,
                 Effect::Harmless => Severity::Note,
             };
+            self.note(found.remedy);
             self.findings.add(severity, found.id, found.what, found.why, found.fix);
+        }
+    }
+
+    /// Notes what the next finding takes.
+    pub(super) fn note(&mut self, remedy: Remedy) {
+        if matches!(remedy, Remedy::NewEngine | Remedy::NewColumn) {
+            let next = (remedy, self.findings.len());
+            self.carrier = Some(self.carrier.map_or(next, |carrier| carrier.min(next)));
         }
     }
 
@@ -250,8 +259,7 @@ impl Check<'_> {
             if let Ok(Answer::Ok(answer)) = self.http.ask(&sql, &[])
                 && answer.trim_ascii() == b"0"
             {
-                self.findings.add(
-                    Severity::Error,
+                self.findings.error(
                     "grant-missing",
                     format!("the user lacks {privilege} on {}", self.table.target),
                     "a run inserts rows, and queries them after a crash",
@@ -268,8 +276,7 @@ impl Check<'_> {
             && exception.is_denied()
         {
             let user = quote(self.http.user());
-            self.findings.add(
-                Severity::Error,
+            self.findings.error(
                 "grant-missing",
                 "the user lacks SELECT on system.processes",
                 "after a crash, a run asks which inserts are still under way",
@@ -280,17 +287,11 @@ impl Check<'_> {
 
     /// What cannot be altered in place: one migration makes the whole table anew, and with it whatever else does not fit.
     fn migrate(&mut self, target: &TargetDescription) {
-        let Some(source) = self.source.filter(|_| self.stored == self.table.target) else {
-            if self.source.is_none() {
-                self.findings.reword(RECREATE, WITHOUT_SOURCE);
-            }
-            return;
-        };
-        let remade = self.findings.position(|finding| REMADE.contains(&finding.id));
-        let place = remade.or_else(|| self.findings.position(|finding| finding.fix.starts_with(MAKE_ANEW)));
-        if let Some(place) = place {
+        if let (Some(source), Some((_, place))) = (self.source, self.carrier)
+            && self.stored == self.table.target
+        {
             let statements = migration::statements(self.table, &source.table, source.comment.as_deref(), target);
-            self.findings.settle_with(place, &statements, SETTLED);
+            self.findings.settle_with(place, statements, SETTLED);
         }
     }
 
@@ -307,8 +308,7 @@ impl Check<'_> {
             .collect();
         if !unsynced.is_empty() {
             let name = self.name();
-            self.findings.add(
-                Severity::Warning,
+            self.findings.warning(
                 "fsync",
                 format!("{} confirms inserts before they are on disk", self.table.target),
                 "after a power cut rows may be missing whose offsets are committed",
@@ -328,9 +328,7 @@ impl Check<'_> {
         let serves = |row: &IndexRow| row.expr.contains("_partition") && row.expr.contains("_offset");
         if !found.iter().any(serves) {
             let name = self.name();
-            self.findings.add(
-                Severity::Warning,
-                "position-index",
+            self.findings.warning("position-index",
                 format!("{} has no index on (_partition, _offset)", self.table.target),
                 "after a crash, the query for what the target holds reads the whole table",
                 format!(

@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 use std::time::SystemTime;
 
-use super::finding::{Findings, Severity};
+use super::finding::Findings;
 
 /// Clocks that are further apart are worth a word.
 const SKEW_SECONDS: f64 = 5.0;
@@ -20,8 +20,7 @@ pub fn compare(server: f64, here: RangeInclusive<f64>, why: &str, findings: &mut
     // Whatever the answer took lies between the two readings: only what lies outside is skew.
     let skew = if server < *here.start() { server - here.start() } else { (server - here.end()).max(0.0) };
     if skew.abs() > SKEW_SECONDS {
-        findings.add(
-            Severity::Warning,
+        findings.warning(
             "clock-skew",
             format!("the server's clock is {skew:+.0} s away from this machine's"),
             why,

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::clickhouse::Check;
-use super::finding::{Findings, Severity};
+use super::finding::Findings;
 use crate::clickhouse::{Answer, text};
 use crate::error::Result;
-use crate::fit::deletes;
+use crate::fit::{Remedy, deletes};
 use crate::ports::engine::Engine;
 use crate::ports::target::TargetDescription;
 use crate::postgres::{Session, SourceTable, condition_uses};
@@ -20,8 +20,7 @@ use crate::postgres::{Session, SourceTable, condition_uses};
 pub fn condition(session: &mut Session, source: &SourceTable, findings: &mut Findings) -> Result<()> {
     let Some(deleted) = source.deleted.as_ref() else { return Ok(()) };
     if condition_uses(session, source, &deleted.name)? {
-        findings.add(
-            Severity::Warning,
+        findings.warning(
             "where-deleted",
             format!("`where` of {} depends on {}", source.name, deleted.name),
             "a row that leaves `where` when it is deleted is not sent: the target keeps showing it",
@@ -40,9 +39,8 @@ impl Check<'_> {
         }
         if let Some((setting, off)) = deletes::cleanup(of_server) {
             let (what, fix) = (format!("the server's configuration has {setting}"), self.name());
-            let why = "merges would remove deleted rows, and an older version that comes late would show again";
             let fix = format!("ALTER TABLE {fix} MODIFY SETTING {off};");
-            self.findings.add(Severity::Error, "cleanup-merges", what, why, fix);
+            self.findings.error("cleanup-merges", what, deletes::SHOWN_AGAIN, fix);
         }
     }
 
@@ -71,8 +69,8 @@ impl Check<'_> {
         {
             return Ok(());
         }
-        self.findings.add(
-            Severity::Error,
+        self.note(Remedy::NewEngine);
+        self.findings.error(
             "engine-deleted",
             format!("{by} of {} is {default_expression}", self.table.target),
             format!("FINAL hides other rows than those whose {name} says that they are deleted"),

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::clickhouse::{Check, TableRow};
-use super::finding::Severity;
 use crate::clickhouse::Replicas;
 use crate::config::TargetName;
 use crate::error::Result;
@@ -32,8 +31,7 @@ impl Check<'_> {
         let Some(parts) = Distributed::parse(&row.engine_full) else { return Ok(Some(row)) };
         self.stored = TargetName { database: parts.database, table: parts.table };
         let found = self.table_row()?;
-        self.findings.add(
-            Severity::Note,
+        self.findings.note(
             "distributed",
             format!("{} stores its rows in {} on the servers of a cluster", self.table.target, self.stored),
             if found.is_some() {
@@ -54,9 +52,7 @@ impl Check<'_> {
         if let Some(found) = replicas.first().filter(|found| found.active_replicas < found.majority())
             && found.total_replicas > 1
         {
-            self.findings.add(
-                Severity::Error,
-                "quorum-missing",
+            self.findings.error("quorum-missing",
                 format!("{} of {} replicas of {name} are active", found.active_replicas, found.total_replicas),
                 format!("{} have to confirm an INSERT: until then a run ends with 69", found.majority()),
                 format!(
@@ -73,9 +69,7 @@ impl Check<'_> {
             ))
             .unwrap_or_default();
         if let Some(WaitingQuorum { seconds }) = waiting.first().filter(|waiting| waiting.seconds > STUCK) {
-            self.findings.add(
-                Severity::Error,
-                "quorum-stuck",
+            self.findings.error("quorum-stuck",
                 format!("an INSERT into {name} has waited {seconds} s for its quorum"),
                 "no later INSERT with a quorum is taken before it has one",
                 "-- start the replicas that are missing; system.replication_queue tells why one does not fetch the part",
@@ -94,9 +88,7 @@ impl Check<'_> {
         let mut others = self.config.tables.iter().filter(|other| other.source != self.table.source);
         let own = stored(&self.table.target, &behind);
         if let Some(other) = others.find(|other| stored(&other.target, &behind) == own) {
-            self.findings.add(
-                Severity::Error,
-                "target-shared",
+            self.findings.error("target-shared",
                 format!("{} and {} store into the same table", self.table.target, other.target),
                 format!(
                     "it is filled from the topic {} as well: it cannot distinguish partitions and offsets of two topics",

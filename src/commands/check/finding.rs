@@ -1,12 +1,12 @@
 //! What a check has found, for a person and for a machine.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use serde::Serialize;
-use serde::ser::{SerializeStruct as _, Serializer};
+use serde::{Serialize, Serializer};
+use serde_json::json;
 
 use crate::commands::Outcome;
+use crate::config::TableConfig;
 use crate::error::{Error, ExitCode};
 use crate::numbers::counted;
 use crate::outcome::backlog::Backlog;
@@ -21,6 +21,16 @@ pub enum Severity {
     Warning,
     /// It works, but could work better.
     Note,
+}
+
+impl Severity {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
 }
 
 /// The server that a finding is about.
@@ -51,6 +61,11 @@ pub struct Finding {
     pub fix: String,
 }
 
+/// A text, owned or not.
+pub trait Text: Into<String> {}
+
+impl<T: Into<String>> Text for T {}
+
 /// The findings on one server.
 #[derive(Debug)]
 pub struct Findings {
@@ -66,38 +81,40 @@ impl Findings {
     }
 
     /// Adds one.
-    pub fn add(
-        &mut self,
-        severity: Severity,
-        id: &'static str,
-        what: impl Into<String>,
-        why: impl Into<String>,
-        fix: impl Into<String>,
-    ) {
+    pub fn add(&mut self, severity: Severity, id: &'static str, what: impl Text, why: impl Text, fix: impl Text) {
         let (what, why, fix) = (what.into(), why.into(), fix.into());
         self.list.push(Finding { severity, server: self.server, id, what, why, fix });
     }
 
-    /// Where the first one is that `fits`.
-    #[must_use]
-    pub fn position(&self, fits: impl Fn(&Finding) -> bool) -> Option<usize> {
-        self.list.iter().position(fits)
+    /// Adds an error.
+    pub fn error(&mut self, id: &'static str, what: impl Text, why: impl Text, fix: impl Text) {
+        self.add(Severity::Error, id, what, why, fix);
+    }
+
+    /// Adds a warning.
+    pub fn warning(&mut self, id: &'static str, what: impl Text, why: impl Text, fix: impl Text) {
+        self.add(Severity::Warning, id, what, why, fix);
+    }
+
+    /// Adds a note.
+    pub fn note(&mut self, id: &'static str, what: impl Text, why: impl Text, fix: impl Text) {
+        self.add(Severity::Note, id, what, why, fix);
+    }
+
+    /// Adds that `role` lacks a privilege on `what`, which a GRANT calls `object`.
+    pub fn missing_privilege(&mut self, privilege: &str, what: &str, object: &str, role: &str, needed_for: &str) {
+        let fix = format!("GRANT {privilege} ON {object} TO {role};");
+        let why = format!("it is needed for {needed_for}");
+        self.error("grant-missing", format!("{role} lacks {privilege} on {what}"), why, fix);
     }
 
     /// Gives the finding at `place` this fix, which also settles all of some kinds: they refer to it.
-    pub fn settle_with(&mut self, place: usize, fix: &str, kinds: &[&str]) {
-        let Some(carrier) = self.list.get_mut(place) else { return };
-        fix.clone_into(&mut carrier.fix);
+    pub fn settle_with(&mut self, place: usize, fix: String, kinds: &[&str]) {
+        let Some(carrier) = self.list.get(place) else { return };
         let refers = format!("-- the migration under [{}]", carrier.id);
-        let settled = self.list.iter_mut().enumerate();
-        for (_, finding) in settled.filter(|(at, finding)| *at != place && kinds.contains(&finding.id)) {
-            finding.fix.clone_from(&refers);
-        }
-    }
-
-    /// Replaces a part of every fix that has it.
-    pub fn reword(&mut self, part: &str, by: &str) {
-        self.list.iter_mut().for_each(|finding| finding.fix = finding.fix.replace(part, by));
+        let settled = self.list.iter_mut().filter(|finding| kinds.contains(&finding.id));
+        settled.for_each(|finding| finding.fix.clone_from(&refers));
+        self.list[place].fix = fix;
     }
 
     /// How many there are.
@@ -116,12 +133,6 @@ impl Findings {
 /// What was found for one table.
 #[derive(Debug, Default)]
 pub struct TableFindings {
-    /// The source table.
-    pub source: String,
-    /// The topic.
-    pub topic: String,
-    /// The target table.
-    pub target: String,
     /// Server and version, for those that told.
     pub versions: Vec<(&'static str, String)>,
     /// The findings, the gravest first.
@@ -132,12 +143,6 @@ pub struct TableFindings {
     pub backlog: Backlog,
 }
 
-impl TableFindings {
-    fn count(&self, severity: Severity) -> usize {
-        self.findings.iter().filter(|finding| finding.severity == severity).count()
-    }
-}
-
 impl Outcome for TableFindings {
     /// 78 if there is an error among the findings; the code of a server that could not be asked.
     fn exit_code(&self) -> ExitCode {
@@ -146,58 +151,38 @@ impl Outcome for TableFindings {
         self.failures.iter().map(Error::exit_code).fold(found, ExitCode::graver)
     }
 
-    fn text_of(tables: &[Self]) -> String {
-        let mut text = String::new();
-        for table in tables {
-            // A string takes everything.
-            let _ = render_table(&mut text, table);
+    fn text(&self, table: &TableConfig) -> String {
+        let versions: Vec<String> =
+            self.versions.iter().map(|(server, version)| format!("{server} {version}")).collect();
+        let versions = if versions.is_empty() { "no server version known".to_owned() } else { versions.join(", ") };
+        let mut text = format!("{} → {} → {}  ({versions})\n", table.source, table.topic, table.target);
+        for failure in &self.failures {
+            let (what, why, hint) = (failure.what(), failure.why(), failure.hint());
+            text += &format!("\n  not checked: {what}: {why}\n    hint: {hint}\n");
         }
+        for Finding { severity, server, id, what, why, fix } in &self.findings {
+            let fix = fix.replace('\n', "\n         ");
+            text += &format!("\n  {}: {server:?}: {what} [{id}]\n    why: {why}\n    fix: {fix}\n", severity.name());
+        }
+        let number = |severity: Severity| {
+            let count = self.findings.iter().filter(|finding| finding.severity == severity).count();
+            counted(count as u64, severity.name())
+        };
+        let [errors, warnings, notes] = [Severity::Error, Severity::Warning, Severity::Note].map(number);
+        text += &format!("\n  {errors}, {warnings}, {notes}\n  a run would move now: {}\n\n", self.backlog.summary());
         text
     }
 }
 
-fn render_table(text: &mut String, table: &TableFindings) -> std::fmt::Result {
-    let versions: Vec<String> = table.versions.iter().map(|(server, version)| format!("{server} {version}")).collect();
-    let versions = if versions.is_empty() { "no server version known".to_owned() } else { versions.join(", ") };
-    writeln!(text, "{} → {} → {}  ({versions})", table.source, table.topic, table.target)?;
-    for failure in &table.failures {
-        writeln!(text, "\n  not checked: {}: {}\n    hint: {}", failure.what(), failure.why(), failure.hint())?;
-    }
-    for finding in &table.findings {
-        let severity = match finding.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-            Severity::Note => "note",
-        };
-        writeln!(text, "\n  {severity}: {:?}: {} [{}]", finding.server, finding.what, finding.id)?;
-        writeln!(text, "    why: {}", finding.why)?;
-        writeln!(text, "    fix: {}", finding.fix.replace('\n', "\n         "))?;
-    }
-    let number = |severity, noun| counted(table.count(severity) as u64, noun);
-    let (errors, warnings) = (number(Severity::Error, "error"), number(Severity::Warning, "warning"));
-    writeln!(text, "\n  {errors}, {warnings}, {}", number(Severity::Note, "note"))?;
-    writeln!(text, "  a run would move now: {}\n", table.backlog.summary())
-}
-
 impl Serialize for TableFindings {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut parts = serializer.serialize_struct("TableFindings", 5)?;
-        parts.serialize_field("exit_code", &self.exit_code().code())?;
-        parts.serialize_field("versions", &self.versions.iter().cloned().collect::<BTreeMap<_, _>>())?;
-        parts.serialize_field("findings", &self.findings)?;
-        parts.serialize_field("errors", &self.failures)?;
-        parts.serialize_field("would_move", &self.backlog.would_move())?;
-        parts.end()
+        json!({
+            "exit_code": self.exit_code().code(),
+            "versions": self.versions.iter().cloned().collect::<BTreeMap<_, _>>(),
+            "findings": self.findings,
+            "errors": self.failures,
+            "would_move": { "unsent": self.backlog.unsent, "records_at_most": self.backlog.behind() },
+        })
+        .serialize(serializer)
     }
-}
-
-/// Reports that the role lacks a privilege on `what`, named `object` in the GRANT.
-pub fn missing_privilege(findings: &mut Findings, privilege: &str, what: &str, why: &str, object: &str, role: &str) {
-    findings.add(
-        Severity::Error,
-        "grant-missing",
-        format!("{role} lacks {privilege} on {what}"),
-        format!("it is needed for {why}"),
-        format!("GRANT {privilege} ON {object} TO {role};"),
-    );
 }

@@ -1,6 +1,6 @@
 //! What the role may do, and the smallest GRANT that is missing.
 
-use super::finding::{Findings, Severity, missing_privilege};
+use super::finding::{Findings, Severity};
 use super::source::Found;
 use crate::commands::init::{RUNS, own_table_statements};
 use crate::config::TableConfig;
@@ -22,14 +22,8 @@ pub fn schema(session: &mut Session, table: &TableConfig, findings: &mut Finding
     )?;
     let Some(row) = row else { return Ok(true) };
     let (schema, role): (String, String) = (row.get(0), row.get(1));
-    missing_privilege(
-        findings,
-        "USAGE",
-        &format!("schema {schema}"),
-        "finding the table",
-        &format!("SCHEMA {}", quote(&schema)),
-        &role,
-    );
+    let object = format!("SCHEMA {}", quote(&schema));
+    findings.missing_privilege("USAGE", &format!("schema {schema}"), &object, &role, "finding the table");
     Ok(false)
 }
 
@@ -52,26 +46,18 @@ pub fn table(session: &mut Session, found: &Found, findings: &mut Findings) -> R
     let (database, is_filtered): (String, bool) = (row.get(4), row.get(5));
     let name = &found.name;
     if !selects {
-        missing_privilege(findings, "SELECT", name, "reading rows", name, &role);
+        findings.missing_privilege("SELECT", name, name, &role, "reading rows");
     }
     if let (false, Some(flag)) = (updates, &found.flag) {
-        let privilege = format!("UPDATE ({})", quote(flag));
-        missing_privilege(findings, &privilege, name, "flagging rows", name, &role);
+        findings.missing_privilege(&format!("UPDATE ({})", quote(flag)), name, name, &role, "flagging rows");
     }
     if !makes_temporary {
-        let on = format!("DATABASE {database}");
-        missing_privilege(
-            findings,
-            "TEMPORARY",
-            &format!("database {database}"),
-            "comparing the records after the checkpoint with the table",
-            &on,
-            &role,
-        );
+        let (what, object) = (format!("database {database}"), format!("DATABASE {database}"));
+        let needed_for = "comparing the records after the checkpoint with the table";
+        findings.missing_privilege("TEMPORARY", &what, &object, &role, needed_for);
     }
     if is_filtered {
-        findings.add(
-            Severity::Error,
+        findings.error(
             "row-level-security",
             format!("a row-level security policy of {name} applies to {role}"),
             "rows hidden by it would never be sent; a run will not start",
@@ -95,7 +81,7 @@ fn checkpoint(session: &mut Session, role: &str, findings: &mut Findings) -> Res
     )?;
     for row in rows {
         let (name, privilege, why): (String, String, String) = (row.get(0), row.get(1), row.get(2));
-        missing_privilege(findings, &privilege, &name, &why, &name, role);
+        findings.missing_privilege(&privilege, &name, &name, role, &why);
     }
     policies(session, &["pg2ch_checkpoint", "pg2ch_held"], findings)
 }
@@ -129,8 +115,7 @@ fn policies(session: &mut Session, tables: &[&str], findings: &mut Findings) -> 
 pub fn history(session: &mut Session, findings: &mut Findings) -> Result<()> {
     let found = session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_runs') IS NOT NULL", &[])?;
     if found.is_none() {
-        findings.add(
-            Severity::Note,
+        findings.note(
             "runs-missing",
             "the role's search path has no table pg2ch_runs",
             "`pg2ch status` cannot show how the last runs ended",
@@ -147,8 +132,7 @@ pub fn history(session: &mut Session, findings: &mut Findings) -> Result<()> {
     policies(session, &["pg2ch_runs"], findings)?;
     if let Some(row) = lacking {
         let (privileges, role, name): (String, String, String) = (row.get(0), row.get(1), row.get(2));
-        findings.add(
-            Severity::Note,
+        findings.note(
             "runs-grant-missing",
             format!("{role} lacks {privileges} on {name}"),
             "`pg2ch status` cannot show how the last runs ended",
@@ -168,8 +152,7 @@ pub fn replication(session: &mut Session, findings: &mut Findings) -> Result<()>
     );
     if let Some(row) = session.query_opt(WHAT, &sql, &[])? {
         let role: String = row.get(0);
-        findings.add(
-            Severity::Error,
+        findings.error(
             "grant-missing",
             format!("{role} is no member of {SEES_REPLICAS}"),
             "`max_replication_lag` is set, and a run cannot see how far replicas are behind",

@@ -35,8 +35,7 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
     if let (Some(limit), Some(dead_limit)) = (limit, dead_limit)
         && dead_limit < limit
     {
-        check.findings.add(
-            Severity::Warning,
+        check.findings.warning(
             "dead-letters-smaller",
             format!("topic {dead} accepts records of {dead_limit} bytes, topic {topic} of {limit}"),
             "a refused record that is too large for the dead-letter topic stops the run",
@@ -44,9 +43,7 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
         );
     }
     if !config.kafka.transactional {
-        check.findings.add(
-            Severity::Warning,
-            "not-transactional",
+        check.findings.warning("not-transactional",
             "[kafka] transactional is false",
             "after a crash, other consumers of the topic may see a record twice, and an earlier run may still write; the target still gets each version once",
             "set `transactional = true` in [kafka], unless the cluster forbids transactions",
@@ -112,13 +109,7 @@ impl Check<'_> {
         let uses = Uses::topics(self.config, &topics.each_ref().map(String::as_str)).and_group(&self.table.group);
         match refusal(&error).and_then(|code| uses.grant(code)) {
             Some(command) => {
-                self.findings.add(
-                    Severity::Error,
-                    "acl-missing",
-                    format!("{}: {}", error.what(), error.why()),
-                    why,
-                    command,
-                );
+                self.findings.error("acl-missing", format!("{}: {}", error.what(), error.why()), why, command);
                 Ok(None)
             }
             None => Err(error),
@@ -128,9 +119,7 @@ impl Check<'_> {
     /// The settings of a topic, where the principal may see them.
     fn settings(&mut self, topic: &str) -> Result<Option<BTreeMap<String, String>>> {
         let Some(admin) = &self.admin else {
-            self.findings.add(
-                Severity::Note,
-                "settings-hidden",
+            self.findings.note("settings-hidden",
                 format!("the settings of topic {topic} cannot be read: librdkafka's client for this cannot log in with OAUTHBEARER"),
                 "cleanup policy, retention, limits and replicas are not checked, and a record that is too large is found only by sending it",
                 format!(
@@ -146,8 +135,7 @@ impl Check<'_> {
         };
         let uses = Uses::topics(self.config, &[topic]).only(&["DescribeConfigs"]);
         let Some(command) = refusal(&error).and_then(|code| uses.grant(code)) else { return Err(error) };
-        self.findings.add(
-            Severity::Note,
+        self.findings.note(
             "settings-hidden",
             format!("the settings of topic {topic} may not be read: {}", error.why()),
             "retention and limits are not checked, and a record that is too large is found only by sending it",
@@ -164,9 +152,7 @@ impl Check<'_> {
         if let Some(committed) = self.allowed(log.committed_before(), "copying goes on from the group's offsets")? {
             let added: Vec<_> = partitions.iter().filter(|partition| !committed.contains_key(partition)).collect();
             if !committed.is_empty() && !added.is_empty() {
-                self.findings.add(
-                    Severity::Warning,
-                    "partitions-added",
+                self.findings.warning("partitions-added",
                     format!("topic {topic} has new partitions since records were last copied: {added:?}"),
                     if self.table.outbox.message_key.is_empty() {
                         "keys may now map to other partitions, so other consumers may read a row's new version before its old one. The target uses the records' timestamps and shows the newest"
@@ -195,8 +181,7 @@ impl Check<'_> {
         self.group_and_transactions(topic)?;
         let Some(settings) = self.settings(topic)? else { return Ok(None) };
         if settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
-            self.findings.add(
-                Severity::Error,
+            self.findings.error(
                 "compaction",
                 format!("topic {topic} is compacted"),
                 "older versions of a row are silently removed before they are copied",
@@ -204,8 +189,7 @@ impl Check<'_> {
             );
         }
         if let Some(retention) = number(&settings, "retention.ms").filter(|&ms| (0..WEEK_MS).contains(&ms)) {
-            self.findings.add(
-                Severity::Warning,
+            self.findings.warning(
                 "retention",
                 format!("topic {topic} keeps records for {} hours", retention / 3_600_000),
                 "records not copied within that time are lost; a week is longer than most outages and holidays",
@@ -213,8 +197,7 @@ impl Check<'_> {
             );
         }
         if let Some(bytes) = number(&settings, "retention.bytes").filter(|&bytes| bytes >= 0) {
-            self.findings.add(
-                Severity::Warning,
+            self.findings.warning(
                 "retention-bytes",
                 format!("a partition of topic {topic} keeps {bytes} bytes"),
                 "a large load may delete records before they are copied, however new they are",
@@ -238,8 +221,7 @@ impl Check<'_> {
 
     fn size(&mut self, topic: &str, limit: Option<i64>) -> Option<i64> {
         if let Some(bytes) = limit.filter(|&bytes| bytes < USUAL_BYTES) {
-            self.findings.add(
-                Severity::Warning,
+            self.findings.warning(
                 "message-size",
                 format!("topic {topic} accepts records of at most {bytes} bytes"),
                 "larger rows stay unsent and end every run with 65; a limit this small also makes batches small",
@@ -253,24 +235,20 @@ impl Check<'_> {
         let (Some(admin), Some(in_sync)) = (&self.admin, in_sync) else { return Ok(()) };
         let copies = admin.replication(topic)?;
         if in_sync > copies {
-            self.findings.add(
-                Severity::Warning,
+            self.findings.warning(
                 "min-insync",
                 format!("topic {topic} has min.insync.replicas={in_sync} but {copies} replicas"),
                 "brokers before Kafka 4.3 refuse every record",
                 self.alter(topic, &format!("min.insync.replicas={copies}")),
             );
         } else if copies == 1 {
-            self.findings.add(
-                Severity::Note,
-                "one-copy",
+            self.findings.note("one-copy",
                 format!("topic {topic} has one replica"),
                 "if its broker loses the disk, records already flagged but not yet copied are lost",
                 "kafka-reassign-partitions.sh, with three replicas for each partition (a cluster of one broker has no more than one)",
             );
         } else if in_sync == 1 {
-            self.findings.add(
-                Severity::Warning,
+            self.findings.warning(
                 "min-insync",
                 format!("topic {topic} has {copies} replicas but min.insync.replicas=1"),
                 "a record may be acknowledged, and its row flagged, while only one broker has it",
@@ -288,8 +266,7 @@ impl Check<'_> {
         }
         let Some(settings) = self.settings(dead)? else { return Ok(None) };
         if settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
-            self.findings.add(
-                Severity::Error,
+            self.findings.error(
                 "dead-letters-compaction",
                 format!("topic {dead} is compacted"),
                 "refused records are removed before anyone has looked at them",
@@ -302,8 +279,7 @@ impl Check<'_> {
             .collect();
         if !limited.is_empty() {
             let kept: Vec<String> = admin::KEPT.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            self.findings.add(
-                Severity::Warning,
+            self.findings.warning(
                 "dead-letters-retention",
                 format!("topic {dead} does not keep records forever ({})", limited.join(", ")),
                 "refused records are removed silently, even if nobody has replayed or dropped them",

@@ -1,11 +1,11 @@
 //! `keep`: what prune would refuse at a run's end, in the words of `pg2ch prune`.
 
-use super::finding::{Findings, Severity, missing_privilege};
+use super::finding::Findings;
 use crate::clickhouse::ClickHouseTarget;
 use crate::commands::prune::fit::{Warning, require_source, require_target};
-use crate::config::{Config, Keep, TableConfig};
+use crate::config::{Keep, TableConfig};
 use crate::error::{Error, ExitCode, Result};
-use crate::ports::target::Target as _;
+use crate::ports::target::TargetDescription;
 use crate::postgres::{Session, SourceTable, quote, require_limit};
 
 /// PostgreSQL's part: what deletes the rows, and finds them.
@@ -33,11 +33,15 @@ pub fn source(session: &mut Session, config: &TableConfig, table: &SourceTable, 
 ///
 /// # Errors
 /// ClickHouse's.
-pub fn target(config: &Config, table: &TableConfig, source: &SourceTable, findings: &mut Findings) -> Result<()> {
+pub fn target(
+    table: &TableConfig,
+    source: &SourceTable,
+    target: &mut ClickHouseTarget,
+    description: &TargetDescription,
+    findings: &mut Findings,
+) -> Result<()> {
     let Some(keep) = &table.removal.keep else { return Ok(()) };
-    let mut target = ClickHouseTarget::new(config, table)?;
-    let description = target.describe()?;
-    match require_target(table, source, &keep.by, &mut target, &description) {
+    match require_target(table, source, &keep.by, target, description) {
         // That it has a TTL is among the findings already.
         Ok(_) => Ok(()),
         Err(error) => refused(error, findings),
@@ -46,7 +50,7 @@ pub fn target(config: &Config, table: &TableConfig, source: &SourceTable, findin
 
 fn warn(warnings: Vec<Warning>, findings: &mut Findings) {
     for Warning { id, what, why } in warnings {
-        findings.add(Severity::Warning, id, what, why, "-- nothing, if that is intended");
+        findings.warning(id, what, why, "-- nothing, if that is intended");
     }
 }
 
@@ -56,7 +60,7 @@ fn refused(error: Error, findings: &mut Findings) -> Result<()> {
     }
     let what = format!("`keep`: {}: {}", error.what(), error.why());
     let why = "a run reports it after both legs, and ends with 78";
-    findings.add(Severity::Error, "keep-refused", what, why, error.hint());
+    findings.error("keep-refused", what, why, error.hint());
     Ok(())
 }
 
@@ -64,7 +68,7 @@ fn privilege(session: &mut Session, table: &SourceTable, findings: &mut Findings
     let sql = "SELECT pg_catalog.quote_ident(current_user)";
     if let Some(row) = session.query_opt("cannot query the role's privileges", sql, &[])? {
         let (name, role): (&String, String) = (&table.name, row.get(0));
-        missing_privilege(findings, "DELETE", name, "`keep`", name, &role);
+        findings.missing_privilege("DELETE", name, name, &role, "`keep`");
     }
     Ok(())
 }
@@ -80,8 +84,7 @@ fn index(session: &mut Session, table: &SourceTable, keep: &Keep, findings: &mut
     let key = table.key.iter().map(|column| &column.name);
     let columns: Vec<String> = std::iter::once(&keep.by).chain(key).map(|column| quote(column)).collect();
     let how = if table.is_partitioned { "" } else { "CONCURRENTLY " };
-    findings.add(
-        Severity::Warning,
+    findings.warning(
         "keep-index",
         format!("{} has no index on {}", table.name, keep.by),
         "`keep` reads and sorts the whole table for each page of 1,000 rows",

@@ -41,12 +41,7 @@ impl Command for Check {
 
     /// One server that cannot be asked, or hangs, does not hide what the others have to say.
     fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableFindings> {
-        let mut found = TableFindings {
-            source: table.source.clone(),
-            topic: table.topic.clone(),
-            target: table.target.to_string(),
-            ..TableFindings::default()
-        };
+        let mut found = TableFindings::default();
         let mut source = None;
         match frame.on(table, |leg| postgres::check(leg.config, leg.table, leg.watchdog)) {
             Ok(checked) => {

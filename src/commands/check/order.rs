@@ -1,6 +1,6 @@
 //! What the order of an outbox rests on: columns that are filled, and numbers that rise as their rows are written.
 
-use super::finding::{Findings, Severity};
+use super::finding::Findings;
 use crate::error::Result;
 use crate::postgres::{Session, SourceTable, quote};
 
@@ -15,8 +15,7 @@ pub fn check(session: &mut Session, source: &SourceTable, findings: &mut Finding
         ("message_key", &source.message_key, "records without a key go to any partition, in no order"),
     ] {
         for column in columns.iter().filter(|column| !column.not_null) {
-            findings.add(
-                Severity::Warning,
+            findings.warning(
                 "order-nullable",
                 format!("the column {} of `{key}` may be NULL", column.name),
                 why,
@@ -48,8 +47,7 @@ fn numbers(session: &mut Session, source: &SourceTable, column: &str, findings: 
     )?;
     let (cached, begun): (Option<String>, Option<bool>) = found.map_or((None, None), |row| (row.get(0), row.get(1)));
     if let Some(sequence) = cached {
-        findings.add(
-            Severity::Warning,
+        findings.warning(
             "order-cached",
             format!("the sequence {sequence} of {column} gives each session several numbers ahead (CACHE)"),
             "of two rows written one after the other, the second may get the lower number",
@@ -57,9 +55,7 @@ fn numbers(session: &mut Session, source: &SourceTable, column: &str, findings: 
         );
     }
     if begun == Some(true) {
-        findings.add(
-            Severity::Warning,
-            "order-now",
+        findings.warning("order-now",
             format!("{column} is the time at which the transaction began"),
             "of two writers that wait for each other, the first may have begun last",
             format!(

@@ -1,6 +1,6 @@
 //! PostgreSQL: the server, the session, the table.
 
-use super::finding::{Finding, Findings, Server, Severity};
+use super::finding::{Finding, Findings, Server};
 use super::{Source, clock, grants, keep, source, storage, vacuum};
 use crate::commands::init::{CHECKPOINT, HELD, NO_SCHEMA, is_present, no_schema, own_table_statements};
 use crate::config::{Config, TableConfig};
@@ -37,7 +37,7 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
     }
     if let Some(fix) = no_schema(&mut session)? {
         let why = "pg2ch's own tables are looked up there: no run starts without them";
-        findings.add(Severity::Error, "search-path", NO_SCHEMA, why, fix);
+        findings.error("search-path", NO_SCHEMA, why, fix);
     } else {
         checkpoint(&mut session, table, &mut findings)?;
         grants::history(&mut session, &mut findings)?;
@@ -78,8 +78,7 @@ fn server(session: &mut Session, findings: &mut Findings) -> Result<String> {
     let (version, number, is_standby, clock, vacuums): (String, i32, bool, f64, bool) =
         (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4));
     if number < OLDEST {
-        findings.add(
-            Severity::Error,
+        findings.error(
             "postgres-version",
             format!("the server is PostgreSQL {version}"),
             "pg2ch's statements need PostgreSQL 12 or later",
@@ -87,8 +86,7 @@ fn server(session: &mut Session, findings: &mut Findings) -> Result<String> {
         );
     }
     if is_standby {
-        findings.add(
-            Severity::Error,
+        findings.error(
             "standby",
             "the server is a standby",
             "rows cannot be flagged on it",
@@ -105,8 +103,7 @@ fn server(session: &mut Session, findings: &mut Findings) -> Result<String> {
         findings,
     );
     if !vacuums {
-        findings.add(
-            Severity::Warning,
+        findings.warning(
             "autovacuum-off",
             "autovacuum is off",
             "every flagged row leaves a dead tuple, so the table and its indexes keep growing",
@@ -129,8 +126,7 @@ fn read_only(session: &mut Session, findings: &mut Findings) -> Result<()> {
         &[],
     )?;
     if let Some(row) = row {
-        findings.add(
-            Severity::Error,
+        findings.error(
             "read-only",
             "the session's transactions are read-only (default_transaction_read_only)",
             "rows cannot be flagged",
@@ -143,8 +139,7 @@ fn read_only(session: &mut Session, findings: &mut Findings) -> Result<()> {
 
 /// Nothing else is asked: what a session sets would be left behind in those of others.
 fn pooling(error: &Error, findings: &mut Findings) {
-    findings.add(
-        Severity::Error,
+    findings.error(
         "transaction-pooling",
         POOLED,
         "the lock between two runs, and a session's settings, end with each transaction there",
@@ -155,8 +150,7 @@ fn pooling(error: &Error, findings: &mut Findings) {
 fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<()> {
     const WHAT: &str = "cannot look up the checkpoint table";
     if !is_present(session, HELD)? {
-        findings.add(
-            Severity::Error,
+        findings.error(
             "held-missing",
             "the role's search path has no table pg2ch_held",
             "it holds the rows that were sent and could not be flagged: no run starts without it",
@@ -165,8 +159,7 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
     }
     let found = session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_checkpoint') IS NOT NULL", &[])?;
     if found.is_none() {
-        findings.add(
-            Severity::Error,
+        findings.error(
             "checkpoint-missing",
             "the role's search path has no table pg2ch_checkpoint",
             "after a crash, it shows which records were delivered and not flagged: no run starts without it",
@@ -175,8 +168,7 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
         return Ok(());
     }
     if !is_present(session, CHECKPOINT)? {
-        findings.add(
-            Severity::Error,
+        findings.error(
             "checkpoint-outdated",
             "the table pg2ch_checkpoint is of an older version of pg2ch",
             "no run starts until it has the columns of this version",
@@ -202,8 +194,7 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
     )?;
     if let Some(row) = other {
         let (source, fix): (String, String) = (row.get(0), row.get(1));
-        findings.add(
-            Severity::Error,
+        findings.error(
             "topic-shared",
             format!("another source, {source}, already feeds topic {}", table.topic),
             "recovery needs a topic with the rows of one source",

@@ -1,6 +1,6 @@
 //! The source table: its columns, its key, its flag, its index of unsent rows.
 
-use super::finding::{Findings, Severity};
+use super::finding::Findings;
 use super::{Source, deletes, order};
 use crate::config::TableConfig;
 use crate::error::{Error, ExitCode, Result};
@@ -31,8 +31,7 @@ pub struct Found {
 /// PostgreSQL's.
 pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<Option<Found>> {
     let Some(Catalogue { relation, columns, has_unique_index }) = Catalogue::look_up(session, table)? else {
-        findings.add(
-            Severity::Error,
+        findings.error(
             "source-missing",
             format!("table {} does not exist in the database", table.source),
             "there is nothing to move",
@@ -41,8 +40,7 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
         return Ok(None);
     };
     if let Some(why) = relation.unfit() {
-        findings.add(
-            Severity::Error,
+        findings.error(
             "source-kind",
             why,
             "its rows cannot be flagged safely",
@@ -66,7 +64,7 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
                 let lacks_identity = error.why().contains("(55000");
                 let statements = if lacks_identity { replica_identity(session, &found, &table.key)? } else { None };
                 let fix = statements.unwrap_or_else(|| error.hint().to_owned());
-                findings.add(Severity::Error, "source-unfit", what, "a run will not start", fix);
+                findings.error("source-unfit", what, "a run will not start", fix);
             }
             Err(error) if error.exit_code() == ExitCode::Permission => found.refused = Some(error),
             Err(error) => return Err(error),
@@ -124,8 +122,7 @@ fn flag(
 ) -> Result<()> {
     let (name, flag) = (&found.name, quote(&table.flag));
     let Some(column) = columns.iter().find(|column| column.name == table.flag) else {
-        findings.add(
-            Severity::Error,
+        findings.error(
             "flag-missing",
             format!("{name} has no column {}", table.flag),
             "it marks a row as sent",
@@ -134,8 +131,7 @@ fn flag(
         return Ok(());
     };
     if column.type_name != "boolean" {
-        findings.add(
-            Severity::Error,
+        findings.error(
             "flag-type",
             format!("the flag {} is of type {}", column.name, column.type_name),
             "it must be TRUE or FALSE",
@@ -145,9 +141,7 @@ fn flag(
     }
     found.flag = Some(table.flag.clone());
     if !column.not_null {
-        findings.add(
-            Severity::Warning,
-            "flag-nullable",
+        findings.warning("flag-nullable",
             format!("the flag {} may be NULL", column.name),
             "rows whose flag is NULL are silently never sent",
             format!(
@@ -182,7 +176,7 @@ fn default(session: &mut Session, flag: &str, found: &Found, findings: &mut Find
         ),
     };
     let fix = format!("ALTER TABLE {name} ALTER COLUMN {} SET DEFAULT FALSE;", quote(flag));
-    findings.add(Severity::Warning, "flag-default", what, why, fix);
+    findings.warning("flag-default", what, why, fix);
     Ok(())
 }
 
@@ -197,15 +191,13 @@ fn key(
     let (name, before) = (&found.name, findings.len());
     for wanted in &table.key {
         match columns.iter().find(|column| column.name == *wanted) {
-            None => findings.add(
-                Severity::Error,
+            None => findings.error(
                 "key-missing",
                 format!("{name} has no column {wanted}"),
                 "the key identifies rows and records",
                 "correct `key` in [[table]]",
             ),
-            Some(column) if !column.not_null => findings.add(
-                Severity::Error,
+            Some(column) if !column.not_null => findings.error(
                 "key-nullable",
                 format!("the key column {wanted} may be NULL"),
                 "a row without a key cannot be identified",
@@ -218,8 +210,7 @@ fn key(
     let names: Vec<&str> = table.key.iter().map(String::as_str).collect();
     if table.key.iter().all(exists) && !has_unique_index {
         let quoted: Vec<_> = table.key.iter().map(|column| quote(column)).collect();
-        findings.add(
-            Severity::Error,
+        findings.error(
             "key-not-unique",
             format!("no unique index covers exactly the key ({})", names.join(", ")),
             "two rows with the same key would be taken for versions of one row",
@@ -233,22 +224,19 @@ fn index(session: &mut Session, source: &SourceTable, findings: &mut Findings) -
     let name = &source.name;
     match UnsentIndex::find(session, source)? {
         UnsentIndex::Fit => {}
-        UnsentIndex::Wide(statement) => findings.add(
-            Severity::Note,
+        UnsentIndex::Wide(statement) => findings.note(
             "index-wide",
             format!("the index of the unsent rows of {name} also holds those outside `where`"),
             "they stay unsent, and every batch skips over them",
             format!("{statement};"),
         ),
-        UnsentIndex::Missing(statement) if source.has_order() => findings.add(
-            Severity::Warning,
+        UnsentIndex::Missing(statement) if source.has_order() => findings.warning(
             "index-missing",
             format!("{name} has no index of its unsent rows by {}", source.order_columns().join(", ")),
             "every pass reads and sorts them all",
             format!("{statement};"),
         ),
-        UnsentIndex::Missing(statement) => findings.add(
-            Severity::Warning,
+        UnsentIndex::Missing(statement) => findings.warning(
             "index-missing",
             format!("{name} has no index of its unsent rows"),
             "every batch reads the whole table",
@@ -274,8 +262,7 @@ fn condition(session: &mut Session, source: &SourceTable, findings: &mut Finding
     let row = session.in_catalog(&what, |session| session.query_opt(&what, sql.as_str(), &[]))?;
     let (unsent, taken): (i64, i64) = row.map_or((0, 0), |row| (row.get(0), row.get(1)));
     let beyond = if unsent == COUNTED { "the first " } else { "" };
-    findings.add(
-        Severity::Note,
+    findings.note(
         "where-takes",
         format!("`where` takes {taken} of {beyond}{unsent} unsent rows of {}", source.name),
         "the others stay unsent until `where` covers them, and do not count as unsent",

@@ -1,6 +1,6 @@
 //! What happens around a flagging UPDATE: triggers, free space, a table that is never vacuumed.
 
-use super::finding::{Findings, Severity};
+use super::finding::Findings;
 use super::source::Found;
 use crate::error::Result;
 use crate::postgres::{Session, quote};
@@ -45,9 +45,7 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
             ),
             _ => format!("-- make it do nothing where {flag} becomes TRUE. Its definition:\n-- {definition}"),
         };
-        findings.add(
-            Severity::Warning,
-            "update-trigger",
+        findings.warning("update-trigger",
             format!("the trigger {trigger} fires on every row that is flagged"),
             "it costs time for each row; if it changes the row (an `updated_at`), the target never gets that change; if it \
              resets the flag, the row is sent once, but every run reports it and exits with 65",
@@ -71,8 +69,7 @@ fn space(session: &mut Session, found: &Found, findings: &mut Findings) -> Resul
     let (fill, is_left): (i32, bool) = (row.get(0), row.get(1));
     let name = &found.name;
     if is_left {
-        findings.add(
-            Severity::Warning,
+        findings.warning(
             "table-autovacuum-off",
             format!("autovacuum is disabled for {name}"),
             "every flagged row leaves a dead tuple, so the table and its indexes keep growing",
@@ -80,9 +77,7 @@ fn space(session: &mut Session, found: &Found, findings: &mut Findings) -> Resul
         );
     }
     if fill > 90 {
-        findings.add(
-            Severity::Note,
-            "fillfactor",
+        findings.note("fillfactor",
             format!("{name} has fillfactor {fill}"),
             "each row is updated once, when it is flagged. With room in its page the new version stays there, which halves the WAL. It takes up to twice the disk, and applies to new rows",
             format!("ALTER TABLE {name} SET (fillfactor = 50);"),

@@ -60,12 +60,12 @@ fn dismiss_each(
             let id = letter.id();
             let place = (id.partition, id.offset);
             if state != State::Pending || !(choice.records.is_empty() || choice.records.contains(&place)) {
-                report.count(letter, state);
+                report.count(leg.table, letter, state);
                 continue;
             }
             unmet.remove(&place);
             report.to_drop += u64::from(alone.is_none());
-            report.count(letter, if alone.is_some() { State::Dropped } else { State::Pending });
+            report.count(leg.table, letter, if alone.is_some() { State::Dropped } else { State::Pending });
             dismissed.push(letter);
         }
         if let Some(alone) = &mut alone {

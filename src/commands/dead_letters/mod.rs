@@ -47,7 +47,7 @@ fn look_through(leg: &LegContext<'_>) -> Result<TableLetters> {
     let mut looker = Looker::new(leg)?;
     while let Some(chunk) = letters.next_chunk()? {
         let states = looker.states(&letters, &chunk)?;
-        chunk.iter().zip(states).for_each(|(letter, state)| report.count(letter, state));
+        chunk.iter().zip(states).for_each(|(letter, state)| report.count(leg.table, letter, state));
     }
     report.add(&letters);
     Ok(report)

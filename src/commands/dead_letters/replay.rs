@@ -127,7 +127,7 @@ impl<'a> Replay<'a> {
             (false, Fate::Refused) => {
                 report.pending += 1;
                 let reason = outcomes.get(&id).and_then(|outcome| outcome.as_ref().err());
-                report.show(letter, State::Pending, reason.unwrap_or(&letter.record.reason));
+                report.show(self.leg.table, letter, State::Pending, reason.unwrap_or(&letter.record.reason));
             }
         }
     }

@@ -1,6 +1,5 @@
 //! The letters as they are shown: for a person, and for a machine.
 
-use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -42,8 +41,6 @@ pub struct Shown {
 /// The dead letters of one table.
 #[derive(Debug, Default, Serialize)]
 pub struct TableLetters {
-    #[serde(skip)]
-    table: Option<TableConfig>,
     pub dead_letter_topic: String,
     /// Letters whose records the target does not hold.
     pub pending: u64,
@@ -68,17 +65,17 @@ pub struct TableLetters {
 
 impl TableLetters {
     pub fn of(table: &TableConfig) -> Self {
-        Self { table: Some(table.clone()), dead_letter_topic: table.dead_letter_topic(), ..Self::default() }
+        Self { dead_letter_topic: table.dead_letter_topic(), ..Self::default() }
     }
 
-    pub fn count(&mut self, letter: &Letter, state: State) {
+    pub fn count(&mut self, table: &TableConfig, letter: &Letter, state: State) {
         match state {
             State::Pending => self.pending += 1,
             State::Replayed => self.replayed += 1,
             State::Settled => self.settled += 1,
             State::Dropped => self.dropped += 1,
         }
-        self.show(letter, state, &letter.record.reason);
+        self.show(table, letter, state, &letter.record.reason);
     }
 
     /// Adds what the reading of the letters has shown.
@@ -87,14 +84,13 @@ impl TableLetters {
         self.complete = letters.is_complete();
     }
 
-    pub fn show(&mut self, letter: &Letter, state: State, reason: &str) {
+    pub fn show(&mut self, table: &TableConfig, letter: &Letter, state: State, reason: &str) {
         if self.letters.len() >= MOST_SHOWN {
             self.omitted += 1;
             return;
         }
         let record = &letter.record;
-        let row_key = |table: &TableConfig| table.row_key(record.key.as_deref(), record.value.as_deref()).into_owned();
-        let key = self.table.as_ref().map_or_else(Vec::new, row_key);
+        let key = table.row_key(record.key.as_deref(), record.value.as_deref());
         self.letters.push(Shown {
             partition: record.partition,
             offset: record.offset,
@@ -121,26 +117,22 @@ impl Outcome for TableLetters {
         if self.pending > 0 { ExitCode::Data } else { ExitCode::Done }
     }
 
-    fn text_of(tables: &[Self]) -> String {
+    fn text(&self, _table: &TableConfig) -> String {
         let mut text = String::new();
-        for table in tables {
-            if !table.letters.is_empty() {
-                let _ = writeln!(text, "partition\toffset\ttime\tkey\tstate\treason");
-            }
-            for shown in &table.letters {
-                let key = shown.key.as_deref().map_or_else(|| "-".to_owned(), plain);
-                let state = match shown.state {
-                    State::Pending => "pending",
-                    State::Replayed => "replayed",
-                    State::Settled => "settled",
-                    State::Dropped => "dropped",
-                };
-                let Shown { partition, offset, time, reason, .. } = shown;
-                let _ = writeln!(text, "{partition}\t{offset}\t{time}\t{key}\t{state}\t{}", plain(reason));
-            }
-            let _ = writeln!(text, "{}", summary(table));
+        if !self.letters.is_empty() {
+            text += "partition\toffset\ttime\tkey\tstate\treason\n";
         }
-        text
+        for Shown { partition, offset, time, key, state, reason } in &self.letters {
+            let key = key.as_deref().map_or_else(|| "-".to_owned(), plain);
+            let state = match state {
+                State::Pending => "pending",
+                State::Replayed => "replayed",
+                State::Settled => "settled",
+                State::Dropped => "dropped",
+            };
+            text += &format!("{partition}\t{offset}\t{time}\t{key}\t{state}\t{}\n", plain(reason));
+        }
+        text + &summary(self) + "\n"
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::commands::Outcome;
+use crate::config::TableConfig;
 use crate::error::ExitCode;
 
 /// Where a piece is to be typed.
@@ -67,17 +68,20 @@ impl Outcome for Script {
         ExitCode::Done
     }
 
-    /// The scripts of several tables as one.
-    fn text_of(scripts: &[Self]) -> String {
-        let texts: Vec<&str> = scripts.iter().map(|script| &*script.text).filter(|text| !text.is_empty()).collect();
+    fn text(&self, _table: &TableConfig) -> String {
+        self.text.clone()
+    }
+
+    fn join(texts: &[String]) -> String {
+        let texts: Vec<&str> = texts.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
         if texts.is_empty() {
             return "nothing to do: everything that a run needs exists\n".to_owned();
         }
         texts.join("\n")
     }
 
-    fn add_to(document: &mut Value, scripts: &[Self]) {
-        document["output"] = Self::text_of(scripts).into();
+    fn add_to(document: &mut Value, text: &str) {
+        document["output"] = text.into();
     }
 }
 
@@ -93,10 +97,10 @@ mod tests {
         script.add(Place::Kafka, "public.t", "kafka-topics.sh");
         script.add_by_hand(Place::ClickHouse, "public.t", "a: b", "ALTER 1;\n-- ALTER 2;");
         assert_eq!(
-            Script::text_of(&[script]),
+            Script::join(&[script.text]),
             "-- PostgreSQL, for public.t (psql)\nCREATE 1;\nCREATE 2;\n\n# Kafka, for public.t (shell)\nkafka-topics.sh\n\n\
              -- ClickHouse, for public.t (clickhouse-client)\n-- do by hand: a: b\n--     ALTER 1;\n--     ALTER 2;\n"
         );
-        assert_eq!(Script::text_of(&[Script::default()]), "nothing to do: everything that a run needs exists\n");
+        assert_eq!(Script::join(&[Script::default().text]), "nothing to do: everything that a run needs exists\n");
     }
 }

@@ -8,7 +8,7 @@ use crate::commands::verify::pruned::is_time;
 use crate::config::TableConfig;
 use crate::error::{Error, Result};
 use crate::fit::map::nullable_target_type;
-use crate::fit::{Effect, POSITION, storage};
+use crate::fit::{Effect, POSITION, sql_name, storage};
 use crate::ports::engine::{Engine, Rests};
 use crate::ports::layout::Layout;
 use crate::ports::source::SourceColumn;
@@ -112,8 +112,7 @@ fn remedy(config: &TableConfig, table: &SourceTable, by: &str, description: &Tar
     let Some(column) = description.column(name) else {
         return format!("run `pg2ch init`, which adds the column {name}; or {other}");
     };
-    let (sql_name, quoted) =
-        (format!("{}.{}", quote(&config.target.database), quote(&config.target.table)), quote(name));
+    let (sql_name, quoted) = (sql_name(&config.target), quote(name));
     if is_time(std::slice::from_ref(column), name) {
         return format!("{other}, or: ALTER TABLE {sql_name} MODIFY COLUMN {quoted} REMOVE TTL");
     }
@@ -190,7 +189,7 @@ fn storage(config: &TableConfig, target: &mut ClickHouseTarget, engine: &Engine,
     if value("fsync_after_insert") == "1" && value("fsync_part_directory") == "1" && is_merged_safely {
         return Ok(());
     }
-    let name = format!("{}.{}", quote(&target_name.database), quote(&target_name.table));
+    let name = sql_name(target_name);
     Err(Error::config(
         what,
         format!(

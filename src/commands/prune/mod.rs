@@ -101,7 +101,7 @@ fn prune(leg: &LegContext<'_>, options: &Options) -> Result<TableReport> {
     for fit::Warning { what, why, .. } in warnings.iter().chain(&more) {
         log::warn!("{what}: {why}");
     }
-    let mut report = TableReport::of(leg.table, &options.by, options.confirm);
+    let mut report = TableReport::of(&options.by, options.confirm);
     report.columns_gone = fit::columns_gone(&mut session, &table)?;
     let mut deleter = connect(&patient, "prune", leg.watchdog)?;
     if !require_limit(&mut deleter, &table, &leg.table.topic, &options.by, options.force)? {

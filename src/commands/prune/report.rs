@@ -27,8 +27,6 @@ pub struct Kept {
 /// What was done to one table.
 #[derive(Debug, Default, Serialize)]
 pub struct TableReport {
-    /// Source table.
-    pub source: String,
     /// The column that says how old a row is.
     pub by: String,
     /// Rows below it are old.
@@ -58,12 +56,18 @@ pub struct TableReport {
 impl TableReport {
     /// Nothing done yet.
     #[must_use]
-    pub fn of(table: &TableConfig, by: &str, confirmed: bool) -> Self {
-        Self { source: table.source.clone(), by: by.to_owned(), confirmed, complete: true, ..Self::default() }
+    pub fn of(by: &str, confirmed: bool) -> Self {
+        Self { by: by.to_owned(), confirmed, complete: true, ..Self::default() }
+    }
+}
+
+impl Outcome for TableReport {
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::Done
     }
 
-    fn text(&self) -> String {
-        let Self { source, by, limit, .. } = self;
+    fn text(&self, table: &TableConfig) -> String {
+        let (Self { by, limit, .. }, source) = (self, &table.source);
         let mut text = if self.confirmed {
             format!("{source}: {} deleted, {by} before {limit}", counted(self.deleted, "row"))
         } else {
@@ -101,15 +105,5 @@ impl TableReport {
             let _ = writeln!(text, "  not in the target, gone with the rows: {}", self.columns_gone.join(", "));
         }
         text
-    }
-}
-
-impl Outcome for TableReport {
-    fn exit_code(&self) -> ExitCode {
-        ExitCode::Done
-    }
-
-    fn text_of(tables: &[Self]) -> String {
-        tables.iter().map(Self::text).collect()
     }
 }

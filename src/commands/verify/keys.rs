@@ -39,7 +39,7 @@ impl Verification<'_> {
             self.report.doubled.add(doubled, keys.iter().map(|key| self.key.shown(key)));
         }
         let slices = slices(&in_source, &in_target);
-        log::info!("{}: {} slices of buckets differ", self.report.source, slices.len());
+        log::info!("{}: {} slices of buckets differ", self.leg.table.source, slices.len());
         for slice in &slices {
             if self.is_to_end() {
                 return Ok(());

@@ -82,7 +82,7 @@ struct Verification<'a> {
 
 fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     let begun = Instant::now();
-    let mut report = TableReport::of(leg.table);
+    let mut report = TableReport { complete: true, doubled_compared: true, ..TableReport::default() };
     let mut held = None;
     if options.repair {
         let mut repaired = Repaired { confirmed: options.confirm, ..Repaired::default() };
@@ -110,7 +110,6 @@ fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     }
     let columns = description.keeping_columns();
     let pruned = pruned.filter(|pruned| pruned.is_known_to(&columns));
-    report.doubled_compared = true;
     let key = KeyText::of(source.table(), &columns, rules, &leg.table.target.to_string())?;
     let contents =
         options.deep.then(|| Contents::of(source.table(), &columns, rules, target.calendar())).transpose()?;
