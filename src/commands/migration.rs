@@ -52,9 +52,6 @@ pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<
 
 /// Why the target's rows cannot be distinguished from those that the topic still holds: something else than pg2ch has stored them,
 /// without their records' positions. `None` if that is not so.
-///
-/// # Errors
-/// ClickHouse's.
 pub fn foreign(leg: &LegContext<'_>, target: &TargetDescription) -> Result<Option<String>> {
     let (config, table) = (leg.config, leg.table);
     if POSITION.iter().all(|(name, _)| target.column(name).is_some()) {

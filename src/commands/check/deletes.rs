@@ -14,9 +14,6 @@ use crate::ports::target::TargetDescription;
 use crate::postgres::{Session, SourceTable, condition_uses};
 
 /// A row that leaves `where` by being deleted is never sent: the target shows it for ever.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn condition(session: &mut Session, source: &SourceTable, findings: &mut Findings) -> Result<()> {
     let Some(deleted) = source.deleted.as_ref() else { return Ok(()) };
     if condition_uses(session, source, &deleted.name)? {

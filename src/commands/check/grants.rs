@@ -10,9 +10,6 @@ use crate::postgres::{SEES_REPLICAS, Session, quote};
 const WHAT: &str = "cannot query the role's privileges";
 
 /// Whether the role may look into the source's schema at all.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn schema(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<bool> {
     let row = session.query_opt(
         WHAT,
@@ -28,9 +25,6 @@ pub fn schema(session: &mut Session, table: &TableConfig, findings: &mut Finding
 }
 
 /// What the role may do with the source, the checkpoint and temporary tables.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn table(session: &mut Session, found: &Found, findings: &mut Findings) -> Result<()> {
     let row = session.query_opt(
         WHAT,
@@ -109,9 +103,6 @@ fn policies(session: &mut Session, tables: &[&str], findings: &mut Findings) -> 
 }
 
 /// The history of runs is nothing that a run needs.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn history(session: &mut Session, findings: &mut Findings) -> Result<()> {
     let found = session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_runs') IS NOT NULL", &[])?;
     if found.is_none() {
@@ -143,9 +134,6 @@ pub fn history(session: &mut Session, findings: &mut Findings) -> Result<()> {
 }
 
 /// Whether the role sees how far replicas are behind.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn replication(session: &mut Session, findings: &mut Findings) -> Result<()> {
     let sql = format!(
         "SELECT pg_catalog.quote_ident(current_user) WHERE NOT pg_catalog.pg_has_role('{SEES_REPLICAS}', 'USAGE')"

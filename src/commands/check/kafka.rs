@@ -23,9 +23,6 @@ const READING: Duration = Duration::from_secs(5);
 const USUAL_BYTES: i64 = 1_048_588;
 
 /// Checks both topics.
-///
-/// # Errors
-/// Kafka's.
 pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Result<Vec<Finding>> {
     let (admin, findings) = (Admin::new(config, watchdog)?, Findings::new(Server::Kafka));
     let mut check = Check { config, table, admin, findings, watchdog };

@@ -9,9 +9,6 @@ use crate::ports::target::TargetDescription;
 use crate::postgres::{Session, SourceTable, quote, require_limit};
 
 /// PostgreSQL's part: what deletes the rows, and finds them.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn source(session: &mut Session, config: &TableConfig, table: &SourceTable, findings: &mut Findings) -> Result<()> {
     let Some(keep) = &config.removal.keep else { return Ok(()) };
     match require_source(session, table, &keep.by) {
@@ -30,9 +27,6 @@ pub fn source(session: &mut Session, config: &TableConfig, table: &SourceTable, 
 }
 
 /// ClickHouse's part: what proves that it holds the rows.
-///
-/// # Errors
-/// ClickHouse's.
 pub fn target(
     table: &TableConfig,
     source: &SourceTable,

@@ -5,9 +5,6 @@ use crate::error::Result;
 use crate::postgres::{Session, SourceTable, quote};
 
 /// Looks at the columns of `order_by` and `message_key`.
-///
-/// # Errors
-/// Any PostgreSQL error.
 pub fn check(session: &mut Session, source: &SourceTable, findings: &mut Findings) -> Result<()> {
     let name = &source.name;
     for (key, columns, why) in [

@@ -19,9 +19,6 @@ pub struct Checked {
 }
 
 /// Checks the server and the source table.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Result<Checked> {
     let mut findings = Findings::new(Server::PostgreSQL);
     let mut session = match connect(config, "check", watchdog) {

@@ -26,9 +26,6 @@ pub struct Found {
 }
 
 /// Looks the table up; `None` if there is nothing to look at.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<Option<Found>> {
     let Some(Catalogue { relation, columns, has_unique_index }) = Catalogue::look_up(session, table)? else {
         findings.error(

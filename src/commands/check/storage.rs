@@ -6,9 +6,6 @@ use crate::error::Result;
 use crate::postgres::{Session, quote};
 
 /// Looks for what slows flagging down, or undoes it.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn check(session: &mut Session, found: &Found, findings: &mut Findings) -> Result<()> {
     if let Some(flag) = &found.flag {
         triggers(session, found, flag, findings)?;

@@ -29,9 +29,6 @@ struct Part {
 }
 
 /// Looks at the table, or at each of its partitions.
-///
-/// # Errors
-/// Any PostgreSQL error.
 pub fn check(session: &mut Session, found: &Found, findings: &mut Findings) -> Result<()> {
     let parts = parts(session, found)?;
     let late: Vec<&Part> = parts.iter().filter(|part| part.pile() > MANY).collect();

@@ -50,9 +50,6 @@ impl Alone {
     }
 
     /// Writes into the dead-letter topic what became of these letters, all or none.
-    ///
-    /// # Errors
-    /// Kafka's.
     pub fn note(&mut self, letters: &[&Letter], fate: Fate) -> Result<()> {
         if letters.is_empty() {
             return Ok(());

@@ -80,9 +80,6 @@ impl<'a> Replay<'a> {
     }
 
     /// Replays stretch by stretch. Letters that still do not fit are shown, with today's reason.
-    ///
-    /// # Errors
-    /// ClickHouse's and Kafka's.
     pub fn run(mut self, report: &mut TableLetters) -> Result<()> {
         let mut budget = Budget::new(&self.leg.limits, self.leg.started, self.leg.shutdown);
         let mut stopped = false;

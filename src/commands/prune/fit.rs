@@ -214,9 +214,6 @@ fn publishes_deletes(session: &mut Session, table: &SourceTable, what: &str) -> 
 }
 
 /// The columns that the target does not have because they are not sent: they are gone with the rows.
-///
-/// # Errors
-/// Any PostgreSQL error.
 pub fn columns_gone(session: &mut Session, table: &SourceTable) -> Result<Vec<String>> {
     let all = column_names(session, table.oid, &table.name)?;
     let is_sent = |name: &str| name == table.flag || table.columns.iter().any(|column| column.name == name);

@@ -57,9 +57,6 @@ impl<'a> Servers<'a> {
     }
 
     /// Those partitions in which no other rows were met.
-    ///
-    /// # Errors
-    /// Any PostgreSQL error.
     pub fn partitions(&mut self) -> Result<Vec<String>> {
         self.rows.partitions_of(&self.partitions)
     }

@@ -21,9 +21,6 @@ const ONE_OF: usize = 20;
 
 impl Verification<'_> {
     /// Compares all contents.
-    ///
-    /// # Errors
-    /// The servers'.
     pub(super) fn compare_contents(&mut self, contents: &mut Contents, shown: &Shown) -> Result<()> {
         let fields = contents.fields().to_vec();
         self.source.open_rows(&self.key, &fields)?;

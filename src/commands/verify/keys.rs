@@ -18,9 +18,6 @@ const ABSENT: usize = 20_000;
 
 impl Verification<'_> {
     /// Compares all keys.
-    ///
-    /// # Errors
-    /// The servers'.
     pub(super) fn compare_keys(&mut self) -> Result<()> {
         let rows = self.target.rows()?;
         let buckets = Bucketing::of(self.source.estimate()?.max(rows));

@@ -10,9 +10,6 @@ use crate::error::Result;
 
 impl Verification<'_> {
     /// Counts the flagged rows that have a pending dead letter, and nothing newer in the topic.
-    ///
-    /// # Errors
-    /// The servers'.
     pub(super) fn count_letters(&mut self) -> Result<()> {
         let Some(mut letters) = self.waiting.letters()? else { return Ok(()) };
         let (mut looker, mut counted) = (Looker::new(self.leg)?, HashSet::new());

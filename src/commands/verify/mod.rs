@@ -148,9 +148,6 @@ impl Verification<'_> {
     }
 
     /// Takes the flag back from these rows, or counts them where only that is wanted.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     fn repair(&mut self, record_keys: &[&str]) -> Result<()> {
         let Some(repair) = &mut self.report.repair else { return Ok(()) };
         repair.wanted += record_keys.len() as u64;

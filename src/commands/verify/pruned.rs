@@ -20,9 +20,6 @@ pub struct Pruned {
 
 impl Pruned {
     /// Reads it from the checkpoint's row of the source; none where nothing was pruned.
-    ///
-    /// # Errors
-    /// Any PostgreSQL error.
     pub fn recorded(session: &mut Session, config: &TableConfig, table: &SourceTable) -> Result<Option<Self>> {
         const WHAT: &str = "cannot read the limit of `pg2ch prune`";
         if mutant::is("verify: what was pruned is not known") {

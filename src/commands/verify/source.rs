@@ -46,9 +46,6 @@ pub struct SourceRow {
 
 impl Source {
     /// Takes two sessions; names are then looked up in pg_catalog only, as in the session that reads for sending.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn new(mut cursor: Session, mut asker: Session, table: SourceTable) -> Result<Self> {
         let what = format!("cannot read {}", table.name);
         cursor.execute_batch(&what, "SET search_path = pg_catalog")?;
@@ -62,9 +59,6 @@ impl Source {
     }
 
     /// About how many rows there are, as the planner believes.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn estimate(&mut self) -> Result<u64> {
         let sql = "SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_class AS c
              WHERE c.oid = $1 OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = $1)";
@@ -73,9 +67,6 @@ impl Source {
     }
 
     /// Counts and sums by bucket; rows that meet the condition `below` are only counted.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn sums(&mut self, key: &KeyText, buckets: Bucketing, below: &str) -> Result<Vec<SourceSum>> {
         let sql = format!(
             "SELECT {bucket}, count(*) FILTER (WHERE NOT below), coalesce(sum(n & {SUMMED}) FILTER (WHERE NOT below), 0)::text,
@@ -106,9 +97,6 @@ impl Source {
     }
 
     /// Begins to read the keys of all rows in some buckets.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn open_keys(&mut self, key: &KeyText, buckets: Bucketing, slice: &[usize]) -> Result<()> {
         let list: Vec<String> = slice.iter().map(usize::to_string).collect();
         let sql = format!(
@@ -121,9 +109,6 @@ impl Source {
     }
 
     /// Begins to read the keys of all rows that meet a condition; a row's alias is `t`.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn open_keys_where(&mut self, key: &KeyText, condition: &str) -> Result<()> {
         let sql = format!("{} AND {condition}", self.keys_sql(key));
         self.open(&sql)
@@ -142,18 +127,12 @@ impl Source {
     }
 
     /// The next keys; none at the end, where the cursor is closed.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn next_keys(&mut self) -> Result<Vec<SourceKey>> {
         let rows = self.next(FETCH)?;
         Ok(rows.iter().map(key_of).collect())
     }
 
     /// Begins to read the flagged rows in the key's order, with `columns` as JSON.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn open_rows(&mut self, key: &KeyText, columns: &[String]) -> Result<()> {
         let order = self.table.key_columns_sql("t").join(", ");
         let sql = format!("{} WHERE {} ORDER BY {order}", self.rows_sql(key, columns), self.sent_sql());
@@ -161,18 +140,12 @@ impl Source {
     }
 
     /// The next rows; none at the end, where the cursor is closed. `typical` is the size of a row so far.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn next_rows(&mut self, typical: usize) -> Result<Vec<SourceRow>> {
         let rows = self.next((FETCH_BYTES / typical.max(1)).clamp(10, FETCH / 2))?;
         Ok(rows.iter().map(row_of).collect())
     }
 
     /// The rows of these record keys as they are now, as far as they are flagged.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn flagged_rows(&mut self, key: &KeyText, columns: &[String], record_keys: &[&str]) -> Result<Vec<SourceRow>> {
         let mut found = Vec::new();
         let sql = format!("{}, {}", self.rows_sql(key, columns), self.named_sql());
@@ -184,9 +157,6 @@ impl Source {
 
     /// What PostgreSQL prints of the rows of these record keys, as far as they are flagged: by the key's number, a text for
     /// each of the expressions.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn shown(
         &mut self,
         key: &KeyText,
@@ -208,9 +178,6 @@ impl Source {
     }
 
     /// Those of these record keys whose rows are there, flagged, and meet a condition; a row's alias is `t`.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn flagged_where(&mut self, condition: &str, record_keys: &[&str]) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let sql = format!("SELECT w.pg2ch_key FROM {} AS t, {} AND {condition}", self.table.name, self.named_sql());
@@ -223,9 +190,6 @@ impl Source {
 
     /// Takes the flag back from the rows of these record keys that are flagged; returns how many. A row that an
     /// application has locked is left alone.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn unflag(&mut self, record_keys: &[&str]) -> Result<u64> {
         let (name, flag) = (&self.table.name, self.table.flag_sql());
         let sql = format!(
@@ -271,9 +235,6 @@ impl Source {
     }
 
     /// Gives up what [`open_keys`](Self::open_keys) or [`open_rows`](Self::open_rows) began.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn stop(&mut self) -> Result<()> {
         self.cursor.execute_batch(&self.what, "CLOSE c; COMMIT")
     }

@@ -45,18 +45,12 @@ impl TargetKeys {
     }
 
     /// How many rows there are, versions included.
-    ///
-    /// # Errors
-    /// ClickHouse's.
     pub fn rows(&mut self) -> Result<u64> {
         let sql = format!("SELECT toUInt64(count()) FROM {} FORMAT RowBinary", self.target.sql_name());
         Ok(self.numbers(&sql, 1)?.first().copied().unwrap_or(0))
     }
 
     /// Counts and sums of the distinct keys by bucket; those whose newest version meets the condition `below` are only counted.
-    ///
-    /// # Errors
-    /// ClickHouse's.
     pub fn sums(&mut self, buckets: Bucketing, rows: u64, below: Option<&str>) -> Result<Vec<TargetSum>> {
         let mut sums = vec![TargetSum::default(); buckets.count()];
         let is_below = below.map_or_else(|| "0".to_owned(), newest_meets);
@@ -81,9 +75,6 @@ impl TargetKeys {
     }
 
     /// The numbers of the keys in some buckets, sorted: of all, or of those whose newest version meets a condition.
-    ///
-    /// # Errors
-    /// ClickHouse's.
     pub fn numbers_in(&mut self, buckets: Bucketing, slice: &[usize], condition: Option<&str>) -> Result<Vec<u64>> {
         let list: Vec<String> = slice.iter().map(usize::to_string).collect();
         let having = condition.map_or_else(String::new, |condition| format!("HAVING {}", newest_meets(condition)));
@@ -100,9 +91,6 @@ impl TargetKeys {
     }
 
     /// The texts of a few keys.
-    ///
-    /// # Errors
-    /// ClickHouse's.
     pub fn texts(&mut self, numbers: &[u64]) -> Result<Vec<String>> {
         if numbers.is_empty() {
             return Ok(Vec::new());
@@ -117,9 +105,6 @@ impl TargetKeys {
     }
 
     /// How many rows are there once more than their record, and the keys of some of them.
-    ///
-    /// # Errors
-    /// ClickHouse's.
     pub fn doubled(&mut self, rows: u64) -> Result<(u64, Vec<String>)> {
         let (mut doubled, mut keys) = (0, HashSet::new());
         let passes = rows / PASS_ROWS + 1;
@@ -145,9 +130,6 @@ impl TargetKeys {
     }
 
     /// The newest version of each of some keys, by the key's number: the values of `columns`, as RowBinary has them.
-    ///
-    /// # Errors
-    /// ClickHouse's.
     pub fn contents(
         &mut self,
         columns: &[String],
@@ -163,9 +145,6 @@ impl TargetKeys {
     }
 
     /// What may be the newest version of each of some keys, by the key's number.
-    ///
-    /// # Errors
-    /// ClickHouse's.
     pub fn newest_versions(
         &mut self,
         columns: &[String],
@@ -202,9 +181,6 @@ impl TargetKeys {
 
     /// What ClickHouse prints of the newest version of each of some keys: by the key's number, a text for each of `count`
     /// expressions.
-    ///
-    /// # Errors
-    /// ClickHouse's.
     pub fn shown_of(
         &mut self,
         expressions: &str,
@@ -233,9 +209,6 @@ impl TargetKeys {
     }
 
     /// The numbers of those of some keys that the target has.
-    ///
-    /// # Errors
-    /// ClickHouse's.
     pub fn numbers_of(&mut self, keys: &[SourceKey]) -> Result<HashSet<u64>> {
         let keys: Vec<(u64, &str)> = keys.iter().map(|key| (key.number, key.text.as_str())).collect();
         let (number, name) = (self.key.target_number_sql(), self.target.sql_name());
@@ -283,9 +256,6 @@ impl TargetKeys {
     }
 
     /// A column of a key's newest version, for a person.
-    ///
-    /// # Errors
-    /// ClickHouse's.
     pub fn shown(&mut self, number: u64, column: &str) -> Result<Option<String>> {
         let sql = format!(
             "SELECT ifNull(toString({column}), 'NULL') FROM {name} WHERE {key} = {number} \

@@ -99,9 +99,6 @@ fn names(expression: &str) -> Vec<String> {
 
 impl Expiry {
     /// The numbers of those rows that have expired: `rows` are what [`sources`](Self::sources) shows, by the numbers of their keys.
-    ///
-    /// # Errors
-    /// ClickHouse's.
     pub fn of_rows(&self, target: &mut TargetKeys, rows: &HashMap<u64, Vec<Option<String>>>) -> Result<HashSet<u64>> {
         let literal = |value: &Option<String>| value.as_deref().map_or_else(|| "NULL".into(), text);
         let tuple = |(number, values): (&u64, &Vec<Option<String>>)| {
