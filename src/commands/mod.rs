@@ -131,3 +131,9 @@ impl<'a> Frame<'a> {
         })
     }
 }
+
+/// Whether a signal or `--max-seconds` asks a command for the end.
+fn is_to_end(leg: &LegContext<'_>) -> bool {
+    let is_late = leg.limits.max_seconds.is_some_and(|most| leg.started.elapsed().as_secs() >= most);
+    is_late || leg.shutdown.is_requested()
+}

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Options;
 use super::report::{Kept, TableReport};
+use crate::commands::is_to_end;
 use crate::error::Result;
 use crate::mutant;
 use crate::ports::LegContext;
@@ -104,9 +105,4 @@ fn in_the_way(waits: Waits, shown: Option<Shown>, held_for: Duration, kept: &mut
 fn room(leg: &LegContext<'_>, report: &TableReport) -> usize {
     let most = leg.limits.max_rows.unwrap_or(u64::MAX).saturating_sub(report.rows);
     usize::try_from(most).unwrap_or(PAGE).min(PAGE)
-}
-
-fn is_to_end(leg: &LegContext<'_>) -> bool {
-    let is_late = leg.limits.max_seconds.is_some_and(|most| leg.started.elapsed().as_secs() >= most);
-    is_late || leg.shutdown.is_requested()
 }

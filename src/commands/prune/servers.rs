@@ -64,7 +64,7 @@ impl<'a> Servers<'a> {
     /// Whether every version that may be the newest is the row.
     fn equals(&mut self, row: &SourceRow, newest: &Newest) -> bool {
         let Ok(bytes) = self.contents.encode(&row.json) else { return false };
-        newest.are_all && newest.contents.iter().all(|other| *other == bytes)
+        newest.are_all() && newest.contents.iter().all(|other| *other == bytes)
     }
 }
 
@@ -93,9 +93,7 @@ impl OldRows for Servers<'_> {
     }
 
     fn shown(&mut self, rows: &[Row]) -> Result<Vec<Option<Shown>>> {
-        let keys = rows.iter().map(|row| (row.compared.key.number, row.compared.key.text.as_str()));
-        let keys: Vec<(u64, &str)> = keys.collect();
-        let found = self.target.newest_versions(self.contents.columns(), &keys, &self.contents)?;
+        let found = self.target.newest_versions(&self.contents, rows.iter().map(|row| &row.compared.key))?;
         let shown = |row: &Row| {
             let newest = found.get(&row.compared.key.number)?;
             let for_ms = row.old.read_ms.saturating_sub(newest.timestamp_ms);

@@ -1,7 +1,5 @@
 //! What is compared of a row: the columns that both tables have, in the bytes that pg2ch would insert.
 
-use std::collections::HashMap;
-
 use super::skip;
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind};
 use crate::clickhouse::encode::{CalendarRange, RowEncoder, changed_silently};
@@ -92,30 +90,21 @@ impl Contents {
         Ok(bytes)
     }
 
-    /// Rows that each have a number in front: number → bytes; `None` if the bytes are not such rows.
-    pub fn split_answer(&self, answer: &[u8]) -> Option<HashMap<u64, Vec<u8>>> {
-        let (mut rows, mut rest) = (HashMap::new(), answer);
+    /// Rows that each have `N` numbers in front; `None` if the bytes are not such rows.
+    pub fn split<const N: usize>(&self, answer: &[u8]) -> Option<Vec<([u64; N], Vec<u8>)>> {
+        let (mut rows, mut rest) = (Vec::new(), answer);
         while !rest.is_empty() {
-            let (number, row) = rest.split_first_chunk()?;
-            let behind = self.types.iter().try_fold(row, |rest, column| skip::value(column, rest))?;
-            rows.insert(u64::from_le_bytes(*number), row[..row.len() - behind.len()].to_vec());
+            let mut numbers = [0; N];
+            for number in &mut numbers {
+                let (bytes, behind) = rest.split_first_chunk()?;
+                *number = u64::from_le_bytes(*bytes);
+                rest = behind;
+            }
+            let behind = self.types.iter().try_fold(rest, |rest, column| skip::value(column, rest))?;
+            rows.push((numbers, rest[..rest.len() - behind.len()].to_vec()));
             rest = behind;
         }
         Some(rows)
-    }
-
-    /// Versions that each have a number and a timestamp in front; `None` if the bytes are not such rows.
-    pub fn split_versions(&self, answer: &[u8]) -> Option<Vec<(u64, i64, Vec<u8>)>> {
-        let (mut versions, mut rest) = (Vec::new(), answer);
-        while !rest.is_empty() {
-            let (number, row) = rest.split_first_chunk()?;
-            let (timestamp, row) = row.split_first_chunk()?;
-            let behind = self.types.iter().try_fold(row, |rest, column| skip::value(column, rest))?;
-            let content = row[..row.len() - behind.len()].to_vec();
-            versions.push((u64::from_le_bytes(*number), i64::from_le_bytes(*timestamp), content));
-            rest = behind;
-        }
-        Some(versions)
     }
 
     /// The first column in which two rows differ.

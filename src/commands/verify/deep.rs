@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use super::Verification;
 use super::contents::Contents;
 use super::report::Different;
-use super::shown::{Printed, Shown};
-use super::source::SourceRow;
+use super::shown::Shown;
+use super::source::{Printed, SourceRow};
 use crate::crash;
 use crate::error::Result;
 
@@ -23,16 +23,12 @@ impl Verification<'_> {
     /// Compares all contents.
     pub(super) fn compare_contents(&mut self, contents: &mut Contents, shown: &Shown) -> Result<()> {
         let fields = contents.fields().to_vec();
-        self.source.open_rows(&self.key, &fields)?;
+        self.source.open_rows(&fields)?;
         let mut typical = 256;
-        loop {
-            let rows = self.source.next_rows(typical)?;
-            if rows.is_empty() {
-                return Ok(());
-            }
+        while let Some(rows) = self.source.next_rows(typical)? {
             crash::point("verify.rows.asked");
             typical = rows.iter().map(|row| row.json.len()).sum::<usize>() / rows.len();
-            let found = self.contents_of(contents, &rows)?;
+            let found = self.target.contents(contents, rows.iter().map(|row| &row.key))?;
             let odd = self.look_at(shown, &rows, self.report.rows_compared == 0)?;
             let is_suspect = |row: &SourceRow| odd.contains(&row.key.number) || differs(contents, row, &found);
             let suspects: Vec<SourceRow> = rows.into_iter().filter(is_suspect).collect();
@@ -44,11 +40,7 @@ impl Verification<'_> {
                 return self.source.stop();
             }
         }
-    }
-
-    fn contents_of(&mut self, contents: &Contents, rows: &[SourceRow]) -> Result<HashMap<u64, Vec<u8>>> {
-        let keys: Vec<(u64, &str)> = rows.iter().map(|row| (row.key.number, row.key.text.as_str())).collect();
-        self.target.contents(contents.columns(), &keys, contents)
+        Ok(())
     }
 
     /// Those of some rows, a sample but for the `first` ones, that look another way on the two servers.
@@ -57,20 +49,17 @@ impl Verification<'_> {
         if shown.count() == 0 {
             return Ok(HashSet::new());
         }
-        let (sources, targets) = (self.shown_in_source(shown, &sample)?, self.shown_in_target(shown, &sample)?);
+        let (sources, targets) = self.printed(shown, &sample)?;
         self.report.rows_shown += sample.len() as u64;
         let differs = |row: &&&SourceRow| shown.difference(row, &sources, &targets).is_some();
         Ok(sample.iter().filter(differs).map(|row| row.key.number).collect())
     }
 
-    fn shown_in_source(&mut self, shown: &Shown, rows: &[&SourceRow]) -> Result<Printed> {
-        let keys: Vec<&str> = rows.iter().map(|row| row.key.record_key.as_str()).collect();
-        self.source.shown(&self.key, shown.expressions().0, &keys)
-    }
-
-    fn shown_in_target(&mut self, shown: &Shown, rows: &[&SourceRow]) -> Result<Printed> {
-        let keys: Vec<(u64, &str)> = rows.iter().map(|row| (row.key.number, row.key.text.as_str())).collect();
-        self.target.shown_of(shown.expressions().1, shown.count(), &keys)
+    /// What PostgreSQL prints of some rows, and what ClickHouse does.
+    fn printed(&mut self, shown: &Shown, rows: &[&SourceRow]) -> Result<(Printed, Printed)> {
+        let ((sources, targets), keys) = (shown.expressions(), rows.iter().map(|row| &row.key));
+        let record_keys: Vec<&str> = keys.clone().map(|key| key.record_key.as_str()).collect();
+        Ok((self.source.shown(sources, &record_keys)?, self.target.shown_of(targets, shown.count(), keys)?))
     }
 
     fn confirm_different(
@@ -81,12 +70,11 @@ impl Verification<'_> {
         suspects: &[SourceRow],
     ) -> Result<()> {
         let keys: Vec<&str> = suspects.iter().map(|row| row.key.record_key.as_str()).collect();
-        let before = self.source.flagged_rows(&self.key, fields, &keys)?;
+        let before = self.source.flagged_rows(fields, &keys)?;
         self.waiting.refresh()?;
-        let found = self.contents_of(contents, &before)?;
-        let looked_at: Vec<&SourceRow> = before.iter().collect();
-        let (sources, targets) = (self.shown_in_source(shown, &looked_at)?, self.shown_in_target(shown, &looked_at)?);
-        let after = self.source.flagged_rows(&self.key, fields, &keys)?;
+        let found = self.target.contents(contents, before.iter().map(|row| &row.key))?;
+        let (sources, targets) = self.printed(shown, &before.iter().collect::<Vec<_>>())?;
+        let after = self.source.flagged_rows(fields, &keys)?;
         let after: HashMap<&str, &str> =
             after.iter().map(|row| (row.key.record_key.as_str(), row.json.as_str())).collect();
         let mut guilty = Vec::new();

@@ -24,17 +24,15 @@ impl Verification<'_> {
         let below = self.pruned.as_ref().map(|pruned| pruned.condition.as_str());
         let in_target = self.target.sums(buckets, rows, below)?;
         let below = self.pruned.as_ref().map_or("FALSE", |pruned| pruned.in_source.as_str());
-        let in_source = self.source.sums(&self.key, buckets, below)?;
+        let in_source = self.source.sums(buckets, below)?;
         for sum in &in_source {
             self.report.rows += sum.all.keys + sum.below;
             self.report.never_sent += sum.unset;
             self.report.unsent += sum.all.keys + sum.below - sum.flagged.keys - sum.below_flagged - sum.unset;
         }
         self.report.keys_in_target = in_target.iter().map(|found| found.sum.keys + found.below).sum();
-        if self.report.doubled_compared {
-            let (doubled, keys) = self.target.doubled(rows)?;
-            self.report.doubled.add(doubled, keys.iter().map(|key| self.key.shown(key)));
-        }
+        let (doubled, keys) = self.target.doubled(rows)?;
+        self.report.doubled.add(doubled, keys.iter().map(|key| self.key.shown(key)));
         let slices = slices(&in_source, &in_target);
         log::info!("{}: {} slices of buckets differ", self.leg.table.source, slices.len());
         for slice in &slices {
@@ -63,12 +61,8 @@ impl Verification<'_> {
         let mut found = 0;
         if rows > 0 {
             let condition = pruned.in_source.clone();
-            self.source.open_keys_where(&self.key, &condition)?;
-            loop {
-                let keys = self.source.next_keys()?;
-                if keys.is_empty() {
-                    break;
-                }
+            self.source.open_keys_where(&condition)?;
+            while let Some(keys) = self.source.next_keys()? {
                 let is_rest = |key: &SourceKey| rest(&buckets.bucket_of(key.number));
                 let keys: Vec<SourceKey> = keys.into_iter().filter(is_rest).collect();
                 let there = self.target.numbers_of(&keys)?;
@@ -93,12 +87,8 @@ impl Verification<'_> {
         crash::point("verify.keys.asked");
         let mut seen = vec![false; in_target.len()];
         let mut absent: Vec<SourceKey> = Vec::new();
-        self.source.open_keys(&self.key, buckets, slice)?;
-        loop {
-            let keys = self.source.next_keys()?;
-            if keys.is_empty() {
-                break;
-            }
+        self.source.open_keys(buckets, slice)?;
+        while let Some(keys) = self.source.next_keys()? {
             for key in keys {
                 match in_target.binary_search(&key.number) {
                     Ok(place) => seen[place] = true,
@@ -139,32 +129,26 @@ impl Verification<'_> {
         Ok(())
     }
 
-    /// The numbers of those of some keys, absent in the target, whose rows its TTL has deleted.
-    fn expired(&mut self, keys: &[&SourceKey]) -> Result<HashSet<u64>> {
-        let Ttl::Known(expiry) = &self.ttl else { return Ok(HashSet::new()) };
-        let record_keys: Vec<&str> = keys.iter().map(|key| key.record_key.as_str()).collect();
-        let rows = self.source.shown(&self.key, &expiry.sources, &record_keys)?;
-        expiry.of_rows(&mut self.target, &rows)
-    }
-
-    /// The record keys of those of some keys, absent in the target, whose rows are deleted in the source.
-    fn deleted(&mut self, keys: &[&SourceKey]) -> Result<HashSet<String>> {
-        let Some(is_deleted) = self.source.table().deleted_sql() else { return Ok(HashSet::new()) };
-        let record_keys: Vec<&str> = keys.iter().map(|key| key.record_key.as_str()).collect();
-        Ok(self.source.flagged_where(&is_deleted, &record_keys)?.into_iter().collect())
-    }
-
     fn sort_absent<'k>(&mut self, absent: impl Iterator<Item = &'k SourceKey>) -> Result<()> {
         let waiting = &self.waiting;
         let (in_topic, rest): (Vec<&SourceKey>, Vec<&SourceKey>) =
             absent.partition(|key| waiting.is_in_topic(&key.record_key));
         self.report.in_topic += in_topic.len() as u64;
         // A row that was deleted or changed meanwhile is not missing.
-        let record_keys: Vec<&str> = rest.iter().map(|key| key.record_key.as_str()).collect();
-        let still: HashSet<String> = self.source.flagged_where("TRUE", &record_keys)?.into_iter().collect();
+        let still = self.source.flagged_where("TRUE", &record_keys_of(&rest))?;
         let rest: Vec<&SourceKey> = rest.into_iter().filter(|key| still.contains(&key.record_key)).collect();
-        let expired = self.expired(&rest)?;
-        let deleted = self.deleted(&rest)?;
+        let record_keys = record_keys_of(&rest);
+        let expired = match &self.ttl {
+            Ttl::Known(expiry) => {
+                let rows = self.source.shown(&expiry.sources, &record_keys)?;
+                expiry.of_rows(&mut self.target, &rows)?
+            }
+            Ttl::None | Ttl::Unknown(_) => HashSet::new(),
+        };
+        let deleted = match self.source.table().deleted_sql() {
+            Some(is_deleted) => self.source.flagged_where(&is_deleted, &record_keys)?,
+            None => HashSet::new(),
+        };
         let mut missing = Vec::new();
         for key in rest {
             let shown = || self.key.shown(&key.text);
@@ -187,4 +171,8 @@ impl Verification<'_> {
         }
         self.repair(&missing)
     }
+}
+
+fn record_keys_of<'k>(keys: &[&'k SourceKey]) -> Vec<&'k str> {
+    keys.iter().map(|key| key.record_key.as_str()).collect()
 }

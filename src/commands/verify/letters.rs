@@ -40,7 +40,7 @@ impl Verification<'_> {
 
     /// The flagged rows of these keys. That of another producer's record may be no value of the key's type: then no row has it.
     fn flagged_of(&mut self, keys: &[&str]) -> Result<Vec<SourceRow>> {
-        match self.source.flagged_rows(&self.key, &[], keys) {
+        match self.source.flagged_rows(&[], keys) {
             Err(error) if error.is_transient() => Err(error),
             Err(_) if keys.len() > 1 => {
                 let (one, other) = keys.split_at(keys.len() / 2);

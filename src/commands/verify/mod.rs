@@ -21,7 +21,7 @@ pub(super) mod target;
 mod ttl;
 pub(super) mod waiting;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::contents::Contents;
 use self::key::KeyText;
@@ -29,11 +29,11 @@ use self::pruned::Pruned;
 use self::repair::Held;
 use self::report::{Repaired, TableReport};
 use self::shown::Shown;
-use self::source::{PATIENCE, Source};
+use self::source::Source;
 use self::target::TargetKeys;
 use self::ttl::Ttl;
 use self::waiting::Waiting;
-use super::{Command, Frame};
+use super::{Command, Frame, is_to_end};
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::{Config, TableConfig};
 use crate::error::Result;
@@ -99,21 +99,21 @@ fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     let mut session = connect(&patient, "verify", leg.watchdog)?;
     let table = SourceTable::find(&mut session, leg.table)?;
     let pruned = Pruned::recorded(&mut session, leg.table, &table)?;
-    let source = Source::new(session, connect(&patient, "verify", leg.watchdog)?, table)?;
+    let asker = connect(&patient, "verify", leg.watchdog)?;
     let mut target = ClickHouseTarget::new(&patient, leg.table)?;
     let description = target.describe()?;
     require_fit(leg.table, &[], &description)?;
     let rules = &leg.table.column_rules;
-    let ttl = Ttl::of(&description, source.table(), rules);
+    let ttl = Ttl::of(&description, &table, rules);
     if let Ttl::Unknown(why) = &ttl {
         report.expiry_unknown = Some(why.clone());
     }
     let columns = description.keeping_columns();
     let pruned = pruned.filter(|pruned| pruned.is_known_to(&columns));
-    let key = KeyText::of(source.table(), &columns, rules, &leg.table.target.to_string())?;
-    let contents =
-        options.deep.then(|| Contents::of(source.table(), &columns, rules, target.calendar())).transpose()?;
-    let shown = Shown::of(source.table(), &columns, rules);
+    let key = KeyText::of(&table, &columns, rules, &leg.table.target.to_string())?;
+    let contents = options.deep.then(|| Contents::of(&table, &columns, rules, target.calendar())).transpose()?;
+    let shown = Shown::of(&table, &columns, rules);
+    let source = Source::new(session, asker, table, key.clone())?;
     let target = TargetKeys::new(target, key.clone());
     let waiting = Waiting::new(leg)?;
     let mut verification = Verification { leg, source, target, key, ttl, waiting, pruned, held, report };
@@ -130,6 +130,9 @@ fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     Ok(verification.report)
 }
 
+/// How long one statement of a server's may take.
+const PATIENCE: Duration = Duration::from_secs(3_600);
+
 /// The configuration with longer time limits: whole tables are read.
 pub(super) fn patient(config: &Config) -> Config {
     let mut patient = config.clone();
@@ -141,8 +144,7 @@ pub(super) fn patient(config: &Config) -> Config {
 impl Verification<'_> {
     /// Whether a signal or `--max-seconds` asks for the end; the report then says that it is not complete.
     fn is_to_end(&mut self) -> bool {
-        let late = self.leg.limits.max_seconds.is_some_and(|most| self.leg.started.elapsed().as_secs() >= most);
-        let ends = self.leg.shutdown.is_requested() || late;
+        let ends = is_to_end(self.leg);
         self.report.complete &= !ends;
         ends
     }

@@ -1,7 +1,5 @@
 //! What was found, for a person and for a machine.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 
 use crate::commands::Outcome;
@@ -97,7 +95,7 @@ pub struct TableReport {
     pub missing: Keys,
     /// Rows that are in the target once more than their record, the same partition, offset and timestamp.
     pub doubled: Keys,
-    /// Whether they were looked for: only where the target keeps positions.
+    /// Whether they were looked for: always, as a target that keeps no positions is refused.
     pub doubled_compared: bool,
     /// Rows whose contents differ; looked for with `--deep`.
     pub different: u64,
@@ -134,73 +132,64 @@ impl TableReport {
     }
 
     fn text_of(&self, source: &str, target: &str) -> String {
-        let mut text = format!("{source} and {target}: ");
         let verdict = match (self.differs(), self.complete) {
             (true, true) => "they differ",
             (true, false) => "they differ, and were not compared completely: verify was interrupted",
             (false, true) => "equal",
             (false, false) => "equal as far as they were compared: verify was interrupted",
         };
-        let _ = writeln!(
-            text,
-            "{verdict} ({}, {} in the target, {:.1} s)",
-            counted(self.rows, "row"),
-            counted(self.keys_in_target, "key"),
-            self.seconds
-        );
-        let mut line = |count: u64, name: &str, meaning: &str, keys: &[String]| {
-            if count > 0 {
-                let _ = writeln!(text, "  {name:<15} {:>10}  {meaning}{}", grouped(count), some(keys, count));
-            }
-        };
-        line(self.unsent, "unsent", "the next run sends them", &[]);
-        line(self.never_sent, "never sent", "the flag is NULL: set it to FALSE, and the column NOT NULL", &[]);
-        line(self.in_topic, "in the topic", "the next run copies them", &[]);
-        line(
-            self.only_in_target.count,
-            "only in target",
-            "not in PostgreSQL (any more), or outside `where`: deletes are not propagated",
-            &self.only_in_target.keys,
-        );
-        line(self.pruned, "pruned", "in the target only, below the limit of `pg2ch prune`", &[]);
-        line(self.dead_letters.count, "dead letters", "refused: see `pg2ch dead-letters`", &self.dead_letters.keys);
-        line(self.dropped, "dropped", "refused, and dismissed with `pg2ch dead-letters drop`", &[]);
-        line(self.deleted, "deleted", "deleted in PostgreSQL, and no longer in the target", &[]);
-        line(self.expired, "expired", "deleted by the target's TTL", &[]);
-        line(
-            self.missing.count,
-            "missing",
-            "flagged, but not in the topic, the target or the dead letters",
-            &self.missing.keys,
-        );
-        line(self.doubled.count, "doubled", "the same record more than once", &self.doubled.keys);
-        line(self.different, "different", "the contents differ", &[]);
-        for different in &self.differences {
-            let Different { key, column, source, target } = different;
-            let _ = match column {
+        let (rows, keys) = (counted(self.rows, "row"), counted(self.keys_in_target, "key"));
+        let mut text =
+            format!("{source} and {target}: {verdict} ({rows}, {keys} in the target, {:.1} s)\n", self.seconds);
+        for (count, name, meaning, keys) in self.figures().into_iter().filter(|(count, ..)| *count > 0) {
+            text += &format!("  {name:<15} {:>10}  {meaning}{}\n", grouped(count), some(keys, count));
+        }
+        for Different { key, column, source, target } in &self.differences {
+            text += &match column {
                 Some(column) => {
-                    writeln!(text, "    {key}: column {column} is {source} in PostgreSQL and {target} in ClickHouse")
+                    format!("    {key}: column {column} is {source} in PostgreSQL and {target} in ClickHouse\n")
                 }
-                None => writeln!(text, "    {key}: the target cannot hold it unchanged: {source}"),
+                None => format!("    {key}: the target cannot hold it unchanged: {source}\n"),
             };
         }
+        text + &self.remarks().into_iter().map(|remark| format!("  {remark}\n")).collect::<String>()
+    }
+
+    /// What was counted: how many, what they are called, what that means, and some of their keys.
+    fn figures(&self) -> [(u64, &'static str, &'static str, &[String]); 12] {
+        let unnamed: &[String] = &[];
+        let Self { only_in_target, dead_letters, missing, doubled, .. } = self;
+        let in_target = "not in PostgreSQL (any more), or outside `where`: deletes are not propagated";
+        let nowhere = "flagged, but not in the topic, the target or the dead letters";
+        [
+            (self.unsent, "unsent", "the next run sends them", unnamed),
+            (self.never_sent, "never sent", "the flag is NULL: set it to FALSE, and the column NOT NULL", unnamed),
+            (self.in_topic, "in the topic", "the next run copies them", unnamed),
+            (only_in_target.count, "only in target", in_target, &only_in_target.keys),
+            (self.pruned, "pruned", "in the target only, below the limit of `pg2ch prune`", unnamed),
+            (dead_letters.count, "dead letters", "refused: see `pg2ch dead-letters`", &dead_letters.keys),
+            (self.dropped, "dropped", "refused, and dismissed with `pg2ch dead-letters drop`", unnamed),
+            (self.deleted, "deleted", "deleted in PostgreSQL, and no longer in the target", unnamed),
+            (self.expired, "expired", "deleted by the target's TTL", unnamed),
+            (missing.count, "missing", nowhere, &missing.keys),
+            (doubled.count, "doubled", "the same record more than once", &doubled.keys),
+            (self.different, "different", "the contents differ", unnamed),
+        ]
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
         if let Some(why) = self.expiry_unknown.as_ref().filter(|_| self.missing.count > 0) {
-            let _ =
-                writeln!(text, "  the target's TTL may have deleted what is missing; repair leaves it alone: {why}");
-        }
-        if !self.doubled_compared {
-            let _ = writeln!(text, "  duplicate rows were not searched for: the target has no position columns");
+            remarks.push(format!("the target's TTL may have deleted what is missing; repair leaves it alone: {why}"));
         }
         if self.deep {
-            let _ = writeln!(text, "  contents compared of {}", counted(self.rows_compared, "row"));
+            remarks.push(format!("contents compared of {}", counted(self.rows_compared, "row")));
         }
         if !self.columns_not_compared.is_empty() {
-            let _ = writeln!(text, "  columns not compared: {}", self.columns_not_compared.join(", "));
+            remarks.push(format!("columns not compared: {}", self.columns_not_compared.join(", ")));
         }
-        if let Some(repair) = &self.repair {
-            let _ = writeln!(text, "  {}", repair.text());
-        }
-        text
+        remarks.extend(self.repair.as_ref().map(Repaired::text));
+        remarks
     }
 }
 

@@ -2,12 +2,10 @@
 //!
 //! A pair of columns is left out if no expressions are known that print the same on both servers.
 
-use std::collections::HashMap;
-
 use serde_json::Value;
 
 use super::key::Texts;
-use super::source::SourceRow;
+use super::source::{Printed, SourceRow};
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType};
 use crate::clickhouse::quote as quote_target;
 use crate::config::ColumnRules;
@@ -28,9 +26,6 @@ struct ShownColumn {
     /// Whether both print JSON, each in its own spelling.
     is_json: bool,
 }
-
-/// What was printed of rows, by the number of their keys.
-pub(super) type Printed = HashMap<u64, Vec<Option<String>>>;
 
 impl Shown {
     /// Finds the columns and their expressions.

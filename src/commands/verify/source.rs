@@ -1,7 +1,6 @@
 //! What verify asks of PostgreSQL.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
 
 use super::buckets::{Bucketing, SUMMED, SourceSum, Sum};
 use super::key::KeyText;
@@ -14,11 +13,18 @@ const FETCH: usize = 10_000;
 /// About how many bytes of rows are fetched at once where their contents are compared.
 const FETCH_BYTES: usize = 8 << 20;
 
+/// What a server prints of a row; `None` for NULL.
+pub type PrintedRow = Vec<Option<String>>;
+
+/// The same of several, by the numbers of their keys.
+pub type Printed = HashMap<u64, PrintedRow>;
+
 /// The source table, in two sessions: one holds a cursor, the other asks.
 pub struct Source {
     cursor: Session,
     asker: Session,
     table: SourceTable,
+    key: KeyText,
     what: String,
 }
 
@@ -46,11 +52,11 @@ pub struct SourceRow {
 
 impl Source {
     /// Takes two sessions; names are then looked up in pg_catalog only, as in the session that reads for sending.
-    pub fn new(mut cursor: Session, mut asker: Session, table: SourceTable) -> Result<Self> {
+    pub fn new(mut cursor: Session, mut asker: Session, table: SourceTable, key: KeyText) -> Result<Self> {
         let what = format!("cannot read {}", table.name);
         cursor.execute_batch(&what, "SET search_path = pg_catalog")?;
         asker.execute_batch(&what, "SET search_path = pg_catalog")?;
-        Ok(Self { cursor, asker, table, what })
+        Ok(Self { cursor, asker, table, key, what })
     }
 
     /// The table.
@@ -67,14 +73,14 @@ impl Source {
     }
 
     /// Counts and sums by bucket; rows that meet the condition `below` are only counted.
-    pub fn sums(&mut self, key: &KeyText, buckets: Bucketing, below: &str) -> Result<Vec<SourceSum>> {
+    pub fn sums(&mut self, buckets: Bucketing, below: &str) -> Result<Vec<SourceSum>> {
         let sql = format!(
             "SELECT {bucket}, count(*) FILTER (WHERE NOT below), coalesce(sum(n & {SUMMED}) FILTER (WHERE NOT below), 0)::text,
                     count(*) FILTER (WHERE flag AND NOT below), coalesce(sum(n & {SUMMED}) FILTER (WHERE flag AND NOT below), 0)::text,
                     count(*) FILTER (WHERE flag IS NULL), count(*) FILTER (WHERE below), count(*) FILTER (WHERE flag AND below)
              FROM (SELECT {number} AS n, t.{flag} AS flag, {below} AS below FROM {name} AS t WHERE {taken} OFFSET 0) AS s GROUP BY 1",
             bucket = bucket_sql(buckets),
-            number = key.source_number_sql(),
+            number = self.key.source_number_sql(),
             flag = self.table.flag_sql(),
             taken = self.table.taken_sql(),
             name = self.table.name,
@@ -97,11 +103,11 @@ impl Source {
     }
 
     /// Begins to read the keys of all rows in some buckets.
-    pub fn open_keys(&mut self, key: &KeyText, buckets: Bucketing, slice: &[usize]) -> Result<()> {
+    pub fn open_keys(&mut self, buckets: Bucketing, slice: &[usize]) -> Result<()> {
         let list: Vec<String> = slice.iter().map(usize::to_string).collect();
         let sql = format!(
             "SELECT n, flag, k, r FROM ({keys} OFFSET 0) AS s WHERE {bucket} IN (SELECT unnest('{{{list}}}'::bigint[]))",
-            keys = self.keys_sql(key),
+            keys = self.keys_sql(),
             bucket = bucket_sql(buckets),
             list = list.join(","),
         );
@@ -109,16 +115,16 @@ impl Source {
     }
 
     /// Begins to read the keys of all rows that meet a condition; a row's alias is `t`.
-    pub fn open_keys_where(&mut self, key: &KeyText, condition: &str) -> Result<()> {
-        let sql = format!("{} AND {condition}", self.keys_sql(key));
+    pub fn open_keys_where(&mut self, condition: &str) -> Result<()> {
+        let sql = format!("{} AND {condition}", self.keys_sql());
         self.open(&sql)
     }
 
-    fn keys_sql(&self, key: &KeyText) -> String {
+    fn keys_sql(&self) -> String {
         format!(
             "SELECT {number} AS n, t.{flag} IS TRUE AS flag, {text} AS k, {record_key} AS r FROM {name} AS t WHERE {taken}",
-            number = key.source_number_sql(),
-            text = key.source_sql(),
+            number = self.key.source_number_sql(),
+            text = self.key.source_sql(),
             record_key = self.table.key_text_sql("t"),
             flag = self.table.flag_sql(),
             name = self.table.name,
@@ -126,64 +132,55 @@ impl Source {
         )
     }
 
-    /// The next keys; none at the end, where the cursor is closed.
-    pub fn next_keys(&mut self) -> Result<Vec<SourceKey>> {
-        let rows = self.next(FETCH)?;
-        Ok(rows.iter().map(key_of).collect())
+    /// The next keys; `None` at the end, where the cursor is closed.
+    pub fn next_keys(&mut self) -> Result<Option<Vec<SourceKey>>> {
+        Ok(self.next(FETCH)?.map(|rows| rows.iter().map(key_of).collect()))
     }
 
     /// Begins to read the flagged rows in the key's order, with `columns` as JSON.
-    pub fn open_rows(&mut self, key: &KeyText, columns: &[String]) -> Result<()> {
+    pub fn open_rows(&mut self, columns: &[String]) -> Result<()> {
         let order = self.table.key_columns_sql("t").join(", ");
-        let sql = format!("{} WHERE {} ORDER BY {order}", self.rows_sql(key, columns), self.sent_sql());
+        let sql = format!("{} WHERE {} ORDER BY {order}", self.rows_sql(columns), self.sent_sql());
         self.open(&sql)
     }
 
-    /// The next rows; none at the end, where the cursor is closed. `typical` is the size of a row so far.
-    pub fn next_rows(&mut self, typical: usize) -> Result<Vec<SourceRow>> {
+    /// The next rows; `None` at the end, where the cursor is closed. `typical` is the size of a row so far.
+    pub fn next_rows(&mut self, typical: usize) -> Result<Option<Vec<SourceRow>>> {
         let rows = self.next((FETCH_BYTES / typical.max(1)).clamp(10, FETCH / 2))?;
-        Ok(rows.iter().map(row_of).collect())
+        Ok(rows.map(|rows| rows.iter().map(row_of).collect()))
     }
 
     /// The rows of these record keys as they are now, as far as they are flagged.
-    pub fn flagged_rows(&mut self, key: &KeyText, columns: &[String], record_keys: &[&str]) -> Result<Vec<SourceRow>> {
-        let mut found = Vec::new();
-        let sql = format!("{}, {}", self.rows_sql(key, columns), self.named_sql());
-        for chunk in record_keys.chunks(FETCH) {
-            found.extend(self.asker.query(&self.what, &sql, &[&chunk])?.iter().map(row_of));
-        }
-        Ok(found)
+    pub fn flagged_rows(&mut self, columns: &[String], record_keys: &[&str]) -> Result<Vec<SourceRow>> {
+        self.ask(&format!("{}, {}", self.rows_sql(columns), self.named_sql()), record_keys, row_of)
     }
 
-    /// What PostgreSQL prints of the rows of these record keys, as far as they are flagged: by the key's number, a text for
-    /// each of the expressions.
-    pub fn shown(
-        &mut self,
-        key: &KeyText,
-        expressions: &str,
-        record_keys: &[&str],
-    ) -> Result<HashMap<u64, Vec<Option<String>>>> {
-        let mut found = HashMap::new();
+    /// What PostgreSQL prints of the rows of these record keys, as far as they are flagged: a text for each of the expressions.
+    pub fn shown(&mut self, expressions: &str, record_keys: &[&str]) -> Result<Printed> {
         let sql = format!(
             "SELECT {number}, ARRAY[{expressions}]::text[] FROM {name} AS t, {named}",
-            number = key.source_number_sql(),
+            number = self.key.source_number_sql(),
             name = self.table.name,
             named = self.named_sql(),
         );
-        for chunk in record_keys.chunks(FETCH) {
-            let rows = self.asker.query(&self.what, sql.as_str(), &[&chunk])?;
-            found.extend(rows.iter().map(|row| (row.get::<_, i64>(0).cast_unsigned(), row.get(1))));
-        }
-        Ok(found)
+        let shown = |row: &postgres::Row| (row.get::<_, i64>(0).cast_unsigned(), row.get(1));
+        self.ask(&sql, record_keys, shown)
     }
 
     /// Those of these record keys whose rows are there, flagged, and meet a condition; a row's alias is `t`.
-    pub fn flagged_where(&mut self, condition: &str, record_keys: &[&str]) -> Result<Vec<String>> {
-        let mut found = Vec::new();
+    pub fn flagged_where(&mut self, condition: &str, record_keys: &[&str]) -> Result<HashSet<String>> {
         let sql = format!("SELECT w.pg2ch_key FROM {} AS t, {} AND {condition}", self.table.name, self.named_sql());
+        self.ask(&sql, record_keys, |row| row.get(0))
+    }
+
+    /// Queries about these record keys, some at a time: they are `$1`.
+    fn ask<T, C>(&mut self, sql: &str, record_keys: &[&str], read: impl Fn(&postgres::Row) -> T) -> Result<C>
+    where
+        C: Default + Extend<T>,
+    {
+        let mut found = C::default();
         for chunk in record_keys.chunks(FETCH) {
-            let rows = self.asker.query(&self.what, &sql, &[&chunk])?;
-            found.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+            found.extend(self.asker.query(&self.what, sql, &[&chunk])?.iter().map(&read));
         }
         Ok(found)
     }
@@ -218,20 +215,20 @@ impl Source {
         format!("unnest($1::text[]) AS w (pg2ch_key) WHERE {by_key} AND {}", self.sent_sql())
     }
 
-    fn rows_sql(&self, key: &KeyText, columns: &[String]) -> String {
-        format!("SELECT {} FROM {} AS t", row_sql(&self.table, key, columns), self.table.name)
+    fn rows_sql(&self, columns: &[String]) -> String {
+        format!("SELECT {} FROM {} AS t", row_sql(&self.table, &self.key, columns), self.table.name)
     }
 
     fn open(&mut self, sql: &str) -> Result<()> {
         self.cursor.execute_batch(&self.what, &format!("BEGIN READ ONLY; DECLARE c NO SCROLL CURSOR FOR {sql}"))
     }
 
-    fn next(&mut self, rows: usize) -> Result<Vec<postgres::Row>> {
+    fn next(&mut self, rows: usize) -> Result<Option<Vec<postgres::Row>>> {
         let rows = self.cursor.query(&self.what, &format!("FETCH {rows} FROM c"), &[])?;
         if rows.is_empty() {
-            self.stop()?;
+            return self.stop().map(|()| None);
         }
-        Ok(rows)
+        Ok(Some(rows))
     }
 
     /// Gives up what [`open_keys`](Self::open_keys) or [`open_rows`](Self::open_rows) began.
@@ -239,9 +236,6 @@ impl Source {
         self.cursor.execute_batch(&self.what, "CLOSE c; COMMIT")
     }
 }
-
-/// How long verify lets one statement of a server's take: it reads whole tables.
-pub const PATIENCE: Duration = Duration::from_secs(3_600);
 
 fn bucket_sql(buckets: Bucketing) -> String {
     // The shift keeps the sign, so it has to be masked off.

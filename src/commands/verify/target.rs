@@ -6,7 +6,8 @@ use super::buckets::{Bucketing, SUMMED, Sum, TargetSum};
 use super::contents::Contents;
 use super::key::KeyText;
 use super::report::MOST_SHOWN;
-use super::source::SourceKey;
+use super::skip;
+use super::source::{Printed, PrintedRow, SourceKey};
 use crate::clickhouse::{ClickHouseTarget, quote};
 use crate::error::{Error, Result};
 
@@ -20,14 +21,19 @@ const LISTED: usize = 5_000;
 const VERSIONS: usize = 20;
 
 /// What may be the newest version of a key: several rows, where they have one timestamp.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Newest {
     /// Their timestamp, in milliseconds.
     pub timestamp_ms: i64,
-    /// The values of the columns that were asked for, as RowBinary has them.
+    /// What is compared of them.
     pub contents: Vec<Vec<u8>>,
-    /// Whether no more of them were left out.
-    pub are_all: bool,
+}
+
+impl Newest {
+    /// Whether none was left out.
+    pub fn are_all(&self) -> bool {
+        self.contents.len() < VERSIONS
+    }
 }
 
 /// The target table, asked about keys.
@@ -129,29 +135,28 @@ impl TargetKeys {
         Ok((doubled, keys.into_iter().collect()))
     }
 
-    /// The newest version of each of some keys, by the key's number: the values of `columns`, as RowBinary has them.
-    pub fn contents(
+    /// The newest version of each of some keys, by the key's number: what is compared of it.
+    pub fn contents<'k>(
         &mut self,
-        columns: &[String],
-        keys: &[(u64, &str)],
-        rows: &Contents,
+        contents: &Contents,
+        keys: impl Iterator<Item = &'k SourceKey>,
     ) -> Result<HashMap<u64, Vec<u8>>> {
         let mut found = HashMap::new();
-        let columns = columns.iter().map(|column| quote(column)).collect::<Vec<_>>().join(", ");
+        let columns = listed_columns(contents);
         for answer in self.query_by_key(keys, |target, condition| target.newest(&columns, condition))? {
-            found.extend(rows.split_answer(&answer).ok_or_else(|| self.unreadable(answer.len()))?);
+            let rows = contents.split(&answer).ok_or_else(|| self.unreadable(answer.len()))?;
+            found.extend(rows.into_iter().map(|([number], row)| (number, row)));
         }
         Ok(found)
     }
 
     /// What may be the newest version of each of some keys, by the key's number.
-    pub fn newest_versions(
+    pub fn newest_versions<'k>(
         &mut self,
-        columns: &[String],
-        keys: &[(u64, &str)],
-        rows: &Contents,
+        contents: &Contents,
+        keys: impl Iterator<Item = &'k SourceKey>,
     ) -> Result<HashMap<u64, Newest>> {
-        let columns = columns.iter().map(|column| quote(column)).collect::<Vec<_>>().join(", ");
+        let columns = listed_columns(contents);
         let answers = self.query_by_key(keys, |target, condition| {
             let sql = format!(
                 "SELECT {number} AS pg2ch_number, toInt64(toUnixTimestamp64Milli(_timestamp)) AS pg2ch_at, {columns} FROM {name} \
@@ -164,43 +169,29 @@ impl TargetKeys {
         })?;
         let mut found: HashMap<u64, Newest> = HashMap::new();
         for answer in answers {
-            let mut seen: HashMap<u64, usize> = HashMap::new();
-            let versions = rows.split_versions(&answer).ok_or_else(|| self.unreadable(answer.len()))?;
-            for (number, timestamp_ms, content) in versions {
-                let newest = found.entry(number).or_insert_with(|| Newest { timestamp_ms, ..Newest::default() });
-                let seen = seen.entry(number).or_default();
-                *seen += 1;
+            for ([number, timestamp], row) in contents.split(&answer).ok_or_else(|| self.unreadable(answer.len()))? {
+                let timestamp_ms = timestamp.cast_signed();
+                let newest = found.entry(number).or_insert_with(|| Newest { timestamp_ms, contents: Vec::new() });
                 if newest.timestamp_ms == timestamp_ms {
-                    newest.contents.push(content);
+                    newest.contents.push(row);
                 }
-                newest.are_all = *seen < VERSIONS || newest.contents.len() < VERSIONS;
             }
         }
         Ok(found)
     }
 
-    /// What ClickHouse prints of the newest version of each of some keys: by the key's number, a text for each of `count`
-    /// expressions.
-    pub fn shown_of(
+    /// What ClickHouse prints of the newest version of each of some keys: a text for each of `count` expressions.
+    pub fn shown_of<'k>(
         &mut self,
         expressions: &str,
         count: usize,
-        keys: &[(u64, &str)],
-    ) -> Result<HashMap<u64, Vec<Option<String>>>> {
-        let mut found = HashMap::new();
+        keys: impl Iterator<Item = &'k SourceKey>,
+    ) -> Result<Printed> {
+        let mut found = Printed::new();
         for answer in self.query_by_key(keys, |target, condition| target.newest(expressions, condition))? {
             let mut rest = answer.as_slice();
             while !rest.is_empty() {
-                let split = rest.split_first_chunk().and_then(|(number, texts)| {
-                    let (mut shown, mut rest) = (Vec::with_capacity(count), texts);
-                    for _ in 0..count {
-                        let (text, behind) = super::skip::string(rest)?;
-                        shown.push(text.split_first().filter(|(kind, _)| **kind == b'v').map(|(_, text)| lossy(text)));
-                        rest = behind;
-                    }
-                    Some((u64::from_le_bytes(*number), shown, rest))
-                });
-                let (number, shown, behind) = split.ok_or_else(|| self.unreadable(answer.len()))?;
+                let (number, shown, behind) = printed(rest, count).ok_or_else(|| self.unreadable(answer.len()))?;
                 found.insert(number, shown);
                 rest = behind;
             }
@@ -210,9 +201,8 @@ impl TargetKeys {
 
     /// The numbers of those of some keys that the target has.
     pub fn numbers_of(&mut self, keys: &[SourceKey]) -> Result<HashSet<u64>> {
-        let keys: Vec<(u64, &str)> = keys.iter().map(|key| (key.number, key.text.as_str())).collect();
         let (number, name) = (self.key.target_number_sql(), self.target.sql_name());
-        let answers = self.query_by_key(&keys, |target, condition| {
+        let answers = self.query_by_key(keys.iter(), |target, condition| {
             let sql = format!("SELECT {number} AS n FROM {name} WHERE {condition} GROUP BY n FORMAT RowBinary");
             target.numbers(&sql, 1)
         })?;
@@ -220,14 +210,14 @@ impl TargetKeys {
     }
 
     /// Queries with a condition that names this many keys at a time; one that uses the primary index, where there is one.
-    fn query_by_key<T>(
+    fn query_by_key<'k, T>(
         &mut self,
-        keys: &[(u64, &str)],
+        keys: impl Iterator<Item = &'k SourceKey>,
         mut ask: impl FnMut(&mut Self, &str) -> Result<T>,
     ) -> Result<Vec<T>> {
         let mut answers = Vec::new();
-        for chunk in keys.chunks(LISTED) {
-            let texts: Vec<String> = chunk.iter().map(|(_, text)| (*text).to_owned()).collect();
+        for chunk in keys.collect::<Vec<_>>().chunks(LISTED) {
+            let texts: Vec<&str> = chunk.iter().map(|key| key.text.as_str()).collect();
             if let Some(condition) = self.key.target_condition(&texts) {
                 match ask(self, &condition) {
                     Ok(answer) => {
@@ -238,7 +228,7 @@ impl TargetKeys {
                     Err(error) => log::debug!("{error}"),
                 }
             }
-            let numbers: Vec<u64> = chunk.iter().map(|(number, _)| *number).collect();
+            let numbers: Vec<u64> = chunk.iter().map(|key| key.number).collect();
             answers.push(ask(self, &format!("{} IN ({})", self.key.target_number_sql(), listed(&numbers)))?);
         }
         Ok(answers)
@@ -285,7 +275,7 @@ impl TargetKeys {
         let answer = self.query(sql)?;
         let (mut rest, mut strings) = (answer.as_slice(), Vec::new());
         while !rest.is_empty() {
-            let (bytes, behind) = super::skip::string(rest).ok_or_else(|| self.unreadable(answer.len()))?;
+            let (bytes, behind) = skip::string(rest).ok_or_else(|| self.unreadable(answer.len()))?;
             strings.push(lossy(bytes));
             rest = behind;
         }
@@ -302,6 +292,22 @@ impl TargetKeys {
 /// Whether the newest version of a group meets a condition, 0 or 1.
 fn newest_meets(condition: &str) -> String {
     format!("argMax({condition}, (_timestamp, _offset))")
+}
+
+/// A key's number and `count` texts, and what comes behind them.
+fn printed(row: &[u8], count: usize) -> Option<(u64, PrintedRow, &[u8])> {
+    let (number, mut rest) = row.split_first_chunk()?;
+    let mut shown = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (text, behind) = skip::string(rest)?;
+        shown.push(text.split_first().filter(|(kind, _)| **kind == b'v').map(|(_, text)| lossy(text)));
+        rest = behind;
+    }
+    Some((u64::from_le_bytes(*number), shown, rest))
+}
+
+fn listed_columns(contents: &Contents) -> String {
+    contents.columns().iter().map(|column| quote(column)).collect::<Vec<_>>().join(", ")
 }
 
 fn lossy(text: &[u8]) -> String {

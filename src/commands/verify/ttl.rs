@@ -2,9 +2,10 @@
 //!
 //! The TTL's own text is evaluated by ClickHouse, over the values that PostgreSQL has.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::key::Texts;
+use super::source::{Printed, PrintedRow};
 use super::target::TargetKeys;
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType};
 use crate::clickhouse::{quote, text};
@@ -99,9 +100,9 @@ fn names(expression: &str) -> Vec<String> {
 
 impl Expiry {
     /// The numbers of those rows that have expired: `rows` are what [`sources`](Self::sources) shows, by the numbers of their keys.
-    pub fn of_rows(&self, target: &mut TargetKeys, rows: &HashMap<u64, Vec<Option<String>>>) -> Result<HashSet<u64>> {
+    pub fn of_rows(&self, target: &mut TargetKeys, rows: &Printed) -> Result<HashSet<u64>> {
         let literal = |value: &Option<String>| value.as_deref().map_or_else(|| "NULL".into(), text);
-        let tuple = |(number, values): (&u64, &Vec<Option<String>>)| {
+        let tuple = |(number, values): (&u64, &PrintedRow)| {
             let values: String = values.iter().map(|value| format!(", {}", literal(value))).collect();
             format!("(toUInt64({number}){values})")
         };
