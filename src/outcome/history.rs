@@ -144,8 +144,7 @@ pub fn record(config: &Config, legs: Legs, report: &RunReport, session: Option<S
     }
     let mut config = config.clone();
     config.timeouts.connect = config.timeouts.connect.min(LIMIT / 2);
-    let late =
-        || Some(Error::unavailable("cannot record the run in the history", "no answer in time", "see pg2ch check"));
+    let late = || Some(Error::unavailable(WHAT, "no answer in time", "see pg2ch check"));
     let written = beside("history", LIMIT, late, move || {
         let session = session.map_or_else(|| connect(&config, "history", &Watchdog::of_nobody()), Ok)?;
         write(session, &entries)

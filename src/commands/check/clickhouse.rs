@@ -87,7 +87,8 @@ fn server(http: &Http, what: &str, findings: &mut Findings) -> Result<String> {
     let answer = String::from_utf8_lossy(&answer);
     let (version, seconds) = answer.trim().split_once('\t').unwrap_or((answer.trim(), ""));
     if is_older(version, OLDEST) {
-        findings.error("clickhouse-version",
+        findings.error(
+            "clickhouse-version",
             format!("the server is ClickHouse {version}"),
             "versions before 22.2 have no insert_deduplication_token: an INSERT whose reply is lost would be stored twice",
             upgrade_to(OLDEST),
@@ -328,7 +329,8 @@ impl Check<'_> {
         let serves = |row: &IndexRow| row.expr.contains("_partition") && row.expr.contains("_offset");
         if !found.iter().any(serves) {
             let name = self.name();
-            self.findings.warning("position-index",
+            self.findings.warning(
+                "position-index",
                 format!("{} has no index on (_partition, _offset)", self.table.target),
                 "after a crash, the query for what the target holds reads the whole table",
                 format!(

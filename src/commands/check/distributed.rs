@@ -52,7 +52,8 @@ impl Check<'_> {
         if let Some(found) = replicas.first().filter(|found| found.active_replicas < found.majority())
             && found.total_replicas > 1
         {
-            self.findings.error("quorum-missing",
+            self.findings.error(
+                "quorum-missing",
                 format!("{} of {} replicas of {name} are active", found.active_replicas, found.total_replicas),
                 format!("{} have to confirm an INSERT: until then a run ends with 69", found.majority()),
                 format!(
@@ -69,7 +70,8 @@ impl Check<'_> {
             ))
             .unwrap_or_default();
         if let Some(WaitingQuorum { seconds }) = waiting.first().filter(|waiting| waiting.seconds > STUCK) {
-            self.findings.error("quorum-stuck",
+            self.findings.error(
+                "quorum-stuck",
                 format!("an INSERT into {name} has waited {seconds} s for its quorum"),
                 "no later INSERT with a quorum is taken before it has one",
                 "-- start the replicas that are missing; system.replication_queue tells why one does not fetch the part",
@@ -88,7 +90,8 @@ impl Check<'_> {
         let mut others = self.config.tables.iter().filter(|other| other.source != self.table.source);
         let own = stored(&self.table.target, &behind);
         if let Some(other) = others.find(|other| stored(&other.target, &behind) == own) {
-            self.findings.error("target-shared",
+            self.findings.error(
+                "target-shared",
                 format!("{} and {} store into the same table", self.table.target, other.target),
                 format!(
                     "it is filled from the topic {} as well: it cannot distinguish partitions and offsets of two topics",

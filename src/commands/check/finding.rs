@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::commands::Outcome;
 use crate::config::TableConfig;
-use crate::error::{Error, ExitCode};
+use crate::error::{Error, ExitCode, Result};
 use crate::numbers::counted;
 use crate::outcome::backlog::Backlog;
 
@@ -141,6 +141,13 @@ pub struct TableFindings {
     pub failures: Vec<Error>,
     /// What a run would move now, as far as it could be found out.
     pub backlog: Backlog,
+}
+
+impl TableFindings {
+    /// A server's answer; the failure of one that could not be asked is kept.
+    pub fn answered<T>(&mut self, answer: Result<T>) -> Option<T> {
+        answer.map_err(|error| self.failures.push(error)).ok()
+    }
 }
 
 impl Outcome for TableFindings {

@@ -22,6 +22,9 @@ const READING: Duration = Duration::from_secs(5);
 /// What brokers take by default: 1 MiB and a batch's head.
 const USUAL_BYTES: i64 = 1_048_588;
 
+/// A topic's, by name.
+type Settings = BTreeMap<String, String>;
+
 /// Checks both topics.
 pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Result<Vec<Finding>> {
     let (admin, findings) = (Admin::new(config, watchdog)?, Findings::new(Server::Kafka));
@@ -40,7 +43,8 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
         );
     }
     if !config.kafka.transactional {
-        check.findings.warning("not-transactional",
+        check.findings.warning(
+            "not-transactional",
             "[kafka] transactional is false",
             "after a crash, other consumers of the topic may see a record twice, and an earlier run may still write; the target still gets each version once",
             "set `transactional = true` in [kafka], unless the cluster forbids transactions",
@@ -66,14 +70,7 @@ impl Check<'_> {
     }
 
     /// Whether there is such a topic.
-    fn exists(
-        &mut self,
-        topic: &str,
-        severity: Severity,
-        id: &'static str,
-        why: &str,
-        settings: &[(&str, &str)],
-    ) -> Result<bool> {
+    fn exists(&mut self, topic: &str, id: &'static str, why: &str, settings: &[(&str, &str)]) -> Result<bool> {
         let mut log = KafkaLog::new(self.config, topic, &self.table.group, self.watchdog)?;
         match log.partitions() {
             Ok(partitions) => {
@@ -83,13 +80,8 @@ impl Check<'_> {
             }
             Err(error) if is_unknown_topic(&error) => {
                 let fix = admin::create_command(&self.config.kafka.brokers, "", topic, settings);
-                self.findings.add(
-                    severity,
-                    id,
-                    format!("topic {topic} does not exist"),
-                    why,
-                    format!("{fix}    # or: pg2ch init"),
-                );
+                let what = format!("topic {topic} does not exist");
+                self.findings.error(id, what, why, format!("{fix}    # or: pg2ch init"));
                 Ok(false)
             }
             Err(error) => self.allowed::<()>(Err(error), why).map(|found| found.is_some()),
@@ -114,16 +106,17 @@ impl Check<'_> {
     }
 
     /// The settings of a topic, where the principal may see them.
-    fn settings(&mut self, topic: &str) -> Result<Option<BTreeMap<String, String>>> {
+    fn settings(&mut self, topic: &str) -> Result<Option<Settings>> {
         let Some(admin) = &self.admin else {
-            self.findings.note("settings-hidden",
-                format!("the settings of topic {topic} cannot be read: librdkafka's client for this cannot log in with OAUTHBEARER"),
-                "cleanup policy, retention, limits and replicas are not checked, and a record that is too large is found only by sending it",
-                format!(
-                    "kafka-configs.sh --bootstrap-server {} --describe --all --entity-type topics --entity-name {topic}",
-                    self.config.kafka.brokers
-                ),
+            let what = format!(
+                "the settings of topic {topic} cannot be read: librdkafka's client for this cannot log in with OAUTHBEARER"
             );
+            let why = "cleanup policy, retention, limits and replicas are not checked, and a record that is too large is found only by sending it";
+            let fix = format!(
+                "kafka-configs.sh --bootstrap-server {} --describe --all --entity-type topics --entity-name {topic}",
+                self.config.kafka.brokers
+            );
+            self.findings.note("settings-hidden", what, why, fix);
             return Ok(None);
         };
         let error = match admin.topic_settings(topic) {
@@ -149,15 +142,14 @@ impl Check<'_> {
         if let Some(committed) = self.allowed(log.committed_before(), "copying goes on from the group's offsets")? {
             let added: Vec<_> = partitions.iter().filter(|partition| !committed.contains_key(partition)).collect();
             if !committed.is_empty() && !added.is_empty() {
-                self.findings.warning("partitions-added",
-                    format!("topic {topic} has new partitions since records were last copied: {added:?}"),
-                    if self.table.outbox.message_key.is_empty() {
-                        "keys may now map to other partitions, so other consumers may read a row's new version before its old one. The target uses the records' timestamps and shows the newest"
-                    } else {
-                        "message keys may now map to other partitions, so other consumers may read a key's new records before its old ones: the order holds within each partition"
-                    },
-                    "warn the topic's consumers; if they need order within a key, switch to a new topic: `topic` in [[table]]",
-                );
+                let what = format!("topic {topic} has new partitions since records were last copied: {added:?}");
+                let why = if self.table.outbox.message_key.is_empty() {
+                    "keys may now map to other partitions, so other consumers may read a row's new version before its old one. The target uses the records' timestamps and shows the newest"
+                } else {
+                    "message keys may now map to other partitions, so other consumers may read a key's new records before its old ones: the order holds within each partition"
+                };
+                let fix = "warn the topic's consumers; if they need order within a key, switch to a new topic: `topic` in [[table]]";
+                self.findings.warning("partitions-added", what, why, fix);
             }
         }
         if self.config.kafka.transactional {
@@ -172,19 +164,17 @@ impl Check<'_> {
     /// Checks the topic of the rows; the size that it takes.
     fn topic(&mut self, topic: &str) -> Result<Option<i64>> {
         let why = "there is nothing to send rows to";
-        if !self.exists(topic, Severity::Error, "topic-missing", why, &[])? {
+        if !self.exists(topic, "topic-missing", why, &[])? {
             return Ok(None);
         }
         self.group_and_transactions(topic)?;
         let Some(settings) = self.settings(topic)? else { return Ok(None) };
-        if settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
-            self.findings.error(
-                "compaction",
-                format!("topic {topic} is compacted"),
-                "older versions of a row are silently removed before they are copied",
-                self.alter(topic, "cleanup.policy=delete"),
-            );
-        }
+        self.compaction(
+            topic,
+            &settings,
+            "compaction",
+            "older versions of a row are silently removed before they are copied",
+        );
         if let Some(retention) = number(&settings, "retention.ms").filter(|&ms| (0..WEEK_MS).contains(&ms)) {
             self.findings.warning(
                 "retention",
@@ -202,21 +192,16 @@ impl Check<'_> {
             );
         }
         if settings.get("message.timestamp.type").is_some_and(|kind| kind == "LogAppendTime") {
-            // Versions are told apart by the timestamps that a run gives, wherever they lie.
-            let is_refused = !self.table.outbox.message_key.is_empty();
-            self.findings.add(
-                if is_refused { Severity::Error } else { Severity::Warning },
-                "log-append-time",
-                format!("topic {topic} replaces the records' timestamps by the broker's"),
-                "the target's newest version of a row has the highest timestamp: it must be PostgreSQL's time of reading, which never goes back",
-                self.alter(topic, "message.timestamp.type=CreateTime"),
-            );
+            // With message keys, versions are distinguished by the timestamps that a run gives, wherever they lie.
+            let has_keys = !self.table.outbox.message_key.is_empty();
+            let severity = if has_keys { Severity::Error } else { Severity::Warning };
+            let what = format!("topic {topic} replaces the records' timestamps by the broker's");
+            let why = "the target's newest version of a row has the highest timestamp: it must be PostgreSQL's time of reading, which never goes back";
+            let fix = self.alter(topic, "message.timestamp.type=CreateTime");
+            self.findings.add(severity, "log-append-time", what, why, fix);
         }
         self.replication(topic, number(&settings, "min.insync.replicas"))?;
-        Ok(self.size(topic, number(&settings, "max.message.bytes")))
-    }
-
-    fn size(&mut self, topic: &str, limit: Option<i64>) -> Option<i64> {
+        let limit = number(&settings, "max.message.bytes");
         if let Some(bytes) = limit.filter(|&bytes| bytes < USUAL_BYTES) {
             self.findings.warning(
                 "message-size",
@@ -225,7 +210,14 @@ impl Check<'_> {
                 self.alter(topic, &format!("max.message.bytes={USUAL_BYTES}")),
             );
         }
-        limit
+        Ok(limit)
+    }
+
+    fn compaction(&mut self, topic: &str, settings: &Settings, id: &'static str, why: &str) {
+        if settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+            let fix = self.alter(topic, "cleanup.policy=delete");
+            self.findings.error(id, format!("topic {topic} is compacted"), why, fix);
+        }
     }
 
     fn replication(&mut self, topic: &str, in_sync: Option<i64>) -> Result<()> {
@@ -239,11 +231,10 @@ impl Check<'_> {
                 self.alter(topic, &format!("min.insync.replicas={copies}")),
             );
         } else if copies == 1 {
-            self.findings.note("one-copy",
-                format!("topic {topic} has one replica"),
-                "if its broker loses the disk, records already flagged but not yet copied are lost",
-                "kafka-reassign-partitions.sh, with three replicas for each partition (a cluster of one broker has no more than one)",
-            );
+            let what = format!("topic {topic} has one replica");
+            let why = "if its broker loses the disk, records already flagged but not yet copied are lost";
+            let fix = "kafka-reassign-partitions.sh, with three replicas for each partition (a cluster of one broker has no more than one)";
+            self.findings.note("one-copy", what, why, fix);
         } else if in_sync == 1 {
             self.findings.warning(
                 "min-insync",
@@ -258,18 +249,12 @@ impl Check<'_> {
     /// Checks the topic of the dead letters; the size that it takes.
     fn dead_letters(&mut self, dead: &str) -> Result<Option<i64>> {
         let why = "a record that the target refuses stops the run";
-        if !self.exists(dead, Severity::Error, "dead-letters-missing", why, admin::KEPT)? {
+        if !self.exists(dead, "dead-letters-missing", why, admin::KEPT)? {
             return Ok(None);
         }
         let Some(settings) = self.settings(dead)? else { return Ok(None) };
-        if settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
-            self.findings.error(
-                "dead-letters-compaction",
-                format!("topic {dead} is compacted"),
-                "refused records are removed before anyone has looked at them",
-                self.alter(dead, "cleanup.policy=delete"),
-            );
-        }
+        let why = "refused records are removed before anyone has looked at them";
+        self.compaction(dead, &settings, "dead-letters-compaction", why);
         let limited: Vec<String> = admin::KEPT
             .iter()
             .filter_map(|(name, _)| Some(format!("{name}={}", number(&settings, name).filter(|limit| *limit >= 0)?)))
@@ -296,6 +281,6 @@ fn read(log: &mut KafkaLog, partitions: &[i32], limit: Duration) -> Result<Polle
 }
 
 /// A topic's setting that is a number.
-fn number(settings: &BTreeMap<String, String>, name: &str) -> Option<i64> {
+fn number(settings: &Settings, name: &str) -> Option<i64> {
     settings.get(name)?.parse().ok()
 }

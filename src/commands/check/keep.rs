@@ -5,6 +5,7 @@ use crate::clickhouse::ClickHouseTarget;
 use crate::commands::prune::fit::{Warning, require_source, require_target};
 use crate::config::{Keep, TableConfig};
 use crate::error::{Error, ExitCode, Result};
+use crate::fit::INTENDED;
 use crate::ports::target::TargetDescription;
 use crate::postgres::{Session, SourceTable, quote, require_limit};
 
@@ -12,7 +13,8 @@ use crate::postgres::{Session, SourceTable, quote, require_limit};
 pub fn source(session: &mut Session, config: &TableConfig, table: &SourceTable, findings: &mut Findings) -> Result<()> {
     let Some(keep) = &config.removal.keep else { return Ok(()) };
     match require_source(session, table, &keep.by) {
-        Ok((_, warnings)) => warn(warnings, findings),
+        Ok((_, None)) => {}
+        Ok((_, Some(Warning { id, what, why }))) => findings.warning(id, what, why, INTENDED),
         Err(error) if error.exit_code() == ExitCode::Permission => return privilege(session, table, findings),
         Err(error) => return refused(error, findings),
     }
@@ -39,12 +41,6 @@ pub fn target(
         // That it has a TTL is among the findings already.
         Ok(_) => Ok(()),
         Err(error) => refused(error, findings),
-    }
-}
-
-fn warn(warnings: Vec<Warning>, findings: &mut Findings) {
-    for Warning { id, what, why } in warnings {
-        findings.warning(id, what, why, "-- nothing, if that is intended");
     }
 }
 

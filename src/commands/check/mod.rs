@@ -43,31 +43,26 @@ impl Command for Check {
     fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableFindings> {
         let mut found = TableFindings::default();
         let mut source = None;
-        match frame.on(table, |leg| postgres::check(leg.config, leg.table, leg.watchdog)) {
-            Ok(checked) => {
-                found.versions.push(("PostgreSQL", checked.version));
-                found.findings.extend(checked.findings);
-                source = checked.source;
-                let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
-                // What it cannot find out is among the findings already.
-                found.backlog.unsent = unsent.ok();
-            }
-            Err(error) => found.failures.push(error),
+        if let Some(checked) =
+            found.answered(frame.on(table, |leg| postgres::check(leg.config, leg.table, leg.watchdog)))
+        {
+            found.versions.push(("PostgreSQL", checked.version));
+            found.findings.extend(checked.findings);
+            source = checked.source;
+            let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
+            // What it cannot find out is among the findings already.
+            found.backlog.unsent = unsent.ok();
         }
-        match frame.on(table, |leg| kafka::check(leg.config, leg.table, leg.watchdog)) {
-            Ok(findings) => {
-                found.findings.extend(findings);
-                let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
-                found.backlog.partitions = partitions.ok().map(|(partitions, _)| partitions);
-            }
-            Err(error) => found.failures.push(error),
+        if let Some(findings) = found.answered(frame.on(table, |leg| kafka::check(leg.config, leg.table, leg.watchdog)))
+        {
+            found.findings.extend(findings);
+            let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
+            found.backlog.partitions = partitions.ok().map(|(partitions, _)| partitions);
         }
-        match frame.on(table, move |leg| clickhouse::check(leg.config, leg.table, source.as_ref())) {
-            Ok((version, findings)) => {
-                found.versions.push(("ClickHouse", version));
-                found.findings.extend(findings);
-            }
-            Err(error) => found.failures.push(error),
+        let checked = frame.on(table, move |leg| clickhouse::check(leg.config, leg.table, source.as_ref()));
+        if let Some((version, findings)) = found.answered(checked) {
+            found.versions.push(("ClickHouse", version));
+            found.findings.extend(findings);
         }
         found.findings.sort_by_key(|finding| finding.severity);
         Ok(found)

@@ -52,7 +52,8 @@ fn numbers(session: &mut Session, source: &SourceTable, column: &str, findings: 
         );
     }
     if begun == Some(true) {
-        findings.warning("order-now",
+        findings.warning(
+            "order-now",
             format!("{column} is the time at which the transaction began"),
             "of two writers that wait for each other, the first may have begun last",
             format!(

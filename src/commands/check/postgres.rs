@@ -4,9 +4,11 @@ use super::finding::{Finding, Findings, Server};
 use super::{Source, clock, grants, keep, source, storage, vacuum};
 use crate::commands::init::{CHECKPOINT, HELD, NO_SCHEMA, is_present, no_schema, own_table_statements};
 use crate::config::{Config, TableConfig};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::postgres::{OLDEST, POOLED, Session, connect, name_sql};
 use crate::threads::watchdog::Watchdog;
+
+const CHECKPOINT_WHAT: &str = "cannot look up the checkpoint table";
 
 /// What PostgreSQL's part of the check found.
 pub struct Checked {
@@ -23,7 +25,9 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
     let mut findings = Findings::new(Server::PostgreSQL);
     let mut session = match connect(config, "check", watchdog) {
         Err(error) if error.why() == POOLED => {
-            pooling(&error, &mut findings);
+            // Nothing else is asked: what a session sets would be left behind in those of others.
+            let why = "the lock between two runs, and a session's settings, end with each transaction there";
+            findings.error("transaction-pooling", POOLED, why, error.hint());
             return Ok(Checked { version: "behind a pooler".into(), findings: findings.into_list(), source: None });
         }
         session => session?,
@@ -134,69 +138,45 @@ fn read_only(session: &mut Session, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// Nothing else is asked: what a session sets would be left behind in those of others.
-fn pooling(error: &Error, findings: &mut Findings) {
-    findings.error(
-        "transaction-pooling",
-        POOLED,
-        "the lock between two runs, and a session's settings, end with each transaction there",
-        error.hint(),
-    );
-}
-
 fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<()> {
-    const WHAT: &str = "cannot look up the checkpoint table";
+    let create = |name| format!("{};", own_table_statements(name));
     if !is_present(session, HELD)? {
-        findings.error(
-            "held-missing",
-            "the role's search path has no table pg2ch_held",
-            "it holds the rows that were sent and could not be flagged: no run starts without it",
-            format!("{};", own_table_statements(HELD)),
-        );
+        let what = "the role's search path has no table pg2ch_held";
+        let why = "it holds the rows that were sent and could not be flagged: no run starts without it";
+        findings.error("held-missing", what, why, create(HELD));
     }
-    let found = session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_checkpoint') IS NOT NULL", &[])?;
+    let found =
+        session.query_opt(CHECKPOINT_WHAT, "SELECT 1 WHERE to_regclass('pg2ch_checkpoint') IS NOT NULL", &[])?;
     if found.is_none() {
-        findings.error(
-            "checkpoint-missing",
-            "the role's search path has no table pg2ch_checkpoint",
-            "after a crash, it shows which records were delivered and not flagged: no run starts without it",
-            format!("{};", own_table_statements(CHECKPOINT)),
-        );
+        let what = "the role's search path has no table pg2ch_checkpoint";
+        let why = "after a crash, it shows which records were delivered and not flagged: no run starts without it";
+        findings.error("checkpoint-missing", what, why, create(CHECKPOINT));
         return Ok(());
     }
     if !is_present(session, CHECKPOINT)? {
-        findings.error(
-            "checkpoint-outdated",
-            "the table pg2ch_checkpoint is of an older version of pg2ch",
-            "no run starts until it has the columns of this version",
-            format!("{};", own_table_statements(CHECKPOINT)),
-        );
+        let what = "the table pg2ch_checkpoint is of an older version of pg2ch";
+        let why = "no run starts until it has the columns of this version";
+        findings.error("checkpoint-outdated", what, why, create(CHECKPOINT));
     }
-    let readable = session.query_opt(
-        WHAT,
-        "SELECT 1 WHERE has_table_privilege('pg2ch_checkpoint', 'SELECT') AND NOT row_security_active('pg2ch_checkpoint')",
-        &[],
-    )?;
-    if readable.is_none() {
+    topic_shared(session, table, findings)
+}
+
+/// Where the checkpoint table can be read, it shows whether the topic has the rows of another source.
+fn topic_shared(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<()> {
+    let readable = "SELECT 1 WHERE has_table_privilege('pg2ch_checkpoint', 'SELECT') AND NOT row_security_active('pg2ch_checkpoint')";
+    if session.query_opt(CHECKPOINT_WHAT, readable, &[])?.is_none() {
         return Ok(());
     }
-    let other = session.query_opt(
-        WHAT,
-        &format!(
-            "SELECT source, format('DELETE FROM pg2ch_checkpoint WHERE topic = %L AND source = %L;', topic, source)
-             FROM pg2ch_checkpoint WHERE topic = $1 AND source <> {} LIMIT 1",
-            name_sql("$2")
-        ),
-        &[&table.topic, &table.source],
-    )?;
-    if let Some(row) = other {
+    let sql = format!(
+        "SELECT source, format('DELETE FROM pg2ch_checkpoint WHERE topic = %L AND source = %L;', topic, source)
+         FROM pg2ch_checkpoint WHERE topic = $1 AND source <> {} LIMIT 1",
+        name_sql("$2")
+    );
+    if let Some(row) = session.query_opt(CHECKPOINT_WHAT, &sql, &[&table.topic, &table.source])? {
         let (source, fix): (String, String) = (row.get(0), row.get(1));
-        findings.error(
-            "topic-shared",
-            format!("another source, {source}, already feeds topic {}", table.topic),
-            "recovery needs a topic with the rows of one source",
-            format!("-- give each source a topic of its own; if {source} has moved away for good:\n{fix}"),
-        );
+        let what = format!("another source, {source}, already feeds topic {}", table.topic);
+        let fix = format!("-- give each source a topic of its own; if {source} has moved away for good:\n{fix}");
+        findings.error("topic-shared", what, "recovery needs a topic with the rows of one source", fix);
     }
     Ok(())
 }

@@ -138,7 +138,8 @@ fn flag(
     }
     found.flag = Some(table.flag.clone());
     if !column.not_null {
-        findings.warning("flag-nullable",
+        findings.warning(
+            "flag-nullable",
             format!("the flag {} may be NULL", column.name),
             "rows whose flag is NULL are silently never sent",
             format!(

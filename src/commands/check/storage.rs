@@ -42,7 +42,8 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
             ),
             _ => format!("-- make it do nothing where {flag} becomes TRUE. Its definition:\n-- {definition}"),
         };
-        findings.warning("update-trigger",
+        findings.warning(
+            "update-trigger",
             format!("the trigger {trigger} fires on every row that is flagged"),
             "it costs time for each row; if it changes the row (an `updated_at`), the target never gets that change; if it \
              resets the flag, the row is sent once, but every run reports it and exits with 65",
@@ -74,7 +75,8 @@ fn space(session: &mut Session, found: &Found, findings: &mut Findings) -> Resul
         );
     }
     if fill > 90 {
-        findings.note("fillfactor",
+        findings.note(
+            "fillfactor",
             format!("{name} has fillfactor {fill}"),
             "each row is updated once, when it is flagged. With room in its page the new version stays there, which halves the WAL. It takes up to twice the disk, and applies to new rows",
             format!("ALTER TABLE {name} SET (fillfactor = 50);"),

@@ -41,7 +41,8 @@ pub fn check(session: &mut Session, found: &Found, findings: &mut Findings) -> R
                 part.name
             )
         };
-        findings.note("autovacuum-scale",
+        findings.note(
+            "autovacuum-scale",
             format!(
                 "autovacuum cleans the indexes of {}{others} only after about {:.0} dead tuples",
                 first.name,
@@ -125,7 +126,8 @@ fn old_snapshots(session: &mut Session, found: &Found, dead: f64, findings: &mut
         let (holder, since, age, fix): (String, Option<String>, i32, String) =
             (row.get(0), row.get(1), row.get(2), row.get(3));
         let since = since.map_or_else(|| format!("for {age} transactions"), |since| format!("since {since} UTC"));
-        findings.note("old-snapshot",
+        findings.note(
+            "old-snapshot",
             format!("{holder} has held a snapshot {since}"),
             format!(
                 "{name} has about {dead:.0} dead tuples. VACUUM cannot remove those that are newer than the snapshot, and every \

@@ -37,7 +37,7 @@ fn what(table: &SourceTable) -> String {
 ///
 /// # Errors
 /// 77 without the privilege, 78 if they cannot; any PostgreSQL error.
-pub fn require_source(session: &mut Session, table: &SourceTable, by: &str) -> Result<(SourceColumn, Vec<Warning>)> {
+pub fn require_source(session: &mut Session, table: &SourceTable, by: &str) -> Result<(SourceColumn, Option<Warning>)> {
     let what = what(table);
     let hint = "name a date or timestamp column that is sent, such as created_at";
     let Some(column) = table.columns.iter().find(|column| column.name == by) else {
@@ -48,15 +48,12 @@ pub fn require_source(session: &mut Session, table: &SourceTable, by: &str) -> R
     }
     references(session, table, &what)?;
     require_deletable(session, table)?;
-    let mut warnings = Vec::new();
-    if publishes_deletes(session, table, &what)? {
-        warnings.push(Warning {
-            id: "keep-published",
-            what: format!("a publication carries the deletes of {}", table.name),
-            why: "its subscribers lose the rows too",
-        });
-    }
-    Ok((column.clone(), warnings))
+    let warning = publishes_deletes(session, table, &what)?.then(|| Warning {
+        id: "keep-published",
+        what: format!("a publication carries the deletes of {}", table.name),
+        why: "its subscribers lose the rows too",
+    });
+    Ok((column.clone(), warning))
 }
 
 /// Whether the target proves what it holds: the columns that are compared, all that are sent.
@@ -69,7 +66,7 @@ pub fn require_target(
     by: &str,
     target: &mut ClickHouseTarget,
     description: &TargetDescription,
-) -> Result<(Contents, Vec<Warning>)> {
+) -> Result<(Contents, Option<Warning>)> {
     let what = what(table);
     let (columns, rules) = (&description.keeping_columns(), &config.column_rules);
     if !rules.column_of(by).is_some_and(|name| is_time(columns, name)) {
@@ -92,15 +89,12 @@ pub fn require_target(
             "leave the column out of the records with `exclude`, or give the target a column that takes it: see `pg2ch check`",
         ));
     }
-    let mut warnings = Vec::new();
-    if description.engine.deletes_by_ttl() {
-        warnings.push(Warning {
-            id: "keep-ttl",
-            what: format!("{} has a TTL that deletes rows", config.target),
-            why: "prune cannot prove rows that it has deleted, and keeps them",
-        });
-    }
-    Ok((contents, warnings))
+    let warning = description.engine.deletes_by_ttl().then(|| Warning {
+        id: "keep-ttl",
+        what: format!("{} has a TTL that deletes rows", config.target),
+        why: "prune cannot prove rows that it has deleted, and keeps them",
+    });
+    Ok((contents, warning))
 }
 
 /// What to do about a target that does not show how old its rows are.

@@ -96,9 +96,9 @@ fn prune(leg: &LegContext<'_>, options: &Options) -> Result<TableReport> {
     let mut target = ClickHouseTarget::new(&patient, leg.table)?;
     let description = target.describe()?;
     require_fit(leg.table, &table.columns, &description)?;
-    let (by, warnings) = fit::require_source(&mut session, &table, &options.by)?;
-    let (contents, more) = fit::require_target(leg.table, &table, &options.by, &mut target, &description)?;
-    for fit::Warning { what, why, .. } in warnings.iter().chain(&more) {
+    let (by, warning) = fit::require_source(&mut session, &table, &options.by)?;
+    let (contents, other) = fit::require_target(leg.table, &table, &options.by, &mut target, &description)?;
+    for fit::Warning { what, why, .. } in warning.iter().chain(&other) {
         log::warn!("{what}: {why}");
     }
     let mut report = TableReport::of(&options.by, options.confirm);
