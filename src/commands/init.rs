@@ -54,8 +54,12 @@ pub fn own_table_statements(name: &str) -> &'static str {
 /// # Errors
 /// PostgreSQL's.
 pub fn is_present(session: &mut Session, name: &str) -> Result<bool> {
+    let what = format!("cannot look up the table {name}");
     // An older version's checkpoint table lacks the newest column.
-    has_column(session, name, if name == CHECKPOINT { "record_types" } else { "source" })
+    let column = if name == CHECKPOINT { "record_types" } else { "source" };
+    let sql =
+        "SELECT 1 FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass($1) AND attname = $2::text";
+    Ok(session.query_opt(&what, sql, &[&name, &column])?.is_some())
 }
 
 /// Why no table of pg2ch's own can be found or made.
@@ -73,13 +77,6 @@ pub fn no_schema(session: &mut Session) -> Result<Option<String>> {
         &[],
     )?;
     Ok(row.map(|row| row.get(0)))
-}
-
-fn has_column(session: &mut Session, name: &str, column: &str) -> Result<bool> {
-    let what = format!("cannot look up the table {name}");
-    let sql =
-        "SELECT 1 FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass($1) AND attname = $2::text";
-    Ok(session.query_opt(&what, sql, &[&name, &column])?.is_some())
 }
 
 /// How often a lock that is taken is tried again.

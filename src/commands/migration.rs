@@ -14,7 +14,6 @@ use crate::ports::target::TargetDescription;
 use crate::postgres::SourceTable;
 
 /// The names that columns of the source have in the target, without the ignored ones.
-#[must_use]
 fn target_names<'a>(table: &'a TableConfig, columns: &'a [SourceColumn]) -> Vec<&'a str> {
     columns.iter().filter_map(|column| table.column_rules.column_of(&column.name)).collect()
 }

@@ -65,13 +65,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Queries the servers; what one of them refuses stays unknown, and the reason is among the errors.
-    #[must_use]
-    pub fn query(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> (Self, Vec<Error>) {
-        Self::of(unsent(config, table, watchdog), partitions(config, table, watchdog))
-    }
-
-    /// What the servers have answered.
+    /// What the servers have answered; what one of them refuses stays unknown, and the reason is among the errors.
     #[must_use]
     pub fn of(unsent: Result<Unsent>, partitions: Result<(Vec<PartitionLag>, Option<Error>)>) -> (Self, Vec<Error>) {
         let (mut backlog, mut errors) = (Self::default(), Vec::new());
@@ -215,5 +209,9 @@ fn query(config: &Config, source: &str) -> Option<Backlog> {
     config.timeouts.kafka = config.timeouts.kafka.min(LIMIT / 3);
     config.timeouts.clickhouse = config.timeouts.clickhouse.min(LIMIT / 3);
     let late = || Some(Error::unavailable("cannot count what remains", "no reply in time", "run `pg2ch status`"));
-    beside("backlog", LIMIT, late, move || Ok(Backlog::query(&config, &table, &Watchdog::of_nobody()).0)).ok()
+    beside("backlog", LIMIT, late, move || {
+        let nobody = Watchdog::of_nobody();
+        Ok(Backlog::of(unsent(&config, &table, &nobody), partitions(&config, &table, &nobody)).0)
+    })
+    .ok()
 }

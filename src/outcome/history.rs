@@ -146,13 +146,9 @@ pub fn record(config: &Config, legs: Legs, report: &RunReport, session: Option<S
     config.timeouts.connect = config.timeouts.connect.min(LIMIT / 2);
     let late = || Some(Error::unavailable(WHAT, "no answer in time", "see pg2ch check"));
     let written = beside("history", LIMIT, late, move || {
-        let session = session.map_or_else(|| connect(&config, "history", &Watchdog::of_nobody()), Ok)?;
-        write(session, &entries)
+        let mut session = session.map_or_else(|| connect(&config, "history", &Watchdog::of_nobody()), Ok)?;
+        entries.iter().try_for_each(|entry| entry.write(&mut session))?;
+        Ok(session)
     });
     written.inspect_err(|error| log::debug!("the run is not in the history: {error}")).ok()
-}
-
-fn write(mut session: Session, entries: &[Entry]) -> Result<Session> {
-    entries.iter().try_for_each(|entry| entry.write(&mut session))?;
-    Ok(session)
 }

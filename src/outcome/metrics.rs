@@ -14,65 +14,84 @@ use crate::config::{Config, TableConfig};
 use crate::error::ExitCode;
 use crate::report::{ConsumeReport, ProduceReport, RunReport, TableReport};
 
-/// A metric: name, type, help.
-type Metric = (&'static str, &'static str, &'static str);
+/// What a run did to a table; to a leg that did not run, nothing.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    table: &'a TableReport,
+    produce: ProduceReport,
+    consume: ConsumeReport,
+}
+
+/// A metric: name, type, help; of a counter, what a run adds to it.
+type Metric = (&'static str, &'static str, &'static str, Option<fn(&Ended<'_>) -> u64>);
+
+const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    (name, "gauge", help, None)
+}
+
+const fn counter(name: &'static str, help: &'static str, added: fn(&Ended<'_>) -> u64) -> Metric {
+    (name, "counter", help, Some(added))
+}
 
 const RUN_MOVED: &str = "pg2ch_run_moved_timestamp_seconds";
 
 /// Every metric, in the file's order.
 pub const METRICS: &[Metric] = &[
-    (
-        "pg2ch_last_success_timestamp_seconds",
-        "gauge",
-        "When a run of this table last ended with exit code 0, Unix time.",
-    ),
-    ("pg2ch_last_run_timestamp_seconds", "gauge", "When a run of this table last ended, Unix time."),
-    (
+    gauge("pg2ch_last_success_timestamp_seconds", "When a run of this table last ended with exit code 0, Unix time."),
+    gauge("pg2ch_last_run_timestamp_seconds", "When a run of this table last ended, Unix time."),
+    gauge(
         "pg2ch_last_complete_start_timestamp_seconds",
-        "gauge",
         "Unix time at which the last run of both legs started that moved everything and ended with 0: nothing unmoved is older.",
     ),
-    (
+    gauge(
         RUN_MOVED,
-        "gauge",
         "When the run in progress last moved something, or began to, Unix time; missing between runs and in a run's first seconds.",
     ),
-    ("pg2ch_run_exit_code", "gauge", "The last run's exit code for this table."),
-    ("pg2ch_run_complete", "gauge", "1 if the last run moved everything it found, otherwise 0."),
-    ("pg2ch_run_duration_seconds", "gauge", "How long the last run took for this table."),
-    ("pg2ch_run_paused_seconds", "gauge", "How long of that it paused, to spare PostgreSQL and its replicas."),
-    (
+    gauge("pg2ch_run_exit_code", "The last run's exit code for this table."),
+    gauge("pg2ch_run_complete", "1 if the last run moved everything it found, otherwise 0."),
+    gauge("pg2ch_run_duration_seconds", "How long the last run took for this table."),
+    gauge("pg2ch_run_paused_seconds", "How long of that it paused, to spare PostgreSQL and its replicas."),
+    gauge(
         "pg2ch_unsent_rows",
-        "gauge",
         "Rows that the last run left unsent, counted up to 1,000,000; missing if it is unknown.",
     ),
-    ("pg2ch_uncopied_records", "gauge", "Records that the last run left uncopied, at most; missing if it is unknown."),
-    ("pg2ch_runs_total", "counter", "Runs."),
-    ("pg2ch_failed_runs_total", "counter", "Runs with an exit code other than 0 and 75 (another run holds the lock)."),
-    ("pg2ch_rows_read_total", "counter", "Rows read from PostgreSQL."),
-    ("pg2ch_records_sent_total", "counter", "Records committed to the topic."),
-    ("pg2ch_rows_flagged_total", "counter", "Rows flagged as sent, including those delivered by an earlier run."),
-    (
+    gauge("pg2ch_uncopied_records", "Records that the last run left uncopied, at most; missing if it is unknown."),
+    counter("pg2ch_runs_total", "Runs.", |_| 1),
+    counter(
+        "pg2ch_failed_runs_total",
+        "Runs with an exit code other than 0 and 75 (another run holds the lock).",
+        |of| u64::from(!matches!(of.table.exit_code().code(), 0 | 75)),
+    ),
+    counter("pg2ch_rows_read_total", "Rows read from PostgreSQL.", |of| of.produce.rows_read),
+    counter("pg2ch_records_sent_total", "Records committed to the topic.", |of| of.produce.records_sent),
+    counter("pg2ch_rows_flagged_total", "Rows flagged as sent, including those delivered by an earlier run.", |of| {
+        of.produce.rows_flagged + of.produce.rows_recovered
+    }),
+    counter(
         "pg2ch_rows_locked_total",
-        "counter",
         "Rows that were sent and could not be flagged at once: an application had locked them.",
+        |of| of.produce.rows_locked,
     ),
-    (
+    counter(
         "pg2ch_rows_too_large_total",
-        "counter",
         "Rows found too large for the topic: they stay unsent, and count again in each run.",
+        |of| of.produce.too_large.len() as u64,
     ),
-    (
+    counter(
         "pg2ch_rows_unreadable_total",
-        "counter",
         "Rows that PostgreSQL cannot turn into JSON in UTF-8: they stay unsent, and count again in each run.",
+        |of| of.produce.unreadable.len() as u64,
     ),
-    ("pg2ch_records_copied_total", "counter", "Records inserted, already in the target, or dead letters."),
-    ("pg2ch_rows_inserted_total", "counter", "Rows inserted into ClickHouse."),
-    ("pg2ch_inserts_total", "counter", "INSERT requests sent to ClickHouse."),
-    ("pg2ch_dead_letters_total", "counter", "Records that the target refused."),
-    ("pg2ch_rows_pruned_total", "counter", "Rows that `keep` has deleted from the source."),
-    ("pg2ch_offsets_lost_total", "counter", "Offsets that retention deleted before they were copied."),
+    counter("pg2ch_records_copied_total", "Records inserted, already in the target, or dead letters.", |of| {
+        of.consume.records_copied
+    }),
+    counter("pg2ch_rows_inserted_total", "Rows inserted into ClickHouse.", |of| of.consume.rows_inserted),
+    counter("pg2ch_inserts_total", "INSERT requests sent to ClickHouse.", |of| of.consume.inserts),
+    counter("pg2ch_dead_letters_total", "Records that the target refused.", |of| of.consume.dead_letters),
+    counter("pg2ch_rows_pruned_total", "Rows that `keep` has deleted from the source.", |of| of.table.pruned),
+    counter("pg2ch_offsets_lost_total", "Offsets that retention deleted before they were copied.", |of| {
+        of.consume.lost.iter().map(|lost| (lost.to - lost.from).unsigned_abs()).sum()
+    }),
 ];
 
 /// Writes the file, if one is configured. A failure is a warning: the run itself is done.
@@ -177,7 +196,7 @@ fn render(before: &str, report: &RunReport, now: f64) -> String {
 
 fn text_of(values: &Values) -> String {
     let mut text = String::new();
-    for (name, kind, help) in METRICS {
+    for (name, kind, help, _) in METRICS {
         // A string takes everything.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         for ((_, labels), value) in values.iter().filter(|((other, _), _)| other == name) {
@@ -228,28 +247,11 @@ fn update(values: &mut Values, table: &TableReport, now: f64) {
             None => drop(values.remove(&(name.to_owned(), labels.clone()))),
         }
     }
-
-    let mut add = |name: &str, count: u64| {
-        *values.entry((name.to_owned(), labels.clone())).or_default() += count as f64;
-    };
-    let (produce, consume) = (table.produce.as_ref(), table.consume.as_ref());
-    let produced = |count: fn(&ProduceReport) -> u64| produce.map_or(0, count);
-    let consumed = |count: fn(&ConsumeReport) -> u64| consume.map_or(0, count);
-    add("pg2ch_runs_total", 1);
-    add("pg2ch_failed_runs_total", u64::from(!matches!(code, 0 | 75)));
-    add("pg2ch_rows_read_total", produced(|leg| leg.rows_read));
-    add("pg2ch_records_sent_total", produced(|leg| leg.records_sent));
-    add("pg2ch_rows_flagged_total", produced(|leg| leg.rows_flagged + leg.rows_recovered));
-    add("pg2ch_rows_locked_total", produced(|leg| leg.rows_locked));
-    add("pg2ch_rows_too_large_total", produced(|leg| leg.too_large.len() as u64));
-    add("pg2ch_rows_unreadable_total", produced(|leg| leg.unreadable.len() as u64));
-    add("pg2ch_records_copied_total", consumed(|leg| leg.records_copied));
-    add("pg2ch_rows_inserted_total", consumed(|leg| leg.rows_inserted));
-    add("pg2ch_inserts_total", consumed(|leg| leg.inserts));
-    add("pg2ch_dead_letters_total", consumed(|leg| leg.dead_letters));
-    add("pg2ch_rows_pruned_total", table.pruned);
-    let lost = |leg: &ConsumeReport| leg.lost.iter().map(|lost| (lost.to - lost.from).unsigned_abs()).sum();
-    add("pg2ch_offsets_lost_total", consumed(lost));
+    let (produce, consume) = (table.produce.clone().unwrap_or_default(), table.consume.clone().unwrap_or_default());
+    let ended = Ended { table, produce, consume };
+    for (name, added) in METRICS.iter().filter_map(|(name, .., added)| Some((name, (*added)?))) {
+        *values.entry(((*name).to_owned(), labels.clone())).or_default() += added(&ended) as f64;
+    }
 }
 
 fn labels(table: &TableReport) -> String {

@@ -156,7 +156,7 @@ impl Check<'_> {
         if is_refused_view(self.table, &row.engine) {
             return self.judge_storage(&mut target, &description);
         }
-        let source = self.source.map(|source| source.columns.as_slice());
+        let source = self.source.map(|source| source.table.columns.as_slice());
         self.add(differences(self.table, source, &description));
         self.judge_storage(&mut target, &description)?;
         if self.find_stored(row)?.is_some() {
@@ -192,7 +192,7 @@ impl Check<'_> {
     fn judge_storage(&mut self, target: &mut ClickHouseTarget, description: &TargetDescription) -> Result<()> {
         let table = TableConfig { target: self.stored.clone(), ..self.table.clone() };
         let names: Vec<&str> =
-            self.source.iter().flat_map(|source| &source.columns).map(|column| column.name.as_str()).collect();
+            self.source.iter().flat_map(|source| &source.table.columns).map(|column| column.name.as_str()).collect();
         let mut found = storage::misfits(&table, &names, description);
         // Some of the engines that are refused cannot be read.
         if !found.iter().any(|each| each.id == "engine" && each.effect == Effect::Stops) {

@@ -54,9 +54,8 @@ impl Check<'_> {
         let Some(source) = self.source.and_then(|source| source.table.deleted.as_ref()) else { return Ok(()) };
         let Some(column) = description.columns.iter().find(|column| column.name == name) else { return Ok(()) };
         let sql = format!(
-            "SELECT default_expression FROM system.columns WHERE database = {} AND table = {} AND name = {} AND default_kind = 'MATERIALIZED'",
-            text(&self.stored.database),
-            text(&self.stored.table),
+            "SELECT default_expression FROM system.columns WHERE {} AND name = {} AND default_kind = 'MATERIALIZED'",
+            self.here("table"),
             text(&by)
         );
         let Some(DefaultRow { default_expression }) = self.rows(&sql)?.into_iter().next() else { return Ok(()) };

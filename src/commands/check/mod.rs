@@ -20,15 +20,13 @@ use super::{Command, Frame};
 use crate::config::TableConfig;
 use crate::error::Result;
 use crate::outcome::backlog;
-use crate::ports::source::SourceColumn;
+use crate::postgres::SourceTable;
 
 /// What the source has, as far as the target has to fit it.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Every column but the flag.
-    pub columns: Vec<SourceColumn>,
     /// The table.
-    pub table: crate::postgres::SourceTable,
+    pub table: SourceTable,
     /// Its comment.
     pub comment: Option<String>,
 }

@@ -49,23 +49,24 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
     let mut found = Found { oid, name, is_partitioned, flag: None, source: None, refused: None };
     flag(session, table, &columns, &mut found, findings)?;
     let key_is_fit = key(table, &columns, &found, has_unique_index, findings);
-    if key_is_fit && found.flag.is_some() {
-        match fit_source(session, table) {
-            Ok(source) => match whole(session, source, findings) {
-                Ok(source) => found.source = Some(source),
-                Err(error) if error.exit_code() == ExitCode::Permission => found.refused = Some(error),
-                Err(error) => return Err(error),
-            },
-            Err(error) if error.exit_code() == ExitCode::Config => {
-                let what = format!("{}: {}", error.what(), error.why());
-                let lacks_identity = error.why().contains("(55000");
-                let statements = if lacks_identity { replica_identity(session, &found, &table.key)? } else { None };
-                let fix = statements.unwrap_or_else(|| error.hint().to_owned());
-                findings.error("source-unfit", what, "a run will not start", fix);
-            }
-            Err(error) if error.exit_code() == ExitCode::Permission => found.refused = Some(error),
-            Err(error) => return Err(error),
+    if !key_is_fit || found.flag.is_none() {
+        return Ok(Some(found));
+    }
+    let source = match fit_source(session, table) {
+        Err(error) if error.exit_code() == ExitCode::Config => {
+            let what = format!("{}: {}", error.what(), error.why());
+            let lacks_identity = error.why().contains("(55000");
+            let statements = if lacks_identity { replica_identity(session, &found, &table.key)? } else { None };
+            let fix = statements.unwrap_or_else(|| error.hint().to_owned());
+            findings.error("source-unfit", what, "a run will not start", fix);
+            return Ok(Some(found));
         }
+        source => source.and_then(|source| whole(session, source, findings)),
+    };
+    match source {
+        Ok(source) => found.source = Some(source),
+        Err(error) if error.exit_code() == ExitCode::Permission => found.refused = Some(error),
+        Err(error) => return Err(error),
     }
     Ok(Some(found))
 }
@@ -76,7 +77,7 @@ fn whole(session: &mut Session, source: SourceTable, findings: &mut Findings) ->
     deletes::condition(session, &source, findings)?;
     order::check(session, &source, findings)?;
     let comment = table_comment(session, source.oid, &source.name)?;
-    Ok(Source { columns: source.columns.clone(), table: source, comment })
+    Ok(Source { table: source, comment })
 }
 
 /// The statements that give the table, and each of its partitions, the replica identity that it lacks.
