@@ -39,11 +39,9 @@ impl Command for Check {
 
     /// One server that cannot be asked, or hangs, does not hide what the others have to say.
     fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableFindings> {
-        let mut found = TableFindings::default();
-        let mut source = None;
-        if let Some(checked) =
-            found.answered(frame.on(table, |leg| postgres::check(leg.config, leg.table, leg.watchdog)))
-        {
+        let (mut found, mut source) = (TableFindings::default(), None);
+        let checked = frame.on(table, |leg| postgres::check(leg.config, leg.table, leg.watchdog));
+        if let Some(checked) = found.answered(checked) {
             found.versions.push(("PostgreSQL", checked.version));
             found.findings.extend(checked.findings);
             source = checked.source;
@@ -51,8 +49,8 @@ impl Command for Check {
             // What it cannot find out is among the findings already.
             found.backlog.unsent = unsent.ok();
         }
-        if let Some(findings) = found.answered(frame.on(table, |leg| kafka::check(leg.config, leg.table, leg.watchdog)))
-        {
+        let checked = frame.on(table, |leg| kafka::check(leg.config, leg.table, leg.watchdog));
+        if let Some(findings) = found.answered(checked) {
             found.findings.extend(findings);
             let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
             found.backlog.partitions = partitions.ok().map(|(partitions, _)| partitions);
