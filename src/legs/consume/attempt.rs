@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::insert::{Ended, Inserter, Upcoming};
+use super::insert::{Ended, Inserter};
 use super::prepared::{Prepared, cover};
 use crate::data::{Ranges, RecordId};
 use crate::error::{Error, Result};
@@ -113,16 +113,22 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
     }
 
     /// Sends an INSERT, and records the next one meanwhile, if that is not done yet.
+    ///
+    /// Where that fails, how the INSERT ended is left for the next attempt to find out: a producer commits nothing more behind a
+    /// transaction of which it does not know the end.
     fn send(&mut self, body: &[u8], token: &str) -> Result<Inserted> {
         let Self { committer, target, tools, upcoming, .. } = self;
-        let Some(upcoming) = upcoming.as_mut().filter(|upcoming| upcoming.recorded.is_none()) else {
+        let Some(upcoming) = upcoming.as_mut().filter(|upcoming| !upcoming.is_recorded) else {
             return target.insert(body, token);
         };
-        let mut inserted = None;
-        let Upcoming { ranges, token: own, recorded } = upcoming;
-        (tools.beside)(&mut || *recorded = Some(committer.intend(ranges, own)), &mut || {
+        let (mut recorded, mut inserted) = (Ok(()), None);
+        (tools.beside)(&mut || recorded = committer.intend(&upcoming.ranges, &upcoming.token), &mut || {
             inserted = Some(target.insert(body, token));
         })?;
+        if !mutant::is("an insert is sent though it could not be recorded") {
+            recorded?;
+        }
+        upcoming.is_recorded = true;
         inserted.unwrap_or_else(|| Err(Error::bug("cannot insert into the target", "nothing was sent")))
     }
 

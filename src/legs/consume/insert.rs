@@ -23,7 +23,6 @@ use crate::ports::Beside;
 use crate::ports::target::{NewToken, Target, TargetDescription};
 use crate::ports::topic::Fence;
 use crate::report::ConsumeReport;
-use crate::threads::first_error;
 
 /// How often the target may be found to lack rows that it has confirmed.
 const ROUNDS: usize = 5;
@@ -84,8 +83,7 @@ pub(super) struct Recorded {
 pub(super) struct Upcoming {
     pub(super) ranges: Ranges,
     pub(super) token: String,
-    /// How that ended; none while it was not tried.
-    pub(super) recorded: Option<Result<()>>,
+    pub(super) is_recorded: bool,
 }
 
 /// The last stage of the consume leg.
@@ -148,17 +146,12 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
         self.upcoming = next.filter(|next| self.goes_whole(next)).map(|next| Upcoming {
             ranges: next.ranges.clone(),
             token: (self.tools.token)(),
-            recorded: None,
+            is_recorded: false,
         });
         let copied = self.copy_parts(prepared, prepared.parts(), recorded);
-        let Some(Upcoming { ranges, token, recorded: Some(mut result) }) = self.upcoming.take() else { return copied };
-        if mutant::is("an insert is sent though it could not be recorded") {
-            result = Ok(());
-        }
-        if result.is_ok() {
-            self.recorded = Some((ranges, token));
-        }
-        first_error([copied, result])
+        let upcoming = self.upcoming.take().filter(|upcoming| upcoming.is_recorded);
+        self.recorded = upcoming.map(|Upcoming { ranges, token, .. }| (ranges, token));
+        copied
     }
 
     /// Whether a batch goes in one INSERT, as far as is known before, and nothing has to be asked for it.
