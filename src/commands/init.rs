@@ -26,7 +26,9 @@ use crate::ports::LegContext;
 use crate::ports::source::{Checkpoint, Ledger};
 use crate::ports::target::Target;
 use crate::ports::topic::{End, Fence, TopicLog, wait_until_stable};
-use crate::postgres::{Session, SourceTable, UnsentIndex, add_flag, connect, table_comment};
+use crate::postgres::{
+    Session, SourceTable, UnsentIndex, add_flag, build_index, connect, drop_index, invalid_indexes, table_comment,
+};
 
 /// What `sql/postgres_init.sql` loads is what is created here: the statements stand there only.
 const POSTGRES_SQL: &str = include_str!("../../sql/postgres_init.sql");
@@ -184,14 +186,18 @@ impl Init<'_> {
 
     /// Without the partial index every batch reads the whole table.
     fn index(&mut self, session: &mut Session, source: &SourceTable) -> Result<()> {
+        for left in invalid_indexes(session, source)? {
+            if self.statement(Place::Postgres, &left) {
+                drop_index(session, source, &left)?;
+            }
+        }
         let statement = match UnsentIndex::find(session, source)? {
             UnsentIndex::Fit => return Ok(()),
             UnsentIndex::Wide(statement) | UnsentIndex::Missing(statement) => statement,
         };
         if self.statement(Place::Postgres, &statement) {
-            let what = format!("cannot create the index of unsent rows of {}", source.name);
             session.require_writable()?;
-            session.in_catalog(&what, |session| session.execute_batch(&what, &statement))?;
+            build_index(session, source, &statement)?;
         }
         Ok(())
     }

@@ -47,4 +47,4 @@ pub use row_sql::value_sql;
 pub use session::{Session, literal};
 pub use source_table::{SourceTable, add_flag, quote};
 pub use unsent::{COUNTED, PgRows, PgUnsentRows, count_unsent, estimate_unsent};
-pub use unsent_index::UnsentIndex;
+pub use unsent_index::{UnsentIndex, build_index, drop_index, invalid_indexes};

@@ -57,6 +57,9 @@ params! {
     XID_ARRAY: Vec<Xid>;
 }
 
+/// How much later than the server, which ends a statement with a reason, the watchdog ends it: for a server that no longer can.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// The parameters of a statement.
 pub type Params<'a> = &'a [&'a dyn Param];
 
@@ -73,8 +76,7 @@ impl Session {
         watchdog: Watchdog,
         nature: Nature,
     ) -> Self {
-        // The server ends a statement itself, with a reason; the watchdog is for a server that no longer can.
-        let limit = statement_limit + Duration::from_secs(5);
+        let limit = statement_limit + GRACE;
         Self { client, address, limit, watchdog, nature, epoch: None }
     }
 
@@ -199,6 +201,22 @@ impl Session {
     /// PostgreSQL's, sorted by exit code.
     pub fn execute_batch(&mut self, what: &str, sql: &str) -> Result<()> {
         self.call(what, |client| client.batch_execute(sql))
+    }
+
+    /// Runs a statement that, with the locks that it waits for, may take as long as `limit`.
+    ///
+    /// # Errors
+    /// PostgreSQL's, sorted by exit code.
+    pub(super) fn execute_within(&mut self, limit: Duration, what: &str, sql: &str) -> Result<()> {
+        let set = |limit: Duration| {
+            let ms = limit.as_millis();
+            format!("SET statement_timeout = {ms}; SET lock_timeout = {ms}")
+        };
+        let usual = std::mem::replace(&mut self.limit, limit + GRACE);
+        self.execute_batch(what, &set(limit))?;
+        let done = self.execute_batch(what, sql);
+        self.limit = usual;
+        done.and(self.execute_batch(what, &set(usual.saturating_sub(GRACE))))
     }
 
     /// As [`script`](Self::script), in a transaction of its own, whose statements see what was committed before each of them:

@@ -1,5 +1,7 @@
 //! The partial index of unsent rows: without it every batch reads the whole table.
 
+use std::time::Duration;
+
 use postgres::error::SqlState;
 
 use super::session::Session;
@@ -54,6 +56,60 @@ impl UnsentIndex {
             })
         })
     }
+}
+
+/// How long an index of a large table may take. It is built beside the table's readers and writers, and waits for every transaction
+/// that is older.
+const LONGEST_BUILD: Duration = Duration::from_secs(24 * 3600);
+
+/// Drops an index that is not valid, by its statement, which waits for every transaction that is older.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn drop_index(session: &mut Session, table: &SourceTable, statement: &str) -> Result<()> {
+    session.execute_within(LONGEST_BUILD, &format!("cannot drop an invalid index of {}", table.name), statement)
+}
+
+/// Builds the index by its `statement`. What a build that fails leaves is dropped.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn build_index(session: &mut Session, table: &SourceTable, statement: &str) -> Result<()> {
+    let what = format!("cannot create the index of unsent rows of {}", table.name);
+    session.in_catalog(&what, |session| {
+        if table.is_partitioned {
+            // Nobody writes to the table meanwhile.
+            return session.execute_batch(&what, statement);
+        }
+        log::info!("an index of {} is built, which may take as long as the table is large", table.name);
+        let built = session.execute_within(LONGEST_BUILD, &what, statement);
+        if built.is_err() {
+            for left in invalid_indexes(session, table).unwrap_or_default() {
+                let dropped = session.execute_batch(&what, &left);
+                dropped.unwrap_or_else(|error| log::warn!("{error}"));
+            }
+        }
+        built
+    })
+}
+
+/// The statements that drop what interrupted builds have left: indexes of unsent rows that every write keeps up to date and that no
+/// query uses (<https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY>).
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn invalid_indexes(session: &mut Session, table: &SourceTable) -> Result<Vec<String>> {
+    let what = format!("cannot look up the indexes of {}", table.name);
+    let found = session.query(
+        &what,
+        "SELECT pg_catalog.format('DROP INDEX CONCURRENTLY %I.%I', n.nspname, c.relname)
+         FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE i.indrelid = $1 AND NOT i.indisvalid AND c.relkind = 'i'
+           AND pg_catalog.strpos(pg_catalog.pg_get_expr(i.indpred, i.indrelid), pg_catalog.format('(NOT %I)', $2::text)) > 0",
+        &[&table.oid, &table.flag],
+    )?;
+    Ok(found.iter().map(|row| row.get(0)).collect())
 }
 
 fn statement(table: &SourceTable, within: bool) -> String {

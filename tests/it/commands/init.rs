@@ -165,6 +165,29 @@ fn the_index_of_unsent_rows_is_made_and_used() {
 }
 
 #[test]
+fn an_index_takes_longer_than_a_statement_may_and_what_an_interrupted_build_left_is_dropped() {
+    let mut world = World::new("slow_index");
+    world.insert_rows(2);
+    world.sql("DROP INDEX {t}_id_idx");
+    // A build that fails leaves its index.
+    let failing = format!("CREATE UNIQUE INDEX CONCURRENTLY left_over ON {} ((1)) WHERE NOT sent_to_kafka", world.name);
+    world.pg.batch_execute(&failing).unwrap_err();
+    world.settings.insert("timeouts", "postgres = \"1s\"".into());
+    let printed = world.run(&["init", "--print"]).expect(0).stdout;
+    assert!(printed.contains("DROP INDEX CONCURRENTLY public.left_over;"), "{printed}");
+    let mut other = world.another_session();
+    let mut writer = other.transaction().unwrap();
+    writer.batch_execute(&format!("UPDATE {} SET user_id = 7 WHERE id = 1", world.name)).unwrap();
+    let init = world.start(&["init"]);
+    std::thread::sleep(Duration::from_secs(3));
+    writer.commit().unwrap();
+    Ended::after(init).expect(0);
+    let indexes = "SELECT count(*) FROM pg_index WHERE indrelid = '{t}'::regclass AND indpred IS NOT NULL";
+    assert_eq!(world.sql_number(&format!("{indexes} AND indisvalid")), 1);
+    assert_eq!(world.sql_number(indexes), 1);
+}
+
+#[test]
 fn start_at_end_counts_what_is_there_as_done() {
     // Given a topic that another pipeline has filled and copied from
     let mut world = World::new("takeover");
