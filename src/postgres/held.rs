@@ -15,6 +15,7 @@ pub(super) struct HeldStatements {
     drop: String,
     forget: String,
     pub page: String,
+    gone: String,
 }
 
 /// A row that was delivered, and its version if that is unflagged and still makes the record.
@@ -62,7 +63,13 @@ impl HeldStatements {
                  FROM {name} WHERE source = $1 AND topic = $2 AND id > $3 ORDER BY id LIMIT $4"
             ),
         );
-        Self { source: table.name.clone(), topic: topic.to_owned(), hold, drop, forget, page }
+        let gone = format!(
+            "SELECT h.key FROM {name} AS h WHERE h.source = $1 AND h.topic = $2 AND h.id = ANY ($3::bigint[])
+                 AND NOT EXISTS (SELECT FROM {table} AS t WHERE {by_key})",
+            table = table.name,
+            by_key = table.key_equals_sql("t", "h.key"),
+        );
+        Self { source: table.name.clone(), topic: topic.to_owned(), hold, drop, forget, page, gone }
     }
 
     /// Holds rows, inside the caller's transaction.
@@ -73,6 +80,12 @@ impl HeldStatements {
             crash::point("hold.after");
         }
         Ok(())
+    }
+
+    /// The keys of those of these entries of whose rows the table has none.
+    pub fn gone(&self, transaction: &mut Transaction<'_>, ids: &[i64]) -> Attempt<Vec<String>> {
+        let rows = transaction.query_typed(&self.gone, &typed(&[&self.source, &self.topic, &ids]))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     pub fn drop(&self, transaction: &mut Transaction<'_>, ids: &[i64]) -> Attempt<()> {

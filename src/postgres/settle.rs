@@ -9,6 +9,7 @@ use super::session::{Attempt, Failure, Params, pin, typed};
 use super::wire::{Tid, Xid};
 use crate::data::Version;
 use crate::error::Result;
+use crate::numbers::counted;
 use crate::ports::source::{Checkpoint, Held, Settled};
 
 /// Where the rows that are to be flagged stand.
@@ -49,13 +50,16 @@ impl PgLedger {
             rows: named.iter().filter_map(|entry| Some((entry.version?, entry.key.as_str()))).collect(),
             digest: &|place| named[place].digest.clone(),
         };
-        let has_held = self.has_held;
+        let (has_held, mut gone) = (self.has_held, Vec::new());
         let flagged = statements.flag.run(&mut self.session, &wanted, &mut |transaction, flagged| {
             let stuck = flagged.unflagged().map(|place| named[place]);
             match passed {
                 Passed::Entries => {
                     let stays: HashSet<i64> = stuck.map(|entry| entry.id).collect();
                     let ids: Vec<i64> = entries.iter().map(|entry| entry.id).filter(|id| !stays.contains(id)).collect();
+                    if entries.iter().any(|entry| entry.version.is_none()) {
+                        gone = statements.held.gone(transaction, &ids)?;
+                    }
                     // Durable: an entry that a crash of PostgreSQL brings back would speak for a row that has been sent anew.
                     transaction.batch_execute("SET LOCAL synchronous_commit = on")?;
                     statements.held.drop(transaction, &ids)?;
@@ -76,11 +80,23 @@ impl PgLedger {
                 }
             }
         })?;
+        self.log_gone(&gone);
         let held = |taken_back| move |&place: &usize| (place, taken_back);
         let stuck = flagged.locked.iter().map(held(false)).chain(flagged.taken_back.iter().map(held(true)));
         let held = stuck.map(|(place, taken_back)| Held { key: named[place].key.clone().into_bytes(), taken_back });
         let next = entries.last().map(|last| last.id);
         Ok(Settled { flagged: flagged.flagged as u64, held: held.collect(), next })
+    }
+
+    /// Names rows that left the table before they could be flagged: nothing keeps track of them any more.
+    fn log_gone(&self, keys: &[String]) {
+        let Some(first) = keys.first() else { return };
+        log::warn!(
+            "{} left {} after being sent and before being flagged (the first: {first}). Deleted rows need nothing; those of a detached \
+             partition, or of a table that was renamed, are sent again if they come back unflagged",
+            counted(keys.len() as u64, "row"),
+            self.table.name,
+        );
     }
 
     /// The entries of a page.

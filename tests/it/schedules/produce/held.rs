@@ -48,6 +48,22 @@ fn a_repair_is_not_forgotten_while_another_row_is_locked() {
 }
 
 #[test]
+fn a_row_that_leaves_its_table_before_it_is_flagged_is_named() {
+    let (mut world, lock) = with_row_one_locked("held_left");
+    free(lock);
+    world.sql("ALTER TABLE {t} RENAME TO {t}_away");
+    world.sql("CREATE TABLE {t} (LIKE {t}_away INCLUDING ALL)");
+    let left = world.run(&["produce"]).expect(0).stderr;
+    let says = format!("1 row left public.{} after being sent and before being flagged (the first: 1)", world.name);
+    assert!(left.contains(&says), "{left}");
+    // Back again, it is a row like any other that is not flagged.
+    world.sql("DROP TABLE {t}");
+    world.sql("ALTER TABLE {t}_away RENAME TO {t}");
+    assert_eq!(recovered_and_sent(&world), (0, 1));
+    assert_eq!(copies(&world, "1"), 2);
+}
+
+#[test]
 fn an_entry_whose_row_has_changed_is_gone_or_is_flagged_by_hand_is_dropped() {
     for (change, sent) in [
         ("UPDATE {t} SET event_type = 'other' WHERE id = 1", 1),
