@@ -251,8 +251,10 @@ impl ClientContext for Context {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // What matters comes back as an error of a call, with its explanation; these lines are for -v.
+        // What matters comes back as an error of a call, with its explanation; these lines are for -v. Remarks on settings are mostly on
+        // those that pg2ch makes.
         let level = match level {
+            _ if facility == "CONFWARN" => Level::Debug,
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 Level::Info
             }

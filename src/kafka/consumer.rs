@@ -89,6 +89,8 @@ pub(super) fn consumer(
         .set("queued.max.messages.kbytes", ahead)
         .set("fetch.message.max.bytes", of_partition)
         .set("fetch.max.bytes", of_all)
+        // A record of any size that brokers may have: the default of 100 MB would be the end of its partition.
+        .set("receive.message.max.bytes", "2147483647")
         .set("check.crcs", "true");
     let client: Detached<BaseConsumer<Context>> = Detached::new(make(&mut client, config, Context::of(config))?);
     has_token(client.context(), |wait| drop(client.poll(wait)));

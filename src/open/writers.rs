@@ -7,15 +7,12 @@ use crate::error::{Error, Result};
 use crate::kafka::admin::Admin;
 use crate::kafka::{KafkaLog, KafkaWriter, OffsetsOf};
 use crate::ports::LegContext;
+use crate::ports::topic::LARGEST_RECORD;
 use crate::postgres::PgLedger;
 use crate::threads::watchdog::Watchdog;
 
 /// What a topic takes in one batch of records unless it is configured otherwise (`message.max.bytes` of a broker).
 const USUAL_LIMIT: usize = 1_048_588;
-
-/// What a topic may take whose limit cannot be asked for: the brokers decide. They end the connection of a request of 100 MiB
-/// (`socket.request.max.bytes`).
-const ANY_LIMIT: usize = 100_000_000;
 
 /// What a topic takes, where that may be asked, and the client that has asked.
 pub(super) type Limit = (Option<usize>, Option<Admin>);
@@ -40,7 +37,7 @@ fn rows_id(config: &Config, ledger: &PgLedger) -> String {
 
 /// What the topic's limit is most likely.
 pub(super) const fn likely_limit(config: &Config) -> usize {
-    if config.kafka.token_source.is_some() { ANY_LIMIT } else { USUAL_LIMIT }
+    if config.kafka.token_source.is_some() { LARGEST_RECORD } else { USUAL_LIMIT }
 }
 
 /// The topic's own limit on a batch of records. Where it may not be asked what is too large is found by trying.
@@ -58,7 +55,7 @@ pub(super) fn record_limit(
         Some(kept) => kept,
         None => match Admin::new(config, watchdog)? {
             Some(admin) => admin,
-            None => return Ok((Some(ANY_LIMIT), None)),
+            None => return Ok((Some(LARGEST_RECORD), None)),
         },
     };
     match admin.topic_settings(&table.topic) {
@@ -66,7 +63,8 @@ pub(super) fn record_limit(
             if has_message_key {
                 require_plain(table, &settings)?;
             }
-            Ok((settings.get("max.message.bytes").and_then(|value| value.parse().ok()), Some(admin)))
+            let own = settings.get("max.message.bytes").and_then(|value| value.parse().ok());
+            Ok((own.map(|own: usize| own.min(LARGEST_RECORD)), Some(admin)))
         }
         Err(error) if has_message_key && error.is_transient() => Err(error),
         Err(error) => {

@@ -11,6 +11,10 @@ use crate::data::{DeadLetter, NextOffset, Offsets, Record, RecordPosition, RowBa
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 
+/// Bytes that a record is sent with at most, whatever the topic takes: brokers end the connection of a request of more than 100 MiB
+/// (`socket.request.max.bytes`: <https://kafka.apache.org/documentation/#brokerconfigs_socket.request.max.bytes>).
+pub const LARGEST_RECORD: usize = 100_000_000;
+
 /// Which end of a partition is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {

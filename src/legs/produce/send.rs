@@ -11,7 +11,7 @@ use crate::data::{RecordPosition, RowBatch, SentBatch, halves};
 use crate::error::{Error, Result};
 use crate::mutant;
 use crate::ports::source::LeftOut;
-use crate::ports::topic::{Fence, Sent};
+use crate::ports::topic::{Fence, LARGEST_RECORD, Sent};
 use crate::report::TooLargeRow;
 
 /// The second stage of the produce leg.
@@ -130,9 +130,10 @@ impl<F: Fence> Sender<F> {
             Some(stops) => format!(", and rows behind it of key {stops} wait until it fits or its flag is set to TRUE"),
             None => String::new(),
         };
+        let raise = if row.size() < LARGEST_RECORD { "raise the topic's `max.message.bytes`, or " } else { "" };
         log::error!(
             "row {key} is too large for the topic ({} bytes); it stays unsent{behind}\n\
-             hint: raise the topic's `max.message.bytes`, or shorten the row",
+             hint: {raise}shorten the row; a record has at most 100 MB",
             row.size()
         );
         self.too_large.push(TooLargeRow { key, bytes: row.size(), stops });

@@ -162,6 +162,17 @@ fn a_record_too_large_for_the_topic_is_named_and_its_neighbours_go() {
 }
 
 #[test]
+fn a_record_larger_than_brokers_take_stays_unsent_whatever_the_topic_takes() {
+    let mut world = World::with("larger", &format!("{USER_LOGINS}, more text"), 1);
+    world.alter_topic("max.message.bytes", "250000000");
+    world.insert_rows(2);
+    world.sql("UPDATE {t} SET more = repeat('x', 105000000) WHERE id = 1");
+    let large = world.once().expect(65).stderr;
+    assert!(large.contains("hint: shorten the row; a record has at most 100 MB"), "{large}");
+    assert_eq!((world.unsent(), world.records()), (1, 1));
+}
+
+#[test]
 fn rows_that_are_too_large_use_up_no_limit_and_are_listed_once_though_the_leg_was_tried_again() {
     let mut world = World::new("too_large_limit");
     world.settings.insert("retry", "attempts = 2\npause = \"20ms\"".into());
