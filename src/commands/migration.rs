@@ -1,6 +1,7 @@
 //! The target table: as `init` creates it; and, where another pipeline has filled one that does not fit, the statements that make
 //! it anew with its rows in it. `check` and `init` show those; a person runs them.
 
+use crate::clickhouse::column_type::{Column, takes_null};
 use crate::clickhouse::{ClickHouseTarget, quote, text};
 use crate::config::{DELETED_MARK, TableConfig, TargetName};
 use crate::error::Result;
@@ -74,6 +75,9 @@ pub fn foreign(leg: &LegContext<'_>, target: &TargetDescription) -> Result<Optio
 ///
 /// Rows without a position are not recognised as records of the topic. So they come last, after a run has copied what the topic
 /// holds, and only those whose key did not come that way: under a partition that no topic has, older than any record.
+///
+/// A RENAME cuts the views off: no INSERT reaches them, neither of the old table nor of the new one, until they are attached again.
+/// That is the last statement, so that they do not get again what they have counted.
 #[must_use]
 pub fn statements(
     table: &TableConfig,
@@ -89,25 +93,43 @@ pub fn statements(
     } else {
         String::new()
     };
-    let made = format!("{kept}RENAME TABLE {name} TO {old};\n{create};");
+    let left = left_behind(old_table, &old);
+    let made = format!("{kept}{left}RENAME TABLE {name} TO {old};\n{create};");
+    let views = attached_again(old_table, "");
     let has = |wanted: &str| old_table.column(wanted).is_some();
-    let taken_over = |column: &SourceColumn| {
-        let old = old_table.column(table.column_rules.column_of(&column.name)?)?;
-        can_be_taken_over(column, old).then(|| quote(&old.name))
-    };
-    let mut columns = source.columns.iter().filter_map(taken_over).collect::<Vec<_>>().join(", ");
-    if has("_ingested_at") {
-        columns += ", `_ingested_at`";
-    }
-    let positions = POSITION.map(|(name, _)| quote(name)).join(", ");
+    let has_positions = POSITION.iter().all(|(name, _)| has(name));
     let key = target_names(table, &source.key);
-    if POSITION.iter().all(|(name, _)| has(name)) {
-        return format!(
-            "{made}\nINSERT INTO {name} ({columns}, {positions}) SELECT {columns}, {positions} FROM {old};"
-        );
+    // Rows without a position must not meet views that have counted them: what is new comes with the run after them.
+    let (run, last) = match old_table.views.as_slice() {
+        [] => ("-- Now `pg2ch --once`: it copies what the topic still holds.".to_owned(), String::new()),
+        _ => (
+            format!(
+                "-- Now `pg2ch consume`: it copies what the topic still holds. The views do not see that: they have it from {old}. \
+                 What {old} lacks, insert into their tables with their own SELECT."
+            ),
+            attached_again(old_table, " Then `pg2ch --once`: they see what it copies"),
+        ),
+    };
+    if !has_positions && !key.iter().all(|name| has(name)) {
+        let run = if last.is_empty() { String::new() } else { format!("\n{run}") };
+        return format!("{made}\n-- the rows of {old} lack the key, so they cannot be copied{run}{last}");
     }
-    if !key.iter().all(|name| has(name)) {
-        return format!("{made}\n-- the rows of {old} lack the key, so they cannot be copied");
+    let taken = taken_over(table, source, old_table);
+    let mut columns: Vec<String> = taken.iter().map(|(_, column)| quote(&column.name)).collect();
+    if has("_ingested_at") {
+        columns.push(quote("_ingested_at"));
+    }
+    let positions = POSITION.map(|(name, _)| quote(name));
+    let with_positions = if has_positions { &positions[..] } else { &[] };
+    let notes =
+        format!("{}{}", not_taken(source, old_table, &[&columns, with_positions].concat(), &old), nulls(&taken, &old));
+    let (columns, positions) = (columns.join(", "), positions.join(", "));
+    // ClickHouse would silently put a default in place of a NULL.
+    let loudly = "SETTINGS insert_null_as_default = 0";
+    if has_positions {
+        return format!(
+            "{made}\n{notes}INSERT INTO {name} ({columns}, {positions}) SELECT {columns}, {positions} FROM {old} {loudly};{views}"
+        );
     }
     let key = key.into_iter().map(quote).collect::<Vec<_>>().join(", ");
     let (newest, taken) = if has("_ingested_at") {
@@ -116,9 +138,82 @@ pub fn statements(
         ("", "any version, as nothing shows the newest")
     };
     format!(
-        "{made}\n-- Now `pg2ch --once`: it copies what the topic still holds. Then the rows that only the old table has, of each \
+        "{made}\n{run} Then the rows that only the old table has, of each \
          key {taken}. `pg2ch verify --deep` shows stale ones:\n\
-         INSERT INTO {name} ({columns}, {positions}) SELECT {columns}, -1, toInt64(bitShiftRight(cityHash64({key}), 1)), \
-         toDateTime64(0, 3, 'UTC') FROM {old} WHERE ({key}) NOT IN (SELECT {key} FROM {name}){newest} LIMIT 1 BY {key};"
+         {notes}INSERT INTO {name} ({columns}, {positions}) SELECT {columns}, -1, toInt64(bitShiftRight(cityHash64({key}), 1)), \
+         toDateTime64(0, 3, 'UTC') FROM {old} WHERE ({key}) NOT IN (SELECT {key} FROM {name}){newest} LIMIT 1 BY {key} \
+         {loudly};{last}"
     )
+}
+
+/// The columns whose values the new table takes from the old one.
+fn taken_over<'a>(
+    table: &TableConfig,
+    source: &'a SourceTable,
+    old_table: &'a TargetDescription,
+) -> Vec<(&'a SourceColumn, &'a Column)> {
+    let taken = |column: &'a SourceColumn| {
+        let old = old_table.column(table.column_rules.column_of(&column.name)?)?;
+        can_be_taken_over(column, old).then_some((column, old))
+    };
+    source.columns.iter().filter_map(taken).collect()
+}
+
+/// Names the columns whose values stay in the old table.
+fn not_taken(source: &SourceTable, old_table: &TargetDescription, taken: &[String], old: &str) -> String {
+    let is_made = |name: &str| name == DELETED_MARK && source.deleted.is_some();
+    let names = old_table.columns.iter().filter(|column| !is_made(&column.name)).map(|column| quote(&column.name));
+    let left: Vec<String> = names.filter(|name| !taken.contains(name)).collect();
+    if left.is_empty() {
+        return String::new();
+    }
+    format!(
+        "-- not taken over from {old}: {}. To keep them, add them to CREATE TABLE and to both lists of columns in INSERT\n",
+        left.join(", ")
+    )
+}
+
+/// Names the columns whose NULLs the new table does not take.
+fn nulls(taken: &[(&SourceColumn, &Column)], old: &str) -> String {
+    let is_narrower =
+        |(column, old): &&(&SourceColumn, &Column)| takes_null(&old.type_name) && !takes_null(&target_type(column));
+    let names: Vec<String> = taken.iter().filter(is_narrower).map(|(_, old)| quote(&old.name)).collect();
+    let Some(first) = names.first() else { return String::new() };
+    format!(
+        "-- where {old} has NULL in {}, this INSERT fails: then write e.g. coalesce({first}, a value) for {first} after SELECT\n",
+        names.join(", ")
+    )
+}
+
+/// Names what else of the old table's own definition the new one does not get.
+fn left_behind(old_table: &TargetDescription, old: &str) -> String {
+    // pg2ch's own index is in both.
+    let definition = old_table.definition.replace("INDEX `_position` ", "").replace("INDEX _position ", "");
+    let parts = [
+        (" CODEC(", "codecs"),
+        (" CONSTRAINT ", "constraints"),
+        (" PROJECTION ", "projections"),
+        (" INDEX ", "indexes"),
+        (" TTL ", "TTL"),
+        (" COMMENT ", "comments"),
+    ];
+    let found: Vec<&str> =
+        parts.iter().filter(|(word, _)| definition.contains(word)).map(|(_, plural)| *plural).collect();
+    if found.is_empty() {
+        return String::new();
+    }
+    format!(
+        "-- the new table does not get the {} of the old one: afterwards SHOW CREATE TABLE {old} shows them\n",
+        found.join(", ")
+    )
+}
+
+/// Binds the views to the new table: they read the table that they have found when they were attached.
+fn attached_again(old_table: &TargetDescription, then: &str) -> String {
+    let views = old_table.views.iter().map(|view| &view.name);
+    let statements: Vec<String> = views.map(|view| format!("\nDETACH TABLE {view};\nATTACH TABLE {view};")).collect();
+    if statements.is_empty() {
+        return String::new();
+    }
+    format!("\n-- RENAME has cut the views off. This binds them to the new table.{then}:{}", statements.concat())
 }

@@ -3,6 +3,7 @@
 
 mod altered;
 mod answers;
+mod migration;
 mod refused_rows;
 mod storage;
 mod views;
