@@ -45,7 +45,7 @@ pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Resul
     }
     let mut source = None;
     if grants::schema(&mut session, table, &mut findings)? {
-        let found = source::check(&mut session, table, &mut findings)?;
+        let found = source::check(&mut session, config, table, &mut findings)?;
         if let Some(mut found) = found {
             let before = findings.len();
             grants::table(&mut session, &found, &mut findings)?;

@@ -1,8 +1,8 @@
 //! The source table: its columns, its key, its flag, its index of unsent rows.
 
-use super::finding::Findings;
+use super::finding::{Findings, Severity};
 use super::{Source, deletes, order};
-use crate::config::TableConfig;
+use crate::config::{Config, TableConfig};
 use crate::error::{Error, ExitCode, Result};
 use crate::ports::source::SourceColumn;
 use crate::postgres::{
@@ -26,7 +26,12 @@ pub struct Found {
 }
 
 /// Looks the table up; `None` if there is nothing to look at.
-pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<Option<Found>> {
+pub fn check(
+    session: &mut Session,
+    config: &Config,
+    table: &TableConfig,
+    findings: &mut Findings,
+) -> Result<Option<Found>> {
     let Some(Catalogue { relation, columns, has_unique_index }) = Catalogue::look_up(session, table)? else {
         findings.error(
             "source-missing",
@@ -46,6 +51,7 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
         return Ok(None);
     }
     let Relation { oid, name, is_partitioned, .. } = relation;
+    overlap(session, config, table, (oid, &name), findings)?;
     let mut found = Found { oid, name, is_partitioned, flag: None, source: None, refused: None };
     flag(session, table, &columns, &mut found, findings)?;
     let key_is_fit = key(table, &columns, &found, has_unique_index, findings);
@@ -73,11 +79,57 @@ pub fn check(session: &mut Session, table: &TableConfig, findings: &mut Findings
 
 fn whole(session: &mut Session, source: SourceTable, findings: &mut Findings) -> Result<Source> {
     index(session, &source, findings)?;
+    made_of_the_flag(session, &source, findings)?;
     condition(session, &source, findings)?;
     deletes::condition(session, &source, findings)?;
     order::check(session, &source, findings)?;
     let comment = table_comment(session, source.oid, &source.name)?;
     Ok(Source { table: source, comment })
+}
+
+/// Another source whose rows are this one's as well: each row would go only to the one that comes first.
+fn overlap(
+    session: &mut Session,
+    config: &Config,
+    table: &TableConfig,
+    (oid, name): (u32, &str),
+    findings: &mut Findings,
+) -> Result<()> {
+    let is_other = |other: &&TableConfig| other.source != table.source && other.flag == table.flag;
+    let others: Vec<&str> = config.tables.iter().filter(is_other).map(|other| other.source.as_str()).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let rows = session.query(
+        &format!("cannot look up the partitions of {name}"),
+        "WITH RECURSIVE above (oid) AS (
+             SELECT inhparent FROM pg_catalog.pg_inherits WHERE inhrelid = $1
+             UNION SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN above ON i.inhrelid = above.oid),
+         below (oid) AS (
+             SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = $1
+             UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN below ON i.inhparent = below.oid)
+         SELECT s, pg_catalog.to_regclass(s) IN (SELECT oid FROM above) FROM unnest($2::text[]) AS s
+         WHERE pg_catalog.to_regclass(s) IN (SELECT oid FROM above UNION ALL SELECT oid FROM below)",
+        &[&oid, &others],
+    )?;
+    for row in rows {
+        let (other, is_above): (String, bool) = (row.get(0), row.get(1));
+        let (whole, part) = if is_above { (other.as_str(), name) } else { (name, other.as_str()) };
+        let fix = format!(
+            "remove one of the two [[table]], or divide the rows by `where`: {whole} has those of {part} as well"
+        );
+        let other = config.tables.iter().find(|table| table.source == other);
+        // Their conditions may divide the rows between them.
+        let may_be_meant = table.condition.is_some() || other.is_some_and(|other| other.condition.is_some());
+        findings.add(
+            if may_be_meant { Severity::Warning } else { Severity::Error },
+            "source-overlap",
+            format!("{part} is a part of {whole}, and both are a `source` in [[table]]"),
+            "they share the flag: a row that both take is sent for one of the two only, and is missing in the target of the other",
+            fix,
+        );
+    }
+    Ok(())
 }
 
 /// The statements that give the table, and each of its partitions, the replica identity that it lacks.
@@ -241,6 +293,34 @@ fn index(session: &mut Session, source: &SourceTable, findings: &mut Findings) -
             "every batch reads the whole table",
             format!("{statement};"),
         ),
+    }
+    Ok(())
+}
+
+/// A generated column that is computed from the flag: a row is sent before it is flagged, so the value in the target is not the
+/// one that the source has afterwards.
+fn made_of_the_flag(session: &mut Session, source: &SourceTable, findings: &mut Findings) -> Result<()> {
+    // Before PostgreSQL 15 the column depends on the flag, from then on its expression does.
+    let rows = session.query(
+        &format!("cannot look up the generated columns of {}", source.name),
+        "SELECT DISTINCT a.attname::text FROM pg_catalog.pg_attribute f
+         JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = f.attrelid
+            AND d.refobjsubid = f.attnum
+         LEFT JOIN pg_catalog.pg_attrdef e ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND e.oid = d.objid
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = f.attrelid AND a.attgenerated <> '' AND a.attnum = coalesce(e.adnum,
+            CASE WHEN d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = f.attrelid THEN d.objsubid END)
+         WHERE f.attrelid = $1 AND f.attname = $2::text ORDER BY 1",
+        &[&source.oid, &source.flag],
+    )?;
+    let is_sent = |name: &String| source.columns.iter().any(|column| column.name == *name);
+    for name in rows.iter().map(|row| row.get(0)).filter(is_sent) {
+        findings.warning(
+            "column-of-flag",
+            format!("the generated column {name} of {} is computed from the flag {}", source.name, source.flag),
+            "a row is sent before it is flagged, so the target keeps the value for FALSE: `pg2ch verify --deep` reports the row as \
+             different, and --repair sends it again forever",
+            format!("leave it out: `exclude = [{name:?}]` in [[table]], or take it out of `columns`"),
+        );
     }
     Ok(())
 }

@@ -287,3 +287,94 @@ fn a_checkpoint_that_another_source_keeps_for_the_topic_is_an_error() {
     world.sql("INSERT INTO pg2ch_checkpoint (source, topic, partition, next_offset, epoch, protocol) VALUES ('public.other', '{t}', -1, 0, 1, 2)");
     assert_cured(&mut world, "topic-shared", 78);
 }
+
+#[test]
+fn a_trigger_on_one_partition_is_found_and_narrowed_there() {
+    let mut world = World::unmade(Servers::shared(), "check_part_trigger", USER_LOGINS, 1);
+    let name = world.name.clone();
+    world
+        .pg
+        .batch_execute(&format!(
+            "DROP TABLE {name};
+             CREATE TABLE {name} (id bigint PRIMARY KEY, n int, sent_to_kafka boolean NOT NULL DEFAULT FALSE) PARTITION BY RANGE (id);
+             CREATE TABLE {name}_a PARTITION OF {name} FOR VALUES FROM (0) TO (10);
+             CREATE TABLE {name}_b PARTITION OF {name} FOR VALUES FROM (10) TO (20);
+             CREATE FUNCTION {name}_f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+             CREATE TRIGGER whole BEFORE UPDATE ON {name} FOR EACH ROW EXECUTE FUNCTION {name}_f();
+             CREATE TRIGGER statement AFTER UPDATE ON {name} FOR EACH STATEMENT EXECUTE FUNCTION {name}_f();
+             CREATE TRIGGER never AFTER UPDATE ON {name}_a FOR EACH STATEMENT EXECUTE FUNCTION {name}_f();
+             CREATE TRIGGER part BEFORE UPDATE ON {name}_a FOR EACH ROW EXECUTE FUNCTION {name}_f()"
+        ))
+        .unwrap();
+    world.run(&["init"]).expect(0);
+    let told = |world: &World| {
+        let report = check(world, 0);
+        let findings = report["findings"].as_array().unwrap().clone();
+        let mut found: Vec<String> = findings
+            .iter()
+            .filter(|finding| finding["id"] == "update-trigger")
+            .map(|finding| {
+                let what = finding["what"].as_str().unwrap().replace(&format!("public.{name}"), "t");
+                if what.contains("part ") || what.contains("whole ") {
+                    carry_out(world, finding);
+                }
+                what
+            })
+            .collect();
+        found.sort();
+        found
+    };
+    let statement = "the trigger statement of t fires on every UPDATE by which a batch is flagged";
+    let [part, whole] =
+        ["part of t_a", "whole of t"].map(|one| format!("the trigger {one} fires on every row that is flagged"));
+    assert_eq!(told(&world), [part.as_str(), statement, whole.as_str()]);
+    assert_eq!(told(&world), [statement]);
+}
+
+#[test]
+fn a_column_made_of_the_flag_is_named_and_left_out() {
+    let columns = "id bigint PRIMARY KEY, n int, sent_to_kafka boolean NOT NULL DEFAULT FALSE,
+        twice int GENERATED ALWAYS AS (n * 2) STORED, state text GENERATED ALWAYS AS (CASE WHEN sent_to_kafka THEN 'sent' ELSE 'new' END) STORED";
+    let mut world = World::with("check_of_flag", columns, 1);
+    world.sql("INSERT INTO {t} (id, n) VALUES (1, 2)");
+    let found = assert_found(&world, "column-of-flag", 0);
+    assert!(found["what"].as_str().unwrap().starts_with("the generated column state of "), "{found}");
+    let fix = found["fix"].as_str().unwrap();
+    world.settings.insert("[table]", fix.split('`').nth(1).unwrap().to_owned());
+    assert_gone(&world, "column-of-flag");
+    world.once().expect(0);
+    world.run(&["verify", "--deep"]).expect(0);
+}
+
+#[test]
+fn a_table_and_its_own_partition_are_not_two_sources() {
+    let columns = "id bigint PRIMARY KEY, n int, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
+    for (of, makes) in
+        [("PARTITION BY RANGE (id)", "PARTITION OF {whole} FOR VALUES FROM (0) TO (10)"), ("", "() INHERITS ({whole})")]
+    {
+        let mut whole = World::unmade(Servers::shared(), "check_whole", columns, 1);
+        let mut part = World::unmade(Servers::shared(), "check_part", columns, 1);
+        part.sql("DROP TABLE {t}");
+        whole.sql("DROP TABLE {t}");
+        whole.sql(&format!("CREATE TABLE {{t}} ({columns}) {of}"));
+        part.sql(&format!("CREATE TABLE {{t}} {}", makes.replace("{whole}", &whole.name)));
+        let names = [part.name.clone(), whole.name.clone()].map(|name| format!("public.{name}"));
+        assert!(!whole.run(&["check"]).stdout.contains("[source-overlap]"));
+        whole.add_table(&part);
+        let report: Value = serde_json::from_str(&whole.run(&["check", "--json"]).expect(78).stdout).unwrap();
+        for table in [1, 0] {
+            let found = finding(&report["tables"][table], "source-overlap");
+            // A table with heirs is refused as a source for that alone.
+            let Some(found) = found else {
+                assert!(of.is_empty() && table == 0, "{report:#}");
+                continue;
+            };
+            let what = format!("{} is a part of {}, and both", names[0], names[1]);
+            assert!(found["what"].as_str().unwrap().starts_with(&what), "{found}");
+            assert_eq!(found["severity"], "error");
+        }
+        whole.settings.insert("[table]", "where = \"id > 9\"".into());
+        let report: Value = serde_json::from_str(&whole.run(&["check", "--json"]).stdout).unwrap();
+        assert_eq!(finding(&report["tables"][1], "source-overlap").unwrap()["severity"], "warning");
+    }
+}
