@@ -14,7 +14,7 @@ use crate::clickhouse::{ClickHouseTarget, Http, quote, text};
 use crate::config::{Config, TableConfig};
 use crate::data::{NextOffset, Offsets, POSITION_COLUMNS};
 use crate::error::{Error, ExitCode, Result};
-use crate::fit::{Difference, Effect, Remedy, differences, is_refused_view, storage};
+use crate::fit::{Difference, Effect, Remedy, differences, is_refused_view, storage, taken};
 use crate::kafka::KafkaLog;
 use crate::kafka::admin::{self, Admin};
 use crate::kafka::explain::{is_unknown_topic, refusal};
@@ -255,6 +255,13 @@ impl Init<'_> {
             statements.push(format!("CREATE DATABASE IF NOT EXISTS {}", quote(&name.database)));
         }
         if !table {
+            if let Some(taken) = source.columns.iter().find_map(|column| taken(&self.table.column_rules, column)) {
+                return Err(Error::config(
+                    what,
+                    taken.what,
+                    "choose another name in `rename`, give the other column one as well, or `ignore` it",
+                ));
+            }
             statements.push(create_target(self.table, source, comment));
         }
         for statement in statements {

@@ -1,5 +1,7 @@
 //! The source's columns compared with the target's, one by one.
 
+use std::collections::BTreeMap;
+
 use super::map::{nullable_target_type, target_type};
 use super::types::{Fit, fit};
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType, takes_null};
@@ -113,7 +115,9 @@ pub fn differences(
     let comparison = Comparison { name: sql_name(&table.target), rules: &table.column_rules, target };
     let of_source = source.into_iter().flatten().filter_map(|column| comparison.source_column(column));
     let of_target = target.columns.iter().filter_map(|column| comparison.target_column(column, source?));
-    POSITION.iter().filter_map(|position| comparison.position(position)).chain(of_source).chain(of_target).collect()
+    let nested = source.map(|source| nested_arrays(table, source, target)).unwrap_or_default();
+    let positions = POSITION.iter().filter_map(|position| comparison.position(position));
+    positions.chain(of_source).chain(of_target).chain(nested).collect()
 }
 
 struct Comparison<'a> {
@@ -170,11 +174,8 @@ impl Comparison<'_> {
 
     fn source_column(&self, column: &SourceColumn) -> Option<Difference> {
         let wanted = self.rules.column_of(&column.name)?;
-        if self.rules.field_of(wanted) != Some(&column.name) {
-            let what = format!("`rename` gives the target's column {wanted} to another column than {}", column.name);
-            let why = "every record would be refused, because the field has no column of its own: a run does not start";
-            let fix = format!("-- `rename` {0} as well, or `ignore` it", column.name);
-            return Some(Difference::new("column-taken", Effect::Stops, what, why, fix));
+        if let Some(taken) = taken(self.rules, column) {
+            return Some(taken);
         }
         match self.target.column(wanted) {
             None => Some(self.missing(column, wanted)),
@@ -285,6 +286,43 @@ impl Comparison<'_> {
         let (fix, remedy) = self.alter(name, fix, false, &format!("without {name}"));
         Some(Difference::new("column-extra", Effect::RefusesAll, what, why, fix).by(remedy))
     }
+}
+
+/// A column whose place in the target `rename` gives to another one.
+#[must_use]
+pub fn taken(rules: &ColumnRules, column: &SourceColumn) -> Option<Difference> {
+    let (name, wanted) = (&column.name, rules.column_of(&column.name)?);
+    let other = rules.field_of(wanted).filter(|field| field != name)?;
+    let what = format!("`{other}` and `{name}` would both become `{wanted}` in the target");
+    let why = "every record would be refused, because the field has no column of its own: a run does not start";
+    let fix = format!("-- `rename` {name} as well, or `ignore` it");
+    Some(Difference::new("column-taken", Effect::Stops, what, why, fix))
+}
+
+/// Arrays whose names are the same before the first dot. ClickHouse takes them for one Nested column, of which each row must have
+/// as many elements in every member.
+#[must_use]
+pub fn nested_arrays(table: &TableConfig, source: &[SourceColumn], target: &TargetDescription) -> Vec<Difference> {
+    let mut found: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+    for column in source {
+        let Some(name) = table.column_rules.column_of(&column.name) else { continue };
+        let type_name = target.column(name).map_or_else(|| target_type(column), |other| other.type_name.clone());
+        if let Some((prefix, _)) = name.split_once('.').filter(|_| type_name.starts_with("Array(")) {
+            found.entry(prefix).or_default().push((&column.name, name));
+        }
+    }
+    let differences = found.iter().filter(|(_, members)| members.len() > 1).map(|(prefix, members)| {
+        let names: Vec<String> = members.iter().map(|(_, name)| quote(name)).collect();
+        // One of them may stay.
+        let other = |(field, name): &(&str, &str)| format!("{field:?} = {:?}", name.replace('.', "_"));
+        let others: Vec<String> = members[1..].iter().map(other).collect();
+        let what = format!("ClickHouse takes the arrays {} for one Nested column {}", names.join(", "), quote(prefix));
+        let why = "it refuses a row in which they differ in length, and its record becomes a dead letter";
+        let fix =
+            format!("-- give them other names in the target: `rename = {{ {} }}` in [[table]]", others.join(", "));
+        Difference::new("array-nested", Effect::Weaker, what, why, fix)
+    });
+    differences.collect()
 }
 
 fn unless_allowed(column: &SourceColumn) -> String {

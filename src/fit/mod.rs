@@ -10,7 +10,8 @@ pub mod storage;
 pub mod types;
 
 pub use differences::{
-    Difference, Effect, INTENDED, POSITION, Remedy, can_be_taken_over, differences, is_refused_view, sql_name,
+    Difference, Effect, INTENDED, POSITION, Remedy, can_be_taken_over, differences, is_refused_view, nested_arrays,
+    sql_name, taken,
 };
 
 use crate::clickhouse::column_type::Column;

@@ -11,7 +11,9 @@ use crate::clickhouse::{Answer, ClickHouseTarget, Http, quote, text};
 use crate::commands::migration::{self, create_target};
 use crate::config::{Config, TableConfig, TargetName};
 use crate::error::{ExitCode, Result};
-use crate::fit::{Difference, Effect, Remedy, deletes, differences, is_refused_view, sql_name, storage};
+use crate::fit::{
+    Difference, Effect, Remedy, deletes, differences, is_refused_view, nested_arrays, sql_name, storage, taken,
+};
 use crate::ports::engine::Engine;
 use crate::ports::layout::Layout;
 use crate::ports::target::{Target, TargetDescription};
@@ -58,8 +60,13 @@ struct SettingRow {
     value: String,
 }
 
-/// Checks the target; the server's version, and what was found.
-pub fn check(config: &Config, table: &TableConfig, source: Option<&Source>) -> Result<(String, Vec<Finding>)> {
+/// Checks the target; the server's version, and what was found. `is_proven` says that the offsets are pg2ch's own.
+pub fn check(
+    config: &Config,
+    table: &TableConfig,
+    source: Option<&Source>,
+    is_proven: bool,
+) -> Result<(String, Vec<Finding>)> {
     let http = Http::new(config)?.pinning_newest();
     let what = format!("cannot look up the target {}", table.target);
     let mut findings = Findings::new(Server::ClickHouse);
@@ -72,7 +79,7 @@ pub fn check(config: &Config, table: &TableConfig, source: Option<&Source>) -> R
     // Too old a server does not even understand the questions.
     if !is_older(&version, OLDEST) {
         let stored = table.target.clone();
-        let mut check = Check { http, config, table, stored, source, what, findings, carrier: None };
+        let mut check = Check { http, config, table, stored, source, is_proven, what, findings, carrier: None };
         check.run()?;
         findings = check.findings;
     }
@@ -119,6 +126,7 @@ pub(super) struct Check<'a> {
     /// The table that stores the rows: the target, or what a Distributed one puts them into.
     pub(super) stored: TargetName,
     pub(super) source: Option<&'a Source>,
+    is_proven: bool,
     what: String,
     pub(super) findings: Findings,
     /// The finding that carries the statements for another table, where one is needed: its place, and how it needs one.
@@ -169,13 +177,36 @@ impl Check<'_> {
             self.index()?;
         }
         self.migrate(&description);
+        self.proof(&description);
         match self.source {
             Some(source) => keep::target(self.table, &source.table, &mut target, &description, &mut self.findings),
             None => Ok(()),
         }
     }
 
+    /// What a run refuses, once the topic has records: see `require_proof` in the consume leg.
+    fn proof(&mut self, target: &TargetDescription) {
+        if self.is_proven || !target.engine.deletes_by_ttl() || target.views.is_empty() {
+            return;
+        }
+        let (topic, table) = (&self.table.topic, &self.table.target);
+        self.findings.error(
+            "offsets-unproven",
+            format!("no offset that pg2ch has committed shows which records of topic {topic} were copied into {table}"),
+            "its TTL deletes rows, and views read it: they would get the expired rows twice, so a run with records to copy ends with 78",
+            "pg2ch init --start-at-end        # to copy only new records\n\
+             pg2ch init --start-at-beginning  # if nothing was copied yet",
+        );
+    }
+
     fn missing(&mut self) {
+        let columns = self.source.map(|source| source.table.columns.as_slice()).unwrap_or_default();
+        let taken: Vec<_> = columns.iter().filter_map(|column| taken(&self.table.column_rules, column)).collect();
+        if !taken.is_empty() {
+            // ClickHouse would refuse to create the table.
+            return self.add(taken);
+        }
+        self.add(nested_arrays(self.table, columns, &TargetDescription::default()));
         let fix = self.source.map_or_else(
             || "pg2ch init".to_owned(),
             |source| {

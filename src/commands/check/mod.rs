@@ -55,7 +55,8 @@ impl Command for Check {
             let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
             found.backlog.partitions = partitions.ok().map(|(partitions, _)| partitions);
         }
-        let checked = frame.on(table, move |leg| clickhouse::check(leg.config, leg.table, source.as_ref()));
+        let is_proven = found.backlog.partitions.iter().flatten().all(|partition| partition.trusted);
+        let checked = frame.on(table, move |leg| clickhouse::check(leg.config, leg.table, source.as_ref(), is_proven));
         if let Some((version, findings)) = found.answered(checked) {
             found.versions.push(("ClickHouse", version));
             found.findings.extend(findings);

@@ -2,6 +2,7 @@
 
 use crate::common::World;
 use crate::common::findings::{assert_cured, assert_found, assert_gone, carry_out, check, finding};
+use crate::common::servers::Servers;
 
 #[test]
 fn what_the_target_lacks_is_mended_by_the_statements_told() {
@@ -221,4 +222,46 @@ fn a_materialized_view_is_told_and_its_table_is_made_to_remember_tokens() {
     );
     assert_cured(&mut world, "view-deduplication", 0);
     assert!(finding(&check(&world, 0), "view").is_some());
+}
+
+#[test]
+fn a_target_whose_expired_rows_views_would_get_again_is_an_error_before_a_run() {
+    let mut world = World::new("check_unproven");
+    world.insert_rows(2);
+    world.ch("ALTER TABLE {t} MODIFY TTL toDateTime(event_time) + INTERVAL 9 YEAR");
+    assert!(finding(&check(&world, 0), "offsets-unproven").is_none(), "no view reads it");
+    world.ch(
+        "CREATE TABLE {t}_seen (id Int64) ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 10000",
+    );
+    world.ch("CREATE MATERIALIZED VIEW {t}_view TO {t}_seen AS SELECT id FROM {t}");
+    assert_found(&world, "offsets-unproven", 78);
+    let refused = world.once().expect(78).stderr;
+    let found = assert_found(&world, "offsets-unproven", 78);
+    for option in ["init --start-at-end", "--start-at-beginning"] {
+        assert!(refused.contains(option) && found["fix"].as_str().unwrap().contains(option), "{refused}{found}");
+    }
+    world.run(&["init", "--start-at-beginning"]).expect(0);
+    assert!(finding(&check(&world, 0), "offsets-unproven").is_none());
+    world.once().expect(0);
+    world.assert_exactly_once();
+    assert_eq!(world.ch_number("SELECT count() FROM {t}_seen"), 2);
+}
+
+#[test]
+fn arrays_that_clickhouse_takes_for_one_nested_column_are_named_before_and_after_it_exists() {
+    let columns = r#"id bigint PRIMARY KEY, "a.b" int[] NOT NULL, "a.c" text[] NOT NULL, "b.c" int[] NOT NULL, "b.d" int NOT NULL,
+        sent_to_kafka boolean NOT NULL DEFAULT FALSE"#;
+    let mut world = World::unmade(Servers::shared(), "check_arrays", columns, 1);
+    assert_found(&world, "target-missing", 78);
+    let found = finding(&check(&world, 78), "array-nested").unwrap();
+    assert!(found["what"].as_str().unwrap().contains("`a.b`, `a.c` for one Nested column `a`"), "{found}");
+    world.run(&["init"]).expect(0);
+    let found = assert_found(&world, "array-nested", 0);
+    world.ch("DROP TABLE {t}");
+    world.settings.insert("[table]", found["fix"].as_str().unwrap().split('`').nth(1).unwrap().to_owned());
+    world.run(&["init"]).expect(0);
+    assert_gone(&world, "array-nested");
+    world.sql("INSERT INTO {t} VALUES (1, '{1}', '{x,y}', '{}', 1)");
+    world.once().expect(0);
+    assert_eq!(world.ch("SELECT `a.b`, a_c FROM {t}"), "[1]\t['x','y']");
 }

@@ -135,6 +135,13 @@ fn init_makes_a_target_by_the_rules() {
 fn a_field_whose_column_another_one_takes_is_refused_by_name() {
     let mut world = World::unmade(Servers::shared(), "rules_taken", COLUMNS, 1);
     world.settings.insert("[table]", "rename = { a = \"b\" }".into());
+    // ClickHouse would refuse to create the table.
+    for args in [&["init"][..], &["init", "--print"], &["check"]] {
+        let refused = world.run(args).expect(78);
+        let told = format!("{}{}", refused.stdout, refused.stderr);
+        assert!(told.contains("`a` and `b` would both become `b` in the target"), "{told}");
+        assert!(!told.contains("CREATE TABLE IF NOT EXISTS `analytics`"), "{told}");
+    }
     world.ch(
         "CREATE TABLE {t} (id Int64, mail String, b Nullable(Int32), secret Nullable(String), amount String, _partition Int32,
          _offset Int64, _timestamp DateTime64(3, 'UTC')) ENGINE = ReplacingMergeTree(_timestamp) ORDER BY id
@@ -145,7 +152,7 @@ fn a_field_whose_column_another_one_takes_is_refused_by_name() {
     world.run(&["init"]).expect(0);
     world.sql("INSERT INTO {t} (mail, a, b) VALUES ('m', 1, 2)");
     let refused = world.once().expect(78).stderr;
-    assert!(refused.contains("`rename` gives the target's column b to another column"), "{refused}");
+    assert!(refused.contains("would both become `b` in the target"), "{refused}");
     assert!(refused.contains("hint: `rename` b as well, or `ignore` it"), "{refused}");
     // The key's is known without any server.
     world.settings.insert("[table]", "rename = { a = \"user_id\" }\nkey = [\"user_id\"]".into());
