@@ -213,7 +213,8 @@ pub(super) enum RawDeadLettersAction {
     Drop(RawDrop),
 }
 
-/// Insert the pending dead letters into the target, with their original partition, offset and timestamp.
+/// Insert the dead letters whose records the target does not hold, with their original partition, offset and timestamp. Those that are
+/// listed as settled are among them; those that were dropped, or replayed before, are not.
 #[derive(ArgsInfo, Debug, FromArgs)]
 #[argh(subcommand, name = "replay", help_triggers("-h", "--help"))]
 pub(super) struct RawReplay {}
