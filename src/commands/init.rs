@@ -14,7 +14,7 @@ use crate::clickhouse::{ClickHouseTarget, Http, quote, text};
 use crate::config::{Config, TableConfig};
 use crate::data::{NextOffset, Offsets, POSITION_COLUMNS};
 use crate::error::{Error, ExitCode, Result};
-use crate::fit::{Difference, Effect, Remedy, differences, is_refused_view, storage, taken};
+use crate::fit::{Difference, Effect, Remedy, differences, is_refused_view, nested_arrays, storage, taken};
 use crate::kafka::KafkaLog;
 use crate::kafka::admin::{self, Admin};
 use crate::kafka::explain::{is_unknown_topic, refusal};
@@ -24,7 +24,7 @@ use crate::legs::consume::{Committer, Known};
 use crate::open::{open_fence, open_ledger, open_writer};
 use crate::ports::LegContext;
 use crate::ports::source::{Checkpoint, Ledger};
-use crate::ports::target::Target;
+use crate::ports::target::{Target, TargetDescription};
 use crate::ports::topic::{End, Fence, TopicLog, wait_until_stable};
 use crate::postgres::{
     Session, SourceTable, UnsentIndex, add_flag, build_index, connect, drop_index, invalid_indexes, table_comment,
@@ -261,6 +261,11 @@ impl Init<'_> {
                     taken.what,
                     "choose another name in `rename`, give the other column one as well, or `ignore` it",
                 ));
+            }
+            for Difference { what, why, fix, .. } in
+                nested_arrays(self.table, &source.columns, &TargetDescription::default())
+            {
+                self.script.add_by_hand(Place::ClickHouse, &self.table.source, &format!("{what}: {why}"), &fix);
             }
             statements.push(create_target(self.table, source, comment));
         }
