@@ -197,7 +197,15 @@ impl Init<'_> {
         };
         if self.statement(Place::Postgres, &statement) {
             session.require_writable()?;
-            build_index(session, source, &statement)?;
+            build_index(session, source, &statement).map_err(|error| match error.exit_code() {
+                ExitCode::Permission => Error::new(
+                    ExitCode::Permission,
+                    error.what(),
+                    error.why(),
+                    format!("let the table's owner execute `{statement}`, then run `pg2ch init` again"),
+                ),
+                _ => error,
+            })?;
         }
         Ok(())
     }

@@ -94,7 +94,10 @@ pub fn statements(
         String::new()
     };
     let left = left_behind(old_table, &old);
-    let made = format!("{kept}{left}RENAME TABLE {name} TO {old};\n{create};");
+    // Where the old table's name is taken, nothing must go on as if it were this one.
+    let create = create.replacen("CREATE TABLE IF NOT EXISTS", "CREATE TABLE", 1);
+    let alone = "-- Let no other run start before the last of these statements: stop its timer first\n";
+    let made = format!("{alone}{kept}{left}RENAME TABLE {name} TO {old};\n{create};");
     let views = attached_again(old_table, "");
     let has = |wanted: &str| old_table.column(wanted).is_some();
     let has_positions = POSITION.iter().all(|(name, _)| has(name));
@@ -107,7 +110,7 @@ pub fn statements(
                 "-- Now `pg2ch consume`: it copies what the topic still holds. The views do not see that: they have it from {old}. \
                  What {old} lacks, insert into their tables with their own SELECT."
             ),
-            attached_again(old_table, " Then `pg2ch --once`: they see what it copies"),
+            attached_again(old_table, " Then `pg2ch --once`: they see what it copies."),
         ),
     };
     if !has_positions && !key.iter().all(|name| has(name)) {
@@ -124,11 +127,12 @@ pub fn statements(
     let notes =
         format!("{}{}", not_taken(source, old_table, &[&columns, with_positions].concat(), &old), nulls(&taken, &old));
     let (columns, positions) = (columns.join(", "), positions.join(", "));
-    // ClickHouse would silently put a default in place of a NULL.
-    let loudly = "SETTINGS insert_null_as_default = 0";
+    // ClickHouse would silently put a default in place of a NULL, and leave out older versions of a row.
+    let settings = "SETTINGS insert_null_as_default = 0, optimize_on_insert = 0";
     if has_positions {
         return format!(
-            "{made}\n{notes}INSERT INTO {name} ({columns}, {positions}) SELECT {columns}, {positions} FROM {old} {loudly};{views}"
+            "{made}\n{notes}INSERT INTO {name} ({columns}, {positions}) SELECT {columns}, {positions} FROM {old} \
+             WHERE ({positions}) NOT IN (SELECT {positions} FROM {name}) {settings}, transform_null_in = 1;{views}"
         );
     }
     let key = key.into_iter().map(quote).collect::<Vec<_>>().join(", ");
@@ -142,7 +146,7 @@ pub fn statements(
          key {taken}. `pg2ch verify --deep` shows stale ones:\n\
          {notes}INSERT INTO {name} ({columns}, {positions}) SELECT {columns}, -1, toInt64(bitShiftRight(cityHash64({key}), 1)), \
          toDateTime64(0, 3, 'UTC') FROM {old} WHERE ({key}) NOT IN (SELECT {key} FROM {name}){newest} LIMIT 1 BY {key} \
-         {loudly};{last}"
+         {settings};{last}"
     )
 }
 
@@ -215,5 +219,5 @@ fn attached_again(old_table: &TargetDescription, then: &str) -> String {
     if statements.is_empty() {
         return String::new();
     }
-    format!("\n-- RENAME has cut the views off. This binds them to the new table.{then}:{}", statements.concat())
+    format!("\n-- RENAME has cut the views off: this binds them to the new table.{then}{}", statements.concat())
 }

@@ -93,21 +93,27 @@ pub fn build_index(session: &mut Session, table: &SourceTable, statement: &str) 
     })
 }
 
-/// The statements that drop what interrupted builds have left: indexes of unsent rows that every write keeps up to date and that no
-/// query uses (<https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY>).
+/// The statements that drop what interrupted builds of the index have left: every write keeps it up to date, and no query uses it
+/// (<https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY>). Others' indexes are none of
+/// pg2ch's business, nor is one that is being built; whose build that is, a role without `pg_read_all_stats` may not see.
 ///
 /// # Errors
 /// PostgreSQL's.
 pub fn invalid_indexes(session: &mut Session, table: &SourceTable) -> Result<Vec<String>> {
     let what = format!("cannot look up the indexes of {}", table.name);
+    let columns: Vec<&str> = table.order_columns();
     let found = session.query(
         &what,
         "SELECT pg_catalog.format('DROP INDEX CONCURRENTLY %I.%I', n.nspname, c.relname)
          FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE i.indrelid = $1 AND NOT i.indisvalid AND c.relkind = 'i'
-           AND pg_catalog.strpos(pg_catalog.pg_get_expr(i.indpred, i.indrelid), pg_catalog.format('(NOT %I)', $2::text)) > 0",
-        &[&table.oid, &table.flag],
+         WHERE i.indrelid = $1 AND NOT i.indisvalid AND NOT i.indisunique AND c.relkind = 'i'
+           AND pg_catalog.strpos(pg_catalog.pg_get_expr(i.indpred, i.indrelid), pg_catalog.format('(NOT %I)', $2::text)) > 0
+           AND ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, n)
+                     LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number ORDER BY k.n) = $3
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p
+                           WHERE p.datname = pg_catalog.current_database() AND coalesce(p.index_relid, i.indexrelid) = i.indexrelid)",
+        &[&table.oid, &table.flag, &columns],
     )?;
     Ok(found.iter().map(|row| row.get(0)).collect())
 }

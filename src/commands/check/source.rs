@@ -2,7 +2,7 @@
 
 use super::finding::{Findings, Severity};
 use super::{Source, deletes, order};
-use crate::config::{Config, TableConfig};
+use crate::config::{ColumnRules, Config, TableConfig};
 use crate::error::{Error, ExitCode, Result};
 use crate::ports::source::SourceColumn;
 use crate::postgres::{
@@ -67,7 +67,7 @@ pub fn check(
             findings.error("source-unfit", what, "a run will not start", fix);
             return Ok(Some(found));
         }
-        source => source.and_then(|source| whole(session, source, findings)),
+        source => source.and_then(|source| whole(session, &table.column_rules, source, findings)),
     };
     match source {
         Ok(source) => found.source = Some(source),
@@ -77,9 +77,9 @@ pub fn check(
     Ok(Some(found))
 }
 
-fn whole(session: &mut Session, source: SourceTable, findings: &mut Findings) -> Result<Source> {
+fn whole(session: &mut Session, rules: &ColumnRules, source: SourceTable, findings: &mut Findings) -> Result<Source> {
     index(session, &source, findings)?;
-    made_of_the_flag(session, &source, findings)?;
+    made_of_the_flag(session, rules, &source, findings)?;
     condition(session, &source, findings)?;
     deletes::condition(session, &source, findings)?;
     order::check(session, &source, findings)?;
@@ -299,7 +299,12 @@ fn index(session: &mut Session, source: &SourceTable, findings: &mut Findings) -
 
 /// A generated column that is computed from the flag: a row is sent before it is flagged, so the value in the target is not the
 /// one that the source has afterwards.
-fn made_of_the_flag(session: &mut Session, source: &SourceTable, findings: &mut Findings) -> Result<()> {
+fn made_of_the_flag(
+    session: &mut Session,
+    rules: &ColumnRules,
+    source: &SourceTable,
+    findings: &mut Findings,
+) -> Result<()> {
     // Before PostgreSQL 15 the column depends on the flag, from then on its expression does.
     let rows = session.query(
         &format!("cannot look up the generated columns of {}", source.name),
@@ -312,14 +317,16 @@ fn made_of_the_flag(session: &mut Session, source: &SourceTable, findings: &mut 
          WHERE f.attrelid = $1 AND f.attname = $2::text ORDER BY 1",
         &[&source.oid, &source.flag],
     )?;
-    let is_sent = |name: &String| source.columns.iter().any(|column| column.name == *name);
-    for name in rows.iter().map(|row| row.get(0)).filter(is_sent) {
+    let is_compared =
+        |name: &String| source.columns.iter().any(|column| column.name == *name) && rules.column_of(name).is_some();
+    let names: Vec<String> = rows.iter().map(|row| row.get(0)).filter(is_compared).collect();
+    if !names.is_empty() {
         findings.warning(
             "column-of-flag",
-            format!("the generated column {name} of {} is computed from the flag {}", source.name, source.flag),
+            format!("{} of {} is generated from the flag {}", names.join(", "), source.name, source.flag),
             "a row is sent before it is flagged, so the target keeps the value for FALSE: `pg2ch verify --deep` reports the row as \
              different, and --repair sends it again forever",
-            format!("leave it out: `exclude = [{name:?}]` in [[table]], or take it out of `columns`"),
+            format!("leave it out: `exclude = {names:?}` in [[table]], or take it out of `columns`"),
         );
     }
     Ok(())

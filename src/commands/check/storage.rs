@@ -54,8 +54,9 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
         findings.warning(
             "update-trigger",
             format!(
-                "the trigger {trigger} of {table} fires on every {} is flagged",
-                if is_for_each_row { "row that" } else { "UPDATE by which a batch" }
+                "the trigger {trigger} of {table} fires on every {} is flagged{}",
+                if is_for_each_row { "row that" } else { "UPDATE by which a batch" },
+                if definition.contains(" WHEN (") { ", if its WHEN condition holds" } else { "" }
             ),
             format!(
                 "it costs time for each {}; if it changes the row (an `updated_at`), the target never gets that change; if it \

@@ -49,6 +49,31 @@ fn a_view_sees_what_comes_after_the_migration_and_nothing_twice() {
 }
 
 #[test]
+fn older_versions_are_taken_over_too_and_a_run_among_the_statements_doubles_nothing() {
+    let mut world =
+        world("migrated_versions", &format!("({ROWS}, {POSITION}) ENGINE = MergeTree ORDER BY id {TOKENS}"));
+    world.insert_rows(2);
+    world.once().expect(0);
+    world.sql("UPDATE {t} SET event_type = 'other', sent_to_kafka = FALSE WHERE id = 1");
+    world.once().expect(0);
+    let fix = migration(&world, 0);
+    assert!(fix.starts_with("-- Let no other run start before the last of these statements"), "{fix}");
+    let (before, after) = fix.split_once("INSERT INTO").unwrap();
+    run(&world, before);
+    let (insert, views) = after.split_once(";\n").unwrap();
+    let insert = format!("INSERT INTO{insert}");
+    world.ch(&insert);
+    assert_eq!(world.ch_number("SELECT count() FROM {t}"), 3, "each version");
+    world.ch("TRUNCATE TABLE {t}");
+    world.once().expect(0);
+    world.ch(&insert);
+    run(&world, views);
+    world.once().expect(0);
+    assert_eq!((world.ch_number("SELECT count() FROM {t}"), seen(&world).as_str()), (3, "1,1,2"));
+    world.assert_exactly_once();
+}
+
+#[test]
 fn a_view_of_a_table_without_positions_gets_no_record_of_the_topic_again() {
     let mut world = world("migrated_foreign", &format!("({ROWS}) ENGINE = MergeTree ORDER BY id {TOKENS}"));
     world.insert_rows(2);
