@@ -55,11 +55,15 @@ impl Script {
         let _ = writeln!(self.text, "{lines}");
     }
 
-    /// Adds what a person has to decide: as comments, each line of it.
+    /// Adds what a person has to decide: as comments, each line of it. A remark among statements stays one.
     pub fn add_by_hand(&mut self, place: Place, table: &str, why: &str, statements: &str) {
-        let statements: Vec<String> =
-            statements.lines().map(|line| format!("\n--     {}", line.trim_start_matches("-- "))).collect();
-        self.add(place, table, &format!("-- do by hand: {why}{}", statements.concat()));
+        let has_remarks_alone = statements.lines().all(|line| line.starts_with("-- "));
+        let shown = |line: &str| {
+            let line = if has_remarks_alone { line.trim_start_matches("-- ") } else { line };
+            format!("\n--     {line}")
+        };
+        let statements: String = statements.lines().map(shown).collect();
+        self.add(place, table, &format!("-- do by hand: {why}{statements}"));
     }
 }
 
@@ -95,11 +99,13 @@ mod tests {
         script.add(Place::Postgres, "public.t", "CREATE 1;");
         script.add(Place::Postgres, "public.t", "CREATE 2;");
         script.add(Place::Kafka, "public.t", "kafka-topics.sh");
-        script.add_by_hand(Place::ClickHouse, "public.t", "a: b", "ALTER 1;\n-- ALTER 2;");
+        script.add_by_hand(Place::ClickHouse, "public.t", "a: b", "ALTER 1;\n-- a remark\nALTER 2;");
+        script.add_by_hand(Place::ClickHouse, "public.t", "c", "-- ALTER 3;");
         assert_eq!(
             Script::join(&[script.text]),
             "-- PostgreSQL, for public.t (psql)\nCREATE 1;\nCREATE 2;\n\n# Kafka, for public.t (shell)\nkafka-topics.sh\n\n\
-             -- ClickHouse, for public.t (clickhouse-client)\n-- do by hand: a: b\n--     ALTER 1;\n--     ALTER 2;\n"
+             -- ClickHouse, for public.t (clickhouse-client)\n-- do by hand: a: b\n--     ALTER 1;\n--     -- a remark\n--     ALTER 2;\n\
+             -- do by hand: c\n--     ALTER 3;\n"
         );
         assert_eq!(Script::join(&[Script::default().text]), "nothing to do: everything that a run needs exists\n");
     }
