@@ -19,9 +19,14 @@ fn target_names<'a>(table: &'a TableConfig, columns: &'a [SourceColumn]) -> Vec<
     columns.iter().filter_map(|column| table.column_rules.column_of(&column.name)).collect()
 }
 
-/// The target that takes every value of the source whole.
+/// Creates, where there is none, the target that takes every value of the source whole.
 #[must_use]
 pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<&str>) -> String {
+    format!("CREATE TABLE IF NOT EXISTS {}", target_definition(table, source, comment))
+}
+
+/// Its name, and what follows that in CREATE TABLE.
+fn target_definition(table: &TableConfig, source: &SourceTable, comment: Option<&str>) -> String {
     let comment = comment.map_or_else(String::new, |comment| format!("\nCOMMENT {}", text(comment)));
     let column = |column: &SourceColumn| {
         let name = table.column_rules.column_of(&column.name)?;
@@ -39,7 +44,7 @@ pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<
     let holds_null = source.key.iter().any(|column| target_type(column).contains("Nullable("));
     let nullable = if holds_null { ", allow_nullable_key = 1" } else { "" };
     format!(
-        "CREATE TABLE IF NOT EXISTS {} (\n{columns}{mark}    `_partition` Int32,\n    `_offset` Int64,\n    \
+        "{} (\n{columns}{mark}    `_partition` Int32,\n    `_offset` Int64,\n    \
          `_timestamp` DateTime64(3, 'UTC'),\n    `_ingested_at` DateTime64(3, 'UTC') DEFAULT now64(3),\n    \
          INDEX `_position` (`_partition`, `_offset`) TYPE minmax GRANULARITY 1\n)\n\
          ENGINE = ReplacingMergeTree(`_timestamp`{hidden_by})\nORDER BY ({})\n\
@@ -87,32 +92,29 @@ pub fn statements(
 ) -> String {
     let old = TargetName { table: format!("{}_old", table.target.table), ..table.target.clone() };
     let (name, old) = (sql_name(&table.target), sql_name(&old));
-    let create = create_target(table, source, comment);
+    let definition = target_definition(table, source, comment);
     let kept = if old_table.is_partitioned() {
         format!("-- to keep PARTITION BY {}, write it before ORDER BY\n", old_table.partition_key)
     } else {
         String::new()
     };
     let left = left_behind(old_table, &old);
-    // Where the old table's name is taken, nothing must go on as if it were this one.
-    let create = create.replacen("CREATE TABLE IF NOT EXISTS", "CREATE TABLE", 1);
     let alone = "-- Let no other run start before the last of these statements: stop its timer first\n";
-    let made = format!("{alone}{kept}{left}RENAME TABLE {name} TO {old};\n{create};");
-    let views = attached_again(old_table, "");
+    // Where the old table's name is taken, both statements fail: nothing goes on as if it were this one.
+    let made = format!("{alone}{kept}{left}RENAME TABLE {name} TO {old};\nCREATE TABLE {definition};");
     let has = |wanted: &str| old_table.column(wanted).is_some();
     let has_positions = POSITION.iter().all(|(name, _)| has(name));
     let key = target_names(table, &source.key);
     // Rows without a position must not meet views that have counted them: what is new comes with the run after them.
-    let (run, last) = match old_table.views.as_slice() {
-        [] => ("-- Now `pg2ch --once`: it copies what the topic still holds.".to_owned(), String::new()),
-        _ => (
-            format!(
-                "-- Now `pg2ch consume`: it copies what the topic still holds. The views do not see that: they have it from {old}. \
-                 What {old} lacks, insert into their tables with their own SELECT."
-            ),
-            attached_again(old_table, " Then `pg2ch --once`: they see what it copies."),
-        ),
+    let run = if old_table.views.is_empty() {
+        "-- Now `pg2ch --once`: it copies what the topic still holds.".to_owned()
+    } else {
+        format!(
+            "-- Now `pg2ch consume`: it copies what the topic still holds. The views do not see that: they have it from {old}. \
+             What {old} lacks, insert into their tables with their own SELECT."
+        )
     };
+    let last = attached_again(old_table, " Then `pg2ch --once`: they see what it copies.");
     if !has_positions && !key.iter().all(|name| has(name)) {
         let run = if last.is_empty() { String::new() } else { format!("\n{run}") };
         return format!("{made}\n-- the rows of {old} lack the key, so they cannot be copied{run}{last}");
@@ -132,7 +134,8 @@ pub fn statements(
     if has_positions {
         return format!(
             "{made}\n{notes}INSERT INTO {name} ({columns}, {positions}) SELECT {columns}, {positions} FROM {old} \
-             WHERE ({positions}) NOT IN (SELECT {positions} FROM {name}) {settings}, transform_null_in = 1;{views}"
+             WHERE ({positions}) NOT IN (SELECT {positions} FROM {name}) {settings}, transform_null_in = 1;{}",
+            attached_again(old_table, "")
         );
     }
     let key = key.into_iter().map(quote).collect::<Vec<_>>().join(", ");
