@@ -11,7 +11,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::acl::Uses;
-use super::explain::{code_of, explain, is_refused, is_vague};
+use super::explain::{code_of, decisive, explain, is_refused, is_vague};
 use super::login::Login;
 use super::tokens::Tokens;
 use crate::certificates;
@@ -147,8 +147,7 @@ impl Context {
     pub fn explain(&self, what: &str, error: &KafkaError, uses: &Uses) -> Error {
         let code = code_of(error);
         let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let is_refused = code == Some(Code::Authentication)
-            || matches!(reported, Some((Code::Authentication, _))) && code.is_some_and(is_vague);
+        let is_refused = decisive(code, reported.as_ref()) == Some(Code::Authentication);
         let is_login = is_refused || code.is_none_or(is_vague);
         if let Some(without_token) = self.login.failure(is_refused).filter(|_| is_login) {
             return without_token.behind(what);

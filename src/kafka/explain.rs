@@ -15,9 +15,10 @@ pub fn explain(what: &str, error: &KafkaError, reported: Option<(Code, String)>,
         KafkaError::Transaction(error) => error.string(),
         other => other.to_string(),
     };
-    let (decisive, why) = match (code, reported) {
-        (Some(code), Some((reported, text))) if is_vague(code) => (Some(reported), format!("{told}: {text}")),
-        _ => (code, told),
+    let decisive = decisive(code, reported.as_ref());
+    let why = match reported {
+        Some((_, text)) if code.is_some_and(is_vague) => format!("{told}: {text}"),
+        _ => told,
     };
     let cause = Cause { error: error.clone(), code: decisive };
     if let Some(command) = decisive.and_then(|code| uses.grant(code)) {
@@ -28,7 +29,16 @@ pub fn explain(what: &str, error: &KafkaError, reported: Option<(Code, String)>,
     Error::new(exit, what, why, hint).with_source(cause)
 }
 
-/// librdkafka's error, and the code that decides what it means: that of the report behind it, where it is vague itself.
+/// The code that decides what an error means: that of what was `reported`, where its own is vague.
+#[must_use]
+pub fn decisive(code: Option<Code>, reported: Option<&(Code, String)>) -> Option<Code> {
+    match reported {
+        Some((reported, _)) if code.is_some_and(is_vague) => Some(*reported),
+        _ => code,
+    }
+}
+
+/// librdkafka's error, and its [`decisive`] code.
 #[derive(Debug)]
 struct Cause {
     error: KafkaError,

@@ -212,8 +212,8 @@ impl Session {
             let ms = limit.as_millis();
             format!("SET statement_timeout = {ms}; SET lock_timeout = {ms}")
         };
-        let usual = std::mem::replace(&mut self.limit, limit + GRACE);
         self.execute_batch(what, &set(limit))?;
+        let usual = std::mem::replace(&mut self.limit, limit + GRACE);
         let done = self.execute_batch(what, sql);
         self.limit = usual;
         done.and(self.execute_batch(what, &set(usual.saturating_sub(GRACE))))

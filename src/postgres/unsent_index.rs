@@ -8,6 +8,12 @@ use super::session::Session;
 use super::source_table::{SourceTable, quote};
 use crate::error::Result;
 
+/// The names of an index's columns, in order; nothing for an expression. The index's row is `i`.
+const INDEX_COLUMNS: &str = "ARRAY(SELECT coalesce(a.attname::text, '')
+    FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, n)
+    LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
+    ORDER BY k.n)";
+
 /// Whether a source has the index that its reader needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnsentIndex {
@@ -35,12 +41,10 @@ impl UnsentIndex {
             let mut has = |predicate: &Option<String>| -> Result<bool> {
                 let found = session.query(
                     &what,
-                    "SELECT ARRAY(SELECT coalesce(a.attname::text, '')
-                                  FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, n)
-                                  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
-                                  ORDER BY k.n)
-                     FROM pg_catalog.pg_index i
-                     WHERE indrelid = $1 AND indisvalid AND pg_catalog.pg_get_expr(indpred, indrelid) = $2",
+                    &format!(
+                        "SELECT {INDEX_COLUMNS} FROM pg_catalog.pg_index i
+                         WHERE indrelid = $1 AND indisvalid AND pg_catalog.pg_get_expr(indpred, indrelid) = $2"
+                    ),
                     &[&table.oid, predicate],
                 )?;
                 // Without an order the key's own index sorts as well.
@@ -102,19 +106,17 @@ pub fn build_index(session: &mut Session, table: &SourceTable, statement: &str) 
 pub fn invalid_indexes(session: &mut Session, table: &SourceTable) -> Result<Vec<String>> {
     let what = format!("cannot look up the indexes of {}", table.name);
     let columns: Vec<&str> = table.order_columns();
-    let found = session.query(
-        &what,
+    let sql = format!(
         "SELECT pg_catalog.format('DROP INDEX CONCURRENTLY %I.%I', n.nspname, c.relname)
          FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          WHERE i.indrelid = $1 AND NOT i.indisvalid AND NOT i.indisunique AND c.relkind = 'i'
            AND pg_catalog.strpos(pg_catalog.pg_get_expr(i.indpred, i.indrelid), pg_catalog.format('(NOT %I)', $2::text)) > 0
-           AND ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, n)
-                     LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number ORDER BY k.n) = $3
+           AND {INDEX_COLUMNS} = $3
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p
-                           WHERE p.datname = pg_catalog.current_database() AND coalesce(p.index_relid, i.indexrelid) = i.indexrelid)",
-        &[&table.oid, &table.flag, &columns],
-    )?;
+                           WHERE p.datname = pg_catalog.current_database() AND coalesce(p.index_relid, i.indexrelid) = i.indexrelid)"
+    );
+    let found = session.query(&what, &sql, &[&table.oid, &table.flag, &columns])?;
     Ok(found.iter().map(|row| row.get(0)).collect())
 }
 

@@ -24,7 +24,7 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
     let rows = session.query(
         &format!("cannot look up the triggers of {}", found.name),
         "SELECT t.tgname::text, pg_catalog.pg_get_triggerdef(t.oid), t.tgtype & 1 = 1 AND t.tgtype & 4 = 0 AND t.tgqual IS NULL,
-                pg_catalog.format('%I.%I', n.nspname, c.relname), t.tgtype & 1 = 1
+                pg_catalog.format('%I.%I', n.nspname, c.relname), t.tgtype & 1 = 1, t.tgqual IS NOT NULL
          FROM pg_catalog.pg_trigger t
          JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          WHERE (t.tgrelid = $1 OR t.tgtype & 1 = 1
@@ -40,7 +40,7 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
     )?;
     for row in rows {
         let (trigger, definition, can_be_narrowed): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
-        let (table, is_for_each_row): (String, bool) = (row.get(3), row.get(4));
+        let (table, is_for_each_row, has_condition): (String, bool, bool) = (row.get(3), row.get(4), row.get(5));
         let name = quote(&trigger);
         let fix = match definition.split_once(" EXECUTE ") {
             // An application's update sets the flag to FALSE, and the trigger is meant for it: only flagging is left out.
@@ -56,7 +56,7 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
             format!(
                 "the trigger {trigger} of {table} fires on every {} is flagged{}",
                 if is_for_each_row { "row that" } else { "UPDATE by which a batch" },
-                if definition.contains(" WHEN (") { ", if its WHEN condition holds" } else { "" }
+                if has_condition { ", if its WHEN condition holds" } else { "" }
             ),
             format!(
                 "it costs time for each {}; if it changes the row (an `updated_at`), the target never gets that change; if it \
