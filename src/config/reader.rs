@@ -199,7 +199,7 @@ impl Section<'_> {
         Ok(self.parsed(key, default.map(str::to_owned), hint, parse)?.value)
     }
 
-    /// The path of a file, if there is one; a relative one is meant from the configuration file's directory.
+    /// The path of a file, if there is one; a relative one begins at the configuration file's directory.
     pub fn path(&mut self, key: &str) -> Result<Option<Given<PathBuf>>> {
         let Some(given) = self.text(key)? else {
             self.note_unset(key);

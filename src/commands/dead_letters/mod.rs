@@ -53,8 +53,9 @@ fn look_through(leg: &LegContext<'_>) -> Result<TableLetters> {
     Ok(report)
 }
 
-/// The command that inserts the records that the target does not hold, of letters neither dropped nor replayed before, with the
-/// positions and timestamps that they had, so that they never win over a newer version: settled letters are among them. What was inserted is recognised by the next replay.
+/// The command that inserts the records that the target does not hold, of letters neither dropped nor replayed before. They keep
+/// their positions and timestamps, so they never win over a newer version: settled letters are among them. The next replay recognises
+/// what was inserted.
 pub struct ReplayAll;
 
 impl Command for ReplayAll {

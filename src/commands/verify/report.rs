@@ -160,7 +160,7 @@ impl TableReport {
         let unnamed: &[String] = &[];
         let Self { only_in_target, dead_letters, missing, doubled, .. } = self;
         let in_target = "not in PostgreSQL (any more), or outside `where`: deletes are not propagated";
-        let nowhere = "flagged, but not in the topic, the target or the dead letters";
+        let lacking = "flagged, but not in the topic, the target or the dead letters";
         [
             (self.unsent, "unsent", "the next run sends them", unnamed),
             (self.never_sent, "never sent", "the flag is NULL: set it to FALSE, and the column NOT NULL", unnamed),
@@ -171,7 +171,7 @@ impl TableReport {
             (self.dropped, "dropped", "refused, and dismissed with `pg2ch dead-letters drop`", unnamed),
             (self.deleted, "deleted", "deleted in PostgreSQL, and no longer in the target", unnamed),
             (self.expired, "expired", "deleted by the target's TTL", unnamed),
-            (missing.count, "missing", nowhere, &missing.keys),
+            (missing.count, "missing", lacking, &missing.keys),
             (doubled.count, "doubled", "the same record more than once", &doubled.keys),
             (self.different, "different", "the contents differ", unnamed),
         ]

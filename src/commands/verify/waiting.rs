@@ -149,7 +149,8 @@ impl<'a> Waiting<'a> {
             })
             .collect();
         let (in_topic, table, limit) = (&mut self.in_topic, self.leg.table, self.leg.config.timeouts.kafka);
-        read_between(&mut self.log, &ranges, ends, limit, "the uncopied records", |record| {
+        let what = format!("the uncopied records of topic {}", table.topic);
+        read_between(&mut self.log, &ranges, ends, limit, &what, |record| {
             in_topic.add(&table.row_key(record.key, record.value));
             if in_topic.hashes.len() <= MOST_KEYS {
                 return Ok(());

@@ -307,7 +307,7 @@ fn a_trigger_on_one_partition_is_found_and_narrowed_there() {
         ))
         .unwrap();
     world.run(&["init"]).expect(0);
-    let told = |world: &World| {
+    let named = |world: &World| {
         let report = check(world, 0);
         let findings = report["findings"].as_array().unwrap().clone();
         let mut found: Vec<String> = findings
@@ -327,8 +327,8 @@ fn a_trigger_on_one_partition_is_found_and_narrowed_there() {
     let statement = "the trigger statement of t fires on every UPDATE by which a batch is flagged";
     let [part, whole] =
         ["part of t_a", "whole of t"].map(|one| format!("the trigger {one} fires on every row that is flagged"));
-    assert_eq!(told(&world), [part.as_str(), statement, whole.as_str()]);
-    assert_eq!(told(&world), [statement]);
+    assert_eq!(named(&world), [part.as_str(), statement, whole.as_str()]);
+    assert_eq!(named(&world), [statement]);
 }
 
 #[test]

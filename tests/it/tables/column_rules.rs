@@ -138,9 +138,9 @@ fn a_field_whose_column_another_one_takes_is_refused_by_name() {
     // ClickHouse would refuse to create the table.
     for args in [&["init"][..], &["init", "--print"], &["check"]] {
         let refused = world.run(args).expect(78);
-        let told = format!("{}{}", refused.stdout, refused.stderr);
-        assert!(told.contains("`a` and `b` would both become `b` in the target"), "{told}");
-        assert!(!told.contains("CREATE TABLE IF NOT EXISTS `analytics`"), "{told}");
+        let printed = format!("{}{}", refused.stdout, refused.stderr);
+        assert!(printed.contains("`a` and `b` would both become `b` in the target"), "{printed}");
+        assert!(!printed.contains("CREATE TABLE IF NOT EXISTS `analytics`"), "{printed}");
     }
     world.ch(
         "CREATE TABLE {t} (id Int64, mail String, b Nullable(Int32), secret Nullable(String), amount String, _partition Int32,
