@@ -20,7 +20,7 @@ pub mod open;
 pub mod outcome;
 pub mod page;
 pub mod ports;
-pub mod postgres;
+mod postgres;
 pub mod report;
 pub mod run;
 pub mod run_id;

@@ -78,22 +78,27 @@ fn execute(invocation: &Invocation) -> Result<ExitCode> {
         }
         Command::Man => return Ok(show(&manual::page(&cli::definitions(), cli::common_options))),
         // These may be ended at any time; those that write finish what they have begun.
-        Command::Check => Frame::new(&load()?, limits, Shutdown::default(), *json).run(&check::Check)?,
-        Command::Status => Frame::new(&load()?, limits, Shutdown::default(), *json).run(&status::Status)?,
-        &Command::Init { print, start } => {
-            Frame::new(&load()?, limits, Shutdown::default(), *json).run(&init::CreateMissing { print, start })?
+        Command::Check => Frame::new(&load()?, limits, Shutdown::default(), *json)
+            .run(|frame, table| Ok(check::check(frame, table)))?,
+        Command::Status => Frame::new(&load()?, limits, Shutdown::default(), *json)
+            .run(|frame, table| Ok(status::status(frame, table)))?,
+        &Command::Init { print, start } => Frame::new(&load()?, limits, Shutdown::default(), *json)
+            .run_on(move |leg| init::create_missing(leg, print, start))?,
+        &Command::Verify(options) => {
+            Frame::new(&load()?, limits, listen()?, *json).run_on(move |leg| verify::verify(leg, options))?
         }
-        Command::Verify(options) => Frame::new(&load()?, limits, listen()?, *json).run(&verify::Verify(*options))?,
         Command::Prune(options) => {
-            Frame::new(&load()?, limits, listen()?, *json).run(&prune::Prune(options.clone()))?
+            let options = options.clone();
+            Frame::new(&load()?, limits, listen()?, *json).run_on(move |leg| prune::prune(leg, &options))?
         }
-        Command::DeadLetters => Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::List)?,
+        Command::DeadLetters => Frame::new(&load()?, limits, listen()?, *json).run_on(dead_letters::list)?,
         Command::DropDeadLetters(choice) => {
             let config = load()?;
-            let dismiss = dead_letters::Dismiss::new(choice.clone(), &config)?;
-            Frame::new(&config, limits, listen()?, *json).run(&dismiss)?
+            choice.require_one_table(&config)?;
+            let choice = choice.clone();
+            Frame::new(&config, limits, listen()?, *json).run_on(move |leg| dead_letters::dismiss(leg, &choice))?
         }
-        Command::ReplayDeadLetters => Frame::new(&load()?, limits, listen()?, *json).run(&dead_letters::ReplayAll)?,
+        Command::ReplayDeadLetters => Frame::new(&load()?, limits, listen()?, *json).run_on(dead_letters::replay)?,
     };
     Ok(conclude((text, code), invocation))
 }

@@ -79,8 +79,7 @@ impl Exception {
     }
 
     /// Whether the user lacks a privilege.
-    #[must_use]
-    pub const fn is_denied(&self) -> bool {
+    pub(crate) const fn is_denied(&self) -> bool {
         self.code == 497 // ACCESS_DENIED
     }
 }

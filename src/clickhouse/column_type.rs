@@ -49,8 +49,7 @@ pub enum ColumnType {
 
 impl ColumnType {
     /// The type of the values that are not NULL.
-    #[must_use]
-    pub fn without_null(self) -> Self {
+    pub(crate) fn without_null(self) -> Self {
         match self {
             Self::Nullable(inner) => *inner,
             other => other,
@@ -63,23 +62,17 @@ impl ColumnType {
 pub enum ScalarType {
     /// `Int8` to `Int256`, `UInt8` to `UInt256`.
     Integer(Integer),
-    /// `Float32`.
     Float32,
-    /// `Float64`.
     Float64,
     /// `Decimal(P, S)`, however it is spelt.
     Decimal(Decimal),
-    /// `Bool`.
     Bool,
-    /// `String`.
     String,
     /// Length in bytes.
     FixedString(usize),
-    /// `UUID`.
     Uuid,
     /// `Date`: 1970-01-01 to 2149-06-06.
     Date,
-    /// `Date32`.
     Date32,
     /// `DateTime`: whole seconds, 1970 to 2106.
     DateTime,
@@ -89,11 +82,8 @@ pub enum ScalarType {
     Time,
     /// Digits after the second, 0 to 9.
     Time64(u8),
-    /// `Enum8` or `Enum16`.
     Enum(EnumType),
-    /// `IPv4`.
     Ipv4,
-    /// `IPv6`.
     Ipv6,
     /// `JSON` without typed paths.
     Json,
@@ -119,7 +109,6 @@ pub struct Decimal {
 
 impl Decimal {
     /// Bytes of a value: 4, 8, 16 or 32.
-    #[must_use]
     pub fn bytes(self) -> usize {
         match self.precision {
             ..=9 => 4,
@@ -141,13 +130,11 @@ pub struct EnumType {
 
 impl EnumType {
     /// Bytes of a value: 1 or 2.
-    #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// The number that stands for a name.
-    #[must_use]
     pub fn number(&self, name: &str) -> Option<i16> {
         let at = self.members.binary_search_by(|(member, _)| member.as_str().cmp(name)).ok()?;
         self.members.get(at).map(|(_, number)| *number)

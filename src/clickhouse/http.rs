@@ -141,38 +141,32 @@ impl Http {
     }
 
     /// The client for another run: its connections are kept; which of several servers answers is found out anew.
-    #[must_use]
-    pub fn for_another_run(self) -> Self {
+    pub(crate) fn for_another_run(self) -> Self {
         Self { answered: Arc::default(), ..self }
     }
 
     /// How long a request may take.
-    #[must_use]
-    pub const fn limit(&self) -> Duration {
+    pub(crate) const fn limit(&self) -> Duration {
         self.limit
     }
 
     /// The server's address; of several the one that has answered, or all.
-    #[must_use]
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.answered.get().cloned().unwrap_or_else(|| self.url.to_string())
     }
 
     /// How many servers the URL names.
-    #[must_use]
-    pub fn servers(&self) -> usize {
+    pub(crate) fn servers(&self) -> usize {
         self.url.hosts.len()
     }
 
     /// The user.
-    #[must_use]
-    pub fn user(&self) -> &str {
+    pub(crate) fn user(&self) -> &str {
         &self.user
     }
 
     /// The client with the newest settings pinned from its first statement on, which a server refuses that does not know them.
-    #[must_use]
-    pub fn pinning_newest(self) -> Self {
+    pub(crate) fn pinning_newest(self) -> Self {
         self.pin_newest();
         self
     }
@@ -194,7 +188,7 @@ impl Http {
     /// without those, even one that is too old for pg2ch: `check` is to find that out.
     ///
     /// # Errors
-    /// The transport's.
+    /// A request without an answer.
     pub fn ask(&self, sql: &str, settings: &[(&str, &str)]) -> Result<Answer, ureq::Error> {
         let comment = run_comment();
         let comment = [("log_comment", comment.as_str())];
@@ -215,7 +209,7 @@ impl Http {
     /// not have been carried out.
     ///
     /// # Errors
-    /// The transport's.
+    /// A request without an answer.
     pub fn send(&self, sql: &str, settings: &[(&str, &str)], data: &[u8]) -> Result<Answer, ureq::Error> {
         let reply = self.exchange(sql, settings, data)?;
         // A proxy's empty page with status 200 would be taken for "no rows".
@@ -227,9 +221,6 @@ impl Http {
     }
 
     /// Sends a statement as [`send`](Self::send) does, and gives back all that was answered.
-    ///
-    /// # Errors
-    /// The transport's.
     pub(super) fn exchange(&self, sql: &str, settings: &[(&str, &str)], data: &[u8]) -> Result<Reply, ureq::Error> {
         if let Some(url) = self.answered.get() {
             return self.request(url, sql, settings, data);
@@ -292,10 +283,7 @@ impl Http {
     }
 
     /// Asks for rows, each an object of its columns.
-    ///
-    /// # Errors
-    /// ClickHouse's, sorted by exit code.
-    pub fn rows<T: DeserializeOwned>(&self, what: &str, sql: &str, settings: &[(&str, &str)]) -> Result<Vec<T>> {
+    pub(crate) fn rows<T: DeserializeOwned>(&self, what: &str, sql: &str, settings: &[(&str, &str)]) -> Result<Vec<T>> {
         let answer = self.query(what, &format!("{sql} FORMAT JSONEachRow"), settings)?;
         serde_json::Deserializer::from_slice(&answer)
             .into_iter()
@@ -304,13 +292,11 @@ impl Http {
     }
 
     /// The error for an exception.
-    #[must_use]
-    pub fn explain(&self, what: &str, exception: &Exception) -> Error {
+    pub(crate) fn explain(&self, what: &str, exception: &Exception) -> Error {
         exception.error(format!("{what} in ClickHouse at {}", self.address()))
     }
 
     /// The error for a reply of another form than was asked for.
-    #[must_use]
     pub fn unreadable(&self, what: &str, why: impl std::fmt::Display) -> Error {
         Error::unavailable(
             format!("{what} in ClickHouse at {}", self.address()),
@@ -320,8 +306,7 @@ impl Http {
     }
 
     /// The error for a request that got no answer.
-    #[must_use]
-    pub fn unreachable(&self, what: &str, error: ureq::Error) -> Error {
+    pub(crate) fn unreachable(&self, what: &str, error: ureq::Error) -> Error {
         let error = match error {
             // No request was made: there was no password for it.
             ureq::Error::Other(inner) => match inner.downcast::<Error>() {
@@ -371,27 +356,4 @@ fn read_certificates(file: &std::path::Path) -> Result<Vec<ureq::tls::Certificat
         return Err(fail("it holds no certificate".into()));
     }
     Ok(certificates)
-}
-
-/// An identifier, quoted.
-#[must_use]
-pub fn quote(identifier: &str) -> String {
-    format!("`{}`", identifier.replace('\\', "\\\\").replace('`', "\\`"))
-}
-
-/// A string literal.
-#[must_use]
-pub fn text(value: &str) -> String {
-    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_and_texts_are_quoted() {
-        assert_eq!(quote("a`b\\c"), "`a\\`b\\\\c`");
-        assert_eq!(text("it's \\"), "'it\\'s \\\\'");
-    }
 }

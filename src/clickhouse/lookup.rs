@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::http::quote;
+use super::row_binary;
+use super::sql::quote;
 use super::target_table::ClickHouseTarget;
 use crate::data::{Offsets, Ranges, RecordId};
 use crate::error::{Error, Result};
@@ -32,10 +33,7 @@ impl ClickHouseTarget {
     }
 
     /// Which of a few records, wherever they lie, the table holds.
-    ///
-    /// # Errors
-    /// ClickHouse's.
-    pub fn held_of(&mut self, records: &[RecordId]) -> Result<HashSet<RecordId>> {
+    pub(crate) fn held_of(&mut self, records: &[RecordId]) -> Result<HashSet<RecordId>> {
         if records.is_empty() {
             return Ok(HashSet::new());
         }
@@ -45,10 +43,7 @@ impl ClickHouseTarget {
 
     /// Why a row policy hides rows from this user, if one does, and how to lift it. Only the plan of a query shows it without a
     /// privilege of its own.
-    ///
-    /// # Errors
-    /// ClickHouse's.
-    pub fn row_policy(&mut self) -> Result<Option<(String, String)>> {
+    pub(crate) fn row_policy(&mut self) -> Result<Option<(String, String)>> {
         let (name, user) = (self.sql_name(), quote(self.http.user()));
         let what = format!("cannot look up the row policies of {}", self.name());
         let plan = self.query(&what, &format!("EXPLAIN actions = 1 SELECT 1 FROM {name}"))?;
@@ -108,8 +103,10 @@ impl ClickHouseTarget {
         // An array has its length in front: what a proxy has cut off is missed.
         let answer =
             self.query(&what, &format!("SELECT groupArray(tuple(*)) FROM (SELECT {select}) FORMAT RowBinary"))?;
-        match array(&answer) {
-            Some((count, rows)) if rows.len() == count * ROW => Ok(rows.chunks_exact(ROW).filter_map(parse).collect()),
+        match row_binary::length(&answer) {
+            Some((count, rows)) if Some(rows.len()) == count.checked_mul(ROW) => {
+                Ok(rows.chunks_exact(ROW).filter_map(parse).collect())
+            }
             _ => Err(self.http.unreadable(&what, format!("its {} bytes are not an array of rows", answer.len()))),
         }
     }
@@ -119,13 +116,6 @@ impl ClickHouseTarget {
 fn filter_in(plan: &str) -> Option<&str> {
     let filters = plan.lines().filter_map(|line| line.trim().strip_prefix("Row level filter column:"));
     filters.map(str::trim).find(|filter| *filter != "1")
-}
-
-/// The length that begins an array, in seven bits a byte, and what follows.
-fn array(answer: &[u8]) -> Option<(usize, &[u8])> {
-    let digits = answer.iter().take(5).position(|byte| byte & 0x80 == 0)? + 1;
-    let (digits, rest) = answer.split_at(digits);
-    Some((digits.iter().rev().fold(0, |count, byte| count << 7 | usize::from(byte & 0x7f)), rest))
 }
 
 fn parse(row: &[u8]) -> Option<RecordId> {

@@ -3,8 +3,9 @@
 
 use super::answer::Answer;
 use super::encode::FORMAT;
-use super::http::quote;
+use super::sql::sql_name;
 use super::target_table::{ClickHouseTarget, Twin};
+use crate::config::TargetName;
 use crate::ports::target::{Cause, Inserted};
 
 /// What the twin's name begins with.
@@ -12,7 +13,7 @@ const PREFIX: &str = "_pg2ch_probe_";
 
 impl ClickHouseTarget {
     fn twin_name(&self) -> String {
-        format!("{}.{}", quote(&self.name().database), quote(&format!("{PREFIX}{}", self.name().table)))
+        sql_name(&TargetName { table: format!("{PREFIX}{}", self.name().table), ..self.name().clone() })
     }
 
     fn does(&self, sql: &str) -> bool {

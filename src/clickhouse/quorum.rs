@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::http::text;
 use super::settings::{QUORUM, QUORUM_TIMEOUT};
+use super::sql::is_about;
 use super::target_table::ClickHouseTarget;
 use crate::config::TargetName;
 use crate::error::Result;
@@ -22,18 +22,15 @@ pub struct Replicas {
 
 impl Replicas {
     /// The question. It has an answer for every table: one that is not replicated has no replicas.
-    #[must_use]
     pub fn sql(name: &TargetName) -> String {
         format!(
             "SELECT max(total_replicas) AS total_replicas, max(active_replicas) AS active_replicas \
-             FROM system.replicas WHERE database = {} AND table = {}",
-            text(&name.database),
-            text(&name.table)
+             FROM system.replicas WHERE {}",
+            is_about(name, "table")
         )
     }
 
     /// How many have to confirm an INSERT.
-    #[must_use]
     pub const fn majority(self) -> u64 {
         self.total_replicas / 2 + 1
     }
@@ -41,9 +38,6 @@ impl Replicas {
 
 impl ClickHouseTarget {
     /// The settings of an INSERT into a table whose data lie on several servers, besides those of every INSERT.
-    ///
-    /// # Errors
-    /// ClickHouse's, sorted by exit code.
     pub(super) fn insert_elsewhere(&mut self) -> Result<Vec<(&'static str, String)>> {
         let is_alone = self.layout()? == Layout::Replicated && self.is_alone();
         let limit = self.http().limit();

@@ -3,7 +3,8 @@
 
 use std::collections::HashSet;
 
-use super::http::{PINNED_BY_NEWER, text};
+use super::http::PINNED_BY_NEWER;
+use super::sql::text;
 
 /// For INSERTs.
 const INSERT: &[(&str, &str)] = &[
@@ -131,14 +132,12 @@ pub struct Settings {
 
 impl Settings {
     /// The names of all of them, as a list of SQL texts: an unknown one would be an error, so the server is asked.
-    #[must_use]
     pub fn names_sql() -> String {
         let pinned = [INSERT, INSERT_ELSEWHERE, ASK, WHOLE].into_iter().chain(PINNED_BY_NEWER).flatten();
         pinned.map(|(name, _)| text(name)).collect::<Vec<_>>().join(", ")
     }
 
     /// Those of which the server knows the names.
-    #[must_use]
     pub fn among(known: &[String]) -> Self {
         let known: HashSet<&str> = known.iter().map(String::as_str).collect();
         let of = |pinned: &[&[(&'static str, &'static str)]]| {

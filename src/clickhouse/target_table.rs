@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 use super::answer::{Answer, UNKNOWN_SETTING};
 use super::column_type::{Column, DefaultKind};
 use super::encode::CalendarRange;
-use super::http::{Http, quote, text};
+use super::http::Http;
 use super::settings::{Settings, TOKEN};
+use super::sql::{is_about, is_uuid, sql_name, text};
 use crate::config::{Config, TableConfig, TargetName};
 use crate::data::{Offsets, Ranges, RecordId};
 use crate::error::{Error, Result};
@@ -101,25 +102,20 @@ impl ClickHouseTarget {
     }
 
     /// Makes the target, reached through `http`, and looks it up at once.
-    ///
-    /// # Errors
-    /// As [`describe`](Target::describe).
-    pub fn described(http: Http, table: &TableConfig) -> Result<Self> {
+    pub(crate) fn described(http: Http, table: &TableConfig) -> Result<Self> {
         let mut target = Self::through(http, table);
         target.description = Some(target.describe()?);
         Ok(target)
     }
 
     /// The same, with its server's calendar.
-    #[must_use]
-    pub fn with_calendar(mut self) -> Self {
+    pub(crate) fn with_calendar(mut self) -> Self {
         self.calendar = Some(Target::calendar(&mut self));
         self
     }
 
     /// The client through which the server is reached.
-    #[must_use]
-    pub const fn http(&self) -> &Http {
+    pub(crate) const fn http(&self) -> &Http {
         &self.http
     }
 
@@ -128,17 +124,13 @@ impl ClickHouseTarget {
     }
 
     /// The table's name, quoted for SQL.
-    #[must_use]
-    pub fn sql_name(&self) -> String {
-        format!("{}.{}", quote(&self.name.database), quote(&self.name.table))
+    pub(crate) fn sql_name(&self) -> String {
+        sql_name(&self.name)
     }
 
     /// Asks a question whose answer must be whole, under the pinned settings; `what` says, for a message, what cannot be
     /// done.
-    ///
-    /// # Errors
-    /// ClickHouse's, sorted by exit code.
-    pub fn query(&mut self, what: &str, sql: &str) -> Result<Vec<u8>> {
+    pub(crate) fn query(&mut self, what: &str, sql: &str) -> Result<Vec<u8>> {
         let settings = self.settings()?.ask.clone();
         self.http.query(what, sql, &settings)
     }
@@ -176,10 +168,6 @@ impl ClickHouseTarget {
             .ok_or_else(|| Error::bug(format!("cannot use {}", self.name), "what is known of it vanished"))
     }
 
-    fn where_sql(&self, name_column: &str) -> String {
-        format!("database = {} AND {name_column} = {}", text(&self.name.database), text(&self.name.table))
-    }
-
     fn unfit(&self, why: impl Into<String>, hint: impl Into<String>) -> Error {
         Error::config(
             format!("cannot use {} in ClickHouse at {} as the target", self.name, self.http.address()),
@@ -213,9 +201,9 @@ impl ClickHouseTarget {
              (SELECT groupArray(name) FROM system.settings WHERE name IN ({})) AS settings, \
              getSetting('{TOKEN}') AS token, toString(getSetting('async_insert')) AS buffers \
              FROM system.tables WHERE {} FORMAT JSONEachRow",
-            self.where_sql("table"),
+            is_about(&self.name, "table"),
             Settings::names_sql(),
-            self.where_sql("name"),
+            is_about(&self.name, "name"),
         );
         let own: &[(&str, &str)] =
             &[("output_format_json_quote_64bit_integers", "0"), (TOKEN, ECHO), ("async_insert", "0")];
@@ -269,9 +257,8 @@ impl Target for ClickHouseTarget {
         let dropped_settings = table.dropped_settings();
         let dependents = table.dependencies_database.into_iter().zip(table.dependencies_table).collect();
         let views = self.views(dependents)?;
-        let has_uuid = table.uuid.bytes().any(|byte| byte.is_ascii_hexdigit() && byte != b'0');
         Ok(TargetDescription {
-            identity: if has_uuid { table.uuid } else { self.name.to_string() },
+            identity: if is_uuid(&table.uuid) { table.uuid } else { self.name.to_string() },
             columns: table.columns.into_iter().map(|each| column(each, &table.zone)).collect(),
             definition: table.create_table_query,
             engine: Engine::parse(&table.engine, &table.engine_full),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::answer::Answer;
-use super::http::{quote, text};
+use super::sql::{is_uuid, quote, text};
 use super::target_table::ClickHouseTarget;
 use crate::error::Result;
 use crate::ports::engine::{Engine, Window, is_partitioned};
@@ -113,8 +113,7 @@ fn filled_by(view: &Row) -> Option<Name> {
     if let Some(named) = rest.trim_start().strip_prefix("TO ") {
         return table_name(named).map(|(name, _)| name);
     }
-    let has_uuid = view.uuid.bytes().any(|byte| byte.is_ascii_hexdigit() && byte != b'0');
-    let inner = if has_uuid { format!(".inner_id.{}", view.uuid) } else { format!(".inner.{}", view.name) };
+    let inner = if is_uuid(&view.uuid) { format!(".inner_id.{}", view.uuid) } else { format!(".inner.{}", view.name) };
     Some((view.database.clone(), inner))
 }
 

@@ -42,7 +42,6 @@ struct Place {
 }
 
 /// The script that a shell loads.
-#[must_use]
 pub fn script(shell: Shell, definitions: &CommandInfoWithArgs, common: CommonOptions) -> String {
     let mut places = Vec::new();
     collect("", definitions, common, &mut places);

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use self::script::{Place, Script};
 use super::migration::{self, create_target};
-use super::{Command, Frame};
-use crate::clickhouse::{ClickHouseTarget, Http, quote, text};
-use crate::config::{Config, TableConfig};
+use crate::clickhouse::{ClickHouseTarget, Http, is_about, quote, text};
+use crate::config::Config;
 use crate::data::{NextOffset, Offsets, POSITION_COLUMNS};
 use crate::error::{Error, ExitCode, Result};
 use crate::fit::{Difference, Effect, Remedy, differences, is_refused_view, nested_arrays, storage, taken};
@@ -43,8 +42,7 @@ pub const HELD: &str = "pg2ch_held";
 pub const RUNS: &str = "pg2ch_runs";
 
 /// The statements that make a table of pg2ch's own, without the last semicolon.
-#[must_use]
-pub fn own_table_statements(name: &str) -> &'static str {
+pub(crate) fn own_table_statements(name: &str) -> &'static str {
     let begins = POSTGRES_SQL.find(&format!("CREATE TABLE IF NOT EXISTS {name} (")).unwrap_or_default();
     let rest = &POSTGRES_SQL[begins..];
     // The next part begins with a comment of its own.
@@ -52,10 +50,7 @@ pub fn own_table_statements(name: &str) -> &'static str {
 }
 
 /// Whether a table of pg2ch's own is there, as this version needs it.
-///
-/// # Errors
-/// PostgreSQL's.
-pub fn is_present(session: &mut Session, name: &str) -> Result<bool> {
+pub(crate) fn is_present(session: &mut Session, name: &str) -> Result<bool> {
     let what = format!("cannot look up the table {name}");
     // An older version's checkpoint table lacks the newest column.
     let column = if name == CHECKPOINT { "record_types" } else { "source" };
@@ -68,10 +63,7 @@ pub fn is_present(session: &mut Session, name: &str) -> Result<bool> {
 pub const NO_SCHEMA: &str = "the role's search path names no schema that exists and that the role may use";
 
 /// The statement that names one, where the role's search path has none.
-///
-/// # Errors
-/// PostgreSQL's.
-pub fn no_schema(session: &mut Session) -> Result<Option<String>> {
+pub(crate) fn no_schema(session: &mut Session) -> Result<Option<String>> {
     let row = session.query_opt(
         "cannot look up the role's search path",
         "SELECT pg_catalog.format('ALTER ROLE %I IN DATABASE %I SET search_path = public;', current_user, current_database())
@@ -93,45 +85,32 @@ pub enum StartAt {
     End,
 }
 
-/// The command: creates what is missing for every table, and sets where copying begins.
-pub struct CreateMissing {
-    /// Tell what would be done instead.
-    pub print: bool,
-    /// Where copying is to begin, if that is to be set.
-    pub start: Option<StartAt>,
-}
-
-impl Command for CreateMissing {
-    type Outcome = Script;
-
-    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<Script> {
-        let Self { print, start } = *self;
-        frame.on(table, move |leg| {
-            let mut script = Script::default();
-            Init { leg, config: leg.config, table: leg.table, print, script: &mut script }.run(start)?;
-            Ok(script)
-        })
-    }
+/// Creates what is missing for a table, or only prints it; then sets where copying is to `start`, if that is to be set.
+///
+/// # Errors
+/// 75 if another `pg2ch init`, or a run, is in the way; 78 if something cannot be created; the servers'.
+pub fn create_missing(leg: &LegContext<'_>, print: bool, start: Option<StartAt>) -> Result<Script> {
+    let mut init = Init { leg, print, script: Script::default() };
+    init.run(start)?;
+    Ok(init.script)
 }
 
 struct Init<'a> {
     leg: &'a LegContext<'a>,
-    config: &'a Config,
-    table: &'a TableConfig,
     print: bool,
-    script: &'a mut Script,
+    script: Script,
 }
 
 impl Init<'_> {
     fn run(&mut self, start: Option<StartAt>) -> Result<()> {
-        let mut session = connect(self.config, "init", self.leg.watchdog)?;
+        let mut session = connect(self.leg.config, "init", self.leg.watchdog)?;
         let source = self.source(&mut session)?;
-        alone(&mut session, self.config, "pg2ch init", |session| {
+        alone(&mut session, self.leg.config, "pg2ch init", |session| {
             self.own_table(session, CHECKPOINT)?;
             self.own_table(session, HELD)?;
             self.own_table(session, RUNS)
         })?;
-        alone(&mut session, self.config, &format!("pg2ch init {}", source.name), |session| {
+        alone(&mut session, self.leg.config, &format!("pg2ch init {}", source.name), |session| {
             self.index(session, &source)
         })?;
         self.topics()?;
@@ -142,7 +121,7 @@ impl Init<'_> {
 
     /// Tells a step; whether it is to be carried out.
     fn step(&mut self, place: Place, lines: &str) -> bool {
-        self.script.add(place, &self.table.source, lines);
+        self.script.add(place, &self.leg.table.source, lines);
         !self.print
     }
 
@@ -155,9 +134,9 @@ impl Init<'_> {
     /// that are there already, so init itself does not add it.
     fn source(&mut self, session: &mut Session) -> Result<SourceTable> {
         if !self.print {
-            return SourceTable::find(session, self.table);
+            return SourceTable::find(session, self.leg.table);
         }
-        let (source, has_flag) = SourceTable::find_without_flag(session, self.table)?;
+        let (source, has_flag) = SourceTable::find_without_flag(session, self.leg.table)?;
         if !has_flag {
             self.step(Place::Postgres, &add_flag(&source.name, &source.flag));
         }
@@ -211,10 +190,12 @@ impl Init<'_> {
     }
 
     fn topics(&mut self) -> Result<()> {
-        let admin = Admin::new(self.config, self.leg.watchdog)?;
+        let admin = Admin::new(self.leg.config, self.leg.watchdog)?;
         let mut missing = Vec::new();
-        for (topic, settings) in [(self.table.topic.clone(), &[][..]), (self.table.dead_letter_topic(), admin::KEPT)] {
-            let mut log = KafkaLog::new(self.config, &topic, &self.table.group, self.leg.watchdog)?;
+        for (topic, settings) in
+            [(self.leg.table.topic.clone(), &[][..]), (self.leg.table.dead_letter_topic(), admin::KEPT)]
+        {
+            let mut log = KafkaLog::new(self.leg.config, &topic, &self.leg.table.group, self.leg.watchdog)?;
             match log.partitions() {
                 Ok(_) => {}
                 // A topic that may not be described may not be there either.
@@ -222,7 +203,7 @@ impl Init<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let brokers = &self.config.kafka.brokers;
+        let brokers = &self.leg.config.kafka.brokers;
         let command =
             |(topic, settings): &(String, &[_])| admin::create_command(brokers, " --if-not-exists", topic, settings);
         let commands: Vec<String> = missing.iter().map(command).collect();
@@ -245,14 +226,14 @@ impl Init<'_> {
     }
 
     fn target(&mut self, source: &SourceTable, comment: Option<&str>) -> Result<()> {
-        let what = format!("cannot create the target {}", self.table.target);
-        let http = Http::new(self.config)?.pinning_newest();
-        let name = &self.table.target;
+        let what = format!("cannot create the target {}", self.leg.table.target);
+        let http = Http::new(self.leg.config)?.pinning_newest();
+        let name = &self.leg.table.target;
         let sql = format!(
             "SELECT (SELECT count() FROM system.databases WHERE name = {database}), \
-             (SELECT count() FROM system.tables WHERE database = {database} AND name = {table}) FORMAT TabSeparated",
+             (SELECT count() FROM system.tables WHERE {}) FORMAT TabSeparated",
+            is_about(name, "name"),
             database = text(&name.database),
-            table = text(&name.table)
         );
         let answer = http.query(&what, &sql, &[])?;
         let answer = String::from_utf8_lossy(&answer);
@@ -263,7 +244,7 @@ impl Init<'_> {
             statements.push(format!("CREATE DATABASE IF NOT EXISTS {}", quote(&name.database)));
         }
         if !table {
-            if let Some(taken) = source.columns.iter().find_map(|column| taken(&self.table.column_rules, column)) {
+            if let Some(taken) = source.columns.iter().find_map(|column| taken(&self.leg.table.column_rules, column)) {
                 return Err(Error::config(
                     what,
                     taken.what,
@@ -271,11 +252,11 @@ impl Init<'_> {
                 ));
             }
             for Difference { what, why, fix, .. } in
-                nested_arrays(self.table, &source.columns, &TargetDescription::default())
+                nested_arrays(self.leg.table, &source.columns, &TargetDescription::default())
             {
-                self.script.add_by_hand(Place::ClickHouse, &self.table.source, &format!("{what}: {why}"), &fix);
+                self.script.add_by_hand(Place::ClickHouse, &self.leg.table.source, &format!("{what}: {why}"), &fix);
             }
-            statements.push(create_target(self.table, source, comment));
+            statements.push(create_target(self.leg.table, source, comment));
         }
         for statement in statements {
             if self.statement(Place::ClickHouse, &statement) {
@@ -287,20 +268,20 @@ impl Init<'_> {
 
     /// Adds what the target lacks; what would change, or take away, what is there is told, for a person to decide.
     fn alter_target(&mut self, http: &Http, source: &SourceTable, comment: Option<&str>) -> Result<()> {
-        let cannot = format!("cannot alter the target {}", self.table.target);
-        let target = ClickHouseTarget::new(self.config, self.table)?.describe()?;
+        let cannot = format!("cannot alter the target {}", self.leg.table.target);
+        let target = ClickHouseTarget::new(self.leg.config, self.leg.table)?.describe()?;
         let anew = |script: &mut Script, why: &str| {
-            let statements = migration::statements(self.table, source, comment, &target);
-            script.add_by_hand(Place::ClickHouse, &self.table.source, why, &statements);
+            let statements = migration::statements(self.leg.table, source, comment, &target);
+            script.add_by_hand(Place::ClickHouse, &self.leg.table.source, why, &statements);
         };
-        let is_view = is_refused_view(self.table, &target.engine.name);
+        let is_view = is_refused_view(self.leg.table, &target.engine.name);
         let foreign = if is_view { None } else { migration::foreign(self.leg, &target)? };
         if let Some(why) = foreign {
-            anew(self.script, &why);
+            anew(&mut self.script, &why);
             return Ok(());
         }
-        let mut found = differences(self.table, Some(&source.columns), &target);
-        found.extend(storage::misfits(self.table, &[], &target));
+        let mut found = differences(self.leg.table, Some(&source.columns), &target);
+        found.extend(storage::misfits(self.leg.table, &[], &target));
         for Difference { effect, what, why, fix, remedy, .. } in found {
             let why = format!("{what}: {why}");
             match remedy {
@@ -311,8 +292,8 @@ impl Init<'_> {
                     }
                 }
                 _ if effect >= Effect::Weaker => {}
-                Remedy::NewEngine | Remedy::NewColumn => anew(self.script, &why),
-                Remedy::ByHand => self.script.add_by_hand(Place::ClickHouse, &self.table.source, &why, &fix),
+                Remedy::NewEngine | Remedy::NewColumn => anew(&mut self.script, &why),
+                Remedy::ByHand => self.script.add_by_hand(Place::ClickHouse, &self.leg.table.source, &why, &fix),
             }
         }
         Ok(())
@@ -321,7 +302,7 @@ impl Init<'_> {
     /// Moves the offsets to the beginning or the end of the topic, the checkpoint to its end, under the lock and through the
     /// fences, as a run would.
     fn start_at(&mut self, at: StartAt) -> Result<()> {
-        let (config, table) = (self.config, self.table);
+        let (config, table) = (self.leg.config, self.leg.table);
         let step = match at {
             StartAt::Beginning => {
                 format!("# the offsets of {} move to the beginning of topic {}", table.source, table.topic)

@@ -26,7 +26,6 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 /// The page, in the language of man(7).
-#[must_use]
 pub fn page(definitions: &CommandInfoWithArgs, common: CommonOptions) -> String {
     let mut page = Page(String::new());
     page.line(&format!(".TH PG2CH 1 \"\" \"pg2ch {}\" \"User Commands\"", env!("CARGO_PKG_VERSION")));

@@ -2,12 +2,12 @@
 //! it anew with its rows in it. `check` and `init` show those; a person runs them.
 
 use crate::clickhouse::column_type::{Column, takes_null};
-use crate::clickhouse::{ClickHouseTarget, quote, text};
+use crate::clickhouse::{ClickHouseTarget, quote, sql_name, text};
 use crate::config::{DELETED_MARK, TableConfig, TargetName};
 use crate::error::Result;
 use crate::fit::deletes::definition;
 use crate::fit::map::target_type;
-use crate::fit::{POSITION, can_be_taken_over, sql_name};
+use crate::fit::{POSITION, can_be_taken_over};
 use crate::outcome::backlog;
 use crate::ports::LegContext;
 use crate::ports::source::SourceColumn;
@@ -20,7 +20,6 @@ fn target_names<'a>(table: &'a TableConfig, columns: &'a [SourceColumn]) -> Vec<
 }
 
 /// Creates, where there is none, the target that takes every value of the source whole.
-#[must_use]
 pub fn create_target(table: &TableConfig, source: &SourceTable, comment: Option<&str>) -> String {
     format!("CREATE TABLE IF NOT EXISTS {}", target_definition(table, source, comment))
 }
@@ -83,7 +82,6 @@ pub fn foreign(leg: &LegContext<'_>, target: &TargetDescription) -> Result<Optio
 ///
 /// A RENAME cuts the views off: no INSERT reaches them, neither of the old table nor of the new one, until they are attached again.
 /// That is the last statement, so that they do not get again what they have counted.
-#[must_use]
 pub fn statements(
     table: &TableConfig,
     source: &SourceTable,

@@ -25,18 +25,6 @@ use crate::ports::progress::Progress;
 use crate::shutdown::Shutdown;
 use crate::threads::watchdog::watched;
 
-/// A command that reaches servers: what it does for one table, and how it reports the outcome.
-pub trait Command {
-    /// What it found out or did about one table.
-    type Outcome: Outcome;
-
-    /// Runs for one table. Servers are reached only through [`Frame::on`].
-    ///
-    /// # Errors
-    /// What ends the command for this table; what it can do without belongs in [`Outcome`](Self::Outcome).
-    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<Self::Outcome>;
-}
-
 /// What a command reports of one table. In JSON it is serialized.
 pub trait Outcome: Serialize + Sized {
     /// What it means.
@@ -71,15 +59,26 @@ impl<'a> Frame<'a> {
         Self { config, limits, shutdown, started: Instant::now(), json }
     }
 
-    /// Runs for every table, one after the other; the text to print, and the exit code: the most severe of the tables'. The
-    /// error of one table is logged, and does not keep the command from the others.
+    /// Does `work` for every table, as [`on`](Self::on) does it for one.
     ///
     /// # Errors
     /// That of the only table.
-    pub fn run<C: Command>(&self, command: &C) -> Result<(String, ExitCode)> {
+    pub fn run_on<O: Outcome + Send + 'static>(
+        &self,
+        work: impl Fn(&LegContext<'_>) -> Result<O> + Clone + Send + 'static,
+    ) -> Result<(String, ExitCode)> {
+        self.run(|_, table| self.on(table, work.clone()))
+    }
+
+    /// Runs `command` for every table, one after the other; the text to print, and the exit code: the most severe of the tables'.
+    /// The error of one table is logged, and does not keep the command from the others.
+    ///
+    /// # Errors
+    /// That of the only table.
+    pub fn run<O: Outcome>(&self, command: impl Fn(&Self, &TableConfig) -> Result<O>) -> Result<(String, ExitCode)> {
         let (mut texts, mut documents, mut code) = (Vec::new(), Vec::new(), ExitCode::Done);
         for table in &self.config.tables {
-            let (mut document, of_table) = match command.run(self, table) {
+            let (mut document, of_table) = match command(self, table) {
                 Err(error) if self.config.tables.len() == 1 => return Err(error),
                 Err(error) => {
                     logging::print_error(&error);
@@ -98,12 +97,12 @@ impl<'a> Frame<'a> {
             documents.push(document);
             code = code.graver(of_table);
         }
-        let text = C::Outcome::join(&texts);
+        let text = O::join(&texts);
         if !self.json {
             return Ok((text, code));
         }
         let mut document = json!({ "tables": documents, "exit_code": code.code() });
-        C::Outcome::add_to(&mut document, &text);
+        O::add_to(&mut document, &text);
         Ok((format!("{document:#}"), code))
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-use super::{Command, Frame, Outcome, dead_letters};
+use super::{Frame, Outcome, dead_letters};
 use crate::config::TableConfig;
 use crate::error::{Error, ExitCode, Result};
 use crate::numbers::{counted, grouped};
@@ -54,35 +54,29 @@ struct History {
     unsent_seconds_at_most: Option<i64>,
 }
 
-/// The command. It ends with 0, or with the code of the most severe failure to ask a server.
-pub struct Status;
-
-impl Command for Status {
-    type Outcome = TableStatus;
-
-    /// One server that cannot be asked, or hangs, does not hide what the others have to say.
-    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableStatus> {
-        let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
-        let answers = unsent.as_ref().err().is_none_or(|error| error.exit_code() != ExitCode::Unavailable);
-        let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
-        let (backlog, failures) = Backlog::of(unsent, partitions);
-        let mut status = TableStatus { dead_letters: None, history: None, backlog, failures };
-        if status.failures.is_empty() {
-            match frame.on(table, dead_letters::pending) {
-                Ok(pending) => status.dead_letters = Some(pending),
-                Err(error) => status.failures.push(error),
-            }
+/// What is known about a table. It ends with 0, or with the code of the most severe failure to ask a server: one that cannot be asked,
+/// or hangs, does not hide what the others have to say.
+pub fn status(frame: &Frame<'_>, table: &TableConfig) -> TableStatus {
+    let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
+    let answers = unsent.as_ref().err().is_none_or(|error| error.exit_code() != ExitCode::Unavailable);
+    let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
+    let (backlog, failures) = Backlog::of(unsent, partitions);
+    let mut status = TableStatus { dead_letters: None, history: None, backlog, failures };
+    if status.failures.is_empty() {
+        match frame.on(table, dead_letters::pending) {
+            Ok(pending) => status.dead_letters = Some(pending),
+            Err(error) => status.failures.push(error),
         }
-        if answers {
-            let history = |leg: &LegContext<'_>| history(&mut connect(leg.config, "status", leg.watchdog)?, leg.table);
-            match frame.on(table, history) {
-                Ok(history) => status.history = Some(history),
-                // Without a history there is nothing to show, and nothing wrong.
-                Err(error) => log::debug!("{error}"),
-            }
-        }
-        Ok(status)
     }
+    if answers {
+        let history = |leg: &LegContext<'_>| history(&mut connect(leg.config, "status", leg.watchdog)?, leg.table);
+        match frame.on(table, history) {
+            Ok(history) => status.history = Some(history),
+            // Without a history there is nothing to show, and nothing wrong.
+            Err(error) => log::debug!("{error}"),
+        }
+    }
+    status
 }
 
 fn history(session: &mut Session, table: &TableConfig) -> Result<History> {

@@ -6,8 +6,8 @@ use super::map::{nullable_target_type, target_type};
 use super::types::{Fit, fit};
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType, takes_null};
 use crate::clickhouse::encode::holds_position;
-use crate::clickhouse::{quote, text};
-use crate::config::{ColumnRules, TableConfig, TargetName};
+use crate::clickhouse::{quote, sql_name, text};
+use crate::config::{ColumnRules, TableConfig};
 use crate::data::is_own;
 use crate::ports::engine::Rests;
 use crate::ports::source::SourceColumn;
@@ -87,12 +87,6 @@ impl Difference {
     pub fn by(self, remedy: Remedy) -> Self {
         Self { remedy, ..self }
     }
-}
-
-/// The target's name, quoted for SQL.
-#[must_use]
-pub fn sql_name(target: &TargetName) -> String {
-    format!("{}.{}", quote(&target.database), quote(&target.table))
 }
 
 /// Whether the target is a view, and the configuration does not allow that: its columns are another table's.
@@ -364,6 +358,7 @@ fn nullable(type_name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TargetName;
     use crate::config::{ColumnChoice, OnBadRow, Outbox, Removal};
     use crate::ports::engine::Engine;
 

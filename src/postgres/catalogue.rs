@@ -10,7 +10,6 @@ use crate::ports::source::{AsKey, SourceColumn};
 
 /// The name under which PostgreSQL knows the table that a parameter names, as an expression: the one that checkpoint, lock and
 /// history go by. NULL where there is no such table.
-#[must_use]
 pub fn name_sql(parameter: &str) -> String {
     format!(
         "(SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
@@ -32,9 +31,6 @@ pub struct Catalogue {
 
 impl Catalogue {
     /// Looks a source up; `None` if there is nothing of its name.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn look_up(session: &mut Session, config: &TableConfig) -> Result<Option<Self>> {
         let answers = session.script(&format!("cannot look up table {}", config.source), &Self::sql(config))?;
         Ok(Self::of(&answers))
@@ -58,13 +54,10 @@ impl Catalogue {
 /// Something of the name that the configuration gives.
 #[derive(Clone, Debug)]
 pub struct Relation {
-    /// Its OID.
     pub oid: u32,
     /// `schema.table`, quoted where needed.
     pub name: String,
-    /// The database.
     pub database: String,
-    /// Whether it has partitions.
     pub is_partitioned: bool,
     /// `pg_class.relkind`.
     kind: String,
@@ -87,7 +80,6 @@ impl Relation {
     }
 
     /// Why it cannot be a source, if it cannot.
-    #[must_use]
     pub fn unfit(&self) -> Option<String> {
         let name = &self.name;
         let other = match self.kind.as_str() {
@@ -105,9 +97,6 @@ impl Relation {
 }
 
 /// A table's comment.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn table_comment(session: &mut Session, oid: u32, name: &str) -> Result<Option<String>> {
     let what = format!("cannot look up the comment of {name}");
     let row = session.query_opt(&what, "SELECT pg_catalog.obj_description($1, 'pg_class')", &[&oid])?;
@@ -115,9 +104,6 @@ pub fn table_comment(session: &mut Session, oid: u32, name: &str) -> Result<Opti
 }
 
 /// The names of all columns of a table, in its order.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn column_names(session: &mut Session, oid: u32, name: &str) -> Result<Vec<String>> {
     let rows = session.query(
         &format!("cannot look up the columns of {name}"),

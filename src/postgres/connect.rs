@@ -58,15 +58,11 @@ pub fn connect(config: &Config, role: &str, watchdog: &Watchdog) -> Result<Sessi
 }
 
 /// Opens the session that reads rows.
-///
-/// # Errors
-/// As [`connect`].
 pub fn connect_reader(config: &Config, watchdog: &Watchdog) -> Result<Session> {
     connect_and_query(None, config, READER, READS, "", watchdog).map(|(session, _)| session)
 }
 
 /// A reader's session of an earlier run of this process for this one; `None` if it does not answer any more.
-#[must_use]
 pub fn renew_reader(kept: Session, config: &Config, watchdog: &Watchdog) -> Option<Session> {
     renew(kept, config, READER, READS, "", watchdog).map(|(session, _)| session)
 }
@@ -81,9 +77,6 @@ const READS: &[(&str, &str)] = &[("search_path", "pg_catalog"), ("cursor_tuple_f
 /// As [`connect`], through a session that an earlier run of this process has `kept`, if it still answers; with more `settings`. The
 /// queries in `then` go out in the same message. Their answers are missing if one has failed: the caller then sends them again by
 /// themselves, and reports why.
-///
-/// # Errors
-/// As [`connect`].
 pub(super) fn connect_and_query(
     kept: Option<Session>,
     config: &Config,

@@ -22,9 +22,6 @@ const DURABLE: &str = "s AS MATERIALIZED (SELECT pg_catalog.set_config('synchron
 
 impl Epoch {
     /// Takes the next one, durably.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn take(session: &mut Session, what: &str, source: &str, topic: &str) -> Result<Self> {
         let sql = format!(
             "WITH {DURABLE}

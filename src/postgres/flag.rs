@@ -14,14 +14,15 @@ use std::sync::{Mutex, PoisonError};
 use postgres::Transaction;
 use postgres::error::SqlState;
 
+use super::epoch::{Epoch, Moved};
 use super::flaggable::Flaggable;
-use super::session::{Attempt, Session, typed};
+use super::session::{Attempt, Params, Session, typed};
 use super::source_table::SourceTable;
-use super::wire::{Tid, Xid};
+use super::wire::{Tid, Xid, version_of};
 use crate::crash;
 use crate::data::Version;
 use crate::error::{Error, Result};
-use crate::ports::source::Flagged;
+use crate::ports::source::{Checkpoint, Flagged};
 
 /// How often a transaction is begun again after a deadlock, a lock that is not given, or a flag that is taken back.
 const ATTEMPTS: usize = 8;
@@ -65,17 +66,20 @@ pub(super) struct Named<'a> {
 }
 
 impl<'a> Named<'a> {
-    fn push(&mut self, wanted: &Wanted<'a>, place: usize, version: Version) {
+    pub fn push(&mut self, place: usize, version: Version, key: &'a str) {
         self.places.push(place);
         self.tables.push(version.table);
         self.ctids.push(Tid(version.ctid.0, version.ctid.1));
         self.xmins.push(Xid(version.xmin));
-        self.keys.push(wanted.rows[place].1);
+        self.keys.push(key);
     }
 
     pub fn of(wanted: &Wanted<'a>, places: impl Iterator<Item = usize>) -> Self {
         let mut named = Self::default();
-        places.for_each(|place| named.push(wanted, place, wanted.rows[place].0));
+        for place in places {
+            let (version, key) = wanted.rows[place];
+            named.push(place, version, key);
+        }
         named
     }
 
@@ -177,6 +181,43 @@ impl FlagStatements {
             format!("its rows were locked, or their flags taken back, {ATTEMPTS} times in a row"),
             "look for long transactions on the table and for triggers that write to it; the next run resumes here",
         ))
+    }
+
+    /// The usual end of a batch in one statement: locks the rows, claims the epoch, flags the rows and moves the checkpoint; each
+    /// only if all before it went as it should. `false` if anything is otherwise: nothing has changed then, and [`run`](Self::run)
+    /// finds out what it is.
+    ///
+    /// # Errors
+    /// PostgreSQL's, where it says nothing.
+    pub fn run_at_once(&self, session: &mut Session, rows: &Named<'_>, epoch: &Epoch, to: &Checkpoint) -> Result<bool> {
+        if self.has_after_triggers {
+            return Ok(false);
+        }
+        let Self { lock, update, flag, .. } = self;
+        // A trigger that takes a flag back is found when the rows are changed already: the division ends the statement.
+        let sql = format!(
+            "WITH {lock}, {claim_and_move}, u AS ({update} AND EXISTS (SELECT FROM c) RETURNING t.{flag} AS flag)
+             SELECT CASE WHEN EXISTS (SELECT FROM c) THEN
+                        1 / (CASE WHEN (SELECT count(*) FILTER (WHERE flag) FROM u) = cardinality($4) THEN 1 ELSE 0 END)
+                    ELSE 0 END = 1",
+            claim_and_move = Epoch::sql(5, "(SELECT count(*) FROM l) = cardinality($4)"),
+        );
+        crash::point("flag.before");
+        let before: Params<'_> = &[&rows.tables, &rows.ctids, &rows.xmins, &rows.keys];
+        let row = epoch.params(before, &Moved::of(to), |params| {
+            session.raw(&self.what, |client| client.query_typed_one(&sql, &typed(params)))
+        });
+        match row {
+            Ok(row) => {
+                crash::point("flag.commit.after");
+                Ok(row.get(0))
+            }
+            Err(error) if error.code().is_some() => {
+                log::debug!("{}: {error}", self.what);
+                Ok(false)
+            }
+            Err(error) => Err(session.explain(&self.what, error)),
+        }
     }
 
     /// The rows of which PostgreSQL refuses the flag: each try to flag some of them is undone.
@@ -296,9 +337,7 @@ impl FlagStatements {
         let mut equal = Named::default();
         for row in rows {
             if let Some(place) = named.place(row.get(0)) {
-                let (ctid, xmin): (Tid, Xid) = (row.get(2), row.get(3));
-                let version = Version { table: row.get(1), ctid: (ctid.0, ctid.1), xmin: xmin.0 };
-                equal.push(wanted, place, version);
+                equal.push(place, version_of(&row, [1, 2, 3]), wanted.rows[place].1);
             }
         }
         Ok(equal)

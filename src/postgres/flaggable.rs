@@ -15,9 +15,6 @@ pub struct Flaggable {
 
 impl Flaggable {
     /// Asks all of it at once: a table whose rows cannot be flagged, or held in the table `held`, is refused.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code.
     pub fn find(session: &mut Session, table: &SourceTable, held: &str) -> Result<Self> {
         let what = format!("cannot flag rows of {}", table.name);
         let (oid, flag) = (table.oid, literal(&table.flag));
@@ -45,9 +42,6 @@ impl Flaggable {
 
 /// That rows can be flagged at all: the role may update them, and so can the table (a published one without a replica
 /// identity, or with a rule, cannot). That is asked when a statement begins, not when it is prepared.
-///
-/// # Errors
-/// PostgreSQL's, sorted by exit code.
 pub fn require_flaggable(session: &mut Session, table: &SourceTable) -> Result<()> {
     session.script(&format!("cannot flag rows of {}", table.name), &update_sql(table)).map(drop)
 }

@@ -110,8 +110,6 @@ impl PgLedger {
         })
     }
 
-    /// The table.
-    #[must_use]
     pub const fn table(&self) -> &SourceTable {
         &self.table
     }
@@ -122,7 +120,6 @@ impl PgLedger {
     }
 
     /// Gives the lock back; the session is left, unless it is broken: then its end gives the lock back.
-    #[must_use]
     pub fn release(mut self) -> Option<Session> {
         match lock::give_back(&mut self.session, &self.table) {
             Ok(()) => Some(self.into_session()),
@@ -134,7 +131,6 @@ impl PgLedger {
     }
 
     /// The session, with the lock that goes with it.
-    #[must_use]
     pub fn into_session(self) -> Session {
         let mut session = self.session;
         session.epoch = self.kept_epoch.map(Epoch::into_kept);

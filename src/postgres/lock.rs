@@ -82,9 +82,6 @@ pub fn take(
 }
 
 /// Gives the lock of `table` back.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn give_back(session: &mut Session, table: &SourceTable) -> Result<()> {
     let what = format!("cannot give the lock of {} back", table.name);
     session.execute_batch(&what, "SELECT pg_catalog.pg_advisory_unlock_all()")
@@ -178,9 +175,6 @@ impl fmt::Display for Holder {
 }
 
 /// The run in progress of the table `name`, as PostgreSQL quotes it, in this session's database.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn run_in_progress(session: &mut Session, name: &str) -> Result<Option<Holder>> {
     let what = format!("cannot look up the lock of {name}");
     let sql = format!("SELECT current_database()::text, coalesce({}, $1)", name_sql("$1"));

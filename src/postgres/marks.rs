@@ -48,7 +48,6 @@ impl Marks {
     }
 
     /// The ledger; `None` if PostgreSQL hangs: the end of its session gives the lock back then.
-    #[must_use]
     pub fn end(self) -> Option<PgLedger> {
         drop(self.end);
         self.ledger.recv_timeout(LIMIT).ok()

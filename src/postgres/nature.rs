@@ -39,9 +39,6 @@ pub struct Nature {
 
 impl Nature {
     /// Asks the server, without a prepared statement: some poolers know none.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn of(client: &mut Client) -> Result<Self, postgres::Error> {
         let messages = client.simple_query(
             "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num'),

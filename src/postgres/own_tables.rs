@@ -34,9 +34,6 @@ pub(super) fn held_table(answer: Option<&Vec<SimpleQueryRow>>, table: &str) -> R
 }
 
 /// The types of the columns in the records of `source` in `topic`, as runs have kept them; `None` if none has.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn kept_record_types(session: &mut Session, source: &str, topic: &str) -> Result<Option<RecordTypes>> {
     let what = format!("cannot read the types of the columns in records of {source}");
     let sql = "SELECT to_jsonb(c) ->> 'record_types' FROM pg2ch_checkpoint AS c

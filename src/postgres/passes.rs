@@ -59,7 +59,6 @@ struct Pass {
 impl PgPasses {
     /// Prepares to read the rows in passes; no batch holds more than `max_bytes`, unless it is one row, nor bears a timestamp
     /// at or below `clock_floor` (milliseconds).
-    #[must_use]
     pub fn new(session: Session, table: &SourceTable, max_bytes: usize, clock_floor: i64) -> Self {
         let what = format!("cannot read unsent rows of {}", table.name);
         let typical_row = (max_bytes.min(FIRST_BYTES) / FIRST_ROWS).max(1);
@@ -232,7 +231,7 @@ fn declare(table: &SourceTable, without_keys: bool, without_message_keys: bool) 
             left_out += &without_sql(&text, parameter);
         }
     }
-    let headers: String = table.header_values_sql("s").iter().map(|value| format!(", {value}")).collect();
+    let headers = table.more_headers_sql("s");
     format!(
         "DECLARE pg2ch_pass NO SCROLL CURSOR FOR
          SELECT s.ctid, s.xmin, s.tableoid,

@@ -8,23 +8,15 @@ use std::time::Duration;
 use postgres::error::SqlState;
 use postgres::{Row, Transaction};
 
+use super::flag::Named;
 use super::session::{Attempt, Failure, Session};
 use super::source_table::{SourceTable, quote};
-use super::wire::{Tid, Xid};
+use super::wire::version_of;
 use crate::crash;
 use crate::data::Version;
 use crate::error::{Error, Result};
 use crate::mutant;
 use crate::ports::source::SourceColumn;
-
-/// Which rows are old.
-#[derive(Clone, Debug)]
-pub struct Age {
-    /// The date or timestamp that says how old a row is.
-    pub by: SourceColumn,
-    /// How old it has to be.
-    pub older_than: Duration,
-}
 
 /// A row of a page.
 pub struct OldRow {
@@ -45,7 +37,8 @@ pub struct PgOldRows {
     deleter: Session,
     table: SourceTable,
     topic: String,
-    age: Age,
+    /// The date or timestamp that says how old a row is.
+    by: SourceColumn,
     row_lock: Duration,
     /// Rows below it are old.
     limit: String,
@@ -56,20 +49,18 @@ pub struct PgOldRows {
 
 impl PgOldRows {
     /// Takes the limit: one instant, by PostgreSQL's clock.
-    ///
-    /// # Errors
-    /// Any PostgreSQL error.
     pub fn new(
         mut reader: Session,
         deleter: Session,
         table: SourceTable,
         topic: &str,
-        age: Age,
+        by: SourceColumn,
+        older_than: Duration,
         row_lock: Duration,
     ) -> Result<Self> {
         let what = what(&table);
-        let microseconds = i64::try_from(age.older_than.as_micros()).unwrap_or(i64::MAX);
-        let sql = format!("SELECT (now() - $1::bigint * interval '1 microsecond')::{}::text", age_kind(&age.by));
+        let microseconds = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
+        let sql = format!("SELECT (now() - $1::bigint * interval '1 microsecond')::{}::text", age_kind(&by));
         reader.execute_batch(&what, "SET search_path = pg_catalog")?;
         let limit: Option<String> = reader.query_opt(&what, &sql, &[&microseconds])?.map(|row| row.get(0));
         Ok(Self {
@@ -77,7 +68,7 @@ impl PgOldRows {
             deleter,
             table,
             topic: topic.to_owned(),
-            age,
+            by,
             row_lock,
             limit: limit.unwrap_or_default(),
             after: None,
@@ -85,22 +76,17 @@ impl PgOldRows {
         })
     }
 
-    /// The limit.
-    #[must_use]
     pub fn limit(&self) -> &str {
         &self.limit
     }
 
     fn by_sql(&self) -> String {
-        format!("t.{}", quote(&self.age.by.name))
+        format!("t.{}", quote(&self.by.name))
     }
 
     /// The next rows, at most `most`, in the order of their age; of each, `selected` and what names it.
-    ///
-    /// # Errors
-    /// Any PostgreSQL error.
     pub fn page(&mut self, selected: &str, most: usize) -> Result<Vec<OldRow>> {
-        let (by, kind, what) = (self.by_sql(), age_kind(&self.age.by), what(&self.table));
+        let (by, kind, what) = (self.by_sql(), age_kind(&self.by), what(&self.table));
         let behind = if self.after.is_some() {
             let later = self.table.key_compares_sql("t", ">", &self.table.key_values_sql("$3::text"));
             format!(" AND {by} >= ($2::text)::{kind} AND ({by} > ($2::text)::{kind} OR {later})")
@@ -121,8 +107,7 @@ impl PgOldRows {
         let mut rows = Vec::with_capacity(found.len());
         for row in found {
             let own = row.len() - OWN;
-            let (ctid, xmin): (Tid, Xid) = (row.get(own + 1), row.get(own + 2));
-            let version = Version { table: row.get(own), ctid: (ctid.0, ctid.1), xmin: xmin.0 };
+            let version = version_of(&row, [own, own + 1, own + 2]);
             let key: String = row.get(own + 3);
             self.after = Some((row.get(own + 4), key.clone()));
             rows.push(OldRow { version, key, read_ms: row.get(own + 5), selected: row });
@@ -131,20 +116,17 @@ impl PgOldRows {
     }
 
     /// Records the limit, durably, before the first row below it is deleted. It is never lowered.
-    ///
-    /// # Errors
-    /// Any PostgreSQL error.
     pub fn record_limit(&mut self) -> Result<()> {
         if self.is_recorded {
             return Ok(());
         }
-        let (what, kind) = (what(&self.table), age_kind(&self.age.by));
+        let (what, kind) = (what(&self.table), age_kind(&self.by));
         let sql = format!(
             "UPDATE pg2ch_checkpoint SET pruned_by = $3,
                  pruned_below = CASE WHEN pruned_by = $3 THEN greatest(pruned_below::{kind}, ($4::text)::{kind})::text ELSE $4 END
              WHERE source = $1 AND topic = $2 AND partition = -1"
         );
-        let (source, topic, by, limit) = (&self.table.name, &self.topic, &self.age.by.name, &self.limit);
+        let (source, topic, by, limit) = (&self.table.name, &self.topic, &self.by.name, &self.limit);
         crash::point("prune.limit.before");
         let recorded = self.deleter.transaction(&what, |transaction| {
             transaction.batch_execute("SET LOCAL synchronous_commit = on")?;
@@ -196,9 +178,6 @@ impl PgOldRows {
     }
 
     /// The partitions that have exactly as many rows as given: the number of each, by its OID.
-    ///
-    /// # Errors
-    /// Any PostgreSQL error.
     pub fn partitions_of(&mut self, rows: &BTreeMap<u32, u64>) -> Result<Vec<String>> {
         let (what, mut found) = (what(&self.table), Vec::new());
         let named = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class AS c
@@ -231,7 +210,7 @@ impl PgOldRows {
             by_key = self.table.key_equals_sql("t", "b.key"),
             flag = self.table.flag_sql(),
             by = self.by_sql(),
-            kind = age_kind(&self.age.by),
+            kind = age_kind(&self.by),
         )
     }
 
@@ -334,16 +313,13 @@ fn is_left(rows: i64) -> bool {
 
 /// Returns the keys of the rows that were locked and deleted.
 fn delete_in(transaction: &mut Transaction<'_>, sql: &str, rows: &[&OldRow], limit: &String) -> Attempt<Vec<String>> {
-    let tables: Vec<u32> = rows.iter().map(|row| row.version.table).collect();
-    let ctids: Vec<Tid> = rows.iter().map(|row| Tid(row.version.ctid.0, row.version.ctid.1)).collect();
-    let xmins: Vec<Xid> = rows.iter().map(|row| Xid(row.version.xmin)).collect();
-    let keys: Vec<&str> = rows.iter().map(|row| row.key.as_str()).collect();
-    let row = transaction.query_one(sql, &[&tables, &ctids, &xmins, &keys, limit])?;
+    let mut named = Named::default();
+    rows.iter().enumerate().for_each(|(place, row)| named.push(place, row.version, &row.key));
+    let row = transaction.query_one(sql, &[&named.tables, &named.ctids, &named.xmins, &named.keys, limit])?;
     Ok(row.get::<_, Option<Vec<String>>>(0).unwrap_or_default())
 }
 
 /// The type in which ages are compared: whole, whatever the column's precision.
-#[must_use]
 pub fn age_kind(by: &SourceColumn) -> &'static str {
     match by.base_type.as_str() {
         "date" => "date",

@@ -1,53 +1,43 @@
 //! A row of the source as SQL names it: its key, its record, its headers, its digest, whether it is to be sent.
 
-use super::deletes;
 use super::session::literal;
 use super::source_table::{SourceTable, quote};
 use crate::ports::source::SourceColumn;
 
 impl SourceTable {
     /// The condition on the rows that are sent, as one operand of AND; TRUE where there is none. The row's alias is `t`.
-    #[must_use]
     pub fn taken_sql(&self) -> String {
         // A comment at its end must not swallow the parenthesis.
         self.condition.as_ref().map_or_else(|| "TRUE".into(), |condition| format!("(\n{condition}\n)"))
     }
 
     /// Whether a row, its alias `t`, is to be sent: unsent, and within the condition.
-    #[must_use]
     pub fn unsent_sql(&self) -> String {
         let unsent = format!("NOT t.{}", self.flag_sql());
         if self.has_condition() { format!("{unsent} AND {}", self.taken_sql()) } else { unsent }
     }
 
     /// Whether a row, its alias `t`, is deleted; `None` where no column says so.
-    #[must_use]
     pub fn deleted_sql(&self) -> Option<String> {
         let column = self.deleted.as_ref()?;
-        let test = if deletes::is_boolean(column) { "IS TRUE" } else { "IS NOT NULL" };
+        let test = if column.base_type == "boolean" { "IS TRUE" } else { "IS NOT NULL" };
         Some(format!("t.{} {test}", quote(&column.name)))
     }
 
-    /// Whether not every row is to be sent.
-    #[must_use]
     pub const fn has_condition(&self) -> bool {
         self.condition.is_some()
     }
 
-    /// The flag, quoted.
-    #[must_use]
     pub fn flag_sql(&self) -> String {
         quote(&self.flag)
     }
 
     /// The key as one text: the column's own, or a JSON array of several. `row` is the table's alias.
-    #[must_use]
     pub fn key_text_sql(&self, row: &str) -> String {
         one_text(&self.key, |column| format!("{row}.{}", quote(&column.name)))
     }
 
     /// The key columns' values out of a key text `text`, each cast back to its type, in order.
-    #[must_use]
     pub fn key_values_sql(&self, text: &str) -> Vec<String> {
         match self.key.as_slice() {
             [only] => vec![format!("({text})::{}", only.type_name)],
@@ -60,7 +50,6 @@ impl SourceTable {
     }
 
     /// `row.key = values`, column by column.
-    #[must_use]
     pub fn key_equals_sql(&self, row: &str, text: &str) -> String {
         self.key
             .iter()
@@ -71,7 +60,6 @@ impl SourceTable {
     }
 
     /// `row.key > values`, or `<=`, as the key's index sorts.
-    #[must_use]
     pub fn key_compares_sql(&self, row: &str, operator: &str, values: &[String]) -> String {
         if self.key.iter().all(|column| column.as_key.operators == "pg_catalog") {
             return format!("({}) {operator} ({})", self.key_columns_sql(row).join(", "), values.join(", "));
@@ -90,13 +78,11 @@ impl SourceTable {
     }
 
     /// The key's columns, for `ORDER BY` and row comparisons.
-    #[must_use]
     pub fn key_columns_sql(&self, row: &str) -> Vec<String> {
         self.key.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect()
     }
 
     /// The clock in milliseconds; NULL once a column of the records has another type than it had.
-    #[must_use]
     pub fn clock_sql(&self) -> String {
         let known = |column: &SourceColumn| format!("({}, {})", literal(&column.name), literal(&column.type_name));
         let known: Vec<_> = self.columns.iter().map(known).collect();
@@ -111,19 +97,11 @@ impl SourceTable {
     }
 
     /// A lateral item that makes the record's value of `row`, under the name `record`: use `row_to_json(pg2ch_record)`.
-    #[must_use]
     pub fn record_sql(&self, row: &str) -> String {
-        format!("LATERAL (SELECT {}) AS pg2ch_record", self.fields_sql(row, self.columns.iter()))
-    }
-
-    /// These columns of `row` as they stand in a record.
-    #[must_use]
-    pub fn fields_sql<'a>(&self, row: &str, columns: impl Iterator<Item = &'a SourceColumn>) -> String {
-        columns.map(|column| field_sql(row, column)).collect::<Vec<_>>().join(", ")
+        format!("LATERAL (SELECT {}) AS pg2ch_record", fields_sql(row, self.columns.iter()))
     }
 
     /// What the headers of `row` hold, each as `bytea`, in order.
-    #[must_use]
     pub fn header_values_sql(&self, row: &str) -> Vec<String> {
         let value = |(_, column): &(String, SourceColumn)| {
             let own = format!("{row}.{}", quote(&column.name));
@@ -132,8 +110,12 @@ impl SourceTable {
         self.headers.iter().map(value).collect()
     }
 
+    /// The same behind other columns.
+    pub fn more_headers_sql(&self, row: &str) -> String {
+        self.header_values_sql(row).iter().map(|value| format!(", {value}")).collect()
+    }
+
     /// Every column that a record is made of, of `row`.
-    #[must_use]
     pub fn record_columns_sql(&self, row: &str) -> Vec<String> {
         let headers = self.headers.iter().map(|(_, column)| column);
         let mut names: Vec<&str> = Vec::new();
@@ -147,7 +129,6 @@ impl SourceTable {
 
     /// A lateral item that makes, as `pg2ch_digest.digest`, the digest of the record of `row` in `topic`: what
     /// [`record_digest`](crate::data::record_digest) makes of the record.
-    #[must_use]
     pub fn digest_sql(&self, row: &str, topic: &str) -> String {
         let length = |bytes: &str| format!("pg_catalog.int4send(pg_catalog.octet_length({bytes}))");
         let part = |bytes: &str| format!("{} || {bytes}", length(bytes));
@@ -182,15 +163,15 @@ impl SourceTable {
 /// The most dimensions that an array of PostgreSQL's has.
 const MOST_DIMENSIONS: usize = 6;
 
-/// A column as it stands in a record.
-fn field_sql(row: &str, column: &SourceColumn) -> String {
-    format!("{} AS {}", value_sql(row, column), quote(&column.name))
+/// These columns of `row` as they stand in a record.
+pub fn fields_sql<'a>(row: &str, columns: impl Iterator<Item = &'a SourceColumn>) -> String {
+    let field = |column: &SourceColumn| format!("{} AS {}", value_sql(row, column), quote(&column.name));
+    columns.map(field).collect::<Vec<_>>().join(", ")
 }
 
 /// A column's value in a record, or what `to_json` makes into it. JSON tells neither an array's lower bounds nor whether `[[1]]` is one
 /// document in an array of one dimension: such an array is PostgreSQL's own text, which a String takes and an Array refuses. So is a
 /// composite value with such bounds in it.
-#[must_use]
 pub fn value_sql(row: &str, column: &SourceColumn) -> String {
     let value = format!("{row}.{}", quote(&column.name));
     let mut untold = Vec::new();

@@ -104,9 +104,6 @@ impl Session {
     }
 
     /// Runs `call` on the client, under the time limit; `what` says, for a message, what cannot be done.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code.
     pub fn call<T>(&mut self, what: &str, call: impl FnOnce(&mut Client) -> Result<T, postgres::Error>) -> Result<T> {
         self.raw(what, call).map_err(|error| self.failed(what, error))
     }
@@ -144,34 +141,20 @@ impl Session {
         }
     }
 
-    /// Queries rows.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code.
     pub fn query(&mut self, what: &str, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
         self.call(what, |client| client.query_typed(sql, &typed(params)))
     }
 
-    /// Queries one row, or none.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code.
     pub fn query_opt(&mut self, what: &str, sql: &str, params: Params<'_>) -> Result<Option<Row>> {
         self.call(what, |client| client.query_typed_opt(sql, &typed(params)))
     }
 
     /// Runs one statement; returns how many rows it has changed.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code.
     pub fn execute(&mut self, what: &str, sql: &str, params: Params<'_>) -> Result<u64> {
         self.call(what, |client| client.execute_typed(sql, &typed(params)))
     }
 
     /// As [`execute`](Self::execute); `false` where a table of the statement does not exist.
-    ///
-    /// # Errors
-    /// Any other error of PostgreSQL, sorted by exit code.
     pub fn execute_if_there(&mut self, what: &str, sql: &str, params: Params<'_>) -> Result<bool> {
         match self.raw(what, |client| client.execute_typed(sql, &typed(params))) {
             Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(false),
@@ -180,33 +163,21 @@ impl Session {
     }
 
     /// Runs several statements in one message; returns the rows of each, as text.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code.
     pub fn script(&mut self, what: &str, sql: &str) -> Result<Answers> {
         self.call(what, |client| client.simple_query(sql)).map(answers_of)
     }
 
     /// Runs a statement without the watchdog, which would end the run: for what the run can do without.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code.
     pub(super) fn execute_unwatched(&mut self, what: &str, sql: &str) -> Result<()> {
         self.client.batch_execute(sql).map_err(|error| self.explain(what, error))
     }
 
     /// Runs statements without parameters.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code.
     pub fn execute_batch(&mut self, what: &str, sql: &str) -> Result<()> {
         self.call(what, |client| client.batch_execute(sql))
     }
 
     /// Runs a statement that, with the locks that it waits for, may take as long as `limit`.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code.
     pub(super) fn execute_within(&mut self, limit: Duration, what: &str, sql: &str) -> Result<()> {
         let set = |limit: Duration| {
             let ms = limit.as_millis();
@@ -221,9 +192,6 @@ impl Session {
 
     /// As [`script`](Self::script), in a transaction of its own, whose statements see what was committed before each of them:
     /// without one they were one transaction all the same, at whatever isolation the role has.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code.
     pub fn transaction_script(&mut self, what: &str, sql: &str) -> Result<Answers> {
         let whole = format!("START TRANSACTION ISOLATION LEVEL READ COMMITTED; {sql}; COMMIT");
         let answers = self.script(what, &whole);
@@ -239,9 +207,6 @@ impl Session {
     }
 
     /// Does `work` while names are looked up in pg_catalog only, so that they mean the same under any role's search path.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code, or what `work` returned.
     pub fn in_catalog<T>(&mut self, what: &str, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.execute_batch(what, "SET search_path = pg_catalog")?;
         let result = work(self);
@@ -250,9 +215,6 @@ impl Session {
     }
 
     /// Runs `work` in a transaction, committed when it returns `Ok`.
-    ///
-    /// # Errors
-    /// PostgreSQL's, sorted by exit code, or what `work` returned.
     pub fn transaction<T>(&mut self, what: &str, work: impl FnOnce(&mut Transaction<'_>) -> Attempt<T>) -> Attempt<T> {
         let Self { client, watchdog, limit, .. } = self;
         let done = watchdog.watch(&format!("{what} (PostgreSQL at {})", self.address), *limit, || {
@@ -292,7 +254,6 @@ pub(super) fn pin(transaction: &mut Transaction<'_>) -> Attempt<()> {
 }
 
 /// A text as SQL writes it, whatever `standard_conforming_strings` is.
-#[must_use]
 pub fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }

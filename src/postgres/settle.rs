@@ -6,8 +6,7 @@ use super::flag::Wanted;
 use super::held::{Entry, HeldStatements};
 use super::ledger::PgLedger;
 use super::session::{Attempt, Failure, Params, pin, typed};
-use super::wire::{Tid, Xid};
-use crate::data::Version;
+use super::wire::version_of;
 use crate::error::Result;
 use crate::numbers::counted;
 use crate::ports::source::{Checkpoint, Held, Settled};
@@ -106,10 +105,7 @@ impl PgLedger {
             Ok(transaction.query_typed(page, &typed(params))?)
         })?;
         let entry = |row: &postgres::Row| {
-            let version = row.get::<_, Option<u32>>(5).map(|table| {
-                let (ctid, xmin): (Tid, Xid) = (row.get(6), row.get(7));
-                Version { table, ctid: (ctid.0, ctid.1), xmin: xmin.0 }
-            });
+            let version = row.get::<_, Option<u32>>(5).map(|_| version_of(row, [5, 6, 7]));
             let end = row.get::<_, Option<i32>>(3).zip(row.get(4));
             Entry { id: row.get(0), key: row.get(1), digest: row.get(2), end, version }
         };

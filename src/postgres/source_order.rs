@@ -2,7 +2,7 @@
 
 use super::row_sql::one_text;
 use super::session::Session;
-use super::source_table::{SourceTable, is_misunderstood, quote};
+use super::source_table::{SourceTable, quote, understood};
 use crate::error::{Error, Result};
 use crate::ports::source::SourceColumn;
 
@@ -24,25 +24,16 @@ impl SourceTable {
         }
         let what = format!("cannot use `order_by` of [[table]] {}", self.name);
         let sql = format!("SELECT FROM {} AS t ORDER BY {}", self.name, self.order_sql("t"));
-        session.in_catalog(&what, |session| {
-            let prepared = session.raw(&what, |client| client.prepare(&sql));
-            prepared.map(drop).map_err(|error| match error.as_db_error() {
-                Some(db) if is_misunderstood(db.code()) => {
-                    Error::config(&what, db.message(), "name columns whose type sorts, such as a number or a time")
-                }
-                _ => session.explain(&what, error),
-            })
-        })
+        let hint = "name columns whose type sorts, such as a number or a time";
+        understood(session, &what, &sql, |why| Error::config(&what, why, hint)).map(drop)
     }
 
     /// Whether rows come in passes: in an order, or with keys of their own.
-    #[must_use]
     pub fn has_order(&self) -> bool {
         !(self.order_by.is_empty() && self.message_key.is_empty())
     }
 
     /// The columns by which rows are sorted.
-    #[must_use]
     pub fn order_columns(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.order_by.iter().map(|column| column.name.as_str()).collect();
         for column in &self.key {
@@ -54,13 +45,11 @@ impl SourceTable {
     }
 
     /// The same for `ORDER BY`, of `row`.
-    #[must_use]
     pub fn order_sql(&self, row: &str) -> String {
         self.order_columns().iter().map(|name| format!("{row}.{}", quote(name))).collect::<Vec<_>>().join(", ")
     }
 
     /// The record's key as one text, NULL where it has none.
-    #[must_use]
     pub fn record_key_sql(&self, row: &str) -> String {
         if self.message_key.is_empty() {
             return self.key_text_sql(row);
@@ -69,7 +58,6 @@ impl SourceTable {
     }
 
     /// The row's key out of a record's value, the text `value`, where the record's key is another.
-    #[must_use]
     pub fn row_key_sql(&self, value: &str) -> String {
         one_text(&self.key, |column| {
             let field = column.name.replace('\'', "''");

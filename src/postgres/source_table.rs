@@ -3,8 +3,8 @@
 use postgres::error::SqlState;
 
 use super::catalogue::{Catalogue, Relation};
+use super::meaning;
 use super::session::Session;
-use super::{deletes, meaning};
 use crate::config::{ColumnChoice, DELETED_MARK, TableConfig};
 use crate::data::is_own;
 use crate::error::{Error, Result};
@@ -15,11 +15,8 @@ use crate::ports::source::SourceColumn;
 pub struct SourceTable {
     /// `schema.table`, quoted where needed: the name under which lock and checkpoint know it.
     pub name: String,
-    /// The database.
     pub database: String,
-    /// Its OID.
     pub oid: u32,
-    /// Whether it has partitions.
     pub is_partitioned: bool,
     /// The columns that a record has, in the table's order: the chosen ones and the key's, never the flag.
     pub columns: Vec<SourceColumn>,
@@ -41,7 +38,6 @@ pub struct SourceTable {
 
 /// What adds a flag to a table that has rows. A constant default rewrites nothing from PostgreSQL 11 on, and in one statement no
 /// row that comes meanwhile is taken for sent.
-#[must_use]
 pub fn add_flag(table: &str, flag: &str) -> String {
     let flag = quote(flag);
     format!(
@@ -63,9 +59,6 @@ impl SourceTable {
     }
 
     /// The table that was looked up.
-    ///
-    /// # Errors
-    /// As [`find`](Self::find).
     pub(super) fn of(session: &mut Session, config: &TableConfig, found: Option<Catalogue>) -> Result<Self> {
         let (table, has_flag) = Self::of_any(session, config, found)?;
         if has_flag {
@@ -134,7 +127,7 @@ impl SourceTable {
             filled.ok_or_else(|| unfit(format!("{name} has no column {wanted}"), "check `headers` in [[table]]"))
         });
         let headers = headers.collect::<Result<_>>()?;
-        let deleted = deletes::column(config, &name, &columns, &what)?;
+        let deleted = deleted_column(config, &name, &columns, &what)?;
         let named_in = |key: &str, names: &[String]| -> Result<Vec<SourceColumn>> {
             let found = names.iter().map(|wanted| {
                 let why = || unfit(format!("{name} has no column {wanted}"), &format!("check `{key}` in [[table]]"));
@@ -168,7 +161,6 @@ impl SourceTable {
     }
 
     /// What a reader says that finds the [clock](Self::clock_sql) NULL.
-    #[must_use]
     pub fn retyped(&self) -> Error {
         Error::unavailable(
             format!("cannot read unsent rows of {}", self.name),
@@ -183,7 +175,7 @@ impl SourceTable {
         let Some(condition) = &self.condition else { return Ok(()) };
         let what = format!("cannot use `where` of [[table]] {}", self.name);
         let sql = format!("SELECT ARRAY[\n{condition}\n] FROM {} AS t WHERE {}", self.name, self.taken_sql());
-        let refused = |why: String| {
+        let refused = |why: &str| {
             Error::config(
                 &what,
                 why,
@@ -191,16 +183,8 @@ impl SourceTable {
                  outside pg_catalog need their schema",
             )
         };
-        let parameters = session.in_catalog(&what, |session| {
-            let prepared = session.raw(&what, |client| client.prepare(&sql));
-            prepared.map(|statement| statement.params().len()).map_err(|error| match error.as_db_error() {
-                // Class 42: a syntax error, or a name or type that does not fit; 22: a literal that is no value of its type.
-                Some(db) if is_misunderstood(db.code()) => refused(db.message().to_owned()),
-                _ => session.explain(&what, error),
-            })
-        })?;
-        if parameters > 0 {
-            return Err(refused("it has parameters, for which there are no values".into()));
+        if understood(session, &what, &sql, refused)? > 0 {
+            return Err(refused("it has parameters, for which there are no values"));
         }
         if may_mean_more { meaning::require_one_meaning(session, &self.name, &self.taken_sql(), &what) } else { Ok(()) }
     }
@@ -225,6 +209,30 @@ impl SourceTable {
     }
 }
 
+/// The column, among those of the table `name`, that says that a row is deleted.
+fn deleted_column(
+    config: &TableConfig,
+    name: &str,
+    columns: &[SourceColumn],
+    what: &str,
+) -> Result<Option<SourceColumn>> {
+    let Some(wanted) = &config.removal.deleted else { return Ok(None) };
+    let hint = "check `deleted` in [[table]]: it names a boolean or timestamp column";
+    let Some(found) = columns.iter().find(|column| column.name == *wanted) else {
+        return Err(Error::config(what, format!("{name} has no column {wanted}"), hint));
+    };
+    let is_boolean = found.base_type == "boolean";
+    if !is_boolean && !found.base_type.starts_with("timestamp") {
+        return Err(Error::config(what, format!("the column {wanted} is of type {}", found.type_name), hint));
+    }
+    if !is_boolean && found.not_null {
+        let why = format!("the column {wanted} is never NULL: every row would be deleted");
+        let hint = "let the column be NULL while a row is live: ALTER TABLE … ALTER COLUMN … DROP NOT NULL";
+        return Err(Error::config(what, why, hint));
+    }
+    Ok(Some(found.clone()))
+}
+
 /// Refuses a column that has the name of one of pg2ch's own in the target, where no record's field may go.
 fn require_free_names(config: &TableConfig, columns: &[SourceColumn], what: &str) -> Result<()> {
     let is_taken = |name: &str| is_own(name) || (config.removal.deleted.is_some() && name == DELETED_MARK);
@@ -246,12 +254,27 @@ fn is_sent(name: &String, config: &TableConfig) -> bool {
     }
 }
 
-pub(super) fn is_misunderstood(code: &SqlState) -> bool {
-    *code != SqlState::INSUFFICIENT_PRIVILEGE && matches!(code.code().get(..2), Some("42" | "22"))
+/// How many parameters PostgreSQL finds in a statement; `refused` makes the error for one that it does not understand.
+pub(super) fn understood(
+    session: &mut Session,
+    what: &str,
+    sql: &str,
+    refused: impl Fn(&str) -> Error,
+) -> Result<usize> {
+    // Class 42: a syntax error, or a name or type that does not fit; 22: a literal that is no value of its type.
+    let is_misunderstood = |code: &SqlState| {
+        *code != SqlState::INSUFFICIENT_PRIVILEGE && matches!(code.code().get(..2), Some("42" | "22"))
+    };
+    session.in_catalog(what, |session| {
+        let prepared = session.raw(what, |client| client.prepare(sql));
+        prepared.map(|statement| statement.params().len()).map_err(|error| match error.as_db_error() {
+            Some(db) if is_misunderstood(db.code()) => refused(db.message()),
+            _ => session.explain(what, error),
+        })
+    })
 }
 
 /// An identifier, quoted for SQL.
-#[must_use]
 pub fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }

@@ -37,7 +37,7 @@ pub(super) fn find(
 ) -> Result<Vec<UnreadableRow>> {
     let what = format!("cannot find the unreadable rows of {}", table.name);
     let stops = if table.message_key.is_empty() { "NULL".into() } else { table.record_key_sql("t") };
-    let headers: String = table.header_values_sql("s").iter().map(|value| format!(", {value}")).collect();
+    let headers = table.more_headers_sql("s");
     let body = format!(
         "DECLARE pg2ch_row record; pg2ch_rows jsonb := '[]';
          BEGIN

@@ -9,8 +9,8 @@ use postgres::fallible_iterator::FallibleIterator;
 use super::session::{Param, Session, literal, typed};
 use super::source_table::{SourceTable, quote};
 use super::unreadable::{self, MOST_UNREADABLE, may_be_a_rows_fault};
-use super::wire::{Raw, Tid, Xid};
-use crate::data::{Headers, Row, RowBatch, Version, push_header};
+use super::wire::{Raw, version_of};
+use crate::data::{Headers, Row, RowBatch, push_header};
 use crate::error::Result;
 use crate::ports::source::{Estimate, FIRST_BYTES, UnsentRows};
 use crate::report::UnreadableRow;
@@ -68,9 +68,6 @@ pub fn highest_unsent_key(answer: Option<&Vec<SimpleQueryRow>>) -> Option<Vec<St
 pub const COUNTED: i64 = 1_000_000;
 
 /// How many rows are unsent, at least; and whether these are all.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn count_unsent(session: &mut Session, table: &SourceTable) -> Result<(i64, bool)> {
     session.in_catalog(&counting(table), |session| count_in_catalog(session, table))
 }
@@ -88,9 +85,6 @@ fn counting(table: &SourceTable) -> String {
 }
 
 /// About how many rows are unsent: counted where they are not too many, otherwise what the planner believes.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn estimate_unsent(session: &mut Session, table: &SourceTable) -> Result<Estimate> {
     let (counted, exact) = count_unsent(session, table)?;
     let number = counted.unsigned_abs();
@@ -112,7 +106,6 @@ fn planned_rows(line: &str) -> Option<u64> {
 impl PgUnsentRows {
     /// Makes ready to read the rows up to the key `highest`; no batch holds more than `max_bytes`, unless it is one row, nor
     /// bears a timestamp at or below `clock_floor` (milliseconds).
-    #[must_use]
     pub fn new(
         session: Session,
         table: &SourceTable,
@@ -238,16 +231,14 @@ pub(super) fn row_of<'a>(
     headers_at: usize,
     filled: &'a mut Vec<u8>,
 ) -> Row<'a> {
-    let (ctid, xmin, Raw(key), Raw(value)): (Tid, Xid, Raw<'_>, Raw<'_>) =
-        (row.get(0), row.get(1), row.get(4), row.get(5));
+    let (Raw(key), Raw(value)): (Raw<'_>, Raw<'_>) = (row.get(4), row.get(5));
     filled.clear();
     for (at, (name, _)) in table.headers.iter().enumerate() {
         if let Some(Raw(value)) = row.get(headers_at + at) {
             push_header(filled, name, Some(value));
         }
     }
-    let version = Version { table: row.get(2), ctid: (ctid.0, ctid.1), xmin: xmin.0 };
-    Row { headers: Headers::of(filled), ..Row::plain(version, key, value) }
+    Row { headers: Headers::of(filled), ..Row::plain(version_of(row, [2, 0, 1]), key, value) }
 }
 
 /// Leaves out the rows whose `text` is in the array that is this parameter. It is looked up in a hash, row by row: a join would sort
@@ -274,7 +265,7 @@ fn select(table: &SourceTable, is_behind: bool, is_without: bool) -> String {
         [_] => String::new(),
         several => several.iter().map(|column| format!(", {column}::text")).collect(),
     };
-    let headers: String = table.header_values_sql("s").iter().map(|value| format!(", {value}")).collect();
+    let headers = table.more_headers_sql("s");
     format!(
         "SELECT s.ctid, s.xmin, s.tableoid,
                 {clock} AS clock,

@@ -27,9 +27,6 @@ pub enum UnsentIndex {
 
 impl UnsentIndex {
     /// Looks it up.
-    ///
-    /// # Errors
-    /// PostgreSQL's.
     pub fn find(session: &mut Session, table: &SourceTable) -> Result<Self> {
         let what = format!("cannot look up the index of unsent rows of {}", table.name);
         // A predicate's text depends on the search path.
@@ -67,17 +64,11 @@ impl UnsentIndex {
 const LONGEST_BUILD: Duration = Duration::from_secs(24 * 3600);
 
 /// Drops an index that is not valid, by its statement, which waits for every transaction that is older.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn drop_index(session: &mut Session, table: &SourceTable, statement: &str) -> Result<()> {
     session.execute_within(LONGEST_BUILD, &format!("cannot drop an invalid index of {}", table.name), statement)
 }
 
 /// Builds the index by its `statement`. What a build that fails leaves is dropped.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn build_index(session: &mut Session, table: &SourceTable, statement: &str) -> Result<()> {
     let what = format!("cannot create the index of unsent rows of {}", table.name);
     session.in_catalog(&what, |session| {
@@ -100,9 +91,6 @@ pub fn build_index(session: &mut Session, table: &SourceTable, statement: &str) 
 /// The statements that drop what interrupted builds of the index have left: every write keeps it up to date, and no query uses it
 /// (<https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY>). Others' indexes are none of
 /// pg2ch's business, nor is one that is being built; whose build that is, a role without `pg_read_all_stats` may not see.
-///
-/// # Errors
-/// PostgreSQL's.
 pub fn invalid_indexes(session: &mut Session, table: &SourceTable) -> Result<Vec<String>> {
     let what = format!("cannot look up the indexes of {}", table.name);
     let columns: Vec<&str> = table.order_columns();

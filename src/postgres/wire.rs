@@ -5,6 +5,8 @@ use std::error::Error;
 use bytes::BytesMut;
 use postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
+use crate::data::Version;
+
 /// A row's place in its table: block and position. Six bytes, big-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tid(pub u32, pub u16);
@@ -12,6 +14,12 @@ pub struct Tid(pub u32, pub u16);
 /// A transaction number, as `xmin` has it (<https://www.postgresql.org/docs/current/ddl-system-columns.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Xid(pub u32);
+
+/// The version of a row that has its table, its place and its writer in these columns.
+pub fn version_of(row: &postgres::Row, [table, ctid, xmin]: [usize; 3]) -> Version {
+    let (ctid, xmin): (Tid, Xid) = (row.get(ctid), row.get(xmin));
+    Version { table: row.get(table), ctid: (ctid.0, ctid.1), xmin: xmin.0 }
+}
 
 /// Any value as the bytes that the server sent: of text, its UTF-8.
 pub struct Raw<'a>(pub &'a [u8]);

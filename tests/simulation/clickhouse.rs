@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use pg2ch::clickhouse::column_type::Column;
-use pg2ch::clickhouse::encode::CalendarRange;
+use pg2ch::clickhouse::{CalendarRange, Column};
 use pg2ch::data::{Offsets, Ranges, RecordId};
 use pg2ch::error::{Error, Result};
 use pg2ch::mutant;

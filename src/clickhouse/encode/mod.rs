@@ -41,8 +41,8 @@ use origin::Origin;
 pub use origin::shown_shifted;
 use position::PositionColumn;
 pub use position::holds_position;
+pub use refusal::Refusal;
 use refusal::{Checked, Fault, character_start, excerpt};
-pub use refusal::{MAX_EXCERPT, Refusal};
 use writer::{Absent, Field, Fields, Writer};
 
 /// The FORMAT of an INSERT.
@@ -77,10 +77,7 @@ impl RowEncoder {
     }
 
     /// The same for fields that have other names than their columns, or none, and of a source whose columns are known.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn with_rules(
+    pub(crate) fn with_rules(
         columns: &[Column],
         rules: &ColumnRules,
         source_columns: &[SourceColumn],
@@ -141,8 +138,7 @@ impl RowEncoder {
 
     /// Whether a record that lacks a nullable column without DEFAULT has null there instead of being refused:
     /// for records of a time before the column was added. The same goes for the elements of tuples.
-    #[must_use]
-    pub fn with_missing_as_null(mut self, yes: bool) -> Self {
+    pub(crate) fn with_missing_as_null(mut self, yes: bool) -> Self {
         self.fields.set_missing_as_null(yes);
         self
     }
@@ -199,8 +195,7 @@ impl RowEncoder {
     }
 
     /// Whether a record was refused because a field's column has a type that is not known: that is no fault of the record's.
-    #[must_use]
-    pub fn lacks_type_for(&self, refusal: &Refusal) -> bool {
+    pub(crate) fn lacks_type_for(&self, refusal: &Refusal) -> bool {
         refusal.column.as_ref().is_some_and(|column| self.unknown.contains(column))
     }
 
@@ -258,7 +253,6 @@ impl RowEncoder {
 
 /// Why a column may not be filled from a source column, if that is so: it would swallow its values, or show others, and the rules do
 /// not allow it.
-#[must_use]
 pub fn changed_silently(source: &SourceColumn, column: &Column, rules: &ColumnRules) -> Option<String> {
     match column.default_kind {
         _ if rules.allow_lossy.contains(&source.name) => None,

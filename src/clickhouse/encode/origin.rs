@@ -84,7 +84,6 @@ impl Origin {
 const IS_UTC: [&str; 6] = ["UTC", "GMT", "UCT", "Zulu", "Universal", "Greenwich"];
 
 /// Why a column shows a source column's days or times otherwise than PostgreSQL does, if that is so.
-#[must_use]
 pub fn shown_shifted(column: &SourceColumn, target: &Column) -> Option<String> {
     let zone = zone_of(target).filter(|zone| !IS_UTC.contains(&zone.trim_start_matches("Etc/")))?;
     let source = &column.base_type;

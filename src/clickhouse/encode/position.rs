@@ -23,7 +23,6 @@ enum Kind {
 }
 
 /// Whether a column of the position, of this type, holds every value that it may have.
-#[must_use]
 pub fn holds_position(name: &'static str, type_name: &str) -> bool {
     PositionColumn::new(name, type_name).is_ok()
 }

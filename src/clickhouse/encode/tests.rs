@@ -3,6 +3,7 @@
 mod properties;
 
 use super::cases::{Expected, edges, generated};
+use super::refusal::MAX_EXCERPT;
 use super::*;
 
 const POSITION: RecordId = RecordId { partition: 3, offset: 1_000, timestamp_ms: 1_767_322_800_123 };

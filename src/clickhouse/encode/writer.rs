@@ -186,14 +186,25 @@ fn write_array(element: &mut Writer, cursor: &mut Cursor<'_>, context: &mut Cont
     if cursor.peek() != Some(b'[') {
         return Err(cursor.mismatch("Array", "an array"));
     }
+    write_parts(b'[', b']', cursor, out, |cursor, out| element.write(cursor, context, out))
+}
+
+/// The parts of an array or object, and how many they are in front.
+fn write_parts<'a>(
+    open: u8,
+    close: u8,
+    cursor: &mut Cursor<'a>,
+    out: &mut Vec<u8>,
+    mut write: impl FnMut(&mut Cursor<'a>, &mut Vec<u8>) -> Checked<()>,
+) -> Checked<()> {
     let place = out.len();
     out.push(0);
     let mut length = 0;
-    let mut more = cursor.begin(b'[', b']')?;
+    let mut more = cursor.begin(open, close)?;
     while more {
-        element.write(cursor, context, out)?;
+        write(cursor, out)?;
         length += 1;
-        more = cursor.more(b']')?;
+        more = cursor.more(close)?;
     }
     text::length_at(place, length, out);
     Ok(())
@@ -232,19 +243,11 @@ fn write_map(
     if cursor.peek() != Some(b'{') {
         return Err(cursor.mismatch("Map", "an object"));
     }
-    let place = out.len();
-    out.push(0);
-    let mut length = 0;
-    let mut more = cursor.begin(b'{', b'}')?;
-    while more {
+    write_parts(b'{', b'}', cursor, out, |cursor, out| {
         let quoted = cursor.key()?;
         write_text(key, quoted.text(&mut context.text)?, quoted.start, context.range, out)?;
-        value.write(cursor, context, out)?;
-        length += 1;
-        more = cursor.more(b'}')?;
-    }
-    text::length_at(place, length, out);
-    Ok(())
+        value.write(cursor, context, out)
+    })
 }
 
 /// What becomes of a field that a record lacks.

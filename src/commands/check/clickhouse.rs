@@ -7,13 +7,12 @@ use serde::de::DeserializeOwned;
 
 use super::finding::{Finding, Findings, Server, Severity};
 use super::{Source, clock, keep};
-use crate::clickhouse::{Answer, ClickHouseTarget, Http, quote, text};
+use crate::clickhouse::{Answer, ClickHouseTarget, Http, is_about, quote, sql_name, text};
 use crate::commands::migration::{self, create_target};
 use crate::config::{Config, TableConfig, TargetName};
 use crate::error::{ExitCode, Result};
-use crate::fit::{
-    Difference, Effect, Remedy, deletes, differences, is_refused_view, nested_arrays, sql_name, storage, taken,
-};
+use crate::fit::{Difference, Effect, Remedy, deletes, differences, is_refused_view, nested_arrays, storage, taken};
+use crate::ports::LegContext;
 use crate::ports::engine::Engine;
 use crate::ports::layout::Layout;
 use crate::ports::target::{Target, TargetDescription};
@@ -61,12 +60,8 @@ struct SettingRow {
 }
 
 /// Checks the target; the server's version, and what was found. `is_proven` says that the offsets are pg2ch's own.
-pub fn check(
-    config: &Config,
-    table: &TableConfig,
-    source: Option<&Source>,
-    is_proven: bool,
-) -> Result<(String, Vec<Finding>)> {
+pub fn check(leg: &LegContext<'_>, source: Option<&Source>, is_proven: bool) -> Result<(String, Vec<Finding>)> {
+    let (config, table) = (leg.config, leg.table);
     let http = Http::new(config)?.pinning_newest();
     let what = format!("cannot look up the target {}", table.target);
     let mut findings = Findings::new(Server::ClickHouse);
@@ -138,8 +133,14 @@ impl Check<'_> {
         self.http.rows(&self.what, sql, &[("output_format_json_quote_64bit_integers", "0")])
     }
 
+    /// The values of a question's only column.
+    pub(super) fn column<T: DeserializeOwned>(&self, sql: &str) -> Result<Vec<T>> {
+        let rows: Vec<BTreeMap<String, T>> = self.rows(sql)?;
+        Ok(rows.into_iter().flat_map(BTreeMap::into_values).collect())
+    }
+
     pub(super) fn here(&self, name_column: &str) -> String {
-        format!("database = {} AND {name_column} = {}", text(&self.stored.database), text(&self.stored.table))
+        is_about(&self.stored, name_column)
     }
 
     pub(super) fn name(&self) -> String {
@@ -350,15 +351,10 @@ impl Check<'_> {
     }
 
     fn index(&mut self) -> Result<()> {
-        #[derive(Deserialize)]
-        struct IndexRow {
-            expr: String,
-        }
         let sql =
             format!("SELECT expr FROM system.data_skipping_indices WHERE type = 'minmax' AND {}", self.here("table"));
-        let found: Vec<IndexRow> = self.rows(&sql)?;
-        let serves = |row: &IndexRow| row.expr.contains("_partition") && row.expr.contains("_offset");
-        if !found.iter().any(serves) {
+        let serves = |expression: &String| expression.contains("_partition") && expression.contains("_offset");
+        if !self.column::<String>(&sql)?.iter().any(serves) {
             let name = self.name();
             self.findings.warning(
                 "position-index",

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
 use super::clickhouse::Check;
 use super::finding::Findings;
 use crate::clickhouse::{Answer, text};
@@ -44,10 +42,6 @@ impl Check<'_> {
     /// Whether the column that the engine hides rows by marks what is deleted in the source, and nothing else: the server
     /// evaluates it.
     pub(super) fn deleted(&mut self, description: &TargetDescription) -> Result<()> {
-        #[derive(Deserialize)]
-        struct DefaultRow {
-            default_expression: String,
-        }
         let (Some(name), Some(by)) = (deletes::column(self.table), description.engine.argument(1)) else {
             return Ok(());
         };
@@ -58,7 +52,7 @@ impl Check<'_> {
             self.here("table"),
             text(&by)
         );
-        let Some(DefaultRow { default_expression }) = self.rows(&sql)?.into_iter().next() else { return Ok(()) };
+        let Some(default_expression) = self.column::<String>(&sql)?.into_iter().next() else { return Ok(()) };
         let question = deletes::question(&default_expression, source, name, &column.type_name);
         if let Ok(Answer::Ok(answer)) = self.http.ask(&question, &[])
             && answer.trim_ascii() == b"1"

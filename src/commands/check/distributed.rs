@@ -14,11 +14,6 @@ use crate::ports::layout::Distributed;
 const STUCK: i64 = 60;
 
 #[derive(Deserialize)]
-struct WaitingQuorum {
-    seconds: i64,
-}
-
-#[derive(Deserialize)]
 struct DistributedRow {
     database: String,
     name: String,
@@ -62,14 +57,14 @@ impl Check<'_> {
                 ),
             );
         }
-        let waiting: Vec<WaitingQuorum> = self
-            .rows(&format!(
+        let waiting: Vec<i64> = self
+            .column(&format!(
                 "SELECT toInt64(now()) - toInt64(ctime) AS seconds FROM system.zookeeper WHERE name = 'status' AND path IN \
                  (SELECT concat(zookeeper_path, '/quorum') FROM system.replicas WHERE {})",
                 self.here("table")
             ))
             .unwrap_or_default();
-        if let Some(WaitingQuorum { seconds }) = waiting.first().filter(|waiting| waiting.seconds > STUCK) {
+        if let Some(seconds) = waiting.first().filter(|seconds| **seconds > STUCK) {
             self.findings.error(
                 "quorum-stuck",
                 format!("an INSERT into {name} has waited {seconds} s for its quorum"),

@@ -36,11 +36,8 @@ impl Severity {
 /// The server that a finding is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Server {
-    /// PostgreSQL.
     PostgreSQL,
-    /// Kafka.
     Kafka,
-    /// ClickHouse.
     ClickHouse,
 }
 
@@ -49,7 +46,6 @@ pub enum Server {
 pub struct Finding {
     /// How much it weighs.
     pub severity: Severity,
-    /// Where it is.
     pub server: Server,
     /// A name that stays the same from version to version.
     pub id: &'static str,
@@ -74,29 +70,23 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// None yet.
-    #[must_use]
     pub const fn new(server: Server) -> Self {
         Self { server, list: Vec::new() }
     }
 
-    /// Adds one.
     pub fn add(&mut self, severity: Severity, id: &'static str, what: impl Text, why: impl Text, fix: impl Text) {
         let (what, why, fix) = (what.into(), why.into(), fix.into());
         self.list.push(Finding { severity, server: self.server, id, what, why, fix });
     }
 
-    /// Adds an error.
     pub fn error(&mut self, id: &'static str, what: impl Text, why: impl Text, fix: impl Text) {
         self.add(Severity::Error, id, what, why, fix);
     }
 
-    /// Adds a warning.
     pub fn warning(&mut self, id: &'static str, what: impl Text, why: impl Text, fix: impl Text) {
         self.add(Severity::Warning, id, what, why, fix);
     }
 
-    /// Adds a note.
     pub fn note(&mut self, id: &'static str, what: impl Text, why: impl Text, fix: impl Text) {
         self.add(Severity::Note, id, what, why, fix);
     }
@@ -117,14 +107,10 @@ impl Findings {
         self.list[place].fix = fix;
     }
 
-    /// How many there are.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// All of them.
-    #[must_use]
     pub fn into_list(self) -> Vec<Finding> {
         self.list
     }

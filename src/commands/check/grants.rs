@@ -32,13 +32,13 @@ pub fn table(session: &mut Session, found: &Found, findings: &mut Findings) -> R
                 $2::text IS NULL OR pg_catalog.has_column_privilege($1::oid, $2::text, 'UPDATE'),
                 pg_catalog.has_database_privilege(current_database(), 'TEMPORARY'),
                 pg_catalog.quote_ident(current_database()), pg_catalog.row_security_active($1::oid)",
-        &[&found.oid, &found.flag],
+        &[&found.relation.oid, &found.flag],
     )?;
     let Some(row) = row else { return Ok(()) };
     let role: String = row.get(0);
     let (selects, updates, makes_temporary): (bool, bool, bool) = (row.get(1), row.get(2), row.get(3));
     let (database, is_filtered): (String, bool) = (row.get(4), row.get(5));
-    let name = &found.name;
+    let name = &found.relation.name;
     if !selects {
         findings.missing_privilege("SELECT", name, name, &role, "reading rows");
     }

@@ -10,6 +10,7 @@ use crate::kafka::acl::Uses;
 use crate::kafka::admin::{self, Admin};
 use crate::kafka::explain::{is_unknown_topic, refusal};
 use crate::kafka::{KafkaLog, KafkaWriter};
+use crate::ports::LegContext;
 use crate::ports::topic::{End, Fence, Polled, TopicLog};
 use crate::threads::watchdog::Watchdog;
 
@@ -26,7 +27,8 @@ const USUAL_BYTES: i64 = 1_048_588;
 type Settings = BTreeMap<String, String>;
 
 /// Checks both topics.
-pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Result<Vec<Finding>> {
+pub fn check(leg: &LegContext<'_>) -> Result<Vec<Finding>> {
+    let (config, table, watchdog) = (leg.config, leg.table, leg.watchdog);
     let (admin, findings) = (Admin::new(config, watchdog)?, Findings::new(Server::Kafka));
     let mut check = Check { config, table, admin, findings, watchdog };
     let (topic, dead) = (table.topic.as_str(), table.dead_letter_topic());

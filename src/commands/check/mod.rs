@@ -14,54 +14,44 @@ mod source;
 mod storage;
 mod vacuum;
 
-pub use finding::{Finding, Server, Severity, TableFindings};
-
-use super::{Command, Frame};
+use self::finding::TableFindings;
+use super::Frame;
 use crate::config::TableConfig;
-use crate::error::Result;
 use crate::outcome::backlog;
 use crate::postgres::SourceTable;
 
 /// What the source has, as far as the target has to fit it.
 #[derive(Clone, Debug)]
-pub struct Source {
-    /// The table.
-    pub table: SourceTable,
-    /// Its comment.
-    pub comment: Option<String>,
+struct Source {
+    table: SourceTable,
+    comment: Option<String>,
 }
 
-/// The command. It ends with 0 where a run would find nothing in its way.
-pub struct Check;
-
-impl Command for Check {
-    type Outcome = TableFindings;
-
-    /// One server that cannot be asked, or hangs, does not hide what the others have to say.
-    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableFindings> {
-        let (mut found, mut source) = (TableFindings::default(), None);
-        let checked = frame.on(table, |leg| postgres::check(leg.config, leg.table, leg.watchdog));
-        if let Some(checked) = found.answered(checked) {
-            found.versions.push(("PostgreSQL", checked.version));
-            found.findings.extend(checked.findings);
-            source = checked.source;
-            let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
-            // What it cannot find out is among the findings already.
-            found.backlog.unsent = unsent.ok();
-        }
-        let checked = frame.on(table, |leg| kafka::check(leg.config, leg.table, leg.watchdog));
-        if let Some(findings) = found.answered(checked) {
-            found.findings.extend(findings);
-            let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
-            found.backlog.partitions = partitions.ok().map(|(partitions, _)| partitions);
-        }
-        let is_proven = found.backlog.partitions.iter().flatten().all(|partition| partition.trusted);
-        let checked = frame.on(table, move |leg| clickhouse::check(leg.config, leg.table, source.as_ref(), is_proven));
-        if let Some((version, findings)) = found.answered(checked) {
-            found.versions.push(("ClickHouse", version));
-            found.findings.extend(findings);
-        }
-        found.findings.sort_by_key(|finding| finding.severity);
-        Ok(found)
+/// Checks a table. It ends with 0 where a run would find nothing in its way. One server that cannot be asked, or hangs, does not hide
+/// what the others have to say.
+pub fn check(frame: &Frame<'_>, table: &TableConfig) -> TableFindings {
+    let (mut found, mut source) = (TableFindings::default(), None);
+    let checked = frame.on(table, postgres::check);
+    if let Some(checked) = found.answered(checked) {
+        found.versions.push(("PostgreSQL", checked.version));
+        found.findings.extend(checked.findings);
+        source = checked.source;
+        let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
+        // What it cannot find out is among the findings already.
+        found.backlog.unsent = unsent.ok();
     }
+    let checked = frame.on(table, kafka::check);
+    if let Some(findings) = found.answered(checked) {
+        found.findings.extend(findings);
+        let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
+        found.backlog.partitions = partitions.ok().map(|(partitions, _)| partitions);
+    }
+    let is_proven = found.backlog.partitions.iter().flatten().all(|partition| partition.trusted);
+    let checked = frame.on(table, move |leg| clickhouse::check(leg, source.as_ref(), is_proven));
+    if let Some((version, findings)) = found.answered(checked) {
+        found.versions.push(("ClickHouse", version));
+        found.findings.extend(findings);
+    }
+    found.findings.sort_by_key(|finding| finding.severity);
+    found
 }

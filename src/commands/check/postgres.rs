@@ -3,27 +3,26 @@
 use super::finding::{Finding, Findings, Server};
 use super::{Source, clock, grants, keep, source, storage, vacuum};
 use crate::commands::init::{CHECKPOINT, HELD, NO_SCHEMA, is_present, no_schema, own_table_statements};
-use crate::config::{Config, TableConfig};
+use crate::config::TableConfig;
 use crate::error::Result;
+use crate::ports::LegContext;
 use crate::postgres::{OLDEST, POOLED, Session, connect, name_sql};
-use crate::threads::watchdog::Watchdog;
 
 const CHECKPOINT_WHAT: &str = "cannot look up the checkpoint table";
 
 /// What PostgreSQL's part of the check found.
 pub struct Checked {
-    /// The server's version.
     pub version: String,
-    /// The findings.
     pub findings: Vec<Finding>,
     /// The source, if it is fit.
     pub source: Option<Source>,
 }
 
 /// Checks the server and the source table.
-pub fn check(config: &Config, table: &TableConfig, watchdog: &Watchdog) -> Result<Checked> {
+pub fn check(leg: &LegContext<'_>) -> Result<Checked> {
+    let (config, table) = (leg.config, leg.table);
     let mut findings = Findings::new(Server::PostgreSQL);
-    let mut session = match connect(config, "check", watchdog) {
+    let mut session = match connect(config, "check", leg.watchdog) {
         Err(error) if error.why() == POOLED => {
             // Nothing else is asked: what a session sets would be left behind in those of others.
             let why = "the lock between two runs, and a session's settings, end with each transaction there";

@@ -11,12 +11,7 @@ use crate::postgres::{
 
 /// A table that exists, fit or not.
 pub struct Found {
-    /// Its OID.
-    pub oid: u32,
-    /// Its name, quoted where needed.
-    pub name: String,
-    /// Whether it has partitions.
-    pub is_partitioned: bool,
+    pub relation: Relation,
     /// The flag's name, if the table has such a column.
     pub flag: Option<String>,
     /// The whole, if it is fit.
@@ -50,9 +45,8 @@ pub fn check(
         );
         return Ok(None);
     }
-    let Relation { oid, name, is_partitioned, .. } = relation;
-    overlap(session, config, table, (oid, &name), findings)?;
-    let mut found = Found { oid, name, is_partitioned, flag: None, source: None, refused: None };
+    overlap(session, config, table, &relation, findings)?;
+    let mut found = Found { relation, flag: None, source: None, refused: None };
     flag(session, table, &columns, &mut found, findings)?;
     let key_is_fit = key(table, &columns, &found, has_unique_index, findings);
     if !key_is_fit || found.flag.is_none() {
@@ -92,7 +86,7 @@ fn overlap(
     session: &mut Session,
     config: &Config,
     table: &TableConfig,
-    (oid, name): (u32, &str),
+    Relation { oid, name, .. }: &Relation,
     findings: &mut Findings,
 ) -> Result<()> {
     let is_other = |other: &&TableConfig| other.source != table.source && other.flag == table.flag;
@@ -110,11 +104,11 @@ fn overlap(
              UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN below ON i.inhparent = below.oid)
          SELECT s, pg_catalog.to_regclass(s) IN (SELECT oid FROM above) FROM unnest($2::text[]) AS s
          WHERE pg_catalog.to_regclass(s) IN (SELECT oid FROM above UNION ALL SELECT oid FROM below)",
-        &[&oid, &others],
+        &[oid, &others],
     )?;
     for row in rows {
         let (other, is_above): (String, bool) = (row.get(0), row.get(1));
-        let (whole, part) = if is_above { (other.as_str(), name) } else { (name, other.as_str()) };
+        let (whole, part) = if is_above { (&other, name) } else { (name, &other) };
         let fix = format!(
             "remove one of the two [[table]], or divide the rows by `where`: {whole} has those of {part} as well"
         );
@@ -135,7 +129,7 @@ fn overlap(
 /// The statements that give the table, and each of its partitions, the replica identity that it lacks.
 fn replica_identity(session: &mut Session, found: &Found, key: &[String]) -> Result<Option<String>> {
     let row = session.query_opt(
-        &format!("cannot look up the replica identity of {}", found.name),
+        &format!("cannot look up the replica identity of {}", found.relation.name),
         "SELECT string_agg(pg_catalog.format('ALTER TABLE %I.%I REPLICA IDENTITY %s;', n.nspname, c.relname,
                     coalesce('USING INDEX ' || pg_catalog.quote_ident(by_key.name), 'FULL')), E'\n' ORDER BY c.oid)
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -149,7 +143,7 @@ fn replica_identity(session: &mut Session, found: &Found, key: &[String]) -> Res
          WHERE c.relkind = 'r' AND (c.oid = $1 OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::regclass)))
            AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (
                 SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))",
-        &[&found.oid, &key],
+        &[&found.relation.oid, &key],
     )?;
     Ok(row.and_then(|row| row.get(0)))
 }
@@ -170,7 +164,7 @@ fn flag(
     found: &mut Found,
     findings: &mut Findings,
 ) -> Result<()> {
-    let (name, flag) = (&found.name, quote(&table.flag));
+    let (name, flag) = (&found.relation.name, quote(&table.flag));
     let Some(column) = columns.iter().find(|column| column.name == table.flag) else {
         findings.error(
             "flag-missing",
@@ -206,13 +200,13 @@ fn flag(
 
 /// What the flag is where an INSERT does not name it.
 fn default(session: &mut Session, flag: &str, found: &Found, findings: &mut Findings) -> Result<()> {
-    let name = &found.name;
+    let name = &found.relation.name;
     let row = session.query_opt(
         &format!("cannot look up the default of {flag}"),
         "SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attribute a
          LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
          WHERE a.attrelid = $1 AND a.attname = $2::text",
-        &[&found.oid, &flag],
+        &[&found.relation.oid, &flag],
     )?;
     let default: Option<String> = row.and_then(|row| row.get(0));
     let (what, why) = match default.as_deref() {
@@ -239,7 +233,7 @@ fn key(
     has_unique_index: bool,
     findings: &mut Findings,
 ) -> bool {
-    let (name, before) = (&found.name, findings.len());
+    let (name, before) = (&found.relation.name, findings.len());
     for wanted in &table.key {
         match columns.iter().find(|column| column.name == *wanted) {
             None => findings.error(

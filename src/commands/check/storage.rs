@@ -10,7 +10,7 @@ pub fn check(session: &mut Session, found: &Found, findings: &mut Findings) -> R
     if let Some(flag) = &found.flag {
         triggers(session, found, flag, findings)?;
     }
-    if !found.is_partitioned {
+    if !found.relation.is_partitioned {
         space(session, found, findings)?;
     }
     Ok(())
@@ -22,7 +22,7 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
     // tgtype: 1 for each row, 4 on INSERT, 16 on UPDATE (pg_trigger in PostgreSQL's manual). A trigger on columns fires
     // only if the flag is one of them.
     let rows = session.query(
-        &format!("cannot look up the triggers of {}", found.name),
+        &format!("cannot look up the triggers of {}", found.relation.name),
         "SELECT t.tgname::text, pg_catalog.pg_get_triggerdef(t.oid), t.tgtype & 1 = 1 AND t.tgtype & 4 = 0 AND t.tgqual IS NULL,
                 pg_catalog.format('%I.%I', n.nspname, c.relname), t.tgtype & 1 = 1, t.tgqual IS NOT NULL
          FROM pg_catalog.pg_trigger t
@@ -36,7 +36,7 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
            AND (cardinality(t.tgattr::int2[]) = 0 OR (SELECT a.attnum FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = t.tgrelid AND a.attname = $2::text) = ANY (t.tgattr::int2[]))
            AND coalesce(pg_catalog.pg_get_triggerdef(t.oid), '') !~* ('WHEN .*old\\.\"?' || $2::text)",
-        &[&found.oid, &flag],
+        &[&found.relation.oid, &flag],
     )?;
     for row in rows {
         let (trigger, definition, can_be_narrowed): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
@@ -71,17 +71,17 @@ fn triggers(session: &mut Session, found: &Found, flag: &str, findings: &mut Fin
 
 fn space(session: &mut Session, found: &Found, findings: &mut Findings) -> Result<()> {
     let row = session.query_opt(
-        &format!("cannot look up the settings of {}", found.name),
+        &format!("cannot look up the settings of {}", found.relation.name),
         "SELECT coalesce((SELECT option_value FROM pg_catalog.pg_options_to_table(reloptions)
                     WHERE option_name = 'fillfactor')::int, 100),
                 EXISTS (SELECT FROM pg_catalog.pg_options_to_table(reloptions)
                     WHERE option_name = 'autovacuum_enabled' AND NOT option_value::boolean)
          FROM pg_catalog.pg_class WHERE oid = $1",
-        &[&found.oid],
+        &[&found.relation.oid],
     )?;
     let Some(row) = row else { return Ok(()) };
     let (fill, is_left): (i32, bool) = (row.get(0), row.get(1));
-    let name = &found.name;
+    let name = &found.relation.name;
     if is_left {
         findings.warning(
             "table-autovacuum-off",

@@ -64,7 +64,7 @@ impl Part {
 }
 
 fn parts(session: &mut Session, found: &Found) -> Result<Vec<Part>> {
-    let what = format!("cannot look up how {} is vacuumed", found.name);
+    let what = format!("cannot look up how {} is vacuumed", found.relation.name);
     let setting = |name| format!("coalesce(o.own ->> '{name}', current_setting('{name}', TRUE))::float8");
     let sql = format!(
         "SELECT c.oid::regclass::text, c.reltuples::float8, pg_stat_get_dead_tuples(c.oid)::float8,
@@ -79,7 +79,7 @@ fn parts(session: &mut Session, found: &Found) -> Result<Vec<Part>> {
         scale = setting("autovacuum_vacuum_scale_factor"),
         most = setting("autovacuum_vacuum_max_threshold"),
     );
-    let rows = session.in_catalog(&what, |session| session.query(&what, &sql, &[&found.oid]))?;
+    let rows = session.in_catalog(&what, |session| session.query(&what, &sql, &[&found.relation.oid]))?;
     let part = |row: &postgres::Row| Part {
         name: row.get(0),
         rows: row.get(1),
@@ -92,7 +92,7 @@ fn parts(session: &mut Session, found: &Found) -> Result<Vec<Part>> {
 
 /// Names the transactions that were begun before the rows died: neither VACUUM nor a reader may remove what they could see.
 fn old_snapshots(session: &mut Session, found: &Found, dead: f64, findings: &mut Findings) -> Result<()> {
-    let name = &found.name;
+    let name = &found.relation.name;
     let what = format!("cannot look up who keeps dead tuples of {name}");
     // VACUUM itself holds nothing back. A role without the privilege sees of others' sessions the snapshot, not the time.
     let sql = format!(

@@ -41,9 +41,6 @@ impl Alone {
     }
 
     /// The types of the columns in records.
-    ///
-    /// # Errors
-    /// As those of [`Ledger::checkpoint`].
     pub fn record_types(&mut self) -> Result<RecordTypes> {
         self.ledger.checkpoint()?;
         Ok(self.ledger.record_types())

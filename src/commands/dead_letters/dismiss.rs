@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use super::alone::Alone;
 use super::look::Looker;
 use super::report::{State, TableLetters};
+use crate::config::Config;
 use crate::data::Fate;
-use crate::error::Result;
+use crate::error::{Error, ExitCode, Result};
 use crate::kafka::{Letter, Letters};
 use crate::ports::LegContext;
 use crate::ports::topic::End;
@@ -22,11 +23,33 @@ pub struct Choice {
     pub confirm: bool,
 }
 
+impl Choice {
+    /// That it says which table it means.
+    ///
+    /// # Errors
+    /// 64 if several tables have the records that it names.
+    pub fn require_one_table(&self, config: &Config) -> Result<()> {
+        if self.records.is_empty() || config.tables.len() == 1 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ExitCode::Usage,
+            "cannot drop dead letters by partition and offset",
+            "several tables are configured, and each has such records",
+            "name the table: `--table NAME`",
+        ))
+    }
+}
+
 /// Dismisses one table's chosen letters that are pending, or shows them.
-pub(super) fn dismiss(leg: &LegContext<'_>, choice: &Choice, report: &mut TableLetters) -> Result<()> {
+///
+/// # Errors
+/// 75 if a run holds the lock; the servers'.
+pub fn dismiss(leg: &LegContext<'_>, choice: &Choice) -> Result<TableLetters> {
+    let mut report = TableLetters::of(leg.table);
     let mut alone = None;
     let mut letters = if choice.confirm {
-        let Some(taken) = Alone::take(leg)? else { return Ok(()) };
+        let Some(taken) = Alone::take(leg)? else { return Ok(report) };
         let letters = taken.letters(leg)?;
         alone = Some(taken);
         letters
@@ -34,14 +57,14 @@ pub(super) fn dismiss(leg: &LegContext<'_>, choice: &Choice, report: &mut TableL
         Letters::of(leg, End::Stable, leg.shutdown)?
     };
     let mut unmet: BTreeSet<(i32, i64)> = choice.records.iter().copied().collect();
-    dismiss_each(leg, choice, &mut letters, alone.as_mut(), &mut unmet, report)?;
+    dismiss_each(leg, choice, &mut letters, alone.as_mut(), &mut unmet, &mut report)?;
     report.add(&letters);
     if report.complete {
         for (partition, offset) in unmet {
             log::warn!("partition {partition} offset {offset} is not a pending dead letter");
         }
     }
-    Ok(())
+    Ok(report)
 }
 
 fn dismiss_each(

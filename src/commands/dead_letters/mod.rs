@@ -9,39 +9,26 @@ mod dismiss;
 pub(super) mod look;
 mod replay;
 pub(super) mod report;
-mod settled;
 
-pub use self::dismiss::Choice;
+pub use self::dismiss::{Choice, dismiss};
 use self::look::Looker;
 use self::replay::Replay;
 use self::report::TableLetters;
-use super::{Command, Frame};
-use crate::config::{Config, TableConfig};
-use crate::error::{Error, ExitCode, Result};
+use crate::error::Result;
 use crate::kafka::Letters;
 use crate::ports::LegContext;
 use crate::ports::topic::End;
 
-/// The command that lists the letters of every table, each with whether the target holds its record by now.
-pub struct List;
-
-impl Command for List {
-    type Outcome = TableLetters;
-
-    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
-        frame.on(table, look_through)
-    }
+/// How many letters of a table the target does not hold.
+pub(super) fn pending(leg: &LegContext<'_>) -> Result<u64> {
+    Ok(list(leg)?.pending)
 }
 
-/// How many letters of a table the target does not hold.
+/// Lists the letters of a table, each with whether the target holds its record by now.
 ///
 /// # Errors
-/// The servers', sorted by exit code.
-pub fn pending(leg: &LegContext<'_>) -> Result<u64> {
-    Ok(look_through(leg)?.pending)
-}
-
-fn look_through(leg: &LegContext<'_>) -> Result<TableLetters> {
+/// The servers'.
+pub fn list(leg: &LegContext<'_>) -> Result<TableLetters> {
     let mut report = TableLetters::of(leg.table);
     let mut letters = Letters::of(leg, End::Stable, leg.shutdown)?;
     let mut looker = Looker::new(leg)?;
@@ -53,55 +40,16 @@ fn look_through(leg: &LegContext<'_>) -> Result<TableLetters> {
     Ok(report)
 }
 
-/// The command that inserts the records that the target does not hold, of letters neither dropped nor replayed before. They keep
-/// their positions and timestamps, so they never win over a newer version: settled letters are among them. The next replay recognises
-/// what was inserted.
-pub struct ReplayAll;
-
-impl Command for ReplayAll {
-    type Outcome = TableLetters;
-
-    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
-        frame.on(table, |leg| {
-            let mut report = TableLetters::of(leg.table);
-            if let Some(replay) = Replay::begin(leg)? {
-                replay.run(&mut report)?;
-            }
-            Ok(report)
-        })
+/// Inserts the records that the target does not hold, of letters neither dropped nor replayed before. They keep their positions and
+/// timestamps, so they never win over a newer version: settled letters are among them. The next replay recognises what was
+/// inserted.
+///
+/// # Errors
+/// 75 if a run holds the lock; the servers'.
+pub fn replay(leg: &LegContext<'_>) -> Result<TableLetters> {
+    let mut report = TableLetters::of(leg.table);
+    if let Some(replay) = Replay::begin(leg)? {
+        replay.run(&mut report)?;
     }
-}
-
-/// The command that dismisses letters.
-pub struct Dismiss(Choice);
-
-impl Dismiss {
-    /// The letters of `choice`, in the tables of `config`.
-    ///
-    /// # Errors
-    /// 64 if several tables have the records that it names.
-    pub fn new(choice: Choice, config: &Config) -> Result<Self> {
-        if choice.records.is_empty() || config.tables.len() == 1 {
-            return Ok(Self(choice));
-        }
-        Err(Error::new(
-            ExitCode::Usage,
-            "cannot drop dead letters by partition and offset",
-            "several tables are configured, and each has such records",
-            "name the table: `--table NAME`",
-        ))
-    }
-}
-
-impl Command for Dismiss {
-    type Outcome = TableLetters;
-
-    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableLetters> {
-        let choice = self.0.clone();
-        frame.on(table, move |leg| {
-            let mut report = TableLetters::of(leg.table);
-            dismiss::dismiss(leg, &choice, &mut report)?;
-            Ok(report)
-        })
-    }
+    Ok(report)
 }

@@ -48,9 +48,7 @@ pub struct TableLetters {
     pub replayed: u64,
     /// Letters whose rows it has in a newer version.
     pub settled: u64,
-    /// Letters that were dismissed.
     pub dropped: u64,
-    /// Letters that would be dismissed.
     pub to_drop: u64,
     /// Rows that this replay has inserted.
     pub inserted: u64,

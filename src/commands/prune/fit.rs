@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::clickhouse::{ClickHouseTarget, quote, text};
+use crate::clickhouse::{ClickHouseTarget, quote, sql_name, text};
 use crate::commands::verify::contents::Contents;
 use crate::commands::verify::pruned::is_time;
 use crate::config::TableConfig;
 use crate::error::{Error, Result};
 use crate::fit::map::nullable_target_type;
-use crate::fit::{Effect, POSITION, sql_name, storage};
+use crate::fit::{Effect, POSITION, storage};
 use crate::ports::engine::{Engine, Rests};
 use crate::ports::layout::Layout;
 use crate::ports::source::SourceColumn;

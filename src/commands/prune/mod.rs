@@ -10,19 +10,19 @@ mod servers;
 
 use std::time::{Duration, Instant};
 
-pub use self::report::{Kept, TableReport};
+pub use self::report::TableReport;
 use self::servers::Servers;
+use super::Frame;
 use super::verify::patient;
-use super::{Command, Frame};
 use crate::clickhouse::ClickHouseTarget;
-use crate::config::{Config, TableConfig};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::fit::require_fit;
 use crate::numbers::{grouped, whole};
 use crate::ports::LegContext;
 use crate::ports::limits::Limits;
 use crate::ports::target::Target as _;
-use crate::postgres::{Age, PgOldRows, SourceTable, connect, require_limit};
+use crate::postgres::{PgOldRows, SourceTable, connect, require_limit};
 use crate::report::RunReport;
 use crate::shutdown::Shutdown;
 
@@ -39,18 +39,6 @@ pub struct Options {
     pub confirm: bool,
     /// Whether another column than the last one may be used.
     pub force: bool,
-}
-
-/// The command.
-pub struct Prune(pub Options);
-
-impl Command for Prune {
-    type Outcome = TableReport;
-
-    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableReport> {
-        let options = self.0.clone();
-        frame.on(table, move |leg| prune(leg, &options))
-    }
 }
 
 /// How many rows are looked at, at most, where `keep` asks for it at a run's end.
@@ -71,7 +59,8 @@ pub fn keep(config: &Config, run: &mut RunReport, limits: &Limits, shutdown: &Sh
         let limits = Limits { max_rows: Some(AT_A_RUNS_END), max_seconds: most, ..*limits };
         let options =
             Options { older_than: keep.age, by: keep.by.clone(), held_for: keep.held_for, confirm: true, force: false };
-        match Prune(options).run(&Frame::new(config, &limits, shutdown.clone(), false), table) {
+        let frame = Frame::new(config, &limits, shutdown.clone(), false);
+        match frame.on(table, move |leg| prune(leg, &options)) {
             Ok(pruned) => {
                 told.pruned = pruned.deleted;
                 if pruned.rows >= AT_A_RUNS_END && pruned.deleted == 0 {
@@ -88,7 +77,11 @@ pub fn keep(config: &Config, run: &mut RunReport, limits: &Limits, shutdown: &Sh
     run.seconds += begun.elapsed().as_secs_f64();
 }
 
-fn prune(leg: &LegContext<'_>, options: &Options) -> Result<TableReport> {
+/// Prunes one table.
+///
+/// # Errors
+/// 77 without the privilege, 78 if the tables do not prove what is deleted; the servers'.
+pub fn prune(leg: &LegContext<'_>, options: &Options) -> Result<TableReport> {
     let begun = Instant::now();
     let patient = patient(leg.config);
     let mut session = connect(&patient, "prune", leg.watchdog)?;
@@ -108,9 +101,8 @@ fn prune(leg: &LegContext<'_>, options: &Options) -> Result<TableReport> {
         let (what, why) = (format!("cannot prune {}", table.name), "pg2ch_checkpoint has no row of this table");
         return Err(Error::config(what, why, "run `pg2ch --once` first: only rows that a run has sent can be pruned"));
     }
-    let age = Age { by, older_than: options.older_than };
-    let row_lock = leg.config.timeouts.row_lock;
-    let rows = PgOldRows::new(session, deleter, table.clone(), &leg.table.topic, age, row_lock)?;
+    let (topic, row_lock) = (&leg.table.topic, leg.config.timeouts.row_lock);
+    let rows = PgOldRows::new(session, deleter, table.clone(), topic, by, options.older_than, row_lock)?;
     rows.limit().clone_into(&mut report.limit);
     let mut servers = Servers::new(leg, rows, &table, target, &description, contents)?;
     pages::prune_pages(leg, options, &mut servers, &mut report)?;

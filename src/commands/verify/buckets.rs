@@ -34,7 +34,6 @@ impl Bucketing {
         usize::try_from(number >> self.shift()).unwrap_or_default()
     }
 
-    /// The number of buckets.
     pub const fn count(self) -> usize {
         1 << self.bits
     }
@@ -43,9 +42,7 @@ impl Bucketing {
 /// Keys of a bucket: how many, and the sum of their numbers' lower bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
-    /// How many.
     pub keys: u64,
-    /// The sum, modulo 2^64.
     pub sum: u64,
 }
 
@@ -54,7 +51,6 @@ pub struct Sum {
 pub struct TargetSum {
     /// Those that lie not below the limit of `pg2ch prune`: all, where nothing was pruned.
     pub sum: Sum,
-    /// How many lie below it.
     pub below: u64,
 }
 
@@ -67,7 +63,6 @@ pub struct SourceSum {
     pub flagged: Sum,
     /// How many have no flag at all.
     pub unset: u64,
-    /// How many lie below the limit.
     pub below: u64,
     /// How many of them are flagged.
     pub below_flagged: u64,

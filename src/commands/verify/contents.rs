@@ -1,15 +1,27 @@
 //! What is compared of a row: the columns that both tables have, in the bytes that pg2ch would insert.
 
-use super::skip;
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind};
 use crate::clickhouse::encode::{CalendarRange, RowEncoder, changed_silently};
+use crate::clickhouse::row_binary;
 use crate::config::ColumnRules;
 use crate::data::RecordId;
 use crate::error::{Error, Result};
+use crate::ports::source::SourceColumn;
 use crate::postgres::SourceTable;
 
 /// No record's position is compared.
 const NOWHERE: RecordId = RecordId { partition: 0, offset: 0, timestamp_ms: 0 };
+
+/// The column of the target that stores a source's column as it is, if one does.
+pub(super) fn column_of<'t>(source: &SourceColumn, target: &'t [Column], rules: &ColumnRules) -> Option<&'t Column> {
+    let name = rules.column_of(&source.name)?;
+    target.iter().find(|column| column.name == name && stores_values(column))
+}
+
+/// Whether a column stores the values that an INSERT gives it.
+pub(super) fn stores_values(column: &Column) -> bool {
+    matches!(column.default_kind, DefaultKind::None | DefaultKind::Default)
+}
 
 /// Encodes rows of the source, and splits those of the target.
 #[derive(Debug)]
@@ -35,15 +47,11 @@ impl Contents {
         let (mut fields, mut columns, mut types, mut left_out) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for of_source in &source.columns {
             let name = &of_source.name;
-            let wanted = rules.column_of(name);
-            let found = target.iter().find(|column| {
-                Some(column.name.as_str()) == wanted
-                    && matches!(column.default_kind, DefaultKind::None | DefaultKind::Default)
-            });
+            let found = column_of(of_source, target, rules);
             let parsed = found.and_then(|column| ColumnType::parse(&column.type_name).ok());
             match (found, parsed) {
                 (Some(column), Some(parsed))
-                    if skip::is_comparable(&parsed) && changed_silently(of_source, column, rules).is_none() =>
+                    if row_binary::is_comparable(&parsed) && changed_silently(of_source, column, rules).is_none() =>
                 {
                     fields.push(name.clone());
                     columns.push(Column { default_kind: DefaultKind::None, ..column.clone() });
@@ -64,7 +72,6 @@ impl Contents {
         Ok((Self { encoder, fields, names, types }, left_out))
     }
 
-    /// The columns' names in the source.
     pub fn fields(&self) -> &[String] {
         &self.fields
     }
@@ -100,7 +107,7 @@ impl Contents {
                 *number = u64::from_le_bytes(*bytes);
                 rest = behind;
             }
-            let behind = self.types.iter().try_fold(rest, |rest, column| skip::value(column, rest))?;
+            let behind = self.types.iter().try_fold(rest, |rest, column| row_binary::value(column, rest))?;
             rows.push((numbers, rest[..rest.len() - behind.len()].to_vec()));
             rest = behind;
         }
@@ -110,7 +117,7 @@ impl Contents {
     /// The first column in which two rows differ.
     pub fn first_difference(&self, mut one: &[u8], mut other: &[u8]) -> Option<&str> {
         for (name, column) in self.names.iter().zip(&self.types) {
-            let (behind_one, behind_other) = (skip::value(column, one)?, skip::value(column, other)?);
+            let (behind_one, behind_other) = (row_binary::value(column, one)?, row_binary::value(column, other)?);
             if one[..one.len() - behind_one.len()] != other[..other.len() - behind_other.len()] {
                 return Some(name);
             }

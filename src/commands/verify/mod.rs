@@ -15,7 +15,6 @@ pub(super) mod pruned;
 mod repair;
 mod report;
 mod shown;
-mod skip;
 pub(super) mod source;
 pub(super) mod target;
 mod ttl;
@@ -33,9 +32,9 @@ use self::source::Source;
 use self::target::TargetKeys;
 use self::ttl::Ttl;
 use self::waiting::Waiting;
-use super::{Command, Frame, is_to_end};
+use super::is_to_end;
 use crate::clickhouse::ClickHouseTarget;
-use crate::config::{Config, TableConfig};
+use crate::config::Config;
 use crate::error::Result;
 use crate::fit::require_fit;
 use crate::ports::LegContext;
@@ -53,18 +52,6 @@ pub struct Options {
     pub confirm: bool,
 }
 
-/// The command. It ends with 65 if something is missing, doubled, different, or a dead letter.
-pub struct Verify(pub Options);
-
-impl Command for Verify {
-    type Outcome = TableReport;
-
-    fn run(&self, frame: &Frame<'_>, table: &TableConfig) -> Result<TableReport> {
-        let options = self.0;
-        frame.on(table, move |leg| verify(leg, options))
-    }
-}
-
 /// One table's verification under way.
 struct Verification<'a> {
     leg: &'a LegContext<'a>,
@@ -80,7 +67,11 @@ struct Verification<'a> {
     report: TableReport,
 }
 
-fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
+/// Verifies one table. It ends with 65 if something is missing, doubled, different, or a dead letter.
+///
+/// # Errors
+/// 75 if a run holds the lock that `--repair` needs, 78 if the tables cannot be compared; the servers'.
+pub fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     let begun = Instant::now();
     let mut report = TableReport { complete: true, doubled_compared: true, ..TableReport::default() };
     let mut held = None;

@@ -13,9 +13,7 @@ pub const MOST_SHOWN: usize = 20;
 /// Keys of one kind.
 #[derive(Debug, Default, Serialize)]
 pub struct Keys {
-    /// How many.
     pub count: u64,
-    /// Some of them.
     pub keys: Vec<String>,
 }
 
@@ -39,13 +37,11 @@ impl Keys {
 /// A row whose content differs.
 #[derive(Debug, Serialize)]
 pub struct Different {
-    /// Its key.
     pub key: String,
     /// The first column that differs; none if the target does not take the row as it is.
     pub column: Option<String>,
     /// The source's value, or why the target does not take it.
     pub source: String,
-    /// The target's value.
     pub target: String,
 }
 
@@ -67,9 +63,7 @@ pub struct Repaired {
 pub struct TableReport {
     /// Whether everything was compared: no limit, no signal.
     pub complete: bool,
-    /// Rows in PostgreSQL.
     pub rows: u64,
-    /// Distinct keys in ClickHouse.
     pub keys_in_target: u64,
     /// Rows whose flag is FALSE.
     pub unsent: u64,
@@ -99,7 +93,6 @@ pub struct TableReport {
     pub doubled_compared: bool,
     /// Rows whose contents differ; looked for with `--deep`.
     pub different: u64,
-    /// Some of them.
     pub differences: Vec<Different>,
     /// Whether contents were compared.
     pub deep: bool,
@@ -111,7 +104,6 @@ pub struct TableReport {
     pub columns_not_compared: Vec<String>,
     /// What `--repair` did.
     pub repair: Option<Repaired>,
-    /// How long it took.
     pub seconds: f64,
 }
 

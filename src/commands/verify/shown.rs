@@ -4,9 +4,10 @@
 
 use serde_json::Value;
 
+use super::contents::column_of;
 use super::key::Texts;
 use super::source::{Printed, SourceRow};
-use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType};
+use crate::clickhouse::column_type::{Column, ColumnType, ScalarType};
 use crate::clickhouse::quote as quote_target;
 use crate::config::ColumnRules;
 use crate::ports::source::SourceColumn;
@@ -32,12 +33,7 @@ impl Shown {
     pub fn of(source: &SourceTable, target: &[Column], rules: &ColumnRules) -> Self {
         let (mut columns, mut sources, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         for column in &source.columns {
-            let wanted = rules.column_of(&column.name);
-            let found = target.iter().find(|other| Some(other.name.as_str()) == wanted);
-            let Some(found) = found.filter(|c| matches!(c.default_kind, DefaultKind::None | DefaultKind::Default))
-            else {
-                continue;
-            };
+            let Some(found) = column_of(column, target, rules) else { continue };
             let Some((in_source, in_target, is_json)) = expressions(column, found) else { continue };
             columns.push(ShownColumn { name: found.name.clone(), is_json });
             sources.push(in_source);
@@ -51,7 +47,6 @@ impl Shown {
         (&self.sources, &self.targets)
     }
 
-    /// How many columns.
     pub(super) fn count(&self) -> usize {
         self.columns.len()
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::buckets::{Bucketing, SUMMED, SourceSum, Sum};
 use super::key::KeyText;
 use crate::error::Result;
-use crate::postgres::{Session, SourceTable};
+use crate::postgres::{Session, SourceTable, fields_sql};
 
 /// How many rows are fetched at once.
 const FETCH: usize = 10_000;
@@ -31,20 +31,16 @@ pub struct Source {
 /// A row, as far as its key goes.
 #[derive(Clone, Debug)]
 pub struct SourceKey {
-    /// The key's number.
     pub number: u64,
-    /// Whether it is flagged.
     pub flagged: bool,
     /// The key's text on both servers.
     pub text: String,
-    /// The key of its record.
     pub record_key: String,
 }
 
 /// A flagged row with what is compared of its content.
 #[derive(Clone, Debug)]
 pub struct SourceRow {
-    /// Its key.
     pub key: SourceKey,
     /// The compared columns as JSON.
     pub json: String,
@@ -59,7 +55,6 @@ impl Source {
         Ok(Self { cursor, asker, table, key, what })
     }
 
-    /// The table.
     pub const fn table(&self) -> &SourceTable {
         &self.table
     }
@@ -250,7 +245,7 @@ pub fn row_sql(table: &SourceTable, key: &KeyText, columns: &[String]) -> String
         number = key.source_number_sql(),
         text = key.source_sql(),
         record_key = table.key_text_sql("t"),
-        columns = table.fields_sql("t", compared),
+        columns = fields_sql("t", compared),
     )
 }
 

@@ -6,9 +6,8 @@ use super::buckets::{Bucketing, SUMMED, Sum, TargetSum};
 use super::contents::Contents;
 use super::key::KeyText;
 use super::report::MOST_SHOWN;
-use super::skip;
 use super::source::{Printed, PrintedRow, SourceKey};
-use crate::clickhouse::{ClickHouseTarget, quote};
+use crate::clickhouse::{ClickHouseTarget, quote, row_binary};
 use crate::error::{Error, Result};
 
 /// How many keys or records the server keeps in memory for one question.
@@ -19,6 +18,9 @@ const LISTED: usize = 5_000;
 
 /// How many rows are asked for that may be the newest version of one key.
 const VERSIONS: usize = 20;
+
+/// The newest row first.
+const BY_PLACE: &str = "_timestamp DESC, _offset DESC";
 
 /// What may be the newest version of a key: several rows, where they have one timestamp.
 #[derive(Debug)]
@@ -41,18 +43,24 @@ pub struct TargetKeys {
     target: ClickHouseTarget,
     key: KeyText,
     what: String,
+    /// Its name, and the text and the number of a row's key, in SQL.
+    name: String,
+    text: String,
+    number: String,
 }
 
 impl TargetKeys {
     /// Asks `target` about the keys that `key` spells.
     pub fn new(target: ClickHouseTarget, key: KeyText) -> Self {
-        let what = format!("cannot read {}", target.sql_name().replace('`', ""));
-        Self { target, key, what }
+        let name = target.sql_name();
+        let what = format!("cannot read {}", name.replace('`', ""));
+        let (text, number) = (key.target_sql(), key.target_number_sql());
+        Self { target, key, what, name, text, number }
     }
 
     /// How many rows there are, versions included.
     pub fn rows(&mut self) -> Result<u64> {
-        let sql = format!("SELECT toUInt64(count()) FROM {} FORMAT RowBinary", self.target.sql_name());
+        let sql = format!("SELECT toUInt64(count()) FROM {} FORMAT RowBinary", self.name);
         Ok(self.numbers(&sql, 1)?.first().copied().unwrap_or(0))
     }
 
@@ -61,15 +69,14 @@ impl TargetKeys {
         let mut sums = vec![TargetSum::default(); buckets.count()];
         let is_below = below.map_or_else(|| "0".to_owned(), newest_meets);
         let passes = (rows / PASS_ROWS + 1).min(buckets.count() as u64);
+        let shift = buckets.shift();
         for pass in 0..passes {
+            let Self { name, number, .. } = &*self;
             let sql = format!(
                 "SELECT toUInt64(bitShiftRight(n, {shift})) AS bucket, toUInt64(countIf(is_below = 0)), \
                  toUInt64(sumIf(bitAnd(n, {SUMMED}), is_below = 0)), toUInt64(countIf(is_below = 1)) \
                  FROM (SELECT {number} AS n, {is_below} AS is_below FROM {name} WHERE bitShiftRight(n, {shift}) % {passes} = {pass} GROUP BY n) \
-                 GROUP BY bucket FORMAT RowBinary",
-                shift = buckets.shift(),
-                number = self.key.target_number_sql(),
-                name = self.target.sql_name(),
+                 GROUP BY bucket FORMAT RowBinary"
             );
             for numbers in self.numbers(&sql, 4)?.chunks_exact(4) {
                 if let Some(place) = usize::try_from(numbers[0]).ok().and_then(|bucket| sums.get_mut(bucket)) {
@@ -83,11 +90,10 @@ impl TargetKeys {
     /// The numbers of the keys in some buckets, sorted: of all, or of those whose newest version meets a condition.
     pub fn numbers_in(&mut self, buckets: Bucketing, slice: &[usize], condition: Option<&str>) -> Result<Vec<u64>> {
         let list: Vec<String> = slice.iter().map(usize::to_string).collect();
+        let Self { name, number, .. } = &*self;
         let having = condition.map_or_else(String::new, |condition| format!("HAVING {}", newest_meets(condition)));
         let sql = format!(
             "SELECT {number} AS n FROM {name} WHERE bitShiftRight(n, {shift}) IN ({list}) GROUP BY n {having} FORMAT RowBinary",
-            number = self.key.target_number_sql(),
-            name = self.target.sql_name(),
             shift = buckets.shift(),
             list = list.join(","),
         );
@@ -101,12 +107,9 @@ impl TargetKeys {
         if numbers.is_empty() {
             return Ok(Vec::new());
         }
+        let (Self { name, text, number, .. }, list) = (&*self, listed(numbers));
         self.strings(&format!(
-            "SELECT any({text}) FROM {name} WHERE {number} IN ({list}) GROUP BY {number} FORMAT RowBinary",
-            text = self.key.target_sql(),
-            name = self.target.sql_name(),
-            number = self.key.target_number_sql(),
-            list = listed(numbers),
+            "SELECT any({text}) FROM {name} WHERE {number} IN ({list}) GROUP BY {number} FORMAT RowBinary"
         ))
     }
 
@@ -114,22 +117,21 @@ impl TargetKeys {
     pub fn doubled(&mut self, rows: u64) -> Result<(u64, Vec<String>)> {
         let (mut doubled, mut keys) = (0, HashSet::new());
         let passes = rows / PASS_ROWS + 1;
-        let name = self.target.sql_name();
         for pass in 0..passes {
+            let Self { name, text, .. } = &*self;
             let groups = format!(
                 "FROM {name} WHERE _offset % {passes} = {pass} GROUP BY _partition, _offset, _timestamp HAVING count() > 1"
             );
             let sql = format!("SELECT toUInt64(sum(c - 1)) FROM (SELECT count() AS c {groups}) FORMAT RowBinary");
+            let texts = format!(
+                "SELECT any({text}) FROM {name} WHERE (_partition, _offset, _timestamp) IN \
+                 (SELECT _partition, _offset, _timestamp {groups} LIMIT {MOST_SHOWN}) \
+                 GROUP BY _partition, _offset, _timestamp FORMAT RowBinary"
+            );
             let here = self.numbers(&sql, 1)?.first().copied().unwrap_or(0);
             doubled += here;
             if here > 0 && keys.len() < MOST_SHOWN {
-                let found = self.strings(&format!(
-                    "SELECT any({text}) FROM {name} WHERE (_partition, _offset, _timestamp) IN \
-                     (SELECT _partition, _offset, _timestamp {groups} LIMIT {MOST_SHOWN}) \
-                     GROUP BY _partition, _offset, _timestamp FORMAT RowBinary",
-                    text = self.key.target_sql(),
-                ))?;
-                keys.extend(found);
+                keys.extend(self.strings(&texts)?);
             }
         }
         Ok((doubled, keys.into_iter().collect()))
@@ -143,7 +145,7 @@ impl TargetKeys {
     ) -> Result<HashMap<u64, Vec<u8>>> {
         let mut found = HashMap::new();
         let columns = listed_columns(contents);
-        for answer in self.query_by_key(keys, |target, condition| target.newest(&columns, condition))? {
+        for answer in self.query_by_key(keys, |target, condition| target.newest(&columns, BY_PLACE, 1, condition))? {
             let rows = contents.split(&answer).ok_or_else(|| self.unreadable(answer.len()))?;
             found.extend(rows.into_iter().map(|([number], row)| (number, row)));
         }
@@ -156,17 +158,9 @@ impl TargetKeys {
         contents: &Contents,
         keys: impl Iterator<Item = &'k SourceKey>,
     ) -> Result<HashMap<u64, Newest>> {
-        let columns = listed_columns(contents);
-        let answers = self.query_by_key(keys, |target, condition| {
-            let sql = format!(
-                "SELECT {number} AS pg2ch_number, toInt64(toUnixTimestamp64Milli(_timestamp)) AS pg2ch_at, {columns} FROM {name} \
-                 WHERE {condition} ORDER BY pg2ch_number, _timestamp DESC LIMIT {VERSIONS} BY pg2ch_number \
-                 SETTINGS output_format_json_quote_64bit_integers = 0 FORMAT RowBinary",
-                number = target.key.target_number_sql(),
-                name = target.target.sql_name(),
-            );
-            target.query(&sql)
-        })?;
+        let columns = format!("toInt64(toUnixTimestamp64Milli(_timestamp)) AS pg2ch_at, {}", listed_columns(contents));
+        let ask = |target: &mut Self, condition: &str| target.newest(&columns, "_timestamp DESC", VERSIONS, condition);
+        let answers = self.query_by_key(keys, ask)?;
         let mut found: HashMap<u64, Newest> = HashMap::new();
         for answer in answers {
             for ([number, timestamp], row) in contents.split(&answer).ok_or_else(|| self.unreadable(answer.len()))? {
@@ -188,7 +182,7 @@ impl TargetKeys {
         keys: impl Iterator<Item = &'k SourceKey>,
     ) -> Result<Printed> {
         let mut found = Printed::new();
-        for answer in self.query_by_key(keys, |target, condition| target.newest(expressions, condition))? {
+        for answer in self.query_by_key(keys, |target, condition| target.newest(expressions, BY_PLACE, 1, condition))? {
             let mut rest = answer.as_slice();
             while !rest.is_empty() {
                 let (number, shown, behind) = printed(rest, count).ok_or_else(|| self.unreadable(answer.len()))?;
@@ -201,8 +195,8 @@ impl TargetKeys {
 
     /// The numbers of those of some keys that the target has.
     pub fn numbers_of(&mut self, keys: &[SourceKey]) -> Result<HashSet<u64>> {
-        let (number, name) = (self.key.target_number_sql(), self.target.sql_name());
         let answers = self.query_by_key(keys.iter(), |target, condition| {
+            let Self { name, number, .. } = &*target;
             let sql = format!("SELECT {number} AS n FROM {name} WHERE {condition} GROUP BY n FORMAT RowBinary");
             target.numbers(&sql, 1)
         })?;
@@ -229,30 +223,27 @@ impl TargetKeys {
                 }
             }
             let numbers: Vec<u64> = chunk.iter().map(|key| key.number).collect();
-            answers.push(ask(self, &format!("{} IN ({})", self.key.target_number_sql(), listed(&numbers)))?);
+            answers.push(ask(self, &format!("{} IN ({})", self.number, listed(&numbers)))?);
         }
         Ok(answers)
     }
 
-    fn newest(&mut self, columns: &str, condition: &str) -> Result<Vec<u8>> {
+    /// The first rows of each key, at most `most`, in an order.
+    fn newest(&mut self, columns: &str, order: &str, most: usize, condition: &str) -> Result<Vec<u8>> {
+        let Self { name, number, .. } = &*self;
         let sql = format!(
             "SELECT {number} AS pg2ch_number, {columns} FROM {name} WHERE {condition} \
-             ORDER BY pg2ch_number, _timestamp DESC, _offset DESC LIMIT 1 BY pg2ch_number \
-             SETTINGS output_format_json_quote_64bit_integers = 0 FORMAT RowBinary",
-            number = self.key.target_number_sql(),
-            name = self.target.sql_name(),
+             ORDER BY pg2ch_number, {order} LIMIT {most} BY pg2ch_number \
+             SETTINGS output_format_json_quote_64bit_integers = 0 FORMAT RowBinary"
         );
         self.query(&sql)
     }
 
     /// A column of a key's newest version, for a person.
     pub fn shown(&mut self, number: u64, column: &str) -> Result<Option<String>> {
+        let (Self { name, number: key, .. }, column) = (&*self, quote(column));
         let sql = format!(
-            "SELECT ifNull(toString({column}), 'NULL') FROM {name} WHERE {key} = {number} \
-             ORDER BY _timestamp DESC, _offset DESC LIMIT 1 FORMAT RowBinary",
-            column = quote(column),
-            name = self.target.sql_name(),
-            key = self.key.target_number_sql(),
+            "SELECT ifNull(toString({column}), 'NULL') FROM {name} WHERE {key} = {number} ORDER BY {BY_PLACE} LIMIT 1 FORMAT RowBinary"
         );
         Ok(self.strings(&sql)?.into_iter().next())
     }
@@ -275,7 +266,7 @@ impl TargetKeys {
         let answer = self.query(sql)?;
         let (mut rest, mut strings) = (answer.as_slice(), Vec::new());
         while !rest.is_empty() {
-            let (bytes, behind) = skip::string(rest).ok_or_else(|| self.unreadable(answer.len()))?;
+            let (bytes, behind) = row_binary::string(rest).ok_or_else(|| self.unreadable(answer.len()))?;
             strings.push(lossy(bytes));
             rest = behind;
         }
@@ -299,7 +290,7 @@ fn printed(row: &[u8], count: usize) -> Option<(u64, PrintedRow, &[u8])> {
     let (number, mut rest) = row.split_first_chunk()?;
     let mut shown = Vec::with_capacity(count);
     for _ in 0..count {
-        let (text, behind) = skip::string(rest)?;
+        let (text, behind) = row_binary::string(rest)?;
         shown.push(text.split_first().filter(|(kind, _)| **kind == b'v').map(|(_, text)| lossy(text)));
         rest = behind;
     }

@@ -4,10 +4,11 @@
 
 use std::collections::HashSet;
 
+use super::contents::stores_values;
 use super::key::Texts;
 use super::source::{Printed, PrintedRow};
 use super::target::TargetKeys;
-use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType};
+use crate::clickhouse::column_type::{Column, ColumnType, ScalarType};
 use crate::clickhouse::{quote, text};
 use crate::config::ColumnRules;
 use crate::error::Result;
@@ -49,8 +50,7 @@ impl Ttl {
         let (mut sources, mut columns) = (Vec::new(), Vec::new());
         for column in description.columns.iter().filter(|column| words.contains(&column.name)) {
             let filled = rules.field_of(&column.name).and_then(|field| source.columns.iter().find(|c| c.name == field));
-            let takes_it = matches!(column.default_kind, DefaultKind::None | DefaultKind::Default);
-            let texts = filled.filter(|_| takes_it).and_then(|filled| Texts::of(filled, column));
+            let texts = filled.filter(|_| stores_values(column)).and_then(|filled| Texts::of(filled, column));
             let Some(texts) = texts else {
                 return Self::Unknown(format!("it uses the column {}, which PostgreSQL does not tell", column.name));
             };

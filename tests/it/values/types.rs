@@ -2,7 +2,7 @@
 
 use crate::common::World;
 use crate::common::servers::Servers;
-use pg2ch::clickhouse::column_type::{Column, ColumnType};
+use pg2ch::clickhouse::{Column, ColumnType};
 use pg2ch::fit::map::target_type;
 use pg2ch::fit::types::{Fit, fit};
 use pg2ch::ports::source::SourceColumn;

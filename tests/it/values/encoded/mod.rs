@@ -7,9 +7,7 @@ use std::fmt::Write as _;
 
 use crate::common::servers::Servers;
 use cases::{Case, Expected, edges, generated};
-use pg2ch::clickhouse::column_type::Column;
-use pg2ch::clickhouse::encode::{CalendarRange, FORMAT, RowEncoder};
-use pg2ch::clickhouse::{Answer, Http};
+use pg2ch::clickhouse::{Answer, CalendarRange, Column, FORMAT, Http, RowEncoder};
 use pg2ch::data::RecordId;
 
 /// A server, and which years it can show.

@@ -1,6 +1,6 @@
-//! How long a value of RowBinary is, by its type: enough to split a row into its columns.
+//! Reads RowBinary, as far as it takes to split an answer into its rows and columns: how long a value is, by its type.
 
-use crate::clickhouse::column_type::{ColumnType, ScalarType};
+use super::column_type::{ColumnType, ScalarType};
 
 /// A String's bytes, and what comes behind them.
 pub fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -58,7 +58,7 @@ fn skip_scalar<'a>(scalar: &ScalarType, bytes: &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// A length, seven bits a byte, the lowest first.
-fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+pub fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let mut length = 0_usize;
     for (index, byte) in bytes.iter().take(9).enumerate() {
         length |= usize::from(byte & 0x7f) << (7 * index);
