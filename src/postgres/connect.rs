@@ -130,7 +130,7 @@ fn renew(
     let mut session = kept.watched_by(watchdog);
     let name = application_name(&config.postgres, role);
     let settings = [settings, &[("application_name", &name)]].concat();
-    let nature = session.nature().clone();
+    let nature = session.nature.clone();
     let what = format!("cannot use the session of the last run in PostgreSQL at {}", config.postgres.address());
     match pin_and_query(&nature, config, &settings, then, |sql| session.script(&what, sql)) {
         Ok(answers) => Some((session, answers)),
@@ -178,7 +178,7 @@ fn pinned_sql(nature: &Nature, limit: u128, more: &[(&str, &str)]) -> String {
     let mut settings = BTreeMap::from([("statement_timeout", limit.as_str()), ("lock_timeout", limit.as_str())]);
     settings.extend(PINNED.iter().chain(more).copied());
     let settings: Vec<String> = settings.iter().map(|(name, value)| format!("('{name}', '{value}')")).collect();
-    let role_path = if nature.is_in_catalog() && more.iter().all(|(name, _)| *name != "search_path") {
+    let role_path = if nature.is_in_catalog && more.iter().all(|(name, _)| *name != "search_path") {
         "UNION ALL SELECT name, reset_val FROM pg_catalog.pg_settings WHERE name = 'search_path'"
     } else {
         ""
@@ -189,7 +189,7 @@ fn pinned_sql(nature: &Nature, limit: u128, more: &[(&str, &str)]) -> String {
              WHERE pg_catalog.current_setting(name, true) IS NOT NULL {role_path}) AS pinned (name, value)
          WHERE pg_catalog.pg_backend_pid() = {}",
         settings.join(", "),
-        nature.process()
+        nature.process
     )
 }
 

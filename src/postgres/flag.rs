@@ -94,19 +94,18 @@ impl FlagStatements {
     pub fn new(table: &SourceTable, topic: &str, flaggable: &Flaggable) -> Self {
         let (name, flag) = (&table.name, table.flag_sql());
         let by_key = table.key_equals_sql("t", "b.key");
-        let same_table = |other| if table.is_partitioned { format!("AND t.tableoid = {other}") } else { String::new() };
         let lock = format!(
             "l AS MATERIALIZED (
                  SELECT b.n, t.tableoid AS tableoid, t.ctid AS ctid
                  FROM unnest($1::oid[], $2::tid[], $3::xid[], $4::text[]) WITH ORDINALITY AS b (tableoid, ctid, xmin, key, n)
                       JOIN {name} AS t ON t.ctid = b.ctid AND t.xmin = b.xmin {read} AND {by_key}
                  WHERE NOT t.{flag} FOR {strength} OF t SKIP LOCKED)",
-            read = same_table("b.tableoid"),
+            read = table.same_table_sql("b.tableoid"),
             strength = flaggable.lock_strength,
         );
         let update = format!(
             "UPDATE {name} AS t SET {flag} = TRUE FROM l WHERE t.ctid = l.ctid {locked}",
-            locked = same_table("l.tableoid"),
+            locked = table.same_table_sql("l.tableoid"),
         );
         let equal = format!(
             "SELECT b.n, t.tableoid, t.ctid, t.xmin

@@ -40,7 +40,7 @@ pub fn take(
     let what = format!("cannot take the lock of {}", table.name);
     let key = lock_key(&table.database, &table.name);
     // Behind a pool of transactions the lock would stay behind in another's session.
-    let is_ours = format!("pg_catalog.pg_backend_pid()::text = '{}'", session.nature().process());
+    let is_ours = format!("pg_catalog.pg_backend_pid()::text = '{}'", session.nature.process);
     let lock = format!("SELECT pg_catalog.pg_try_advisory_lock({key}), {} WHERE {is_ours}", stamp_sql());
     // The lock may be there already.
     let anew = format!("SELECT pg_catalog.pg_advisory_unlock_all() WHERE {is_ours}; {lock}");

@@ -39,7 +39,7 @@ pub use marks::Marks;
 pub use nature::{OLDEST, POOLED, forget_unpooled};
 pub use own_tables::kept_record_types;
 pub use passes::PgPasses;
-pub use prune::{OldRow, PgOldRows, age_kind, require_deletable, require_limit};
+pub use prune::{OldRow, PgOldRows, age_kind, cannot_prune, reads_checkpoint, require_deletable, require_limit};
 pub use replication::SEES_REPLICAS;
 pub use row_sql::{fields_sql, value_sql};
 pub use session::{Session, literal};

@@ -29,12 +29,15 @@ static UNPOOLED: Mutex<Option<(String, Instant)>> = Mutex::new(None);
 /// The server, as a new session finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nature {
-    process: String,
+    /// The server process behind the session.
+    pub process: String,
     version: i32,
     version_name: String,
     is_standby: bool,
     is_read_only: bool,
-    is_in_catalog: bool,
+    /// Whether its search path was that of pg2ch's readers when it was opened: a pooler without a `server_reset_query` hands out what
+    /// another session has left.
+    pub is_in_catalog: bool,
 }
 
 impl Nature {
@@ -56,17 +59,6 @@ impl Nature {
             is_read_only: column(4) == "on",
             is_in_catalog: column(5) == "pg_catalog",
         })
-    }
-
-    /// Whether its search path was that of pg2ch's readers when it was opened: a pooler without a `server_reset_query` hands out what
-    /// another session has left.
-    pub const fn is_in_catalog(&self) -> bool {
-        self.is_in_catalog
-    }
-
-    /// The server process behind the session.
-    pub fn process(&self) -> &str {
-        &self.process
     }
 
     /// That another session has a process of its own. Where a pooler gives it away after each transaction, it serves both.

@@ -114,9 +114,7 @@ impl PgPasses {
         self.pass = Some(Pass { in_hand: batch, next: 0, is_read, is_cut });
         Ok(())
     }
-}
 
-impl PgPasses {
     /// Ends a pass whose cursor a row has failed, which is found by asking for fewer and fewer: the rows before it go out first, as
     /// later ones may have to wait for it. Alone, it is left out. Whether there was such a row.
     fn leave_out_unreadable(&mut self, wanted: usize) -> Result<bool> {

@@ -41,7 +41,7 @@ pub struct PgOldRows {
     by: SourceColumn,
     row_lock: Duration,
     /// Rows below it are old.
-    limit: String,
+    pub limit: String,
     /// The last row of the page before.
     after: Option<(String, String)>,
     is_recorded: bool,
@@ -58,7 +58,7 @@ impl PgOldRows {
         older_than: Duration,
         row_lock: Duration,
     ) -> Result<Self> {
-        let what = what(&table);
+        let what = cannot_prune(&table);
         let microseconds = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
         let sql = format!("SELECT (now() - $1::bigint * interval '1 microsecond')::{}::text", age_kind(&by));
         reader.execute_batch(&what, "SET search_path = pg_catalog")?;
@@ -76,17 +76,13 @@ impl PgOldRows {
         })
     }
 
-    pub fn limit(&self) -> &str {
-        &self.limit
-    }
-
     fn by_sql(&self) -> String {
         format!("t.{}", quote(&self.by.name))
     }
 
     /// The next rows, at most `most`, in the order of their age; of each, `selected` and what names it.
     pub fn page(&mut self, selected: &str, most: usize) -> Result<Vec<OldRow>> {
-        let (by, kind, what) = (self.by_sql(), age_kind(&self.by), what(&self.table));
+        let (by, kind, what) = (self.by_sql(), age_kind(&self.by), cannot_prune(&self.table));
         let behind = if self.after.is_some() {
             let later = self.table.key_compares_sql("t", ">", &self.table.key_values_sql("$3::text"));
             format!(" AND {by} >= ($2::text)::{kind} AND ({by} > ($2::text)::{kind} OR {later})")
@@ -120,7 +116,7 @@ impl PgOldRows {
         if self.is_recorded {
             return Ok(());
         }
-        let (what, kind) = (what(&self.table), age_kind(&self.by));
+        let (what, kind) = (cannot_prune(&self.table), age_kind(&self.by));
         let sql = format!(
             "UPDATE pg2ch_checkpoint SET pruned_by = $3,
                  pruned_below = CASE WHEN pruned_by = $3 THEN greatest(pruned_below::{kind}, ($4::text)::{kind})::text ELSE $4 END
@@ -148,7 +144,7 @@ impl PgOldRows {
     /// # Errors
     /// 78 if one is still there afterwards: a trigger or rule keeps it. Nothing is deleted then. Any PostgreSQL error.
     pub fn delete(&mut self, rows: &[&OldRow]) -> Result<u64> {
-        let what = what(&self.table);
+        let what = cannot_prune(&self.table);
         let (sql, look) = (self.delete_sql(), self.look_sql());
         let lock_timeout = self.row_lock.as_millis().max(1);
         let (limit, mut is_kept) = (&self.limit, false);
@@ -179,7 +175,7 @@ impl PgOldRows {
 
     /// The partitions that have exactly as many rows as given: the number of each, by its OID.
     pub fn partitions_of(&mut self, rows: &BTreeMap<u32, u64>) -> Result<Vec<String>> {
-        let (what, mut found) = (what(&self.table), Vec::new());
+        let (what, mut found) = (cannot_prune(&self.table), Vec::new());
         let named = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class AS c
              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1";
         for (oid, count) in rows.iter().filter(|_| self.table.is_partitioned) {
@@ -206,7 +202,7 @@ impl PgOldRows {
              SELECT (SELECT array_agg(key) FROM l), (SELECT count(*) FROM d)",
             name = self.table.name,
             by_version = self.by_version_sql(),
-            locked = self.same_table_sql("l.tableoid"),
+            locked = self.table.same_table_sql("l.tableoid"),
             by_key = self.table.key_equals_sql("t", "b.key"),
             flag = self.table.flag_sql(),
             by = self.by_sql(),
@@ -218,12 +214,7 @@ impl PgOldRows {
         if mutant::is("prune: any version is deleted") {
             return "TRUE".to_owned();
         }
-        format!("t.ctid = b.ctid AND t.xmin = b.xmin {}", self.same_table_sql("b.tableoid"))
-    }
-
-    /// A row's place is one within its partition.
-    fn same_table_sql(&self, other: &str) -> String {
-        if self.table.is_partitioned { format!("AND t.tableoid = {other}") } else { String::new() }
+        format!("t.ctid = b.ctid AND t.xmin = b.xmin {}", self.table.same_table_sql("b.tableoid"))
     }
 
     fn look_sql(&self) -> String {
@@ -233,7 +224,7 @@ impl PgOldRows {
 
     /// Why rows are there after their DELETE.
     fn kept(&mut self) -> Result<Error> {
-        let what = what(&self.table);
+        let what = cannot_prune(&self.table);
         // tgtype is a set of bits: 8 is DELETE (pg_trigger in PostgreSQL's sources).
         let sql = "SELECT coalesce(string_agg(DISTINCT tgname, ', '), 'none') FROM pg_catalog.pg_trigger
              WHERE (tgrelid = $1 OR tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::regclass)))
@@ -251,7 +242,7 @@ impl PgOldRows {
 }
 
 /// What cannot be done, for a message.
-fn what(table: &SourceTable) -> String {
+pub fn cannot_prune(table: &SourceTable) -> String {
     format!("cannot prune {}", table.name)
 }
 
@@ -260,7 +251,7 @@ fn what(table: &SourceTable) -> String {
 /// # Errors
 /// 77 without the privilege, 78 if a rule does something else; any PostgreSQL error.
 pub fn require_deletable(session: &mut Session, table: &SourceTable) -> Result<()> {
-    let what = what(table);
+    let what = cannot_prune(table);
     let rules = "SELECT pg_catalog.string_agg(rulename, ', ') FROM pg_catalog.pg_rewrite
          WHERE ev_class = $1 AND ev_type = '4' AND ev_enabled <> 'D'";
     let rules: Option<String> = session.query_opt(&what, rules, &[&table.oid])?.and_then(|row| row.get(0));
@@ -275,12 +266,18 @@ pub fn require_deletable(session: &mut Session, table: &SourceTable) -> Result<(
     Ok(())
 }
 
+/// Whether the checkpoint table is there, and the role may read it.
+pub fn reads_checkpoint(session: &mut Session, what: &str) -> Result<bool> {
+    let readable = "SELECT 1 WHERE has_table_privilege(to_regclass('pg2ch_checkpoint'), 'SELECT')";
+    Ok(session.query_opt(what, readable, &[])?.is_some())
+}
+
 /// Whether the limit can be recorded: the checkpoint has a row of the source. It belongs to one column.
 ///
 /// # Errors
 /// 78 if another column's limit is recorded, unless `force`; any PostgreSQL error.
 pub fn require_limit(session: &mut Session, table: &SourceTable, topic: &str, by: &str, force: bool) -> Result<bool> {
-    let what = what(table);
+    let what = cannot_prune(table);
     let sql = "SELECT pruned_by FROM pg2ch_checkpoint WHERE source = $1 AND topic = $2 AND partition = -1";
     let row = session.query_opt(&what, sql, &[&table.name, &topic])?;
     match row.as_ref().and_then(|row| row.get::<_, Option<String>>(0)) {

@@ -32,6 +32,11 @@ impl SourceTable {
         quote(&self.flag)
     }
 
+    /// Whether a row, its alias `t`, lies in the table with the OID `other`, as one more condition: its place is one within its partition.
+    pub fn same_table_sql(&self, other: &str) -> String {
+        if self.is_partitioned { format!("AND t.tableoid = {other}") } else { String::new() }
+    }
+
     /// The key as one text: the column's own, or a JSON array of several. `row` is the table's alias.
     pub fn key_text_sql(&self, row: &str) -> String {
         one_text(&self.key, |column| format!("{row}.{}", quote(&column.name)))

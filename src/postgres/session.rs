@@ -19,7 +19,8 @@ pub struct Session {
     address: String,
     limit: Duration,
     watchdog: Watchdog,
-    nature: Nature,
+    /// What the session was found to be.
+    pub(super) nature: Nature,
     /// The epoch that a run has taken of this source through it, if the next run may go on under it: it ends with the session.
     pub(super) epoch: Option<(String, i64)>,
 }
@@ -98,11 +99,6 @@ impl Session {
         self.client.is_closed()
     }
 
-    /// What the session was found to be.
-    pub(super) const fn nature(&self) -> &Nature {
-        &self.nature
-    }
-
     /// Runs `call` on the client, under the time limit; `what` says, for a message, what cannot be done.
     pub fn call<T>(&mut self, what: &str, call: impl FnOnce(&mut Client) -> Result<T, postgres::Error>) -> Result<T> {
         self.raw(what, call).map_err(|error| self.failed(what, error))
@@ -117,7 +113,7 @@ impl Session {
         let asked = self.raw(what, |client| client.simple_query("SELECT pg_catalog.pg_backend_pid()")).map(answers_of);
         let process = asked.ok().and_then(|answers| Some(answers.first()?.first()?.get(0)?.to_owned()));
         match process {
-            Some(process) if process != self.nature.process() => Error::config(what, POOLED, UNPOOL),
+            Some(process) if process != self.nature.process => Error::config(what, POOLED, UNPOOL),
             _ => error,
         }
     }

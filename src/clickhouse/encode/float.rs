@@ -15,20 +15,16 @@ pub(super) trait Float: Copy + FromStr + LowerExp {
     const NAME: &'static str;
     /// Decimal numbers of this many digits always survive the way there and back.
     const SAFE_DIGITS: i64;
-    fn from_special(value: f64) -> Self;
     fn is_infinite(self) -> bool;
     fn is_normal(self) -> bool;
     fn append_to(self, out: &mut Vec<u8>);
 }
 
 macro_rules! float {
-    ($float:ty, $name:literal, $digits:literal, $special:expr) => {
+    ($float:ty, $name:literal, $digits:literal) => {
         impl Float for $float {
             const NAME: &'static str = $name;
             const SAFE_DIGITS: i64 = $digits;
-            fn from_special(value: f64) -> Self {
-                $special(value)
-            }
             fn is_infinite(self) -> bool {
                 <$float>::is_infinite(self)
             }
@@ -41,23 +37,19 @@ macro_rules! float {
         }
     };
 }
-#[expect(clippy::cast_possible_truncation, reason = "only NaN and the infinities are cast")]
-fn narrow_special(value: f64) -> f32 {
-    value as f32
-}
-float!(f32, "Float32", 6, narrow_special);
-float!(f64, "Float64", 15, std::convert::identity);
+float!(f32, "Float32", 6);
+float!(f64, "Float64", 15);
 
 /// A float, as long as the number reads back the same (see [`reads_back`]), or PostgreSQL's "NaN",
 /// "Infinity" and "-Infinity".
 pub(super) fn float<F: Float>(cursor: &mut Cursor<'_>, context: &mut Context, out: &mut Vec<u8>) -> Checked<()> {
     let start = cursor.at();
     if !matches!(cursor.peek(), Some(b'-' | b'0'..=b'9')) {
-        let Some((_, value)) = special(cursor) else {
+        let Some(value) = special(cursor).and_then(|name| name.parse::<F>().ok()) else {
             return Err(cursor.mismatch(F::NAME, "a number"));
         };
         cursor.string()?;
-        F::from_special(value).append_to(out);
+        value.append_to(out);
         return Ok(());
     }
     let number = cursor.number()?;

@@ -112,14 +112,13 @@ pub(super) fn decimal(decimal: Decimal, cursor: &mut Cursor<'_>, out: &mut Vec<u
 /// The fault of PostgreSQL's "NaN" and infinities where only finite numbers go.
 #[cold]
 fn not_finite(cursor: &Cursor<'_>, named: &str) -> Option<Box<Fault>> {
-    special(cursor).map(|(name, _)| Fault::new(cursor.at(), format!("{named} has no {name}")))
+    special(cursor).map(|name| Fault::new(cursor.at(), format!("{named} has no {name}")))
 }
 
 /// PostgreSQL's names for what JSON numbers cannot say.
-pub(super) fn special(cursor: &Cursor<'_>) -> Option<(&'static str, f64)> {
-    let names = [("NaN", f64::NAN), ("Infinity", f64::INFINITY), ("-Infinity", f64::NEG_INFINITY)];
+pub(super) fn special(cursor: &Cursor<'_>) -> Option<&'static str> {
     let quoted = cursor.starts_with_string()?;
-    names.into_iter().find(|(name, _)| *name == quoted)
+    ["NaN", "Infinity", "-Infinity"].into_iter().find(|name| *name == quoted)
 }
 
 pub(super) fn boolean(cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Checked<()> {

@@ -7,7 +7,7 @@ use crate::config::{Keep, TableConfig};
 use crate::error::{Error, ExitCode, Result};
 use crate::fit::INTENDED;
 use crate::ports::target::TargetDescription;
-use crate::postgres::{Session, SourceTable, quote, require_limit};
+use crate::postgres::{Session, SourceTable, quote, reads_checkpoint, require_limit};
 
 /// PostgreSQL's part: what deletes the rows, and finds them.
 pub fn source(session: &mut Session, config: &TableConfig, table: &SourceTable, findings: &mut Findings) -> Result<()> {
@@ -19,8 +19,7 @@ pub fn source(session: &mut Session, config: &TableConfig, table: &SourceTable, 
         Err(error) => return refused(error, findings),
     }
     // That it is missing, or not to be read, is among the findings already.
-    let readable = "SELECT 1 WHERE has_table_privilege(to_regclass('pg2ch_checkpoint'), 'SELECT')";
-    if session.query_opt("cannot look up the checkpoint table", readable, &[])?.is_some()
+    if reads_checkpoint(session, "cannot look up the checkpoint table")?
         && let Err(error) = require_limit(session, table, &config.topic, &keep.by, false)
     {
         refused(error, findings)?;

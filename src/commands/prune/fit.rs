@@ -13,7 +13,7 @@ use crate::ports::engine::{Engine, Rests};
 use crate::ports::layout::Layout;
 use crate::ports::source::SourceColumn;
 use crate::ports::target::{Target as _, TargetDescription};
-use crate::postgres::{Session, SourceTable, column_names, require_deletable};
+use crate::postgres::{Session, SourceTable, cannot_prune, column_names, require_deletable};
 
 /// How long parts that were merged have to stay, in seconds, where the merged part is not fsynced: until the kernel has written it.
 const LIFETIME: u64 = 480;
@@ -29,16 +29,12 @@ pub struct Warning {
     pub why: &'static str,
 }
 
-fn what(table: &SourceTable) -> String {
-    format!("cannot prune {}", table.name)
-}
-
 /// Whether the source's rows can be pruned: the column that says how old a row is.
 ///
 /// # Errors
 /// 77 without the privilege, 78 if they cannot; any PostgreSQL error.
 pub fn require_source(session: &mut Session, table: &SourceTable, by: &str) -> Result<(SourceColumn, Option<Warning>)> {
-    let what = what(table);
+    let what = cannot_prune(table);
     let hint = "name a date or timestamp column that is sent, such as created_at";
     let Some(column) = table.columns.iter().find(|column| column.name == by) else {
         return Err(Error::config(what, format!("the records have no column {by}"), hint));
@@ -67,7 +63,7 @@ pub fn require_target(
     target: &mut ClickHouseTarget,
     description: &TargetDescription,
 ) -> Result<(Contents, Option<Warning>)> {
-    let what = what(table);
+    let what = cannot_prune(table);
     let (columns, rules) = (&description.keeping_columns(), &config.column_rules);
     if !rules.column_of(by).is_some_and(|name| is_time(columns, name)) {
         let why = format!("the target does not have {by} as a date or time");

@@ -22,7 +22,7 @@ use crate::numbers::{grouped, whole};
 use crate::ports::LegContext;
 use crate::ports::limits::Limits;
 use crate::ports::target::Target as _;
-use crate::postgres::{PgOldRows, SourceTable, connect, require_limit};
+use crate::postgres::{PgOldRows, SourceTable, cannot_prune, connect, require_limit};
 use crate::report::RunReport;
 use crate::shutdown::Shutdown;
 
@@ -98,12 +98,12 @@ pub fn prune(leg: &LegContext<'_>, options: &Options) -> Result<TableReport> {
     report.columns_gone = fit::columns_gone(&mut session, &table)?;
     let mut deleter = connect(&patient, "prune", leg.watchdog)?;
     if !require_limit(&mut deleter, &table, &leg.table.topic, &options.by, options.force)? {
-        let (what, why) = (format!("cannot prune {}", table.name), "pg2ch_checkpoint has no row of this table");
+        let (what, why) = (cannot_prune(&table), "pg2ch_checkpoint has no row of this table");
         return Err(Error::config(what, why, "run `pg2ch --once` first: only rows that a run has sent can be pruned"));
     }
     let (topic, row_lock) = (&leg.table.topic, leg.config.timeouts.row_lock);
     let rows = PgOldRows::new(session, deleter, table.clone(), topic, by, options.older_than, row_lock)?;
-    rows.limit().clone_into(&mut report.limit);
+    report.limit.clone_from(&rows.limit);
     let mut servers = Servers::new(leg, rows, &table, target, &description, contents)?;
     pages::prune_pages(leg, options, &mut servers, &mut report)?;
     if report.complete {

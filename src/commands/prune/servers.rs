@@ -48,7 +48,7 @@ impl<'a> Servers<'a> {
         let key = KeyText::of(table, &description.columns, rules, &leg.table.target.to_string())?;
         Ok(Self {
             rows,
-            selected: row_sql(table, &key, contents.fields()),
+            selected: row_sql(table, &key, &contents.fields),
             target: TargetKeys::new(target, key),
             contents,
             waiting: Waiting::new(leg)?,

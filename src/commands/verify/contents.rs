@@ -27,9 +27,10 @@ pub(super) fn stores_values(column: &Column) -> bool {
 #[derive(Debug)]
 pub struct Contents {
     encoder: RowEncoder,
-    /// The columns' names in the source, and in the target.
-    fields: Vec<String>,
-    names: Vec<String>,
+    /// The columns' names in the source.
+    pub fields: Vec<String>,
+    /// Those in the target, in the order of the bytes.
+    pub names: Vec<String>,
     types: Vec<ColumnType>,
 }
 
@@ -72,19 +73,10 @@ impl Contents {
         Ok((Self { encoder, fields, names, types }, left_out))
     }
 
-    pub fn fields(&self) -> &[String] {
-        &self.fields
-    }
-
     /// The name in the source of a column of the target.
     pub fn field_of(&self, column: &str) -> Option<&str> {
         let place = self.names.iter().position(|name| name == column)?;
         self.fields.get(place).map(String::as_str)
-    }
-
-    /// The columns' names in the target, in the order of the bytes.
-    pub fn columns(&self) -> &[String] {
-        &self.names
     }
 
     /// The bytes that a row of the source becomes.

@@ -22,7 +22,7 @@ const ONE_OF: usize = 20;
 impl Verification<'_> {
     /// Compares all contents.
     pub(super) fn compare_contents(&mut self, contents: &mut Contents, shown: &Shown) -> Result<()> {
-        let fields = contents.fields().to_vec();
+        let fields = contents.fields.clone();
         self.source.open_rows(&fields)?;
         let mut typical = 256;
         while let Some(rows) = self.source.next_rows(typical)? {
@@ -46,7 +46,7 @@ impl Verification<'_> {
     /// Those of some rows, a sample but for the `first` ones, that look another way on the two servers.
     fn look_at(&mut self, shown: &Shown, rows: &[SourceRow], first: bool) -> Result<HashSet<u64>> {
         let sample: Vec<&SourceRow> = rows.iter().step_by(if first { 1 } else { ONE_OF }).collect();
-        if shown.count() == 0 {
+        if shown.columns.is_empty() {
             return Ok(HashSet::new());
         }
         let (sources, targets) = self.printed(shown, &sample)?;
@@ -57,9 +57,9 @@ impl Verification<'_> {
 
     /// What PostgreSQL prints of some rows, and what ClickHouse does.
     fn printed(&mut self, shown: &Shown, rows: &[&SourceRow]) -> Result<(Printed, Printed)> {
-        let ((sources, targets), keys) = (shown.expressions(), rows.iter().map(|row| &row.key));
+        let (Shown { columns, sources, targets }, keys) = (shown, rows.iter().map(|row| &row.key));
         let record_keys: Vec<&str> = keys.clone().map(|key| key.record_key.as_str()).collect();
-        Ok((self.source.shown(sources, &record_keys)?, self.target.shown_of(targets, shown.count(), keys)?))
+        Ok((self.source.shown(sources, &record_keys)?, self.target.shown_of(targets, columns.len(), keys)?))
     }
 
     fn confirm_different(

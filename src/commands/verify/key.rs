@@ -24,11 +24,7 @@ pub struct KeyText {
 #[derive(Clone, Debug)]
 struct Part {
     column: String,
-    /// PostgreSQL's expression; the row's alias is `t`.
-    source: String,
-    /// ClickHouse's.
-    target: String,
-    literal: Literal,
+    texts: Texts,
 }
 
 /// How ClickHouse compares the column with a text, so that it can use its primary index.
@@ -69,10 +65,10 @@ impl KeyText {
     /// The text in PostgreSQL, of the row `t`.
     pub fn source_sql(&self) -> String {
         match self.parts.as_slice() {
-            [only] => only.source.clone(),
+            [only] => only.texts.source.clone(),
             several => {
                 let escaped = several.iter().map(|part| {
-                    format!("replace(replace({}, chr(30), chr(30) || '0'), chr(31), chr(30) || '1')", part.source)
+                    format!("replace(replace({}, chr(30), chr(30) || '0'), chr(31), chr(30) || '1')", part.texts.source)
                 });
                 escaped.collect::<Vec<_>>().join(" || chr(31) || ")
             }
@@ -82,12 +78,12 @@ impl KeyText {
     /// The text in ClickHouse.
     pub fn target_sql(&self) -> String {
         match self.parts.as_slice() {
-            [only] => only.target.clone(),
+            [only] => only.texts.target.clone(),
             several => {
                 let escaped = several.iter().map(|part| {
                     format!(
                         "replaceAll(replaceAll({}, char(30), concat(char(30), '0')), char(31), concat(char(30), '1'))",
-                        part.target
+                        part.texts.target
                     )
                 });
                 format!("concat({})", escaped.collect::<Vec<_>>().join(", char(31), "))
@@ -107,20 +103,24 @@ impl KeyText {
 
     /// A condition on these keys that ClickHouse can answer from its primary index, if there is one.
     pub fn target_condition(&self, keys: &[&str]) -> Option<String> {
-        if self.parts.iter().any(|part| part.literal == Literal::None) {
+        if self.parts.iter().any(|part| part.texts.literal == Literal::None) {
             return None;
         }
         if let [only] = self.parts.as_slice() {
             // Not in parentheses, each of which the server parses as an expression: nine times as long for the whole list.
-            let values: Vec<String> = keys.iter().map(|key| literal(key, only.literal)).collect();
+            let values: Vec<String> = keys.iter().map(|key| literal(key, only.texts.literal)).collect();
             return Some(format!("{} IN ({})", quote_target(&only.column), values.join(",")));
         }
         let columns: Vec<String> = self.parts.iter().map(|part| quote_target(&part.column)).collect();
         let tuples: Vec<String> = keys
             .iter()
             .map(|key| {
-                let values: Vec<String> =
-                    self.split(key).iter().zip(&self.parts).map(|(value, part)| literal(value, part.literal)).collect();
+                let values: Vec<String> = self
+                    .split(key)
+                    .iter()
+                    .zip(&self.parts)
+                    .map(|(value, part)| literal(value, part.texts.literal))
+                    .collect();
                 format!("({})", values.join(","))
             })
             .collect();
@@ -151,13 +151,16 @@ fn literal(value: &str, kind: Literal) -> String {
 }
 
 fn part(source: &SourceColumn, target: &Column) -> Option<Part> {
-    let Texts { source, target: in_target, literal, nullable } = Texts::of(source, target)?;
-    // A key that is NULL in the target is no key of the source.
-    let in_target = if nullable { format!("ifNull({in_target}, char(0))") } else { in_target };
-    Some(Part { column: target.name.clone(), source, target: in_target, literal })
+    let mut texts = Texts::of(source, target)?;
+    if texts.nullable {
+        // A key that is NULL in the target is no key of the source.
+        texts.target = format!("ifNull({}, char(0))", texts.target);
+    }
+    Some(Part { column: target.name.clone(), texts })
 }
 
 /// Two expressions that make the same text of a value, one on each server.
+#[derive(Clone, Debug)]
 pub(super) struct Texts {
     /// PostgreSQL's; the row's alias is `t`.
     pub source: String,

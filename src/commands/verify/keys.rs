@@ -145,7 +145,7 @@ impl Verification<'_> {
             }
             Ttl::None | Ttl::Unknown(_) => HashSet::new(),
         };
-        let deleted = match self.source.table().deleted_sql() {
+        let deleted = match self.source.table.deleted_sql() {
             Some(is_deleted) => self.source.flagged_where(&is_deleted, &record_keys)?,
             None => HashSet::new(),
         };

@@ -25,7 +25,6 @@ use std::time::{Duration, Instant};
 use self::contents::Contents;
 use self::key::KeyText;
 use self::pruned::Pruned;
-use self::repair::Held;
 use self::report::{Repaired, TableReport};
 use self::shown::Shown;
 use self::source::Source;
@@ -39,7 +38,7 @@ use crate::error::Result;
 use crate::fit::require_fit;
 use crate::ports::LegContext;
 use crate::ports::target::Target;
-use crate::postgres::{SourceTable, connect};
+use crate::postgres::{PgLedger, SourceTable, connect};
 
 /// What the command line asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +62,7 @@ struct Verification<'a> {
     /// What `pg2ch prune` has deleted.
     pruned: Option<Pruned>,
     /// The lock, where the source may be changed.
-    held: Option<Held>,
+    held: Option<PgLedger>,
     report: TableReport,
 }
 
@@ -78,7 +77,7 @@ pub fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     if options.repair {
         let mut repaired = Repaired { confirmed: options.confirm, ..Repaired::default() };
         if options.confirm {
-            held = Held::take(leg, &mut repaired)?;
+            held = repair::hold(leg, &mut repaired)?;
             if held.is_none() {
                 report.complete = false;
                 return Ok(report);

@@ -5,7 +5,7 @@ use crate::clickhouse::{quote, text};
 use crate::config::TableConfig;
 use crate::error::Result;
 use crate::mutant;
-use crate::postgres::{Session, SourceTable, age_kind, literal, quote as quote_source};
+use crate::postgres::{Session, SourceTable, age_kind, literal, quote as quote_source, reads_checkpoint};
 
 /// The highest limit that prune has used.
 #[derive(Debug)]
@@ -22,11 +22,7 @@ impl Pruned {
     /// Reads it from the checkpoint's row of the source; none where nothing was pruned.
     pub fn recorded(session: &mut Session, config: &TableConfig, table: &SourceTable) -> Result<Option<Self>> {
         const WHAT: &str = "cannot read the limit of `pg2ch prune`";
-        if mutant::is("verify: what was pruned is not known") {
-            return Ok(None);
-        }
-        let readable = "SELECT 1 WHERE has_table_privilege(to_regclass('pg2ch_checkpoint'), 'SELECT')";
-        if session.query_opt(WHAT, readable, &[])?.is_none() {
+        if mutant::is("verify: what was pruned is not known") || !reads_checkpoint(session, WHAT)? {
             return Ok(None);
         }
         // A checkpoint table that no `pg2ch init` of this version has seen lacks the columns.

@@ -14,29 +14,23 @@ use crate::ports::topic::{Fence as _, Of, TopicLog as _};
 use crate::postgres::PgLedger;
 use crate::report::ProduceReport;
 
-/// The lock of the source, held until this is dropped.
-pub struct Held {
-    _ledger: PgLedger,
-}
-
-impl Held {
-    /// Takes the lock, fences and recovers as a run does; `None` if it was asked to finish while it waited.
-    ///
-    /// # Errors
-    /// 75 if a run holds the lock; the servers'.
-    pub fn take(leg: &LegContext<'_>, repaired: &mut Repaired) -> Result<Option<Self>> {
-        let Some(mut ledger) = open_ledger(leg, None)? else { return Ok(None) };
-        ledger.checkpoint()?;
-        let table = leg.table;
-        let mut log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;
-        log.partitions()?;
-        ledger.take_epoch()?;
-        open_writer(leg, &ledger)?.fence()?;
-        let checkpoint = ledger.checkpoint()?;
-        let survey = log.survey(Of::Nobody)?;
-        let mut report = ProduceReport::default();
-        let recovery = recover(&mut log, survey, &mut ledger, checkpoint, leg.config, leg.shutdown, &mut report)?;
-        repaired.recovered = report.rows_recovered;
-        Ok(recovery.map(|_| Self { _ledger: ledger }))
-    }
+/// Takes the lock, fences and recovers as a run does: the ledger, which holds the lock. `None` if it was asked to finish while it
+/// waited.
+///
+/// # Errors
+/// 75 if a run holds the lock; the servers'.
+pub fn hold(leg: &LegContext<'_>, repaired: &mut Repaired) -> Result<Option<PgLedger>> {
+    let Some(mut ledger) = open_ledger(leg, None)? else { return Ok(None) };
+    ledger.checkpoint()?;
+    let table = leg.table;
+    let mut log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;
+    log.partitions()?;
+    ledger.take_epoch()?;
+    open_writer(leg, &ledger)?.fence()?;
+    let checkpoint = ledger.checkpoint()?;
+    let survey = log.survey(Of::Nobody)?;
+    let mut report = ProduceReport::default();
+    let recovery = recover(&mut log, survey, &mut ledger, checkpoint, leg.config, leg.shutdown, &mut report)?;
+    repaired.recovered = report.rows_recovered;
+    Ok(recovery.map(|_| ledger))
 }

@@ -20,10 +20,7 @@ pub struct Keys {
 impl Keys {
     /// Counts one.
     pub fn count(&mut self, shown: impl FnOnce() -> String) {
-        self.count += 1;
-        if self.keys.len() < MOST_SHOWN {
-            self.keys.push(shown());
-        }
+        self.add(1, std::iter::once_with(shown));
     }
 
     /// Counts several, of which some are named.

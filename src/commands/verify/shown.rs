@@ -16,13 +16,14 @@ use crate::postgres::{SourceTable, quote, value_sql};
 /// The columns whose values can be compared so.
 #[derive(Debug, Default)]
 pub struct Shown {
-    columns: Vec<ShownColumn>,
-    sources: String,
-    targets: String,
+    pub columns: Vec<ShownColumn>,
+    /// PostgreSQL's expressions, and ClickHouse's.
+    pub sources: String,
+    pub targets: String,
 }
 
 #[derive(Debug)]
-struct ShownColumn {
+pub struct ShownColumn {
     name: String,
     /// Whether both print JSON, each in its own spelling.
     is_json: bool,
@@ -40,15 +41,6 @@ impl Shown {
             targets.push(format!("ifNull(concat('v', {in_target}), 'n')"));
         }
         Self { columns, sources: sources.join(", "), targets: targets.join(", ") }
-    }
-
-    /// PostgreSQL's expressions, and ClickHouse's.
-    pub(super) fn expressions(&self) -> (&str, &str) {
-        (&self.sources, &self.targets)
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.columns.len()
     }
 
     /// The first column in which a row that both servers have looks another way, and what they print there.

@@ -23,7 +23,7 @@ pub type Printed = HashMap<u64, PrintedRow>;
 pub struct Source {
     cursor: Session,
     asker: Session,
-    table: SourceTable,
+    pub table: SourceTable,
     key: KeyText,
     what: String,
 }
@@ -53,10 +53,6 @@ impl Source {
         cursor.execute_batch(&what, "SET search_path = pg_catalog")?;
         asker.execute_batch(&what, "SET search_path = pg_catalog")?;
         Ok(Self { cursor, asker, table, key, what })
-    }
-
-    pub const fn table(&self) -> &SourceTable {
-        &self.table
     }
 
     /// About how many rows there are, as the planner believes.

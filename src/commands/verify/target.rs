@@ -298,7 +298,7 @@ fn printed(row: &[u8], count: usize) -> Option<(u64, PrintedRow, &[u8])> {
 }
 
 fn listed_columns(contents: &Contents) -> String {
-    contents.columns().iter().map(|column| quote(column)).collect::<Vec<_>>().join(", ")
+    contents.names.iter().map(|column| quote(column)).collect::<Vec<_>>().join(", ")
 }
 
 fn lossy(text: &[u8]) -> String {
