@@ -160,7 +160,6 @@ impl Http {
         self.url.hosts.len()
     }
 
-    /// The user.
     pub(crate) fn user(&self) -> &str {
         &self.user
     }
@@ -203,6 +202,11 @@ impl Http {
                 answer => return Ok(answer),
             }
         }
+    }
+
+    /// Whether a question's answer is this one word; a refusal, or none, is another.
+    pub(crate) fn says(&self, question: &str, word: &str) -> bool {
+        matches!(self.ask(question, &[]), Ok(Answer::Ok(answer)) if answer.trim_ascii() == word.as_bytes())
     }
 
     /// Sends a statement, its data, and settings as URL parameters. `Err` is a request without an answer: it may or may
@@ -291,7 +295,6 @@ impl Http {
             .map_err(|error| self.unreadable(what, error))
     }
 
-    /// The error for an exception.
     pub(crate) fn explain(&self, what: &str, exception: &Exception) -> Error {
         exception.error(format!("{what} in ClickHouse at {}", self.address()))
     }

@@ -1,7 +1,5 @@
 //! How many replicas have to confirm an INSERT into a table whose data lie on several servers, and how long it waits for them.
 
-use std::time::Duration;
-
 use serde::Deserialize;
 
 use super::settings::{QUORUM, QUORUM_TIMEOUT};
@@ -47,7 +45,8 @@ impl ClickHouseTarget {
             .map(|&(name, value)| match name {
                 // A quorum of one replica waits for a second one, which does not exist.
                 QUORUM if is_alone => (name, "1".to_owned()),
-                QUORUM_TIMEOUT => (name, quorum_timeout(limit).as_millis().to_string()),
+                // Less than a request may take, so that ClickHouse gives up first and says why.
+                QUORUM_TIMEOUT => (name, (limit * 4 / 5).as_millis().to_string()),
                 _ => (name, value.to_owned()),
             })
             .collect())
@@ -66,11 +65,6 @@ impl ClickHouseTarget {
         });
         *replicas == 1
     }
-}
-
-/// Less than a request may take, so that ClickHouse gives up first and says why.
-fn quorum_timeout(limit: Duration) -> Duration {
-    limit * 4 / 5
 }
 
 #[cfg(test)]

@@ -274,10 +274,8 @@ impl Target for ClickHouseTarget {
         if let Some(calendar) = self.calendar {
             return calendar;
         }
-        match self.http.ask(&format!("{} FORMAT TabSeparated", CalendarRange::PROBE), &[]) {
-            Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"1" => CalendarRange::Wide,
-            _ => CalendarRange::Narrow,
-        }
+        let is_wide = self.http.says(&format!("{} FORMAT TabSeparated", CalendarRange::PROBE), "1");
+        if is_wide { CalendarRange::Wide } else { CalendarRange::Narrow }
     }
 
     fn held(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {

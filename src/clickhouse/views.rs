@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::answer::Answer;
 use super::sql::{is_uuid, quote, text};
 use super::target_table::ClickHouseTarget;
 use crate::error::Result;
@@ -74,8 +73,7 @@ impl ClickHouseTarget {
 
     /// Whether a table that is not shown does not exist: about one that is only hidden from the user, the server refuses to say.
     fn is_dropped(&self, table: &Name) -> bool {
-        let answer = self.http().ask(&format!("EXISTS TABLE {} FORMAT TabSeparated", quoted(table)), &[]);
-        matches!(answer, Ok(Answer::Ok(answer)) if answer.trim_ascii() == b"0")
+        self.http().says(&format!("EXISTS TABLE {} FORMAT TabSeparated", quoted(table)), "0")
     }
 
     /// What the server shows of these tables.

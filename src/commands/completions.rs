@@ -78,7 +78,7 @@ fn quoted(text: &str) -> String {
 
 /// The loop that finds the command, for bash and zsh: `words` says where the words are.
 fn find_command(words: &str, with_value: &[&str], places: &[Place]) -> String {
-    let known: Vec<_> = places.iter().skip(1).map(|place| quoted(&format!(" {}", place.typed))).collect();
+    let known: Vec<_> = places.iter().skip(1).map(typed).collect();
     format!(
         "    local command='' value='' word
     for word in {words}; do

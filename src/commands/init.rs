@@ -64,13 +64,12 @@ pub const NO_SCHEMA: &str = "the role's search path names no schema that exists 
 
 /// The statement that names one, where the role's search path has none.
 pub(crate) fn no_schema(session: &mut Session) -> Result<Option<String>> {
-    let row = session.query_opt(
+    session.value(
         "cannot look up the role's search path",
         "SELECT pg_catalog.format('ALTER ROLE %I IN DATABASE %I SET search_path = public;', current_user, current_database())
          WHERE current_schema() IS NULL",
         &[],
-    )?;
-    Ok(row.map(|row| row.get(0)))
+    )
 }
 
 /// How often a lock that is taken is tried again.

@@ -113,7 +113,7 @@ fn history(session: &mut Session, table: &TableConfig) -> Result<History> {
             })
             .collect();
     }
-    let row = session.query_opt(
+    history.unsent_seconds_at_most = session.value(
         WHAT,
         &format!(
             "SELECT extract(epoch FROM now() - max(started_at))::bigint FROM pg2ch_runs
@@ -121,7 +121,6 @@ fn history(session: &mut Session, table: &TableConfig) -> Result<History> {
         ),
         &[&table.source, &table.topic],
     )?;
-    history.unsent_seconds_at_most = row.and_then(|row| row.get(0));
     Ok(history)
 }
 

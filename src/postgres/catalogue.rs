@@ -42,7 +42,6 @@ impl Catalogue {
         format!("{}; {}; {}", relation_sql(&oid), unique_index_sql(&oid, &config.key), columns_sql(&oid))
     }
 
-    /// The answers to it.
     pub(super) fn of(answers: &Answers) -> Option<Self> {
         let [relation, unique_index, columns, ..] = answers.as_slice() else { return None };
         let relation = Relation::of(relation.first()?)?;
@@ -96,11 +95,9 @@ impl Relation {
     }
 }
 
-/// A table's comment.
 pub fn table_comment(session: &mut Session, oid: u32, name: &str) -> Result<Option<String>> {
     let what = format!("cannot look up the comment of {name}");
-    let row = session.query_opt(&what, "SELECT pg_catalog.obj_description($1, 'pg_class')", &[&oid])?;
-    Ok(row.and_then(|row| row.get(0)))
+    session.value(&what, "SELECT pg_catalog.obj_description($1, 'pg_class')", &[&oid])
 }
 
 /// The names of all columns of a table, in its order.

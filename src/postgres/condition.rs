@@ -7,7 +7,6 @@ use super::session::Session;
 use super::source_table::{SourceTable, quote};
 use crate::error::Result;
 
-/// Whether `where` depends on a column of the table.
 pub fn condition_uses(session: &mut Session, table: &SourceTable, column: &str) -> Result<bool> {
     if !table.has_condition() {
         return Ok(false);

@@ -30,8 +30,8 @@ impl Epoch {
              ON CONFLICT (source, topic, partition) DO UPDATE SET epoch = c.epoch + 1, updated_at = now()
              RETURNING epoch"
         );
-        let row = session.query_opt(what, &sql, &[&source, &topic])?;
-        let number = row.map(|row| row.get(0)).ok_or_else(|| Error::bug(what, "no epoch came back"))?;
+        let number = session.value(what, &sql, &[&source, &topic])?;
+        let number = number.ok_or_else(|| Error::bug(what, "no epoch came back"))?;
         Ok(Self { source: source.to_owned(), topic: topic.to_owned(), number })
     }
 
@@ -75,9 +75,6 @@ impl Epoch {
 
     /// Moves the checkpoint alone, durably, because it may go back: a crash of PostgreSQL that undid it would leave the
     /// checkpoint of a topic that is gone, and hide what was sent to the new one since.
-    ///
-    /// # Errors
-    /// 75 if another run has taken an epoch since; PostgreSQL's.
     pub fn move_checkpoint(&self, session: &mut Session, what: &str, to: &Checkpoint) -> Result<()> {
         let sql = format!("WITH {DURABLE}, {} SELECT epoch FROM c", Self::sql(1, "EXISTS (SELECT FROM s)"));
         crash::point("checkpoint.before");
@@ -87,9 +84,6 @@ impl Epoch {
     }
 
     /// Keeps the types of the columns in records, durably: a run that finds these records has to know them.
-    ///
-    /// # Errors
-    /// 75 if another run has taken an epoch since; PostgreSQL's.
     pub fn keep_types(&self, session: &mut Session, what: &str, types: &str) -> Result<()> {
         let sql = format!(
             "WITH {DURABLE} UPDATE pg2ch_checkpoint SET record_types = $4

@@ -185,9 +185,6 @@ impl FlagStatements {
     /// The usual end of a batch in one statement: locks the rows, claims the epoch, flags the rows and moves the checkpoint; each
     /// only if all before it went as it should. `false` if anything is otherwise: nothing has changed then, and [`run`](Self::run)
     /// finds out what it is.
-    ///
-    /// # Errors
-    /// PostgreSQL's, where it says nothing.
     pub fn run_at_once(&self, session: &mut Session, rows: &Named<'_>, epoch: &Epoch, to: &Checkpoint) -> Result<bool> {
         if self.has_after_triggers {
             return Ok(false);

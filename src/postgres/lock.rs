@@ -81,7 +81,6 @@ pub fn take(
     }
 }
 
-/// Gives the lock of `table` back.
 pub fn give_back(session: &mut Session, table: &SourceTable) -> Result<()> {
     let what = format!("cannot give the lock of {} back", table.name);
     session.execute_batch(&what, "SELECT pg_catalog.pg_advisory_unlock_all()")

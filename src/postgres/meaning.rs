@@ -14,9 +14,6 @@ pub(super) fn may_have_operators(columns: &[SourceColumn]) -> bool {
 
 /// That PostgreSQL reads `where` with `pg_catalog` alone as it does with the role's search path. There the operators of a type like
 /// `citext` are found, and here those of text, to which it is cast: other rows would be sent.
-///
-/// # Errors
-/// 78 if it does not.
 pub(super) fn require_one_meaning(session: &mut Session, table: &str, condition: &str, what: &str) -> Result<()> {
     let plan = format!("EXPLAIN (VERBOSE, COSTS OFF) SELECT {condition} FROM {table} AS t WHERE FALSE");
     let both = format!(

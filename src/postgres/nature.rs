@@ -62,9 +62,6 @@ impl Nature {
     }
 
     /// That another session has a process of its own. Where a pooler gives it away after each transaction, it serves both.
-    ///
-    /// # Errors
-    /// 78 if it does not; PostgreSQL's.
     pub fn require_another(&self, other: &mut Client, config: &PostgresConfig) -> Result<()> {
         let what = format!("cannot use PostgreSQL at {}", config.address());
         let theirs = Self::of(other).map_err(|error| explain(&what, error))?;
@@ -72,9 +69,6 @@ impl Nature {
     }
 
     /// That a session, asked once more for its process, still has it: then there are rows in the answer.
-    ///
-    /// # Errors
-    /// 78 if it has not.
     pub fn require_the_same(answer: Option<&Vec<SimpleQueryRow>>, config: &PostgresConfig) -> Result<()> {
         if answer.is_some_and(|rows| !rows.is_empty()) { Ok(()) } else { Err(pooled(config)) }
     }

@@ -31,14 +31,12 @@ pub struct PgPasses {
     what: String,
     table: SourceTable,
     max_bytes: usize,
-    /// The size of a typical row.
     typical_row: usize,
     /// The records' timestamps lie above this.
     clock_floor: i64,
     /// The timestamp of the pass' records.
     newest: i64,
     pass: Option<Pass>,
-    /// How many rows the pass has read.
     rows_read: usize,
     /// How many rows a FETCH may ask for, while a row is looked for that cannot be read.
     most_wanted: usize,

@@ -62,7 +62,7 @@ impl PgOldRows {
         let microseconds = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
         let sql = format!("SELECT (now() - $1::bigint * interval '1 microsecond')::{}::text", age_kind(&by));
         reader.execute_batch(&what, "SET search_path = pg_catalog")?;
-        let limit: Option<String> = reader.query_opt(&what, &sql, &[&microseconds])?.map(|row| row.get(0));
+        let limit: Option<String> = reader.value(&what, &sql, &[&microseconds])?;
         Ok(Self {
             reader,
             deleter,
@@ -145,7 +145,9 @@ impl PgOldRows {
     /// 78 if one is still there afterwards: a trigger or rule keeps it. Nothing is deleted then. Any PostgreSQL error.
     pub fn delete(&mut self, rows: &[&OldRow]) -> Result<u64> {
         let what = cannot_prune(&self.table);
-        let (sql, look) = (self.delete_sql(), self.look_sql());
+        let sql = self.delete_sql();
+        let (name, by_key) = (&self.table.name, self.table.key_equals_sql("t", "b.key"));
+        let look = format!("SELECT count(*) FROM unnest($1::text[]) AS b (key) JOIN {name} AS t ON {by_key}");
         let lock_timeout = self.row_lock.as_millis().max(1);
         let (limit, mut is_kept) = (&self.limit, false);
         let deleted = self.deleter.transaction(&what, |transaction| {
@@ -179,11 +181,9 @@ impl PgOldRows {
         let named = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class AS c
              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1";
         for (oid, count) in rows.iter().filter(|_| self.table.is_partitioned) {
-            let Some(name) = self.reader.query_opt(&what, named, &[oid])?.map(|row| row.get::<_, String>(0)) else {
-                continue;
-            };
+            let Some(name) = self.reader.value::<String>(&what, named, &[oid])? else { continue };
             let sql = format!("SELECT count(*) FROM (SELECT FROM {name} LIMIT {}) AS s", count + 1);
-            let there: Option<i64> = self.reader.query_opt(&what, &sql, &[])?.map(|row| row.get(0));
+            let there: Option<i64> = self.reader.value(&what, &sql, &[])?;
             if there.is_some_and(|there| there.unsigned_abs() == *count) {
                 found.push(name);
             }
@@ -217,11 +217,6 @@ impl PgOldRows {
         format!("t.ctid = b.ctid AND t.xmin = b.xmin {}", self.table.same_table_sql("b.tableoid"))
     }
 
-    fn look_sql(&self) -> String {
-        let by_key = self.table.key_equals_sql("t", "b.key");
-        format!("SELECT count(*) FROM unnest($1::text[]) AS b (key) JOIN {} AS t ON {by_key}", self.table.name)
-    }
-
     /// Why rows are there after their DELETE.
     fn kept(&mut self) -> Result<Error> {
         let what = cannot_prune(&self.table);
@@ -229,7 +224,7 @@ impl PgOldRows {
         let sql = "SELECT coalesce(string_agg(DISTINCT tgname, ', '), 'none') FROM pg_catalog.pg_trigger
              WHERE (tgrelid = $1 OR tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::regclass)))
                AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 <> 0";
-        let triggers: Option<String> = self.deleter.query_opt(&what, sql, &[&self.table.oid])?.map(|row| row.get(0));
+        let triggers: Option<String> = self.deleter.value(&what, sql, &[&self.table.oid])?;
         Ok(Error::config(
             what,
             format!(
@@ -254,8 +249,7 @@ pub fn require_deletable(session: &mut Session, table: &SourceTable) -> Result<(
     let what = cannot_prune(table);
     let rules = "SELECT pg_catalog.string_agg(rulename, ', ') FROM pg_catalog.pg_rewrite
          WHERE ev_class = $1 AND ev_type = '4' AND ev_enabled <> 'D'";
-    let rules: Option<String> = session.query_opt(&what, rules, &[&table.oid])?.and_then(|row| row.get(0));
-    if let Some(rules) = rules {
+    if let Some(rules) = session.value::<String>(&what, rules, &[&table.oid])? {
         return Err(Error::config(
             what,
             format!("a rule does something else on DELETE, or besides: {rules}"),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postgres::error::SqlState;
-use postgres::types::{ToSql, Type};
+use postgres::types::{FromSqlOwned, ToSql, Type};
 use postgres::{Client, Row, Transaction};
 
 use super::answers::{Answers, answers_of};
@@ -87,9 +87,6 @@ impl Session {
     }
 
     /// That rows can be flagged through this session, as far as the server as a whole decides it.
-    ///
-    /// # Errors
-    /// 69 for a standby, 78 for a server that is too old, or whose sessions may not write.
     pub fn require_writable(&self) -> Result<()> {
         self.nature.require_writable(&self.address)
     }
@@ -143,6 +140,11 @@ impl Session {
 
     pub fn query_opt(&mut self, what: &str, sql: &str, params: Params<'_>) -> Result<Option<Row>> {
         self.call(what, |client| client.query_typed_opt(sql, &typed(params)))
+    }
+
+    /// The value in the first column of the only row, if there is such a row, and it is not NULL there.
+    pub fn value<T: FromSqlOwned>(&mut self, what: &str, sql: &str, params: Params<'_>) -> Result<Option<T>> {
+        Ok(self.query_opt(what, sql, params)?.and_then(|row| row.get(0)))
     }
 
     /// Runs one statement; returns how many rows it has changed.

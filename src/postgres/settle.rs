@@ -98,7 +98,6 @@ impl PgLedger {
         );
     }
 
-    /// The entries of a page.
     pub(super) fn entries(&mut self, what: &str, page: &str, params: Params<'_>) -> Attempt<Vec<Entry>> {
         let rows = self.session.transaction(what, |transaction| {
             pin(transaction)?;

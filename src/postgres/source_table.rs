@@ -72,9 +72,6 @@ impl SourceTable {
     }
 
     /// Looks the table up, whether it has a flag or not; and whether it has.
-    ///
-    /// # Errors
-    /// As [`find`](Self::find), but for a missing flag.
     pub fn find_without_flag(session: &mut Session, config: &TableConfig) -> Result<(Self, bool)> {
         let found = Catalogue::look_up(session, config)?;
         Self::of_any(session, config, found)

@@ -76,7 +76,7 @@ pub fn count_unsent(session: &mut Session, table: &SourceTable) -> Result<(i64, 
 pub(super) fn count_in_catalog(session: &mut Session, table: &SourceTable) -> Result<(i64, bool)> {
     let (name, unsent) = (&table.name, table.unsent_sql());
     let sql = format!("SELECT count(*) FROM (SELECT FROM {name} AS t WHERE {unsent} LIMIT {}) AS unsent", COUNTED + 1);
-    let rows: i64 = session.query_opt(&counting(table), &sql, &[])?.map_or(0, |row| row.get(0));
+    let rows: i64 = session.value(&counting(table), &sql, &[])?.unwrap_or(0);
     Ok((rows.min(COUNTED), rows <= COUNTED))
 }
 

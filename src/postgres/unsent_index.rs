@@ -17,7 +17,6 @@ const INDEX_COLUMNS: &str = "ARRAY(SELECT coalesce(a.attname::text, '')
 /// Whether a source has the index that its reader needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnsentIndex {
-    /// It has.
     Fit,
     /// It has one of all unsent rows, those outside the condition among them; this statement makes a smaller one.
     Wide(String),
@@ -31,8 +30,7 @@ impl UnsentIndex {
         let what = format!("cannot look up the index of unsent rows of {}", table.name);
         // A predicate's text depends on the search path.
         session.in_catalog(&what, |session| {
-            let unsent = session.query_opt(&what, "SELECT format('(NOT %I)', $1::text)", &[&table.flag])?;
-            let unsent: Option<String> = unsent.map(|row| row.get(0));
+            let unsent: Option<String> = session.value(&what, "SELECT format('(NOT %I)', $1::text)", &[&table.flag])?;
             let order: Vec<String> = table.order_columns().into_iter().map(str::to_owned).collect();
             let within = if table.has_condition() { predicate_within(session, table, &what)? } else { None };
             let mut has = |predicate: &Option<String>| -> Result<bool> {

@@ -167,7 +167,6 @@ struct Last<'a> {
     end: &'a WindowRecord,
 }
 
-/// One entry for each record.
 fn each(records: &[WindowRecord]) -> Vec<Last<'_>> {
     records.iter().map(|record| Last { counts: record, end: record }).collect()
 }

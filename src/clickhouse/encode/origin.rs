@@ -40,7 +40,6 @@ pub(super) enum Demand {
 }
 
 impl Origin {
-    /// The origin of a column's values.
     pub fn of(column: &SourceColumn) -> Origin {
         let (element, is_array) = match column.base_type.strip_suffix("[]") {
             Some(element) => (element, true),
@@ -64,7 +63,6 @@ impl Origin {
         Origin { kind, is_array: false }
     }
 
-    /// What it demands of a String.
     pub fn of_string(self) -> Option<Demand> {
         match self.kind {
             Kind::Document if !self.is_array => Some(Demand::AsSpelt),
@@ -74,7 +72,6 @@ impl Origin {
         }
     }
 
-    /// What it demands of a Float32.
     pub fn of_float32(self) -> Option<Demand> {
         (self.kind == Kind::Double).then_some(Demand::Exact)
     }

@@ -289,9 +289,7 @@ impl Check<'_> {
     fn grants(&mut self) {
         for privilege in ["SELECT", "INSERT"] {
             let (name, sql) = (self.name(), format!("CHECK GRANT {privilege} ON {}", self.name()));
-            if let Ok(Answer::Ok(answer)) = self.http.ask(&sql, &[])
-                && answer.trim_ascii() == b"0"
-            {
+            if self.http.says(&sql, "0") {
                 self.findings.error(
                     "grant-missing",
                     format!("the user lacks {privilege} on {}", self.table.target),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::clickhouse::Check;
 use super::finding::Findings;
-use crate::clickhouse::{Answer, text};
+use crate::clickhouse::text;
 use crate::error::Result;
 use crate::fit::{Remedy, deletes};
 use crate::ports::engine::Engine;
@@ -54,9 +54,7 @@ impl Check<'_> {
         );
         let Some(default_expression) = self.column::<String>(&sql)?.into_iter().next() else { return Ok(()) };
         let question = deletes::question(&default_expression, source, name, &column.type_name);
-        if let Ok(Answer::Ok(answer)) = self.http.ask(&question, &[])
-            && answer.trim_ascii() == b"1"
-        {
+        if self.http.says(&question, "1") {
             return Ok(());
         }
         self.note(Remedy::NewEngine);

@@ -138,8 +138,7 @@ pub fn replication(session: &mut Session, findings: &mut Findings) -> Result<()>
     let sql = format!(
         "SELECT pg_catalog.quote_ident(current_user) WHERE NOT pg_catalog.pg_has_role('{SEES_REPLICAS}', 'USAGE')"
     );
-    if let Some(row) = session.query_opt(WHAT, &sql, &[])? {
-        let role: String = row.get(0);
+    if let Some(role) = session.value::<String>(WHAT, &sql, &[])? {
         findings.error(
             "grant-missing",
             format!("{role} is no member of {SEES_REPLICAS}"),

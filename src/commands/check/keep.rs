@@ -55,8 +55,8 @@ fn refused(error: Error, findings: &mut Findings) -> Result<()> {
 
 fn privilege(session: &mut Session, table: &SourceTable, findings: &mut Findings) -> Result<()> {
     let sql = "SELECT pg_catalog.quote_ident(current_user)";
-    if let Some(row) = session.query_opt("cannot query the role's privileges", sql, &[])? {
-        let (name, role): (&String, String) = (&table.name, row.get(0));
+    if let Some(role) = session.value::<String>("cannot query the role's privileges", sql, &[])? {
+        let name = &table.name;
         findings.missing_privilege("DELETE", name, name, &role, "`keep`");
     }
     Ok(())

@@ -115,7 +115,7 @@ fn server(session: &mut Session, findings: &mut Findings) -> Result<String> {
 
 /// A primary may still be set to refuse writes: for the role, the database, or the whole server.
 fn read_only(session: &mut Session, findings: &mut Findings) -> Result<()> {
-    let row = session.query_opt(
+    let fix = session.value::<String>(
         "cannot query whether the session may write",
         "SELECT CASE source
                 WHEN 'user' THEN format('ALTER ROLE %I RESET %I;', current_user, name)
@@ -125,13 +125,13 @@ fn read_only(session: &mut Session, findings: &mut Findings) -> Result<()> {
          FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only' AND setting = 'on'",
         &[],
     )?;
-    if let Some(row) = row {
+    if let Some(fix) = fix {
         findings.error(
             "read-only",
             "the session's transactions are read-only (default_transaction_read_only)",
             "rows cannot be flagged",
             // The statement itself must be allowed to write.
-            format!("SET default_transaction_read_only = off;\n{}", row.get::<_, String>(0)),
+            format!("SET default_transaction_read_only = off;\n{fix}"),
         );
     }
     Ok(())

@@ -128,7 +128,7 @@ fn overlap(
 
 /// The statements that give the table, and each of its partitions, the replica identity that it lacks.
 fn replica_identity(session: &mut Session, found: &Found, key: &[String]) -> Result<Option<String>> {
-    let row = session.query_opt(
+    session.value(
         &format!("cannot look up the replica identity of {}", found.relation.name),
         "SELECT string_agg(pg_catalog.format('ALTER TABLE %I.%I REPLICA IDENTITY %s;', n.nspname, c.relname,
                     coalesce('USING INDEX ' || pg_catalog.quote_ident(by_key.name), 'FULL')), E'\n' ORDER BY c.oid)
@@ -144,8 +144,7 @@ fn replica_identity(session: &mut Session, found: &Found, key: &[String]) -> Res
            AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (
                 SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))",
         &[&found.relation.oid, &key],
-    )?;
-    Ok(row.and_then(|row| row.get(0)))
+    )
 }
 
 fn fit_source(session: &mut Session, table: &TableConfig) -> Result<SourceTable> {
@@ -201,14 +200,13 @@ fn flag(
 /// What the flag is where an INSERT does not name it.
 fn default(session: &mut Session, flag: &str, found: &Found, findings: &mut Findings) -> Result<()> {
     let name = &found.relation.name;
-    let row = session.query_opt(
+    let default: Option<String> = session.value(
         &format!("cannot look up the default of {flag}"),
         "SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attribute a
          LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
          WHERE a.attrelid = $1 AND a.attname = $2::text",
         &[&found.relation.oid, &flag],
     )?;
-    let default: Option<String> = row.and_then(|row| row.get(0));
     let (what, why) = match default.as_deref() {
         Some("false") => return Ok(()),
         Some(other) => (

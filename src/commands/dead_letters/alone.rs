@@ -40,7 +40,6 @@ impl Alone {
         Letters::of(leg, End::Written, leg.shutdown)
     }
 
-    /// The types of the columns in records.
     pub fn record_types(&mut self) -> Result<RecordTypes> {
         self.ledger.checkpoint()?;
         Ok(self.ledger.record_types())

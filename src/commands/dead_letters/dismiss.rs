@@ -47,37 +47,17 @@ impl Choice {
 /// 75 if a run holds the lock; the servers'.
 pub fn dismiss(leg: &LegContext<'_>, choice: &Choice) -> Result<TableLetters> {
     let mut report = TableLetters::of(leg.table);
-    let mut alone = None;
-    let mut letters = if choice.confirm {
-        let Some(taken) = Alone::take(leg)? else { return Ok(report) };
-        let letters = taken.letters(leg)?;
-        alone = Some(taken);
-        letters
+    let (mut alone, mut letters) = if choice.confirm {
+        let Some(alone) = Alone::take(leg)? else { return Ok(report) };
+        let letters = alone.letters(leg)?;
+        (Some(alone), letters)
     } else {
-        Letters::of(leg, End::Stable, leg.shutdown)?
+        (None, Letters::of(leg, End::Stable, leg.shutdown)?)
     };
     let mut unmet: BTreeSet<(i32, i64)> = choice.records.iter().copied().collect();
-    dismiss_each(leg, choice, &mut letters, alone.as_mut(), &mut unmet, &mut report)?;
-    report.add(&letters);
-    if report.complete {
-        for (partition, offset) in unmet {
-            log::warn!("partition {partition} offset {offset} is not a pending dead letter");
-        }
-    }
-    Ok(report)
-}
-
-fn dismiss_each(
-    leg: &LegContext<'_>,
-    choice: &Choice,
-    letters: &mut Letters,
-    mut alone: Option<&mut Alone>,
-    unmet: &mut BTreeSet<(i32, i64)>,
-    report: &mut TableLetters,
-) -> Result<()> {
     let mut looker = Looker::new(leg)?;
     while let Some(chunk) = letters.next_chunk()? {
-        let states = looker.states(letters, &chunk)?;
+        let states = looker.states(&letters, &chunk)?;
         let mut dismissed: Vec<&Letter> = Vec::new();
         for (letter, state) in chunk.iter().zip(states) {
             let id = letter.id();
@@ -95,5 +75,11 @@ fn dismiss_each(
             alone.note(&dismissed, Fate::Dropped)?;
         }
     }
-    Ok(())
+    report.add(&letters);
+    if report.complete {
+        for (partition, offset) in unmet {
+            log::warn!("partition {partition} offset {offset} is not a pending dead letter");
+        }
+    }
+    Ok(report)
 }

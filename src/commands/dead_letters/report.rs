@@ -38,7 +38,6 @@ pub struct Shown {
     reason: String,
 }
 
-/// The dead letters of one table.
 #[derive(Debug, Default, Serialize)]
 pub struct TableLetters {
     pub dead_letter_topic: String,

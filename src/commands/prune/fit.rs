@@ -23,16 +23,12 @@ const LIFETIME: u64 = 480;
 pub struct Warning {
     /// The name of `check`'s finding.
     pub id: &'static str,
-    /// What it is.
     pub what: String,
     /// What that means.
     pub why: &'static str,
 }
 
-/// Whether the source's rows can be pruned: the column that says how old a row is.
-///
-/// # Errors
-/// 77 without the privilege, 78 if they cannot; any PostgreSQL error.
+/// Whether the source's rows can be pruned: the column that says how old a row is. 77 without the privilege, 78 if they cannot.
 pub fn require_source(session: &mut Session, table: &SourceTable, by: &str) -> Result<(SourceColumn, Option<Warning>)> {
     let what = cannot_prune(table);
     let hint = "name a date or timestamp column that is sent, such as created_at";
@@ -52,10 +48,7 @@ pub fn require_source(session: &mut Session, table: &SourceTable, by: &str) -> R
     Ok((column.clone(), warning))
 }
 
-/// Whether the target proves what it holds: the columns that are compared, all that are sent.
-///
-/// # Errors
-/// 78 if it does not; any ClickHouse error.
+/// Whether the target proves what it holds: the columns that are compared, all that are sent. 78 if it does not.
 pub fn require_target(
     config: &TableConfig,
     table: &SourceTable,
@@ -124,11 +117,11 @@ fn references(session: &mut Session, table: &SourceTable, what: &str) -> Result<
         "SELECT pg_catalog.format('%I of %s', conname, conrelid::pg_catalog.regclass) FROM pg_catalog.pg_constraint
          WHERE contype = 'f' AND (confrelid = $1 OR confrelid IN
                (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::regclass))) LIMIT 1";
-    match session.query_opt(what, sql, &[&table.oid])? {
+    match session.value::<String>(what, sql, &[&table.oid])? {
         None => Ok(()),
-        Some(row) => Err(Error::config(
+        Some(key) => Err(Error::config(
             what,
-            format!("the foreign key {} refers to it", row.get::<_, String>(0)),
+            format!("the foreign key {key} refers to it"),
             "drop the foreign key: prune does not delete what other tables refer to",
         )),
     }

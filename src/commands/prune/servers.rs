@@ -33,9 +33,6 @@ pub struct Servers<'a> {
 
 impl<'a> Servers<'a> {
     /// Asks nothing yet. `contents` are the columns that are compared: all that are sent.
-    ///
-    /// # Errors
-    /// 78 if the key or Kafka's client does not fit.
     pub fn new(
         leg: &'a LegContext<'a>,
         rows: PgOldRows,

@@ -9,7 +9,6 @@ const SLICE_KEYS: u64 = 500_000;
 /// How many buckets a question lists: servers limit its length.
 const SLICE_BUCKETS: usize = 30_000;
 
-/// How many keys share a bucket.
 const KEYS_PER_BUCKET: u64 = 64;
 
 /// How keys are put into buckets.
@@ -29,7 +28,6 @@ impl Bucketing {
         64 - self.bits
     }
 
-    /// The bucket of a number.
     pub fn bucket_of(self, number: u64) -> usize {
         usize::try_from(number >> self.shift()).unwrap_or_default()
     }

@@ -35,10 +35,7 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Finds the columns that can be compared; also returns those of the source that cannot.
-    ///
-    /// # Errors
-    /// 78 if there are none.
+    /// Finds the columns that can be compared, 78 if there are none; also returns those of the source that cannot.
     pub fn of(
         source: &SourceTable,
         target: &[Column],
@@ -79,10 +76,7 @@ impl Contents {
         self.fields.get(place).map(String::as_str)
     }
 
-    /// The bytes that a row of the source becomes.
-    ///
-    /// # Errors
-    /// Why the target does not take it.
+    /// The bytes that a row of the source becomes, or why the target does not take it.
     pub fn encode(&mut self, json: &str) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::with_capacity(json.len());
         self.encoder.encode(NOWHERE, json.as_bytes(), &mut bytes).map_err(|refusal| refusal.to_string())?;

@@ -20,7 +20,6 @@ use crate::error::Result;
 const ONE_OF: usize = 20;
 
 impl Verification<'_> {
-    /// Compares all contents.
     pub(super) fn compare_contents(&mut self, contents: &mut Contents, shown: &Shown) -> Result<()> {
         let fields = contents.fields.clone();
         self.source.open_rows(&fields)?;

@@ -187,30 +187,27 @@ impl Texts {
         let (base, _) = split(&source.base_type);
         let is_integer = matches!(base.as_str(), "smallint" | "integer" | "bigint");
         let is_time = matches!(base.as_str(), "timestamp without time zone" | "timestamp with time zone");
-        let plain = |in_source: &str| format!("{in_source}::text");
+        let plain = format!("{in_source}::text");
         // What the record holds, and so what a String or an Enum was given.
-        let as_sent = |in_source: &str| match base.as_str() {
-            "text" | "character varying" | "uuid" => plain(in_source),
-            _ if is_integer => plain(in_source),
-            "json" | "jsonb" => plain(in_source),
+        let as_sent = match base.as_str() {
+            "text" | "character varying" | "uuid" | "json" | "jsonb" => plain.clone(),
+            _ if is_integer => plain.clone(),
             _ => format!("(to_json({}) #>> '{{}}')", value_sql("t", source)),
         };
         let own = format!("toString({in_target})");
         let (source_text, target_text, literal) = match scalar {
-            ScalarType::String => (as_sent(&in_source), own, Literal::Text),
-            ScalarType::FixedString(_) => {
-                (as_sent(&in_source), format!("toStringCutToZero({in_target})"), Literal::Text)
-            }
+            ScalarType::String => (as_sent, own, Literal::Text),
+            ScalarType::FixedString(_) => (as_sent, format!("toStringCutToZero({in_target})"), Literal::Text),
             // An unknown member's name would be an error, not an unequal value.
-            ScalarType::Enum(_) => (as_sent(&in_source), own, Literal::None),
-            ScalarType::Integer(_) if is_integer => (plain(&in_source), own, Literal::Number),
+            ScalarType::Enum(_) => (as_sent, own, Literal::None),
+            ScalarType::Integer(_) if is_integer => (plain, own, Literal::Number),
             ScalarType::Integer(_) if base == "numeric" => (trimmed_source(&in_source), own, Literal::Number),
-            ScalarType::Decimal(_) if is_integer => (plain(&in_source), trimmed_target(&own), Literal::Text),
+            ScalarType::Decimal(_) if is_integer => (plain, trimmed_target(&own), Literal::Text),
             ScalarType::Decimal(_) if base == "numeric" => {
                 (trimmed_source(&in_source), trimmed_target(&own), Literal::Text)
             }
-            ScalarType::Bool if base == "boolean" => (plain(&in_source), own, Literal::None),
-            ScalarType::Uuid if base == "uuid" => (plain(&in_source), own, Literal::Text),
+            ScalarType::Bool if base == "boolean" => (plain, own, Literal::None),
+            ScalarType::Uuid if base == "uuid" => (plain, own, Literal::Text),
             ScalarType::Date | ScalarType::Date32 if base == "date" => {
                 (shaped(&in_source, "YYYY-MM-DD"), own, Literal::Text)
             }

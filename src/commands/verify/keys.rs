@@ -17,7 +17,6 @@ use crate::error::Result;
 const ABSENT: usize = 20_000;
 
 impl Verification<'_> {
-    /// Compares all keys.
     pub(super) fn compare_keys(&mut self) -> Result<()> {
         let rows = self.target.rows()?;
         let buckets = Bucketing::of(self.source.estimate()?.max(rows));

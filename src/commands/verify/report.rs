@@ -18,7 +18,6 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Counts one.
     pub fn count(&mut self, shown: impl FnOnce() -> String) {
         self.add(1, std::iter::once_with(shown));
     }
@@ -68,7 +67,6 @@ pub struct TableReport {
     pub never_sent: u64,
     /// Flagged rows whose record is not copied yet.
     pub in_topic: u64,
-    /// Keys in the target only.
     pub only_in_target: Keys,
     /// Keys in the target only that lie below the limit of `pg2ch prune`.
     pub pruned: u64,

@@ -59,8 +59,7 @@ impl Source {
     pub fn estimate(&mut self) -> Result<u64> {
         let sql = "SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_class AS c
              WHERE c.oid = $1 OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = $1)";
-        let row = self.asker.query_opt(&self.what, sql, &[&self.table.oid])?;
-        Ok(row.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
+        Ok(self.asker.value(&self.what, sql, &[&self.table.oid])?.map_or(0, i64::unsigned_abs))
     }
 
     /// Counts and sums by bucket; rows that meet the condition `below` are only counted.

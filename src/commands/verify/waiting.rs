@@ -70,10 +70,6 @@ pub struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    /// Reads nothing yet.
-    ///
-    /// # Errors
-    /// 78 if librdkafka refuses a property.
     pub fn new(leg: &'a LegContext<'a>) -> Result<Self> {
         let table = leg.table;
         let log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;
