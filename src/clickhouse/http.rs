@@ -1,6 +1,5 @@
 //! ClickHouse's HTTP interface through ureq: one request, one answer, no retries and no redirects of its own.
 
-use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -345,10 +344,7 @@ fn read_certificates(file: &std::path::Path) -> Result<Vec<ureq::tls::Certificat
             "name a PEM file with the certificates of the authorities to trust",
         )
     };
-    let mut pem = Vec::new();
-    std::fs::File::open(file)
-        .and_then(|mut file| file.read_to_end(&mut pem))
-        .map_err(|error| fail(error.to_string()))?;
+    let pem = std::fs::read(file).map_err(|error| fail(error.to_string()))?;
     let mut certificates = Vec::new();
     for item in parse_pem(&pem) {
         if let PemItem::Certificate(certificate) = item.map_err(|error| fail(error.to_string()))? {

@@ -230,19 +230,6 @@ impl ClickHouseTarget {
     }
 }
 
-impl TableRow {
-    fn dropped_settings(&self) -> Vec<String> {
-        let mut dropped = Vec::new();
-        if self.token != ECHO {
-            dropped.push(TOKEN.to_owned());
-        }
-        if !matches!(self.buffers.as_str(), "0" | "false") {
-            dropped.push("async_insert".to_owned());
-        }
-        dropped
-    }
-}
-
 fn column((_, name, type_name, default_kind): (u64, String, String, String), zone: &str) -> Column {
     Column { name, type_name, default_kind: DefaultKind::parse(&default_kind), zone: zone.to_owned() }
 }
@@ -254,7 +241,8 @@ impl Target for ClickHouseTarget {
         }
         let mut table = self.inspect()?;
         table.columns.sort_unstable();
-        let dropped_settings = table.dropped_settings();
+        let arrived = [(TOKEN, table.token == ECHO), ("async_insert", matches!(&*table.buffers, "0" | "false"))];
+        let dropped_settings = arrived.iter().filter(|(_, arrived)| !arrived).map(|(name, _)| (*name).to_owned());
         let dependents = table.dependencies_database.into_iter().zip(table.dependencies_table).collect();
         let views = self.views(dependents)?;
         Ok(TargetDescription {
@@ -266,7 +254,7 @@ impl Target for ClickHouseTarget {
             partition_key: table.partition_key,
             views,
             servers: self.http.servers(),
-            dropped_settings,
+            dropped_settings: dropped_settings.collect(),
         })
     }
 

@@ -29,17 +29,17 @@ const ATTEMPTS: usize = 8;
 
 /// The statements of one table.
 pub struct FlagStatements {
-    pub(super) what: String,
+    what: String,
     /// The rows that can be locked at once, as `l`: their ordinality and place. Parameters 1 to 4 are the columns of [`Named`].
-    pub(super) lock: String,
+    lock: String,
     /// What flags the rows in `l`, and returns their flags.
-    pub(super) update: String,
+    update: String,
     /// The flag's column, quoted.
-    pub(super) flag: String,
+    flag: String,
     equal: String,
     unflagged: String,
     /// Whether triggers fire behind the UPDATE, which may change again what it returned.
-    pub(super) has_after_triggers: bool,
+    has_after_triggers: bool,
     /// The keys of rows whose refusal is logged.
     logged: Mutex<HashSet<String>>,
 }

@@ -50,22 +50,15 @@ impl Alone {
         if letters.is_empty() {
             return Ok(());
         }
-        let notes: Vec<DeadLetter> = letters
-            .iter()
-            .map(|letter| {
-                let id = letter.id();
-                DeadLetter {
-                    partition: id.partition,
-                    offset: id.offset,
-                    timestamp_ms: id.timestamp_ms,
-                    key: letter.record.key.clone(),
-                    value: None,
-                    headers: Vec::new(),
-                    reason: String::new(),
-                    fate,
-                }
-            })
-            .collect();
+        let note = |letter: &&Letter| DeadLetter {
+            key: letter.record.key.clone(),
+            value: None,
+            headers: Vec::new(),
+            reason: String::new(),
+            fate,
+            ..letter.record
+        };
+        let notes: Vec<DeadLetter> = letters.iter().map(note).collect();
         self.fence.commit(&[], &notes)
     }
 }
