@@ -94,7 +94,8 @@ impl ClickHouseTarget {
         if reply.code.is_some() {
             let error = self.http().explain(what, &exception);
             return Inserted::Refused(Refused {
-                reason: first_line(&exception),
+                // Without the stack of contexts below it: it becomes a header of the dead letter.
+                reason: exception.message.lines().next().unwrap_or_default().to_owned(),
                 cause: cause(&exception, &error),
                 error,
             });
@@ -129,9 +130,4 @@ fn cause(exception: &Exception, error: &Error) -> Cause {
         _ if error.exit_code() != ExitCode::Unavailable => Cause::Statement,
         _ => Cause::Rows,
     }
-}
-
-/// The message without the stack of contexts below it: it becomes a header of the dead letter.
-fn first_line(exception: &Exception) -> String {
-    exception.message.lines().next().unwrap_or_default().to_owned()
 }

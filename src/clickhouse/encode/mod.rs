@@ -128,7 +128,10 @@ impl RowEncoder {
             let Some(column) = columns.iter().find(|column| column.name == name && is_insertable(column)) else {
                 continue;
             };
-            position_columns.push(PositionColumn::new(name, &column.type_name).map_err(|error| named(error, column))?);
+            position_columns.push(
+                PositionColumn::new(name, &column.type_name)
+                    .map_err(|error| UnsupportedType { column: Some(column.name.clone()), ..error })?,
+            );
             insert_columns.push((name.to_owned(), column.type_name.clone()));
         }
         let fields = Fields::new(fields).ignoring(rules.ignored().map(str::to_owned));
@@ -275,10 +278,6 @@ fn takes_no_field(column: &Column) -> Option<&'static str> {
 
 fn is_insertable(column: &Column) -> bool {
     !matches!(column.default_kind, DefaultKind::Materialized | DefaultKind::Alias)
-}
-
-fn named(error: UnsupportedType, column: &Column) -> UnsupportedType {
-    UnsupportedType { column: Some(column.name.clone()), ..error }
 }
 
 fn text_of(value: &[u8]) -> Result<&str, Refusal> {

@@ -88,7 +88,10 @@ pub(super) fn decimal(decimal: Decimal, cursor: &mut Cursor<'_>, out: &mut Vec<u
     let Decimal { precision, scale } = decimal;
     if !matches!(cursor.peek(), Some(b'-' | b'0'..=b'9')) {
         let named = format!("Decimal({precision}, {scale})");
-        return Err(not_finite(cursor, &named).unwrap_or_else(|| cursor.mismatch(&named, "a number")));
+        return Err(match special(cursor) {
+            Some(name) => Fault::new(start, format!("{named} has no {name}")),
+            None => cursor.mismatch(&named, "a number"),
+        });
     }
     match scaled(cursor.number()?, scale) {
         Ok(value) if value.digits <= precision as usize => {
@@ -107,12 +110,6 @@ pub(super) fn decimal(decimal: Decimal, cursor: &mut Cursor<'_>, out: &mut Vec<u
             format!("more than {scale} digits after the point, which Decimal({precision}, {scale}) would cut"),
         )),
     }
-}
-
-/// The fault of PostgreSQL's "NaN" and infinities where only finite numbers go.
-#[cold]
-fn not_finite(cursor: &Cursor<'_>, named: &str) -> Option<Box<Fault>> {
-    special(cursor).map(|name| Fault::new(cursor.at(), format!("{named} has no {name}")))
 }
 
 /// PostgreSQL's names for what JSON numbers cannot say.

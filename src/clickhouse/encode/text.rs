@@ -78,12 +78,9 @@ pub(super) fn fixed_string(bytes: usize, text: &str, at: usize, out: &mut Vec<u8
 }
 
 pub(super) fn enumeration(members: &EnumType, text: &str, at: usize, out: &mut Vec<u8>) -> Checked<()> {
-    match members.number(text) {
-        Some(number) => out.extend_from_slice(&number.to_le_bytes()[..members.bytes()]),
-        None => {
-            return Err(Fault::new(at, format!("not a member of the Enum{}", members.bytes() * 8)));
-        }
-    }
+    let no_member = || Fault::new(at, format!("not a member of the Enum{}", members.bytes() * 8));
+    let number = members.number(text).ok_or_else(no_member)?;
+    out.extend_from_slice(&number.to_le_bytes()[..members.bytes()]);
     Ok(())
 }
 

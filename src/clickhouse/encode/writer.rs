@@ -53,10 +53,6 @@ impl Writer {
         }
     }
 
-    pub fn is_nullable(&self) -> bool {
-        matches!(self, Writer::Nullable(_))
-    }
-
     /// Passes [`Fields::set_missing_as_null`] on to the tuples within.
     pub fn set_missing_as_null(&mut self, yes: bool) {
         match self {
@@ -133,7 +129,11 @@ fn write_strict(
     out: &mut Vec<u8>,
 ) -> Checked<()> {
     match (demand, cursor.peek()) {
-        (Demand::AsSpelt, Some(b'"')) => write_as_spelt(scalar, cursor, context, out),
+        // A string with its quotes.
+        (Demand::AsSpelt, Some(b'"')) if !mutant::is("a document loses its quotes") => {
+            text::plain_string(cursor.value()?, out);
+            Ok(())
+        }
         (Demand::OnlyString, first) if first != Some(b'"') => {
             Err(cursor.mismatch("a String within a document", "a string"))
         }
@@ -143,20 +143,6 @@ fn write_strict(
         (Demand::Exact, _) => float::exact_float32(cursor, context, out),
         _ => write_scalar(scalar, cursor, context, out),
     }
-}
-
-/// A string with its quotes.
-fn write_as_spelt(
-    scalar: &ScalarType,
-    cursor: &mut Cursor<'_>,
-    context: &mut Context,
-    out: &mut Vec<u8>,
-) -> Checked<()> {
-    if mutant::is("a document loses its quotes") {
-        return write_scalar(scalar, cursor, context, out);
-    }
-    text::plain_string(cursor.value()?, out);
-    Ok(())
 }
 
 /// A value that JSON writes as a string: also each key of an object.
@@ -345,7 +331,7 @@ impl Fields {
     /// Says for every nullable field, here and in the tuples within, what its absence means.
     pub fn set_missing_as_null(&mut self, yes: bool) {
         for field in &mut self.list {
-            if field.writer.is_nullable() && field.absent != Absent::Default {
+            if matches!(field.writer, Writer::Nullable(_)) && field.absent != Absent::Default {
                 field.absent = if yes { Absent::Null } else { Absent::Refused };
             }
             field.writer.set_missing_as_null(yes);

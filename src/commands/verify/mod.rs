@@ -12,7 +12,6 @@ pub(super) mod key;
 mod keys;
 mod letters;
 pub(super) mod pruned;
-mod repair;
 mod report;
 mod shown;
 pub(super) mod source;
@@ -24,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use self::contents::Contents;
 use self::key::KeyText;
-use self::pruned::Pruned;
+use self::pruned::{Pruned, is_time};
 use self::report::{Repaired, TableReport};
 use self::shown::Shown;
 use self::source::Source;
@@ -36,9 +35,15 @@ use crate::clickhouse::ClickHouseTarget;
 use crate::config::Config;
 use crate::error::Result;
 use crate::fit::require_fit;
+use crate::kafka::KafkaLog;
+use crate::legs::produce::recover;
+use crate::open::{open_ledger, open_writer};
 use crate::ports::LegContext;
+use crate::ports::source::Ledger as _;
 use crate::ports::target::Target;
+use crate::ports::topic::{Fence as _, Of, TopicLog as _};
 use crate::postgres::{PgLedger, SourceTable, connect};
+use crate::report::ProduceReport;
 
 /// What the command line asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +82,7 @@ pub fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     if options.repair {
         let mut repaired = Repaired { confirmed: options.confirm, ..Repaired::default() };
         if options.confirm {
-            held = repair::hold(leg, &mut repaired)?;
+            held = hold(leg, &mut repaired)?;
             if held.is_none() {
                 report.complete = false;
                 return Ok(report);
@@ -99,7 +104,7 @@ pub fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
         report.expiry_unknown = Some(why.clone());
     }
     let columns = description.keeping_columns();
-    let pruned = pruned.filter(|pruned| pruned.is_known_to(&columns));
+    let pruned = pruned.filter(|pruned| is_time(&columns, &pruned.column));
     let key = KeyText::of(&table, &columns, rules, &leg.table.target.to_string())?;
     let contents = options.deep.then(|| Contents::of(&table, &columns, rules, target.calendar())).transpose()?;
     let shown = Shown::of(&table, &columns, rules);
@@ -118,6 +123,24 @@ pub fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     }
     verification.report.seconds = begun.elapsed().as_secs_f64();
     Ok(verification.report)
+}
+
+/// Takes the lock, fences and recovers as a run does, for `--repair`: so no row is taken for missing whose record is under way. The
+/// ledger holds the lock. `None` if it was asked to finish while it waited.
+fn hold(leg: &LegContext<'_>, repaired: &mut Repaired) -> Result<Option<PgLedger>> {
+    let Some(mut ledger) = open_ledger(leg, None)? else { return Ok(None) };
+    ledger.checkpoint()?;
+    let table = leg.table;
+    let mut log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;
+    log.partitions()?;
+    ledger.take_epoch()?;
+    open_writer(leg, &ledger)?.fence()?;
+    let checkpoint = ledger.checkpoint()?;
+    let survey = log.survey(Of::Nobody)?;
+    let mut report = ProduceReport::default();
+    let recovery = recover(&mut log, survey, &mut ledger, checkpoint, leg.config, leg.shutdown, &mut report)?;
+    repaired.recovered = report.rows_recovered;
+    Ok(recovery.map(|_| ledger))
 }
 
 /// How long one statement of a server's may take.
@@ -139,7 +162,7 @@ impl Verification<'_> {
         ends
     }
 
-    /// Takes the flag back from these rows, or counts them where only that is wanted.
+    /// Takes the flag back from these rows, or counts them where only that is wanted. Each goes out as a new version, a record of its own.
     fn repair(&mut self, record_keys: &[&str]) -> Result<()> {
         let Some(repair) = &mut self.report.repair else { return Ok(()) };
         repair.wanted += record_keys.len() as u64;

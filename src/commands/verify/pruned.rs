@@ -11,7 +11,7 @@ use crate::postgres::{Session, SourceTable, age_kind, literal, quote as quote_so
 #[derive(Debug)]
 pub struct Pruned {
     /// The target's column that says how old a row is.
-    column: String,
+    pub column: String,
     /// Whether the row of a target lies below the limit, 0 or 1.
     pub condition: String,
     /// Whether the row of a source does, its alias `t`.
@@ -43,11 +43,6 @@ impl Pruned {
             text(&limit)
         );
         Ok(Some(Self { column: column.to_owned(), condition, in_source }))
-    }
-
-    /// Whether the target has the column, as a date or time.
-    pub fn is_known_to(&self, columns: &[Column]) -> bool {
-        is_time(columns, &self.column)
     }
 }
 

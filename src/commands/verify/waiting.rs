@@ -44,13 +44,6 @@ impl KeySet {
     }
 }
 
-/// A partition that ends before the place up to which it was read.
-fn recreated(from: &Offsets, ends: &Offsets) -> Option<i32> {
-    from.iter()
-        .find(|(partition, next)| ends.get(partition).is_some_and(|end| end < next))
-        .map(|(partition, _)| *partition)
-}
-
 fn hash(key: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
@@ -90,7 +83,8 @@ impl<'a> Waiting<'a> {
             Some(next) => next,
             None => self.start(&ends)?,
         };
-        if let Some(partition) = recreated(&from, &ends) {
+        let ends_before = |(partition, next): &(&i32, &i64)| ends.get(partition).is_some_and(|end| end < next);
+        if let Some((partition, _)) = from.iter().find(ends_before) {
             return Err(Error::unavailable(
                 format!("cannot read the uncopied records of topic {}", self.leg.table.topic),
                 format!(
