@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
+use self::survey::ASK;
 use super::acl::Uses;
 use super::client::{Context, GRACE, REPORT_WAIT};
 use super::consumer::{Consumer as Reader, DISTANT, FAR, FetchSize, NEAR, connected_far, consumer};
@@ -324,15 +325,14 @@ impl KafkaLog {
         if self.is_distant() { DISTANT } else { FAR }
     }
 
-    /// Calls with a client that takes no notice of transactions: the isolation level belongs to the client.
-    fn with_written_reader<T>(&mut self, call: impl FnOnce(&Self, &BaseConsumer<Context>) -> Result<T>) -> Result<T> {
+    /// A client that takes no notice of transactions: the isolation level belongs to the client.
+    fn written_reader(&mut self) -> Result<Arc<Reader>> {
         let reader = match self.written_reader.take() {
             Some(reader) => reader,
             None => self.load_topic(consumer(&self.config, &self.group, "read_uncommitted", NEAR)?)?,
         };
-        let answer = call(self, &reader);
-        self.written_reader = Some(reader);
-        answer
+        self.written_reader = Some(reader.clone());
+        Ok(reader)
     }
 
     fn load_partitions(&mut self) -> Result<()> {
@@ -353,7 +353,10 @@ impl TopicLog for KafkaLog {
         self.load_partitions()?;
         match end {
             End::Stable => self.offsets_at(&self.committed_reader, Offset::End),
-            End::Written => self.with_written_reader(|log, reader| log.offsets_at(reader, Offset::End)),
+            End::Written => {
+                let reader = self.written_reader()?;
+                self.offsets_at(&reader, Offset::End)
+            }
         }
     }
 
@@ -369,7 +372,8 @@ impl TopicLog for KafkaLog {
 
     fn committed_before(&mut self) -> Result<BTreeMap<i32, Committed>> {
         self.load_partitions()?;
-        self.with_written_reader(Self::offsets_of_group)
+        let reader = self.written_reader()?;
+        self.offsets_of_group(&reader)
     }
 
     fn survey(&mut self, of: Of) -> Result<Survey> {
@@ -383,6 +387,14 @@ impl TopicLog for KafkaLog {
         let (survey, done) = both("survey", || Ok(self.query_all(of)), || Ok(work()))?;
         let done = done?;
         Ok((survey?, done))
+    }
+
+    fn written_beside<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<(Offsets, T)> {
+        let (wanted, limit) = (self.list(|_| Some(Offset::End))?, self.limit);
+        let (reader, watchdog, what) = (self.written_reader()?, self.watchdog.clone(), self.what(ASK));
+        let ask = || Ok(watchdog.watch(&what, limit + GRACE, || reader.offsets_for_times(wanted, limit)));
+        let (found, done) = both("written ends", ask, || work(self))?;
+        Ok((self.offsets_in(found)?, done))
     }
 
     fn keep_survey(&mut self, survey: Survey) {

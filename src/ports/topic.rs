@@ -129,6 +129,15 @@ pub trait TopicLog {
         Ok((self.survey(of)?, done))
     }
 
+    /// Asks for the written ends beside `work`, and what that has returned.
+    ///
+    /// # Errors
+    /// That of `work`, or Kafka's.
+    fn written_beside<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<(Offsets, T)> {
+        let ends = self.ends(End::Written)?;
+        Ok((ends, work(self)?))
+    }
+
     /// Keeps a survey for the leg that follows.
     fn keep_survey(&mut self, _survey: Survey) {}
 

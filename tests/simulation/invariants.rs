@@ -145,7 +145,9 @@ fn unfinished(world: &World) -> Option<String> {
         let unfit = found.data.value.contains(POISON) || found.data.value.contains(r#""number":999"#);
         let row = rows.get(&found.id);
         if !found.excused && (row.is_none() != unfit || dead.contains(&found.id) != unfit) {
-            return Some(format!("{} is not where it belongs: in the target {row:?}", found.data.value));
+            let (id, value) = (found.id, &found.data.value);
+            let is_dead = dead.contains(&id);
+            return Some(format!("{id:?} is not where it belongs: {value}, in the target {row:?}, a letter: {is_dead}"));
         }
         if let Some(row) = row
             && row.content.json(row.key) != found.data.value

@@ -16,6 +16,9 @@ use crate::world::{MARKERS, World, shut_out, unavailable};
 
 pub const PARTITIONS: i32 = 2;
 
+/// The keys of other producers' records begin here.
+pub const FIRST_NEIGHBOUR: i64 = 1 << 40;
+
 /// Rows whose text is longer are too large for the topic.
 pub const MAX_VALUE: usize = 400;
 
@@ -151,6 +154,27 @@ impl Kafka {
     fn begin(&mut self, producer: &'static str) -> usize {
         self.transactions.push(Transaction { producer, state: State::Open, unmarked: BTreeSet::new() });
         self.transactions.len() - 1
+    }
+
+    /// Another producer's record, without a transaction: it is there at once, as a row that the source does not have.
+    pub fn add_neighbour(&mut self, partition: i32, timestamp_ms: i64) {
+        let transaction = self.begin("neighbour");
+        self.transactions[transaction].state = State::Committed;
+        let row = FIRST_NEIGHBOUR + transaction as i64;
+        let content = Content::new("a neighbour's", 7);
+        let data = Data {
+            row,
+            key: Some(row.to_string()),
+            value: content.json(row),
+            headers: content.headers(),
+            timestamp_ms,
+            version: Version { xmin: u32::MAX - transaction as u32, ..Version::default() },
+        };
+        self.append(transaction, partition, data);
+        self.transactions[transaction].unmarked.clear();
+        let sent = self.sent;
+        self.remember(transaction);
+        self.sent = sent;
     }
 
     /// Another producer's transaction, which hides what comes after it until it is aborted.

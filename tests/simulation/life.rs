@@ -309,6 +309,9 @@ impl World {
             9 => {
                 let partition = self.rng.i32(0..PARTITIONS);
                 self.note(|| format!("      another producer writes to partition {partition}"));
+                if call.is_multiple_of(2) {
+                    self.kafka.add_neighbour(partition, self.postgres.clock);
+                }
                 let transaction = self.kafka.begin_foreign(partition);
                 self.later("foreign abort", 40, move |world| world.kafka.abort(transaction));
             }

@@ -178,7 +178,7 @@ fn live_with(call: &str, fault: Fault) -> Outcome {
 }
 
 /// Faults planted in the protocol (those that `grep mutant::is` finds), each of which breaks the promise.
-const MUTANTS: [&str; 50] = [
+const MUTANTS: [&str; 51] = [
     "flag before the acknowledgement",
     "flag any version of the row",
     "the first record of a key counts",
@@ -218,6 +218,7 @@ const MUTANTS: [&str; 50] = [
     "lost commits of offsets are not noticed",
     "an idle run takes the topic for the old one",
     "ends older than the offsets are believed",
+    "an end behind a record is its marker",
     "a run that is shut out finishes inserts of a later one",
     "a recorded insert is finished in other ranges",
     "recorded inserts are finished in any order",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use rdkafka::Offset;
+use rdkafka::{Offset, TopicPartitionList};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
@@ -17,6 +17,9 @@ use crate::kafka::explain::explain;
 use crate::ports::topic::{Committed, Of, Survey};
 use crate::sync::{ScopedJoinHandle, scope, spawn_scoped};
 
+/// What a question is, for an error.
+pub(super) const ASK: &str = "ask for the offsets of";
+
 /// How often everything is asked again because the topic has got other partitions meanwhile.
 const ROUNDS: usize = 5;
 
@@ -27,8 +30,8 @@ impl KafkaLog {
         self.load_partitions()?;
         for _ in 0..ROUNDS {
             let begun = Instant::now();
-            let (survey, partitions) =
-                self.with_written_reader(|log, written_reader| log.query_side_by_side(written_reader, of))?;
+            let written_reader = self.written_reader()?;
+            let (survey, partitions) = self.query_side_by_side(&written_reader, of)?;
             if partitions == self.partitions {
                 let trip = begun.elapsed();
                 self.trip = Some(self.trip.map_or(trip, |shortest| shortest.min(trip)));
@@ -37,7 +40,7 @@ impl KafkaLog {
             self.partitions = partitions;
         }
         Err(Error::unavailable(
-            self.what("ask for the offsets of"),
+            self.what(ASK),
             "its brokers do not agree on its partitions",
             "check the brokers; the next run resumes here",
         ))
@@ -71,11 +74,11 @@ impl KafkaLog {
     }
 
     fn answer<T>(&self, asked: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-        asked.join().map_err(|_| Error::bug(self.what("ask for the offsets of"), "a question's thread has ended"))?
+        asked.join().map_err(|_| Error::bug(self.what(ASK), "a question's thread has ended"))?
     }
 
     fn no_thread(&self, error: std::io::Error) -> Error {
-        Error::unavailable(self.what("ask for the offsets of"), error, "raise the limit on threads (ulimit -u)")
+        Error::unavailable(self.what(ASK), error, "raise the limit on threads (ulimit -u)")
     }
 
     /// The topic's partitions, ascending. Never empty.
@@ -96,12 +99,15 @@ impl KafkaLog {
     /// Asks `consumer` for one offset of every partition at once: [`Offset::Beginning`] or [`Offset::End`], which go where
     /// librdkafka takes a timestamp (ListOffsets knows them as -2 and -1).
     pub(super) fn offsets_at(&self, consumer: &BaseConsumer<Context>, at: Offset) -> Result<Offsets> {
-        const VERB: &str = "ask for the offsets of";
         let wanted = self.list(|_| Some(at))?;
-        let found = self.explained(VERB, self.call(VERB, || consumer.offsets_for_times(wanted, self.limit)))?;
+        self.offsets_in(self.call(ASK, || consumer.offsets_for_times(wanted, self.limit)))
+    }
+
+    /// The offsets in the answer to such a question.
+    pub(super) fn offsets_in(&self, found: Result<TopicPartitionList, KafkaError>) -> Result<Offsets> {
         let mut offsets = Offsets::new();
-        for element in found.elements() {
-            self.explained(VERB, element.error())?;
+        for element in self.explained(ASK, found)?.elements() {
+            self.explained(ASK, element.error())?;
             if let Offset::Offset(offset) = element.offset() {
                 offsets.insert(element.partition(), offset);
             }

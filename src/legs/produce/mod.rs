@@ -285,7 +285,7 @@ fn move_rows<S: Servers>(
 }
 
 /// The checkpoint behind the transaction markers that follow our last records, so that the next run has no window to
-/// read. Only where nothing but our own marker can lie in between: one offset, at the end of the partition.
+/// read. Only where nothing of our own but the marker can lie in between: one offset, at the stable end of the partition.
 fn behind_markers(stable: &Offsets, mut checkpoint: Checkpoint) -> Checkpoint {
     for (partition, next) in &mut checkpoint.offsets {
         if stable.get(partition) == Some(&(*next + 1)) {

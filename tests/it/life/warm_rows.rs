@@ -4,6 +4,8 @@
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use rdkafka::producer::Producer as _;
+
 use crate::common::servers::OwnServers;
 use crate::common::{Ended, KILLED, USER_LOGINS, World, signal, signal_process};
 
@@ -46,6 +48,14 @@ fn stop(world: &mut World, run: &Child) {
         is_between
     };
     world.wait_until(is_between, "the pause between two runs");
+}
+
+fn wait_until_stopped(world: &World, run: &Child) {
+    let stat = format!("/proc/{}/stat", run.id());
+    world.wait_for("the process to stop", || {
+        let text = std::fs::read_to_string(&stat).unwrap();
+        text.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+    });
 }
 
 /// Has rows moved until a run goes on: on a busy machine the history may come too late, and takes the session along.
@@ -195,11 +205,7 @@ fn a_process_that_sleeps_in_its_second_run_and_wakes_behind_another_changes_noth
         world.wait_until(|world| world.ch_number("SELECT count() FROM {t}") == rows + 1, "the first row");
         std::thread::sleep(Duration::from_millis(1_500));
         world.insert_rows(1);
-        let stat = format!("/proc/{}/stat", run.id());
-        world.wait_for(point, || {
-            let text = std::fs::read_to_string(&stat).unwrap();
-            text.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
-        });
+        wait_until_stopped(&world, &run);
         world.sql(&format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pg2ch ledger %:{}'",
             run.id()
@@ -210,6 +216,29 @@ fn a_process_that_sleeps_in_its_second_run_and_wakes_behind_another_changes_noth
         goes_on(&mut world);
         ends_well(&mut world, run);
     }
+}
+
+#[test]
+fn a_record_of_another_producer_before_the_marker_of_a_run_is_copied() {
+    let mut world = World::with("warm_neighbours", USER_LOGINS, 1);
+    world.insert_rows(1);
+    let run = start(&world, &[("PG2CH_STOP_AT", "kafka.commit.before:4")]);
+    world.wait_until(|world| world.ch_number("SELECT count() FROM {t}") == 1, "the first row");
+    std::thread::sleep(Duration::from_millis(1_500));
+    world.insert_rows(1);
+    wait_until_stopped(&world, &run);
+    // Behind the run's record, and before its marker: a record, and a transaction that hides all that follows.
+    world.send(&[(0, "1001", Some(&World::login(1001, "neighbour")))]);
+    let hiding = world.open_transaction(0, "1002", &World::login(1002, "hiding"));
+    signal("CONT", &run);
+    world.wait_until(|world| world.unsent() == 0, "the second row");
+    world.wait_until(|world| world.ch_number("SELECT count() FROM {t}") >= 2, "the second row's copy");
+    std::thread::sleep(Duration::from_millis(500));
+    hiding.commit_transaction(Duration::from_secs(20)).unwrap();
+    world.wait_until(|world| world.ch_number("SELECT count() FROM {t} WHERE id = 1002") == 1, "the transaction's record");
+    signal("TERM", &run);
+    Ended::of(&run.wait_with_output().unwrap()).expect(0);
+    world.assert_target_equals_topic(&world.topic());
 }
 
 #[test]

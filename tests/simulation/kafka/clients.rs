@@ -16,6 +16,7 @@ use crate::world::{Run, World, unavailable};
 pub struct SimLog {
     run: Run,
     next: Offsets,
+    until: Offsets,
     told_end: BTreeSet<i32>,
     /// What the first survey says, if it was made before.
     ahead: Option<Survey>,
@@ -30,7 +31,16 @@ pub struct SimLog {
 impl SimLog {
     pub fn new(run: &Run, ahead: Option<Survey>) -> Self {
         let made = run.world().kafka.made;
-        Self { run: run.clone(), next: Offsets::new(), told_end: BTreeSet::new(), ahead, last: None, kept: None, made }
+        Self {
+            run: run.clone(),
+            next: Offsets::new(),
+            until: Offsets::new(),
+            told_end: BTreeSet::new(),
+            ahead,
+            last: None,
+            kept: None,
+            made,
+        }
     }
 
     fn offsets(&self, what: &'static str, of: impl Fn(&Kafka, i32) -> i64) -> Result<Offsets> {
@@ -134,14 +144,15 @@ impl TopicLog for SimLog {
         true
     }
 
-    fn read_from(&mut self, from: &Offsets, _until: &Offsets) -> Result<()> {
+    fn read_from(&mut self, from: &Offsets, until: &Offsets) -> Result<()> {
         self.next.clone_from(from);
+        self.until.clone_from(until);
         self.told_end.clear();
         Ok(())
     }
 
     fn poll(&mut self, _wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Polled> {
-        let Self { run, next, told_end, .. } = self;
+        let Self { run, next, until, told_end, .. } = self;
         run.read("kafka: poll", |world| {
             let open: Vec<i32> = next.keys().copied().filter(|partition| !told_end.contains(partition)).collect();
             let Some(partition) = world.rng.choice(open) else { return Ok(Polled::Nothing) };
@@ -168,6 +179,10 @@ impl TopicLog for SimLog {
                         return Ok(Polled::Record);
                     }
                 }
+            }
+            if until.get(&partition).is_some_and(|until| stable < *until) {
+                // The topic was made again: there is nothing at the end that it had.
+                return Err(unavailable("offset out of range"));
             }
             told_end.insert(partition);
             Ok(Polled::End(partition))
