@@ -147,7 +147,9 @@ fn unfinished(world: &World) -> Option<String> {
         if !found.excused && (row.is_none() != unfit || dead.contains(&found.id) != unfit) {
             let (id, value) = (found.id, &found.data.value);
             let is_dead = dead.contains(&id);
-            return Some(format!("{id:?} is not where it belongs: {value}, in the target {row:?}, a letter: {is_dead}"));
+            return Some(format!(
+                "{id:?} is not where it belongs: {value}, in the target {row:?}, a letter: {is_dead}"
+            ));
         }
         if let Some(row) = row
             && row.content.json(row.key) != found.data.value

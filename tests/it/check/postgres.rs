@@ -332,6 +332,57 @@ fn a_trigger_on_one_partition_is_found_and_narrowed_there() {
 }
 
 #[test]
+fn a_narrowed_trigger_fires_where_it_fired_and_keeps_its_comment() {
+    let mut world = World::unmade(Servers::shared(), "check_trigger_state", USER_LOGINS, 1);
+    let name = world.name.clone();
+    world
+        .pg
+        .batch_execute(&format!(
+            "DROP TABLE {name};
+             CREATE TABLE {name} (id bigint PRIMARY KEY, n int, sent_to_kafka boolean NOT NULL DEFAULT FALSE) PARTITION BY RANGE (id);
+             CREATE TABLE {name}_a PARTITION OF {name} FOR VALUES FROM (0) TO (10);
+             CREATE TABLE {name}_b PARTITION OF {name} FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (id);
+             CREATE TABLE {name}_c PARTITION OF {name}_b FOR VALUES FROM (10) TO (15);
+             CREATE TABLE {name}_d PARTITION OF {name}_b FOR VALUES FROM (15) TO (20);
+             CREATE FUNCTION {name}_f() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN IF TG_OP = ''UPDATE'' THEN NEW.sent_to_kafka = FALSE; END IF; RETURN coalesce(NEW, OLD); END';
+             CREATE TRIGGER \"a Mark\" BEFORE INSERT OR DELETE OR UPDATE OF n, sent_to_kafka ON {name} FOR EACH ROW
+                 EXECUTE FUNCTION {name}_f('x', 'EXECUTE');
+             CREATE TRIGGER replica BEFORE UPDATE ON {name} FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
+             ALTER TABLE {name} ENABLE ALWAYS TRIGGER \"a Mark\";
+             ALTER TABLE {name}_a ENABLE TRIGGER \"a Mark\";
+             ALTER TABLE {name}_b ENABLE ALWAYS TRIGGER \"a Mark\";
+             ALTER TABLE {name}_c DISABLE TRIGGER \"a Mark\";
+             ALTER TABLE {name}_d ENABLE ALWAYS TRIGGER \"a Mark\";
+             COMMENT ON TRIGGER \"a Mark\" ON {name} IS 'what changes is ''unsent''';
+             CREATE TRIGGER \"a Mark_2\" AFTER DELETE ON {name}_a FOR EACH ROW EXECUTE FUNCTION {name}_f();
+             ALTER TABLE {name} ENABLE REPLICA TRIGGER replica"
+        ))
+        .unwrap();
+    world.run(&["init"]).expect(0);
+    let states = |world: &mut World, trigger: &str| {
+        let sql = format!(
+            "SELECT string_agg(c.relname || ' ' || t.tgenabled::text || coalesce(' ' || d.description, ''), ', ' ORDER BY c.relname)
+             FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid LEFT JOIN pg_description d ON d.objoid = t.oid
+             WHERE t.tgname = '{trigger}' AND c.relname LIKE '{name}%'"
+        );
+        world.pg.query_one(&sql, &[]).unwrap().get::<_, String>(0).replace(&name, "t")
+    };
+    let before = states(&mut world, "a Mark");
+    assert_eq!(before, "t A what changes is 'unsent', t_a O, t_b A, t_c D, t_d A");
+    // A trigger that fires in replicas alone does not fire on flagging.
+    assert_cured(&mut world, "update-trigger", 0);
+    assert_eq!((states(&mut world, "a Mark"), states(&mut world, "a Mark_3")), (before.clone(), before));
+    world.sql("INSERT INTO {t} VALUES (1, 1), (11, 1), (16, 1)");
+    world.once().expect(0);
+    let mut replica = world.superuser();
+    let changes =
+        format!("SET session_replication_role = replica; UPDATE {name} SET n = 2; DELETE FROM {name} WHERE id = 11");
+    replica.batch_execute(&changes).unwrap();
+    assert_eq!(world.sql_number("SELECT sum(id)::bigint FROM {t} WHERE NOT sent_to_kafka"), 16);
+}
+
+#[test]
 fn a_column_made_of_the_flag_is_named_and_left_out() {
     let columns = "id bigint PRIMARY KEY, n int, sent_to_kafka boolean NOT NULL DEFAULT FALSE,
         twice int GENERATED ALWAYS AS (n * 2) STORED, state text GENERATED ALWAYS AS (CASE WHEN sent_to_kafka THEN 'sent' ELSE 'new' END) STORED,

@@ -235,7 +235,10 @@ fn a_record_of_another_producer_before_the_marker_of_a_run_is_copied() {
     world.wait_until(|world| world.ch_number("SELECT count() FROM {t}") >= 2, "the second row's copy");
     std::thread::sleep(Duration::from_millis(500));
     hiding.commit_transaction(Duration::from_secs(20)).unwrap();
-    world.wait_until(|world| world.ch_number("SELECT count() FROM {t} WHERE id = 1002") == 1, "the transaction's record");
+    world.wait_until(
+        |world| world.ch_number("SELECT count() FROM {t} WHERE id = 1002") == 1,
+        "the transaction's record",
+    );
     signal("TERM", &run);
     Ended::of(&run.wait_with_output().unwrap()).expect(0);
     world.assert_target_equals_topic(&world.topic());
