@@ -5,7 +5,7 @@ use crate::clickhouse::column_type::{Column, takes_null};
 use crate::clickhouse::{ClickHouseTarget, quote, sql_name, text};
 use crate::config::{DELETED_MARK, TableConfig, TargetName};
 use crate::error::Result;
-use crate::fit::deletes::definition;
+use crate::fit::deletes::{self, definition};
 use crate::fit::map::target_type;
 use crate::fit::{POSITION, can_be_taken_over};
 use crate::outcome::backlog;
@@ -118,20 +118,32 @@ pub fn statements(
         return format!("{made}\n-- the rows of {old} lack the key, so they cannot be copied{run}{last}");
     }
     let taken = taken_over(table, source, old_table);
-    let mut columns: Vec<String> = taken.iter().map(|(_, column)| quote(&column.name)).collect();
-    if has("_ingested_at") {
-        columns.push(quote("_ingested_at"));
+    let hidden = still_deleted(table, source, old_table, &taken);
+    let is_hidden = |name: &str| hidden.as_ref().is_some_and(|(column, _)| *column == name);
+    let others = taken.iter().map(|(_, column)| column.name.as_str()).filter(|name| !is_hidden(name));
+    let mut columns: Vec<String> = others.chain(has("_ingested_at").then_some("_ingested_at")).map(quote).collect();
+    let mut values = columns.clone();
+    if let Some((column, value)) = &hidden {
+        columns.push(quote(column));
+        values.push(value.clone());
     }
     let positions = POSITION.map(|(name, _)| quote(name));
     let with_positions = if has_positions { &positions[..] } else { &[] };
-    let notes =
-        format!("{}{}", not_taken(source, old_table, &[&columns, with_positions].concat(), &old), nulls(&taken, &old));
-    let (columns, positions) = (columns.join(", "), positions.join(", "));
+    let mut notes = not_taken(source, old_table, &[&columns, with_positions].concat(), &old);
+    notes += &nulls(taken.iter().filter(|(_, column)| !is_hidden(&column.name)), &old);
+    if let Some((column, _)) = hidden {
+        notes += &format!(
+            "-- {} takes over which rows are deleted, and not since when: afterwards `pg2ch verify --deep --repair --confirm` has the \
+             rows sent again that differ\n",
+            quote(column)
+        );
+    }
+    let (columns, values, positions) = (columns.join(", "), values.join(", "), positions.join(", "));
     // ClickHouse would silently put a default in place of a NULL, and leave out older versions of a row.
     let settings = "SETTINGS insert_null_as_default = 0, optimize_on_insert = 0";
     if has_positions {
         return format!(
-            "{made}\n{notes}INSERT INTO {name} ({columns}, {positions}) SELECT {columns}, {positions} FROM {old} \
+            "{made}\n{notes}INSERT INTO {name} ({columns}, {positions}) SELECT {values}, {positions} FROM {old} \
              WHERE ({positions}) NOT IN (SELECT {positions} FROM {name}) {settings}, transform_null_in = 1;{}",
             attached_again(old_table, "")
         );
@@ -145,7 +157,7 @@ pub fn statements(
     format!(
         "{made}\n{run} Then the rows that only the old table has, of each \
          key {taken}. `pg2ch verify --deep` shows stale ones:\n\
-         {notes}INSERT INTO {name} ({columns}, {positions}) SELECT {columns}, -1, toInt64(bitShiftRight(cityHash64({key}), 1)), \
+         {notes}INSERT INTO {name} ({columns}, {positions}) SELECT {values}, -1, toInt64(bitShiftRight(cityHash64({key}), 1)), \
          toDateTime64(0, 3, 'UTC') FROM {old} WHERE ({key}) NOT IN (SELECT {key} FROM {name}){newest} LIMIT 1 BY {key} \
          {settings};{last}"
     )
@@ -164,6 +176,38 @@ fn taken_over<'a>(
     source.columns.iter().filter_map(taken).collect()
 }
 
+/// The column that `deleted` names, and what hides the rows that the old table hides, where that does not follow from the column's
+/// own values: it was renamed, or has got another type, so that all of these rows would show again.
+fn still_deleted<'a>(
+    table: &'a TableConfig,
+    source: &SourceTable,
+    old_table: &TargetDescription,
+    taken: &[(&SourceColumn, &Column)],
+) -> Option<(&'a str, String)> {
+    let deleted = source.deleted.as_ref()?;
+    let name = deletes::column(table)?;
+    let (is_boolean, column) = (deleted.base_type == "boolean", quote(name));
+    let is_taken = taken.iter().any(|(_, old)| old.name == name);
+    // What is made of other columns of the source never said what is deleted.
+    let others = target_names(table, &source.columns).into_iter().filter(|other| *other != name);
+    let by = old_table.engine.argument(1).filter(|by| !others.into_iter().any(|other| old_table.is_made_of(by, other)));
+    let is_hidden = match (by, old_table.column(name).map(|old| old.type_name.as_str())) {
+        (Some(by), _) if is_taken && old_table.is_made_of(&by, name) => return None,
+        (Some(by), _) => format!("{} = 1", quote(&by)),
+        (None, Some("Bool" | "Nullable(Bool)")) if !is_taken => format!("ifNull({column}, FALSE)"),
+        (None, Some(old)) if !is_taken && old.starts_with("Nullable(Date") => format!("isNotNull({column})"),
+        _ => return None,
+    };
+    let time = if old_table.column("_timestamp").is_some() { "`_timestamp`" } else { "toDateTime64(0, 3, 'UTC')" };
+    let (hides, shows) = if is_boolean { ("TRUE", "FALSE") } else { (time, "NULL") };
+    let shown = match (is_taken, deleted.not_null) {
+        (true, true) => format!("ifNull({column}, {shows})"),
+        (true, false) => column,
+        (false, _) => shows.to_owned(),
+    };
+    Some((name, format!("if({is_hidden}, {hides}, {shown})")))
+}
+
 /// Names the columns whose values stay in the old table.
 fn not_taken(source: &SourceTable, old_table: &TargetDescription, taken: &[String], old: &str) -> String {
     let is_made = |name: &str| name == DELETED_MARK && source.deleted.is_some();
@@ -179,10 +223,10 @@ fn not_taken(source: &SourceTable, old_table: &TargetDescription, taken: &[Strin
 }
 
 /// Names the columns whose NULLs the new table does not take.
-fn nulls(taken: &[(&SourceColumn, &Column)], old: &str) -> String {
+fn nulls<'a>(taken: impl Iterator<Item = &'a (&'a SourceColumn, &'a Column)>, old: &str) -> String {
     let is_narrower =
         |(column, old): &&(&SourceColumn, &Column)| takes_null(&old.type_name) && !takes_null(&target_type(column));
-    let names: Vec<String> = taken.iter().filter(is_narrower).map(|(_, old)| quote(&old.name)).collect();
+    let names: Vec<String> = taken.filter(is_narrower).map(|(_, old)| quote(&old.name)).collect();
     let Some(first) = names.first() else { return String::new() };
     format!(
         "-- where {old} has NULL in {}, this INSERT fails: then write e.g. coalesce({first}, a value) for {first} after SELECT\n",

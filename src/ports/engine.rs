@@ -167,6 +167,12 @@ pub fn rests_on(column: &str, engine: &Engine, definition: &str) -> Rests {
     if is_named { Rests::Expressions } else { Rests::Nothing }
 }
 
+/// Whether the definition of `column` names the `other` one, or is its own.
+#[must_use]
+pub fn is_made_of(column: &str, other: &str, definition: &str) -> bool {
+    entries(definition).iter().any(|entry| entry_name(entry).as_deref() == Some(column) && names(entry, other))
+}
+
 /// Whether an expression names a column. What a text in it says counts as well, which does no harm.
 fn names(expression: &str, column: &str) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::engine::{Engine, Rests, Window, columns_with_ttl, is_partitioned, rests_on};
+use super::engine::{Engine, Rests, Window, columns_with_ttl, is_made_of, is_partitioned, rests_on};
 use super::layout::Layout;
 use crate::data::{CalendarRange, Column, Offsets, Ranges, RecordId};
 use crate::error::{Error, Result};
@@ -54,6 +54,12 @@ impl TargetDescription {
     #[must_use]
     pub fn rests_on(&self, column: &str) -> Rests {
         rests_on(column, &self.engine, &self.definition)
+    }
+
+    /// Whether a column is, or is made of, the other one.
+    #[must_use]
+    pub fn is_made_of(&self, column: &str, other: &str) -> bool {
+        is_made_of(column, other, &self.definition)
     }
 
     /// Whether its rows lie in more than one partition.

@@ -1,6 +1,6 @@
 //! `deleted` in `[[table]]`: a column says that a row is deleted, and `FINAL` hides it. `docs/deletes.md` has the trigger.
 
-use crate::common::findings::{assert_found, assert_gone, check, finding};
+use crate::common::findings::{assert_found, assert_gone, carry_out, check, finding};
 use crate::common::servers::Servers;
 use crate::common::{USER_LOGINS, World};
 
@@ -131,6 +131,45 @@ fn a_target_that_shows_deleted_rows_is_made_anew_by_the_statements_of_init_and_c
         assert_eq!(shown(&world), "1 3");
         world.run(&["verify", "--deep"]).expect(0);
         assert_gone(&world, "engine-deleted");
+    }
+}
+
+#[test]
+fn a_deleted_row_stays_hidden_when_its_column_is_retyped_or_renamed() {
+    let to_time = "ALTER {c} DROP DEFAULT, ALTER {c} DROP NOT NULL, ALTER {c} TYPE timestamptz USING CASE WHEN {c} THEN now() END";
+    let to_boolean =
+        "ALTER {c} TYPE boolean USING {c} IS NOT NULL, ALTER {c} SET DEFAULT FALSE, ALTER {c} SET NOT NULL";
+    for (column, deleted, alter, now) in [
+        (BOOLEAN, "TRUE", to_time, "is_deleted"),
+        ("deleted_at timestamptz", "now()", to_boolean, "deleted_at"),
+        (BOOLEAN, "TRUE", "RENAME {c} TO gone", "gone"),
+        ("deleted_at timestamptz", "now()", "RENAME {c} TO gone", "gone"),
+    ] {
+        // Its column is added before the other statements, or not.
+        for adds in [false, true] {
+            let mut world = world("retyped", column);
+            let (name, _) = column.split_once(' ').unwrap();
+            world.once().expect(0);
+            world.sql(&format!("UPDATE {{t}} SET {name} = {deleted}, sent_to_kafka = FALSE WHERE id = 2"));
+            world.once().expect(0);
+            assert_eq!(shown(&world), "1 3");
+            world.sql(&format!("ALTER TABLE {{t}} {}", alter.replace("{c}", name)));
+            world.settings.insert("[table]", format!("deleted = \"{now}\""));
+            if adds {
+                world.run(&["init"]).expect(0);
+            }
+            let found = assert_found(&world, "engine-deleted", 78);
+            let fix = found["fix"].as_str().unwrap();
+            assert!(fix.contains("afterwards `pg2ch verify --deep --repair --confirm`"), "{fix}");
+            carry_out(&world, &found);
+            assert_eq!(shown(&world), "1 3", "{column}: {fix}");
+            world.once().expect(0);
+            assert!(!world.run(&["check"]).expect(0).stdout.contains("[column-extra]"));
+            world.run(&["verify", "--deep", "--repair", "--confirm"]);
+            world.once().expect(0);
+            world.run(&["verify", "--deep"]).expect(0);
+            assert_eq!(shown(&world), "1 3", "{column}");
+        }
     }
 }
 
