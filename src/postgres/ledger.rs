@@ -14,7 +14,7 @@ use super::epoch::Epoch;
 use super::flag::{FlagStatements, Named, Wanted};
 use super::flaggable::Flaggable;
 use super::held::HeldStatements;
-use super::own_tables::{OWN_TABLES, held_table};
+use super::own_tables::{Misplaced, OWN_TABLES, held_table, misplaced, misplaced_sql};
 use super::session::{Session, literal};
 use super::source_table::SourceTable;
 use super::unsent::{highest_unsent_key, highest_unsent_key_sql};
@@ -142,26 +142,9 @@ impl PgLedger {
         format!(
             "SELECT source, partition, next_offset, timestamp_floor, epoch,
                     EXISTS (SELECT FROM {} AS h WHERE h.source = {source} AND h.topic = {topic}), record_types, topic
-             FROM pg2ch_checkpoint WHERE topic = {topic} OR (source = {source} AND partition <> {SOURCE_ROW} AND next_offset > 0)",
-            self.held
-        )
-    }
-
-    /// Rows of the source were sent to another topic, and nothing shows that all of it was copied.
-    fn moved(&self, what: &str, old: &str) -> Error {
-        let statement = |table: &str| {
-            format!("DELETE FROM {table} WHERE source = {} AND topic = {};", literal(&self.table.name), literal(old))
-        };
-        Error::config(
-            what,
-            format!(
-                "its rows went to topic {old} before: what was flagged and not yet copied from there would be missing"
-            ),
-            format!(
-                "run `pg2ch --once` with `topic = \"{old}\"` until it ends with 0 and has nothing to do; then give that topic up: {} {}",
-                statement("pg2ch_held"),
-                statement("pg2ch_checkpoint")
-            ),
+             FROM pg2ch_checkpoint WHERE {}",
+            self.held,
+            misplaced_sql(&source, &topic)
         )
     }
 
@@ -211,26 +194,21 @@ impl Ledger for PgLedger {
         self.has_held = rows.first().is_some_and(|row| row.get(5) == Some("t"));
         self.record_types = None;
         let (mut checkpoint, mut epoch) = (Checkpoint::default(), None);
-        let (here, elsewhere): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.get(7) == Some(&*self.topic));
-        if let (true, Some(old)) = (here.is_empty(), elsewhere.first().and_then(|row| row.get(7))) {
-            return Err(self.moved(&what, old));
+        let found = rows.iter().map(|row| (row.get(0).unwrap_or_default(), row.get(7).unwrap_or_default()));
+        if let Some(Misplaced { what: found, why, advice, statements, .. }) =
+            misplaced(&self.table.name, &self.topic, found)
+        {
+            let hint = format!("{advice}, run: {}", statements.replace('\n', " "));
+            return Err(Error::config(what, format!("{found}: {why}"), hint));
         }
-        for row in here {
-            let source = row.get(0).unwrap_or_default();
-            if source != self.table.name {
-                return Err(Error::config(
-                    what,
-                    format!("another source, {source}, already feeds topic {}", self.topic),
-                    "give each source a topic of its own; if that one has moved away, delete its rows from pg2ch_checkpoint",
-                ));
-            }
+        for row in rows.iter().filter(|row| row.get(7) == Some(&*self.topic)) {
             match row.get(1).and_then(|partition| partition.parse().ok()).unwrap_or(SOURCE_ROW) {
                 SOURCE_ROW => {
-                    (checkpoint.timestamp_floor, epoch) = (number(&row, 3), Some(number(&row, 4)));
+                    (checkpoint.timestamp_floor, epoch) = (number(row, 3), Some(number(row, 4)));
                     self.record_types = row.get(6).and_then(RecordTypes::parse);
                 }
                 partition => {
-                    checkpoint.offsets.insert(partition, number(&row, 2));
+                    checkpoint.offsets.insert(partition, number(row, 2));
                 }
             }
         }

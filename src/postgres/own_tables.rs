@@ -3,7 +3,7 @@
 use postgres::SimpleQueryRow;
 use postgres::error::SqlState;
 
-use super::session::{Session, typed};
+use super::session::{Session, literal, typed};
 use crate::error::{Error, Result};
 use crate::ports::record_types::RecordTypes;
 
@@ -31,6 +31,54 @@ pub(super) fn held_table(answer: Option<&Vec<SimpleQueryRow>>, table: &str) -> R
     };
     let hint = "run `pg2ch init`, or load sql/postgres_init.sql";
     Err(Error::config(format!("cannot use the checkpoint of {table}"), why, hint))
+}
+
+/// Why the checkpoint's rows keep a source from being sent to its topic. A run refuses that, and `check` shows it.
+pub struct Misplaced {
+    pub id: &'static str,
+    pub what: String,
+    pub why: &'static str,
+    /// What to do before the statements, or instead of them.
+    pub advice: String,
+    /// One a line.
+    pub statements: String,
+}
+
+/// The condition on the rows of the checkpoint table that [`misplaced`] judges.
+pub fn misplaced_sql(source: &str, topic: &str) -> String {
+    format!("(topic = {topic} OR source = {source} AND partition <> -1 AND next_offset > 0)")
+}
+
+/// Judges the sources and topics of the checkpoint's rows: whether another source feeds the topic, or the source has fed another
+/// topic before, and nothing shows that all of that was copied.
+pub fn misplaced<'a>(source: &str, topic: &str, rows: impl Iterator<Item = (&'a str, &'a str)>) -> Option<Misplaced> {
+    let (here, elsewhere): (Vec<_>, Vec<_>) = rows.partition(|(_, other)| *other == topic);
+    let named = |source: &str, topic: &str| format!("topic = {} AND source = {}", literal(topic), literal(source));
+    if let Some((other, _)) = here.iter().find(|(other, _)| *other != source) {
+        // Their types come along: DELETE would have uncopied records read by the columns' types of now.
+        let rename =
+            |table: &str| format!("UPDATE {table} SET source = {} WHERE {};\n", literal(source), named(other, topic));
+        return Some(Misplaced {
+            id: "topic-shared",
+            what: format!("another source, {other}, already feeds topic {topic}"),
+            why: "recovery needs a topic with the rows of one source",
+            advice: format!(
+                "give each source a topic of its own; if {other} has got another name, or has moved away for good"
+            ),
+            statements: format!("BEGIN;\n{}{}COMMIT;", rename("pg2ch_held"), rename("pg2ch_checkpoint")),
+        });
+    }
+    let (_, old) = elsewhere.first().filter(|_| here.is_empty())?;
+    let delete = |table: &str| format!("DELETE FROM {table} WHERE {};", named(source, old));
+    Some(Misplaced {
+        id: "topic-changed",
+        what: format!("the rows of {source} went to topic {old} before"),
+        why: "what was flagged and not yet copied from there would be missing",
+        advice: format!(
+            "run `pg2ch --once` with `topic = \"{old}\"` until it ends with 0 and has nothing to do; then give that topic up"
+        ),
+        statements: format!("{}\n{}", delete("pg2ch_held"), delete("pg2ch_checkpoint")),
+    })
 }
 
 /// The types of the columns in the records of `source` in `topic`, as runs have kept them; `None` if none has.

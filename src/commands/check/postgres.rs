@@ -6,7 +6,7 @@ use crate::commands::init::{CHECKPOINT, HELD, NO_SCHEMA, is_present, no_schema, 
 use crate::config::TableConfig;
 use crate::error::Result;
 use crate::ports::LegContext;
-use crate::postgres::{OLDEST, POOLED, Session, connect, name_sql};
+use crate::postgres::{Misplaced, OLDEST, POOLED, Session, connect, misplaced, misplaced_sql, name_sql};
 
 const CHECKPOINT_WHAT: &str = "cannot look up the checkpoint table";
 
@@ -157,25 +157,27 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
         let why = "no run starts until it has the columns of this version";
         findings.error("checkpoint-outdated", what, why, create(CHECKPOINT));
     }
-    topic_shared(session, table, findings)
+    topic(session, table, findings)
 }
 
-/// Where the checkpoint table can be read, it shows whether the topic has the rows of another source.
-fn topic_shared(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<()> {
+/// Where the checkpoint table can be read, it shows whether source and topic belong together.
+fn topic(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<()> {
     let readable = "SELECT 1 WHERE has_table_privilege('pg2ch_checkpoint', 'SELECT') AND NOT row_security_active('pg2ch_checkpoint')";
     if session.query_opt(CHECKPOINT_WHAT, readable, &[])?.is_none() {
         return Ok(());
     }
     let sql = format!(
-        "SELECT source, format('DELETE FROM pg2ch_checkpoint WHERE topic = %L AND source = %L;', topic, source)
-         FROM pg2ch_checkpoint WHERE topic = $1 AND source <> {} LIMIT 1",
-        name_sql("$2")
+        "SELECT name, source, topic FROM pg2ch_checkpoint, (SELECT {} AS name) AS named WHERE named.name IS NOT NULL \
+         AND {}",
+        name_sql("$2"),
+        misplaced_sql("name", "$1")
     );
-    if let Some(row) = session.query_opt(CHECKPOINT_WHAT, &sql, &[&table.topic, &table.source])? {
-        let (source, fix): (String, String) = (row.get(0), row.get(1));
-        let what = format!("another source, {source}, already feeds topic {}", table.topic);
-        let fix = format!("-- give each source a topic of its own; if {source} has moved away for good:\n{fix}");
-        findings.error("topic-shared", what, "recovery needs a topic with the rows of one source", fix);
+    let rows = session.query(CHECKPOINT_WHAT, &sql, &[&table.topic, &table.source])?;
+    let source: &str = rows.first().map_or("", |row| row.get(0));
+    if let Some(Misplaced { id, what, why, advice, statements }) =
+        misplaced(source, &table.topic, rows.iter().map(|row| (row.get(1), row.get(2))))
+    {
+        findings.error(id, what, why, format!("-- {advice}:\n{statements}"));
     }
     Ok(())
 }
