@@ -7,7 +7,7 @@ use crate::config::{DELETED_MARK, TableConfig, TargetName};
 use crate::error::Result;
 use crate::fit::deletes::{self, definition};
 use crate::fit::map::target_type;
-use crate::fit::{POSITION, can_be_taken_over};
+use crate::fit::{POSITION, can_be_taken_over, rewritten};
 use crate::outcome::backlog;
 use crate::ports::LegContext;
 use crate::ports::source::SourceColumn;
@@ -130,10 +130,12 @@ pub fn statements(
     let positions = POSITION.map(|(name, _)| quote(name));
     let with_positions = if has_positions { &positions[..] } else { &[] };
     let mut notes = not_taken(source, old_table, &[&columns, with_positions].concat(), &old);
-    notes += &nulls(taken.iter().filter(|(_, column)| !is_hidden(&column.name)), &old);
+    let others = || taken.iter().filter(|(_, old)| !is_hidden(&old.name));
+    notes += &rewritten(others().map(|(column, old)| (*old, target_type(column))));
+    notes += &nulls(others(), &old);
     if let Some((column, _)) = hidden {
         notes += &format!(
-            "-- {} takes over which rows are deleted, and not since when: afterwards `pg2ch verify --deep --repair --confirm` has the \
+            "-- {} takes over which rows are deleted, and not since when: after the next run `pg2ch verify --deep --repair --confirm` has the \
              rows sent again that differ\n",
             quote(column)
         );

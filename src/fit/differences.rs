@@ -232,7 +232,10 @@ impl Comparison<'_> {
         let takes_null = matches!(ColumnType::parse(type_name), Ok(ColumnType::Nullable(_)));
         let wanted = if takes_null { nullable_target_type(column) } else { target_type(column) };
         let with = format!("with {name} as {wanted}");
-        let modify = || self.alter(name, self.modify(name, &wanted), false, &with);
+        let modify = || {
+            let note = rewritten(std::iter::once((other, wanted.clone())));
+            self.alter(name, note + &self.modify(name, &wanted), false, &with)
+        };
         let (effect, id, why, (fix, remedy)) = match fit(column, other) {
             Fit::Lossless => return None,
             Fit::Lossy(why) if self.rules.allow_lossy.contains(&column.name) => {
@@ -328,6 +331,31 @@ fn unless_allowed(column: &SourceColumn) -> String {
 pub fn can_be_taken_over(source: &SourceColumn, old: &Column) -> bool {
     old.default_kind != DefaultKind::Ephemeral
         && (!matches!(fit(source, old), Fit::Impossible(_)) || converts(&old.type_name, &target_type(source)))
+}
+
+/// Says in which of the columns ClickHouse writes the stored values otherwise than PostgreSQL, where it converts them to this type.
+#[must_use]
+pub fn rewritten<'a>(columns: impl Iterator<Item = (&'a Column, String)>) -> String {
+    use ScalarType as T;
+    let parsed = |type_name: &str| ColumnType::parse(type_name).map(ColumnType::without_null);
+    let is_rewritten = |(column, to): &(&Column, String)| {
+        let is_same_text = matches!(
+            parsed(&column.type_name),
+            Ok(ColumnType::Scalar(
+                T::String | T::FixedString(_) | T::Enum(_) | T::Integer(_) | T::Bool | T::Uuid | T::Date | T::Date32
+            ))
+        );
+        !is_same_text && parsed(to) == Ok(ColumnType::Scalar(T::String))
+    };
+    let names: Vec<String> = columns.filter(is_rewritten).map(|(column, _)| quote(&column.name)).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    format!(
+        "-- ClickHouse writes the stored values of {} otherwise than PostgreSQL: after the next run `pg2ch verify --deep --repair --confirm` \
+         has the rows sent again that differ\n",
+        names.join(", ")
+    )
 }
 
 /// Whether ClickHouse converts every value of a column when it is altered: one that it cannot convert blocks the ALTER.

@@ -11,7 +11,7 @@ pub mod types;
 
 pub use differences::{
     Difference, Effect, INTENDED, POSITION, Remedy, can_be_taken_over, differences, is_refused_view, nested_arrays,
-    taken,
+    rewritten, taken,
 };
 
 use crate::clickhouse::column_type::Column;

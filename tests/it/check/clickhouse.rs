@@ -148,6 +148,37 @@ fn a_column_on_which_a_key_rests_is_changed_by_making_the_table_anew() {
 }
 
 #[test]
+fn values_that_clickhouse_writes_otherwise_are_sent_again_as_the_fix_says() {
+    let columns = "id bigint PRIMARY KEY, m jsonb, p jsonb, a text[], d numeric, n bigint, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
+    for (engine, id) in [("ReplacingMergeTree(_timestamp)", "type-lossy"), ("MergeTree", "engine")] {
+        let mut world = World::with("check_rewritten", columns, 1);
+        world.ch("DROP TABLE {t}");
+        world.ch(&format!(
+            "CREATE TABLE {{t}} (id Int64, m Map(String, Int64), p Tuple(a Int64, b Nullable(String)), a Array(String), d Decimal(18, 4), \
+             n Int32, _partition Int32, _offset Int64, _timestamp DateTime64(3)) ENGINE = {engine} ORDER BY id \
+             SETTINGS non_replicated_deduplication_window = 100"
+        ));
+        world.settings.insert("[table]", "allow_lossy = [\"m\", \"p\", \"a\", \"d\", \"n\"]".into());
+        world.sql(r#"INSERT INTO {t} VALUES (1, '{"a": 1}', '{"a": 1}', '{a}', 1.00, 7)"#);
+        world.once().expect(0);
+        let report = check(&world, 0);
+        for found in report["findings"].as_array().unwrap().iter().filter(|finding| finding["id"] == id) {
+            let fix = found["fix"].as_str().unwrap();
+            let is_said = fix.contains("after the next run `pg2ch verify --deep --repair --confirm`");
+            assert_eq!(is_said, !fix.contains("COLUMN `n` Nullable(Int64)"), "{fix}");
+            carry_out(&world, found);
+        }
+        assert_gone(&world, id);
+        assert_eq!(world.ch("SELECT d FROM {t}"), "1");
+        world.once().expect(0);
+        world.run(&["verify", "--deep", "--repair", "--confirm"]).expect(65);
+        world.once().expect(0);
+        assert_eq!(world.ch("SELECT m, p, a, d FROM {t} FINAL"), "{\"a\": 1}\t{\"a\": 1}\t[\"a\"]\t1.00");
+        world.run(&["verify", "--deep"]).expect(0);
+    }
+}
+
+#[test]
 fn a_nested_column_is_named_as_one_and_another_name_is_the_way_out() {
     let columns = "id bigint PRIMARY KEY, j jsonb NOT NULL, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
     let mut world = World::with("check_nested", columns, 1);

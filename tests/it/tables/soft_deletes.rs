@@ -160,7 +160,7 @@ fn a_deleted_row_stays_hidden_when_its_column_is_retyped_or_renamed() {
             }
             let found = assert_found(&world, "engine-deleted", 78);
             let fix = found["fix"].as_str().unwrap();
-            assert!(fix.contains("afterwards `pg2ch verify --deep --repair --confirm`"), "{fix}");
+            assert!(fix.contains("after the next run `pg2ch verify --deep --repair --confirm`"), "{fix}");
             carry_out(&world, &found);
             assert_eq!(shown(&world), "1 3", "{column}: {fix}");
             world.once().expect(0);
