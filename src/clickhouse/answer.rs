@@ -192,6 +192,12 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
             "run `pg2ch check`, which names the materialized view that writes to the missing table: create that table again, or drop \
              the view",
         ),
+        // TABLE_IS_PERMANENTLY_READ_ONLY, TABLE_SIZE_LIMIT_EXCEEDED: somebody has set that for the table.
+        774 | 1016 => (
+            ExitCode::Config,
+            "let whoever administers ClickHouse reset the table's setting that the message is about (table_readonly: `pg2ch check` \
+             prints the statement). Meanwhile the records stay in the topic",
+        ),
         // UNKNOWN_TABLE, UNKNOWN_DATABASE.
         60 | 81 => (ExitCode::Config, "run `pg2ch init` to create the target table, or correct `target` in [[table]]"),
         code if REJECTED.contains(&code) || REJECTED_WITH_ROWS.contains(&code) => (
@@ -222,10 +228,10 @@ fn sort(exception: &Exception) -> (ExitCode, &'static str) {
 }
 
 /// How long a server that has too much to do is left alone at first: 503 or 429 from a proxy, TIMEOUT_EXCEEDED,
-/// TOO_MANY_SIMULTANEOUS_QUERIES, MEMORY_LIMIT_EXCEEDED, TOO_MANY_PARTS, CANNOT_SCHEDULE_TASK.
+/// TOO_MANY_SIMULTANEOUS_QUERIES, MEMORY_LIMIT_EXCEEDED, TOO_MANY_PARTS, CANNOT_SCHEDULE_TASK, SERVER_OVERLOADED.
 const fn overloaded(exception: &Exception) -> Option<Duration> {
     match (exception.code, exception.status) {
-        (159 | 202 | 241 | 252 | 439, _) | (0, 429 | 503) => Some(Duration::from_secs(2)),
+        (159 | 202 | 241 | 252 | 439 | 745, _) | (0, 429 | 503) => Some(Duration::from_secs(2)),
         _ => None,
     }
 }

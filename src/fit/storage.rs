@@ -24,6 +24,7 @@ pub fn misfits(table: &TableConfig, source: &[&str], target: &TargetDescription)
         check.key(),
         check.window(),
         check.buffering(),
+        check.frozen(),
         check.ttl(),
     ];
     let of_columns = columns_with_ttl(&target.definition).into_iter().map(|column| check.column_with_ttl(&column));
@@ -211,6 +212,16 @@ impl Check<'_> {
         let what = format!("{target} buffers inserts (async_insert = 1), whatever an INSERT itself says");
         let fix = format!("ALTER TABLE {} MODIFY SETTING async_insert = 0;", self.name);
         Some(Difference::new("async-insert", Effect::Stops, what, "deduplication tokens would do nothing", fix))
+    }
+
+    fn frozen(&self) -> Option<Difference> {
+        if !matches!(self.target.engine.setting("table_readonly")?, "1" | "true") {
+            return None;
+        }
+        let what = format!("{} is read-only (table_readonly = 1)", self.table.target);
+        let fix = format!("ALTER TABLE {} MODIFY SETTING table_readonly = 0;", self.name);
+        let why = "ClickHouse refuses every INSERT: a run with records to copy ends with 78";
+        Some(Difference::new("table-readonly", Effect::RefusesAll, what, why, fix))
     }
 
     fn ttl(&self) -> Option<Difference> {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::World;
+use crate::common::findings::{assert_cured, assert_found};
 
 /// Sends logins of which each hundredth is bad, and copies them.
 fn copied(name: &str, statement: &str, count: i64, within: Duration) {
@@ -68,4 +69,19 @@ fn what_stands_before_the_limit_of_dead_letters_is_done_with() {
     assert_eq!(ended.number("consume", "dead_letters"), 2, "{}", ended.stderr);
     assert_eq!(world.topic_named(&format!("{}.dead", world.name)).len(), 2);
     assert!(ended.stderr.contains("has refused 2 records"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_table_that_is_read_only_refuses_no_row() {
+    let mut world = World::new("read_only_target");
+    world.insert_rows(3);
+    world.ch("ALTER TABLE {t} MODIFY SETTING table_readonly = 1");
+    assert_found(&world, "table-readonly", 78);
+    let refused = world.once().expect(78);
+    assert!(refused.stderr.contains("readonly") && refused.stderr.contains("hint: let whoever"), "{}", refused.stderr);
+    assert!(world.topic_named(&format!("{}.dead", world.name)).is_empty());
+    assert_eq!(world.unsent(), 0, "the topic's readers get them");
+    assert_cured(&mut world, "table-readonly", 78);
+    world.once().expect(0);
+    world.assert_exactly_once();
 }
