@@ -153,8 +153,10 @@ fn literal(value: &str, kind: Literal) -> String {
 fn part(source: &SourceColumn, target: &Column) -> Option<Part> {
     let mut texts = Texts::of(source, target)?;
     if texts.nullable {
-        // A key that is NULL in the target is no key of the source.
-        texts.target = format!("ifNull({}, char(0))", texts.target);
+        // A NULL in the target is the document `null`, or no key of the source.
+        let is_document = matches!(source.base_type.as_str(), "json" | "jsonb");
+        let (null, literal) = if is_document { ("'null'", Literal::None) } else { ("char(0)", texts.literal) };
+        texts = Texts { target: format!("ifNull({}, {null})", texts.target), literal, ..texts };
     }
     Some(Part { column: target.name.clone(), texts })
 }
