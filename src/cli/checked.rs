@@ -85,7 +85,7 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
             return Ok(Command::ReplayDeadLetters);
         }
         Some(RawCommand::DeadLetters(RawDeadLetters { action: Some(RawDeadLettersAction::Drop(drop)) })) => {
-            let records = drop.records.iter().map(|text| place(text)).collect::<Result<_>>()?;
+            let records = drop.records.iter().map(|text| named(text)).collect::<Result<_>>()?;
             return Ok(Command::DropDeadLetters(dead_letters::Choice { records, confirm: drop.confirm }));
         }
         Some(RawCommand::Config(RawConfig { action: Some(RawConfigAction::Show(_)) })) => {
@@ -107,10 +107,12 @@ fn command(raw: Option<RawCommand>, once: bool, every: Option<Duration>) -> Resu
     Ok(Command::Run { legs, every })
 }
 
-/// `0:17`, a record's partition and offset.
-fn place(text: &str) -> Result<(i32, i64)> {
-    let parsed =
-        text.split_once(':').and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
+/// `0:17`, a record's partition and offset, or `0:17@2026-11-22T18:00:00.123Z` with its time.
+fn named(text: &str) -> Result<dead_letters::Named> {
+    let (place, time) = text.split_once('@').map_or((text, None), |(place, time)| (place, Some(time.to_owned())));
+    let parsed = place.split_once(':').and_then(|(partition, offset)| {
+        Some(dead_letters::Named { partition: partition.parse().ok()?, offset: offset.parse().ok()?, time })
+    });
     parsed.ok_or_else(|| {
         usage(&format!("{text:?} is no partition and offset"), "write them as in `pg2ch dead-letters drop 0:17`")
     })

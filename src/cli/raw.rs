@@ -230,7 +230,7 @@ pub(super) struct RawReplay {}
     note = "Exits with 65 while a dead letter is pending. Replay inserts a dismissed letter no more."
 )]
 pub(super) struct RawDrop {
-    /// the records, as the list shows them; all that are pending, if left out
+    /// the records, as the list shows them, with @TIME where several have one place; all that are pending, if left out
     #[argh(positional, arg_name = "PARTITION:OFFSET")]
     pub(super) records: Vec<String>,
 

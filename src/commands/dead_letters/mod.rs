@@ -6,11 +6,12 @@
 
 mod alone;
 mod dismiss;
-pub(super) mod look;
+mod look;
+mod older;
 mod replay;
 pub(super) mod report;
 
-pub use self::dismiss::{Choice, dismiss};
+pub use self::dismiss::{Choice, Named, dismiss};
 use self::look::Looker;
 use self::replay::Replay;
 use self::report::TableLetters;

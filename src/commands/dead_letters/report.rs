@@ -100,7 +100,7 @@ impl TableLetters {
 }
 
 /// `2026-11-22T18:00:00.123Z`; a record without a time has `-`.
-fn time(timestamp_ms: i64) -> String {
+pub(super) fn time(timestamp_ms: i64) -> String {
     let since = u64::try_from(timestamp_ms).ok().map(Duration::from_millis);
     let at = since.and_then(|since| UNIX_EPOCH.checked_add(since));
     // Beyond the year 9999 there is no such form.
