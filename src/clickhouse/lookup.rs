@@ -15,8 +15,8 @@ const ROW: usize = 20;
 
 // The columns may be Nullable, which RowBinary shows by one more byte.
 const PARTITION: &str = "ifNull(toInt32(_partition), toInt32(-1))";
-const OFFSET: &str = "ifNull(toInt64(_offset), toInt64(-1))";
-const TIMESTAMP: &str = "ifNull(toUnixTimestamp64Milli(_timestamp), toInt64(-1))";
+pub(crate) const OFFSET: &str = "ifNull(toInt64(_offset), toInt64(-1))";
+pub(crate) const TIMESTAMP: &str = "ifNull(toUnixTimestamp64Milli(_timestamp), toInt64(-1))";
 
 impl ClickHouseTarget {
     pub(super) fn lookup(&mut self, ranges: &Ranges) -> Result<HashSet<RecordId>> {

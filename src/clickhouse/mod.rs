@@ -5,7 +5,7 @@ pub(crate) mod column_type;
 pub(crate) mod encode;
 mod http;
 mod insert;
-mod lookup;
+pub(crate) mod lookup;
 mod probe;
 mod quorum;
 pub(crate) mod row_binary;

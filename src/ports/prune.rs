@@ -2,14 +2,14 @@
 
 use crate::error::Result;
 
-/// Whether a record of a row's key waits.
+/// Whether a record of a row's key may still come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waits {
     /// None does.
     No,
     /// One is not copied yet.
     InTopic,
-    /// One is a dead letter.
+    /// One is a pending dead letter, and newer than what the target shows.
     AsLetter,
 }
 
@@ -18,6 +18,8 @@ pub enum Waits {
 pub struct Shown {
     /// Whether it equals the row in every column that is sent. Of several versions with its timestamp, all have to.
     pub equals: bool,
+    /// Its record's timestamp, in milliseconds since 1970, and offset.
+    pub place: (i64, i64),
     /// How long before the row was read the version was, in milliseconds.
     pub for_ms: i64,
 }
@@ -39,8 +41,8 @@ pub trait OldRows {
     /// 69 if a foreign transaction keeps the end undecided; any Kafka or ClickHouse error.
     fn read_topic(&mut self) -> Result<()>;
 
-    /// What [`read_topic`](Self::read_topic) has found of a row's key.
-    fn waits(&self, row: &Self::Row) -> Waits;
+    /// What [`read_topic`](Self::read_topic) has found of a row's key, of which the target shows this.
+    fn waits(&self, row: &Self::Row, shown: Option<Shown>) -> Waits;
 
     /// What the target shows of each of some rows; `None` where it does not have the key.
     ///

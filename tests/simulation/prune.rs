@@ -1,6 +1,6 @@
 //! `pg2ch prune` between and beside runs: the rows that it finds old, what it asks, and what it deletes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use pg2ch::threads::watchdog::Watchdog;
 
 use crate::clickhouse::{ClickHouse, Stored};
 use crate::faults::Leg;
-use crate::kafka::PARTITIONS;
+use crate::kafka::{Kafka, PARTITIONS};
 use crate::life::{Life, Side, config, leg, run};
 use crate::postgres::{Content, Pruned};
 use crate::world::{Run, Shared, World, unavailable};
@@ -46,7 +46,8 @@ struct SimOldRows {
     /// Up to where the topic has been read; where nothing has, the group's place.
     next: Option<[i64; PARTITIONS as usize]>,
     in_topic: HashSet<i64>,
-    letters: HashSet<i64>,
+    /// The timestamp of each row's newest letter.
+    letters: HashMap<i64, i64>,
 }
 
 impl SimOldRows {
@@ -56,7 +57,7 @@ impl SimOldRows {
             let limit = if world.troubled { world.rng.i64(0..=births) } else { births };
             Ok((world.postgres.generation, limit))
         })?;
-        let (in_topic, letters) = (HashSet::new(), HashSet::new());
+        let (in_topic, letters) = (HashSet::new(), HashMap::new());
         Ok(Self { run: run.clone(), generation, limit, after: 0, next: None, in_topic, letters })
     }
 }
@@ -98,15 +99,15 @@ impl OldRows for SimOldRows {
                 let from = next.map_or(committed.map_or(0, |committed| committed.next), |next| next[at]);
                 in_topic.extend(kafka.rows_between(partition, from, end));
             }
-            let dead: HashSet<_> = kafka.dead.iter().collect();
-            letters.extend(kafka.history.iter().filter(|found| dead.contains(&found.id)).map(|found| found.data.row));
+            *letters = kafka.newest_letters();
             *next = ends.try_into().ok();
             Ok(())
         })
     }
 
-    fn waits(&self, row: &Old) -> Waits {
-        match (self.in_topic.contains(&row.id), self.letters.contains(&row.id)) {
+    fn waits(&self, row: &Old, shown: Option<Shown>) -> Waits {
+        let letter = self.letters.get(&row.id).copied();
+        match (self.in_topic.contains(&row.id), letter > shown.map(|shown| shown.place.0)) {
             (true, _) => Waits::InTopic,
             (false, true) => Waits::AsLetter,
             (false, false) => Waits::No,
@@ -118,7 +119,8 @@ impl OldRows for SimOldRows {
             let shown = |row: &Old| {
                 let newest = world.clickhouse.newest(row.id)?;
                 let equals = newest.content.json(row.id) == row.content.json(row.id);
-                Some(Shown { equals, for_ms: row.read_ms - newest.id.timestamp_ms })
+                let place = (newest.id.timestamp_ms, newest.id.offset);
+                Some(Shown { equals, place, for_ms: row.read_ms - place.0 })
             };
             Ok(rows.iter().map(shown).collect())
         })
@@ -152,6 +154,19 @@ impl OldRows for SimOldRows {
     }
 
     fn pass_over(&mut self, _: &[&Old]) {}
+}
+
+impl Kafka {
+    /// The timestamp of the newest letter of each row that has one.
+    fn newest_letters(&self) -> HashMap<i64, i64> {
+        let dead: HashSet<_> = self.dead.iter().collect();
+        let mut newest = HashMap::new();
+        for found in self.history.iter().filter(|found| dead.contains(&found.id)) {
+            let at = newest.entry(found.data.row).or_insert(found.id.timestamp_ms);
+            *at = found.id.timestamp_ms.max(*at);
+        }
+        newest
+    }
 }
 
 impl ClickHouse {
@@ -206,15 +221,13 @@ impl World {
             // Somebody has moved an offset, and no run has committed one since: the whole partition waits.
             return;
         }
-        let dead: HashSet<_> = self.kafka.dead.iter().collect();
-        let letters = self.kafka.history.iter().filter(|found| dead.contains(&found.id)).map(|found| found.data.row);
-        let letters: HashSet<i64> = letters.collect();
+        let letters = self.kafka.newest_letters();
         let is_left = |(id, row): &(&i64, &crate::postgres::Row)| {
             // One that PostgreSQL's clock had not reached yet, a few calls ago, is too new.
             let read_ms = self.postgres.clock - 20;
             let newest = self.clickhouse.newest(**id).filter(|newest| newest.id.timestamp_ms <= read_ms);
             let is_shown = newest.is_some_and(|newest| newest.content.json(**id) == row.content.json(**id));
-            row.flag && !letters.contains(id) && is_shown
+            row.flag && letters.get(id).copied() <= newest.map(|newest| newest.id.timestamp_ms) && is_shown
         };
         let left = self.postgres.tables.rows.iter().find(is_left).map(|(id, _)| *id);
         if let Some(id) = left {
@@ -303,12 +316,12 @@ impl OldRows for SentMeanwhile {
         Ok(())
     }
 
-    fn waits(&self, (): &()) -> Waits {
+    fn waits(&self, (): &(), _: Option<Shown>) -> Waits {
         if self.waits { Waits::InTopic } else { Waits::No }
     }
 
     fn shown(&mut self, _: &[()]) -> Result<Vec<Option<Shown>>> {
-        Ok(vec![Some(Shown { equals: true, for_ms: i64::MAX })])
+        Ok(vec![Some(Shown { equals: true, for_ms: i64::MAX, place: (0, 0) })])
     }
 
     fn record_limit(&mut self) -> Result<()> {

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use sha2::{Digest, Sha256};
 
 use super::alone::Alone;
+use super::older::{self, Older};
 use super::report::{State, TableLetters};
 use crate::clickhouse::ClickHouseTarget;
 use crate::crash;
@@ -82,17 +83,22 @@ impl<'a> Replay<'a> {
     /// Replays stretch by stretch. Letters that still do not fit are shown, with today's reason.
     pub fn run(mut self, report: &mut TableLetters) -> Result<()> {
         let mut budget = Budget::new(&self.leg.limits, self.leg.started, self.leg.shutdown);
-        let mut stopped = false;
+        let (mut stopped, mut older) = (false, Older::new(self.leg, &self.description)?);
         while !stopped && let Some(chunk) = self.letters.next_chunk()? {
             let mut held = self.target.held_of(&chunk.iter().map(Letter::id).collect::<Vec<_>>())?;
-            let mut chosen: Vec<&Letter> = Vec::new();
             // A record may have several letters, of earlier versions.
             let mut seen = HashSet::new();
-            for letter in &chunk {
+            let is_open = |letter: &&Letter| {
                 let id = letter.id();
-                if held.contains(&id) || self.letters.fate(letter) != Fate::Refused || !seen.insert(id) {
-                    continue;
-                }
+                !held.contains(&id) && self.letters.fate(letter) == Fate::Refused && seen.insert(id)
+            };
+            let open: Vec<&Letter> = chunk.iter().filter(is_open).collect();
+            let older = match &mut older {
+                Some(rows) => rows.of(&open)?,
+                None => HashSet::new(),
+            };
+            let mut chosen: Vec<&Letter> = Vec::new();
+            for letter in open.into_iter().filter(|letter| !older.contains(&letter.id())) {
                 if budget.allows(1) == 0 {
                     stopped = true;
                     break;
@@ -100,7 +106,8 @@ impl<'a> Replay<'a> {
                 budget.spend(1);
                 chosen.push(letter);
             }
-            let outcomes = self.bring(&chosen, chunk[0].at)?;
+            let mut outcomes = self.bring(&chosen, chunk[0].at)?;
+            outcomes.extend(older.into_iter().map(|id| (id, Err(older::REASON.to_owned()))));
             let brought = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(id, _)| *id);
             held.extend(brought);
             report.inserted += outcomes.values().filter(|outcome| outcome.is_ok()).count() as u64;

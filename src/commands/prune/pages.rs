@@ -43,7 +43,7 @@ pub fn prune_pages(
         let mut provable = Vec::new();
         for (row, shown) in page.iter().zip(shown) {
             report.rows += 1;
-            match in_the_way(rows.waits(row), shown, options.held_for, &mut report.kept) {
+            match in_the_way(rows.waits(row, shown), shown, options.held_for, &mut report.kept) {
                 Some(count) => *count += 1,
                 None => provable.push(row),
             }
@@ -72,7 +72,7 @@ fn planted(waits: Waits, shown: Option<Shown>) -> (Waits, Option<Shown>) {
         return if mutant::is("prune: what waits is not looked for") { (Waits::No, shown) } else { (waits, shown) };
     }
     if mutant::is("prune: a committed offset is enough") {
-        return (Waits::No, Some(Shown { equals: true, for_ms: i64::MAX }));
+        return (Waits::No, Some(Shown { equals: true, for_ms: i64::MAX, place: (0, 0) }));
     }
     if mutant::is("prune: a key in the target is enough") {
         return (waits, shown.map(|shown| Shown { equals: true, ..shown }));

@@ -14,7 +14,7 @@ use crate::numbers::{counted, grouped};
 pub struct Kept {
     /// A record of the key is not copied yet.
     pub in_topic: u64,
-    /// A record of the key is a dead letter.
+    /// A pending dead letter of the key is newer than the target's version.
     pub dead_letters: u64,
     /// The target does not have the key.
     pub absent: u64,
@@ -82,7 +82,7 @@ impl Outcome for TableReport {
         for (count, what) in [
             (self.changed, "locked or changed by an application meanwhile"),
             (in_topic, "kept: a record of the row is not copied yet"),
-            (dead_letters, "kept: a record of the row is a dead letter"),
+            (dead_letters, "kept: a pending dead letter of the row is newer than the target's version"),
             (absent, "kept: the target does not have the row"),
             (different, "kept: the newest version in the target differs"),
             (too_new, "kept: sent less than --held-for ago"),

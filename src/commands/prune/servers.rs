@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::clickhouse::ClickHouseTarget;
+use crate::commands::verify::between::Between;
 use crate::commands::verify::contents::Contents;
 use crate::commands::verify::key::KeyText;
 use crate::commands::verify::source::{SourceRow, row_of, row_sql};
@@ -78,14 +79,14 @@ impl OldRows for Servers<'_> {
         self.waiting.refresh()
     }
 
-    fn waits(&self, row: &Row) -> Waits {
-        let key = row.compared.key.record_key.as_str();
-        if self.waiting.is_in_topic(key) {
-            Waits::InTopic
-        } else if self.waiting.is_dead_letter(key) || self.waiting.is_dropped(key) {
-            Waits::AsLetter
-        } else {
-            Waits::No
+    fn waits(&self, row: &Row, shown: Option<Shown>) -> Waits {
+        let SourceRow { key, json } = &row.compared;
+        if self.waiting.is_in_topic(&key.record_key) {
+            return Waits::InTopic;
+        }
+        match self.waiting.between(&key.record_key, json, shown.map(|shown| shown.place)) {
+            Between::Refused | Between::Stale => Waits::AsLetter,
+            Between::InTopic | Between::Dropped | Between::Nothing => Waits::No,
         }
     }
 
@@ -93,8 +94,8 @@ impl OldRows for Servers<'_> {
         let found = self.target.newest_versions(&self.contents, rows.iter().map(|row| &row.compared.key))?;
         let shown = |row: &Row| {
             let newest = found.get(&row.compared.key.number)?;
-            let for_ms = row.old.read_ms.saturating_sub(newest.timestamp_ms);
-            Some(Shown { equals: self.equals(&row.compared, newest), for_ms })
+            let for_ms = row.old.read_ms.saturating_sub(newest.place.0);
+            Some(Shown { equals: self.equals(&row.compared, newest), place: newest.place, for_ms })
         };
         Ok(rows.iter().map(shown).collect())
     }

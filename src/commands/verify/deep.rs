@@ -9,7 +9,9 @@ use std::collections::{HashMap, HashSet};
 use serde_json::value::RawValue;
 
 use super::Verification;
+use super::between::Between;
 use super::contents::Contents;
+use super::letters::judged;
 use super::report::Different;
 use super::shown::Shown;
 use super::source::{Printed, SourceRow};
@@ -71,8 +73,11 @@ impl Verification<'_> {
         let keys: Vec<&str> = suspects.iter().map(|row| row.key.record_key.as_str()).collect();
         let before = self.source.flagged_rows(fields, &keys)?;
         self.waiting.refresh()?;
+        // Before the contents: a version that arrives in between is then no reason to report what it has replaced.
+        let held = self.target.newest_places(before.iter().map(|row| &row.key))?;
         let found = self.target.contents(contents, before.iter().map(|row| &row.key))?;
         let (sources, targets) = self.printed(shown, &before.iter().collect::<Vec<_>>())?;
+        let between = judged(&mut self.source, &self.waiting, before.iter().map(|row| &row.key), &held)?;
         let after = self.source.flagged_rows(fields, &keys)?;
         let after: HashMap<&str, &str> =
             after.iter().map(|row| (row.key.record_key.as_str(), row.json.as_str())).collect();
@@ -83,15 +88,22 @@ impl Verification<'_> {
             if !is_other && looks_other.is_none() {
                 continue;
             }
-            let record_key = row.key.record_key.as_str();
-            if self.waiting.is_in_topic(record_key) {
-                self.report.in_topic += 1;
-            } else if self.waiting.is_dead_letter(record_key) {
+            match between.get(&row.key.number) {
+                Some(Between::InTopic) => {
+                    self.report.in_topic += 1;
+                    continue;
+                }
+                Some(Between::Dropped) => {
+                    self.report.dropped += 1;
+                    continue;
+                }
                 // Counted by itself, also where the contents are equal or cannot be compared.
-            } else if self.waiting.is_dropped(record_key) {
-                self.report.dropped += 1;
-            } else if is_other {
-                guilty.push(record_key);
+                None | Some(Between::Refused) => continue,
+                Some(Between::Stale) => drop(self.counted.insert(row.key.number)),
+                Some(Between::Nothing) => {}
+            }
+            if is_other {
+                guilty.push(row.key.record_key.as_str());
                 let different = self.describe(contents, row, &found)?;
                 self.report.add_different(different);
             } else if let Some((column, source, target)) = looks_other {

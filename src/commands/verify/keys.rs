@@ -3,10 +3,12 @@
 //! Rows may be in motion. A flagged row's record was committed before the row was read; so the topic is read to its end
 //! after that, and the target is asked once more after the topic: a row that is in neither is missing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::Verification;
+use super::between::Between;
 use super::buckets::{Bucketing, SourceSum, TargetSum, slices};
+use super::letters::judged;
 use super::report::MOST_SHOWN;
 use super::source::SourceKey;
 use super::ttl::Ttl;
@@ -64,9 +66,9 @@ impl Verification<'_> {
             while let Some(keys) = self.source.next_keys()? {
                 let is_rest = |key: &SourceKey| rest(&buckets.bucket_of(key.number));
                 let keys: Vec<SourceKey> = keys.into_iter().filter(is_rest).collect();
-                let there = self.target.numbers_of(&keys)?;
+                let there = self.target.newest_places(keys.iter())?;
                 found += there.len() as u64;
-                let absent = keys.into_iter().filter(|key| key.flagged && !there.contains(&key.number));
+                let absent = keys.into_iter().filter(|key| key.flagged && !there.contains_key(&key.number));
                 self.confirm_absent(&absent.collect::<Vec<_>>())?;
                 if self.is_to_end() {
                     return self.source.stop();
@@ -116,8 +118,8 @@ impl Verification<'_> {
             return Ok(());
         }
         self.waiting.refresh()?;
-        let there = self.target.numbers_of(absent)?;
-        self.sort_absent(absent.iter().filter(|key| !there.contains(&key.number)))
+        let there = self.target.newest_places(absent.iter())?;
+        self.sort_absent(absent.iter().filter(|key| !there.contains_key(&key.number)))
     }
 
     /// Keys that are in the target only: deletes are not propagated.
@@ -128,10 +130,11 @@ impl Verification<'_> {
         Ok(())
     }
 
-    fn sort_absent<'k>(&mut self, absent: impl Iterator<Item = &'k SourceKey>) -> Result<()> {
-        let waiting = &self.waiting;
+    fn sort_absent<'k>(&mut self, absent: impl Iterator<Item = &'k SourceKey> + Clone) -> Result<()> {
+        let between = judged(&mut self.source, &self.waiting, absent.clone(), &HashMap::new())?;
+        let of = |key: &SourceKey| between.get(&key.number).copied();
         let (in_topic, rest): (Vec<&SourceKey>, Vec<&SourceKey>) =
-            absent.partition(|key| waiting.is_in_topic(&key.record_key));
+            absent.filter(|key| of(key).is_some()).partition(|key| of(key) == Some(Between::InTopic));
         self.report.in_topic += in_topic.len() as u64;
         // A row that was deleted or changed meanwhile is not missing.
         let still = self.source.flagged_where("TRUE", &record_keys_of(&rest))?;
@@ -150,17 +153,18 @@ impl Verification<'_> {
         };
         let mut missing = Vec::new();
         for key in rest {
-            let shown = || self.key.shown(&key.text);
+            let between = of(key);
             if expired.contains(&key.number) {
                 self.report.expired += 1;
-            } else if self.waiting.is_dead_letter(&key.record_key) {
+            } else if between == Some(Between::Refused) {
                 // Counted by itself, among those of which the target has an older version.
-            } else if self.waiting.is_dropped(&key.record_key) {
+            } else if between == Some(Between::Dropped) {
                 self.report.dropped += 1;
             } else if deleted.contains(&key.record_key) {
                 self.report.deleted += 1;
             } else {
-                self.report.missing.count(shown);
+                self.report.missing.count(|| self.key.shown(&key.text));
+                self.counted.extend((between == Some(Between::Stale)).then_some(key.number));
                 missing.push(key.record_key.as_str());
             }
         }

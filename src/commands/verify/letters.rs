@@ -1,52 +1,55 @@
-//! Rows whose newest version the target has refused, whether it holds an older one or not.
+//! What there is between rows and the target, and the rows whose newest version the target has refused.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::Verification;
-use super::source::SourceRow;
-use crate::commands::dead_letters::look::Looker;
-use crate::commands::dead_letters::report::State;
+use super::between::{Between, Place};
+use super::source::{Source, SourceKey};
+use super::waiting::{Waiting, letter_key};
+use crate::data::Fate;
 use crate::error::Result;
 
+/// What there is between the rows of some keys and the target's versions, at these places, by the keys' numbers. The topic was read
+/// before the target. A row with letters that is no longer flagged is left out.
+pub(super) fn judged<'k>(
+    source: &mut Source,
+    waiting: &Waiting<'_>,
+    keys: impl Iterator<Item = &'k SourceKey> + Clone,
+    held: &HashMap<u64, Place>,
+) -> Result<HashMap<u64, Between>> {
+    let (lettered, plain): (Vec<&SourceKey>, Vec<&SourceKey>) =
+        keys.partition(|key| waiting.has_letter(&key.record_key));
+    let record_keys: Vec<&str> = lettered.iter().map(|key| key.record_key.as_str()).collect();
+    let rows = source.sent_rows(&record_keys)?;
+    let judge = |key: &SourceKey, json: &str| {
+        (key.number, waiting.between(&key.record_key, json, held.get(&key.number).copied()))
+    };
+    let lettered = rows.iter().map(|row| judge(&row.key, &row.json));
+    Ok(plain.into_iter().map(|key| judge(key, "")).chain(lettered).collect())
+}
+
 impl Verification<'_> {
-    /// Counts the flagged rows that have a pending dead letter, and nothing newer in the topic.
+    /// Counts the flagged rows whose key has a pending letter, newer than what the target and the topic have. Those that were
+    /// reported in spite of it are not counted twice.
     pub(super) fn count_letters(&mut self) -> Result<()> {
         let Some(mut letters) = self.waiting.letters()? else { return Ok(()) };
-        let (mut looker, mut counted) = (Looker::new(self.leg)?, HashSet::new());
         while let Some(chunk) = letters.next_chunk()? {
-            let states = looker.states(&letters, &chunk)?;
-            let pending = chunk.iter().zip(states).filter(|(_, state)| *state == State::Pending);
-            let keys = pending.map(|(letter, _)| {
-                let record = &letter.record;
-                String::from_utf8_lossy(&self.leg.table.row_key(record.key.as_deref(), record.value.as_deref()))
-                    .into_owned()
-            });
-            let keys: HashSet<String> = keys.collect();
-            if keys.is_empty() {
+            let pending = chunk.iter().filter(|letter| letters.fate(letter) == Fate::Refused);
+            let keys: HashSet<String> = pending.map(|letter| letter_key(self.leg.table, letter)).collect();
+            let rows = self.source.sent_rows(&keys.iter().map(String::as_str).collect::<Vec<_>>())?;
+            if rows.is_empty() {
                 continue;
             }
-            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            let rows = self.flagged_of(&keys)?;
             // A row is flagged after its record was committed.
             self.waiting.refresh()?;
-            for row in rows.iter().filter(|row| !self.waiting.is_in_topic(&row.key.record_key)) {
-                if counted.insert(row.key.number) {
+            let held = self.target.newest_places(rows.iter().map(|row| &row.key))?;
+            for row in &rows {
+                let between = self.waiting.between(&row.key.record_key, &row.json, held.get(&row.key.number).copied());
+                if matches!(between, Between::Refused | Between::Stale) && self.counted.insert(row.key.number) {
                     self.report.dead_letters.count(|| self.key.shown(&row.key.text));
                 }
             }
         }
         Ok(())
-    }
-
-    /// The flagged rows of these keys. That of another producer's record may be no value of the key's type: then no row has it.
-    fn flagged_of(&mut self, keys: &[&str]) -> Result<Vec<SourceRow>> {
-        match self.source.flagged_rows(&[], keys) {
-            Err(error) if error.is_transient() => Err(error),
-            Err(_) if keys.len() > 1 => {
-                let (one, other) = keys.split_at(keys.len() / 2);
-                Ok([self.flagged_of(one)?, self.flagged_of(other)?].concat())
-            }
-            found => Ok(found.unwrap_or_default()),
-        }
     }
 }

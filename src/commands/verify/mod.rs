@@ -5,6 +5,7 @@
 //! asked for again before it is reported. `--repair --confirm` takes the lock, fences dead runs and recovers what they had
 //! delivered, and then takes the flag back from what is missing, so that the next run sends it.
 
+pub(super) mod between;
 mod buckets;
 pub(super) mod contents;
 mod deep;
@@ -19,6 +20,7 @@ pub(super) mod target;
 mod ttl;
 pub(super) mod waiting;
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use self::contents::Contents;
@@ -64,6 +66,8 @@ struct Verification<'a> {
     key: KeyText,
     ttl: Ttl,
     waiting: Waiting<'a>,
+    /// The numbers of keys with a pending letter whose rows are reported.
+    counted: HashSet<u64>,
     /// What `pg2ch prune` has deleted.
     pruned: Option<Pruned>,
     /// The lock, where the source may be changed.
@@ -111,7 +115,8 @@ pub fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     let source = Source::new(session, asker, table, key.clone())?;
     let target = TargetKeys::new(target, key.clone());
     let waiting = Waiting::new(leg)?;
-    let mut verification = Verification { leg, source, target, key, ttl, waiting, pruned, held, report };
+    let counted = HashSet::new();
+    let mut verification = Verification { leg, source, target, key, ttl, waiting, counted, pruned, held, report };
     verification.compare_keys()?;
     if let Some((mut contents, left_out)) = contents {
         verification.report.deep = true;

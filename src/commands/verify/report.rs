@@ -147,7 +147,7 @@ impl TableReport {
         let unnamed: &[String] = &[];
         let Self { only_in_target, dead_letters, missing, doubled, .. } = self;
         let in_target = "not in PostgreSQL (any more), or outside `where`: deletes are not propagated";
-        let lacking = "flagged, but not in the topic, the target or the dead letters";
+        let lacking = "flagged, but not in the target, and not as it is in the topic or the dead letters";
         [
             (self.unsent, "unsent", "the next run sends them", unnamed),
             (self.never_sent, "never sent", "the flag is NULL: set it to FALSE, and the column NOT NULL", unnamed),

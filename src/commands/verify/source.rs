@@ -145,6 +145,23 @@ impl Source {
         self.ask(&format!("{}, {}", self.rows_sql(columns), self.named_sql()), record_keys, row_of)
     }
 
+    /// The same with all of their columns. A key may be that of another producer's record, and no value of the key's type: then no row
+    /// has it.
+    pub fn sent_rows(&mut self, record_keys: &[&str]) -> Result<Vec<SourceRow>> {
+        if record_keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns: Vec<String> = self.table.columns.iter().map(|column| column.name.clone()).collect();
+        match self.flagged_rows(&columns, record_keys) {
+            Err(error) if error.is_transient() => Err(error),
+            Err(_) if record_keys.len() > 1 => {
+                let (one, other) = record_keys.split_at(record_keys.len() / 2);
+                Ok([self.sent_rows(one)?, self.sent_rows(other)?].concat())
+            }
+            found => Ok(found.unwrap_or_default()),
+        }
+    }
+
     /// What PostgreSQL prints of the rows of these record keys, as far as they are flagged: a text for each of the expressions.
     pub fn shown(&mut self, expressions: &str, record_keys: &[&str]) -> Result<Printed> {
         let sql = format!(

@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::between::Place;
 use super::buckets::{Bucketing, SUMMED, Sum, TargetSum};
 use super::contents::Contents;
 use super::key::KeyText;
 use super::report::MOST_SHOWN;
 use super::source::{Printed, PrintedRow, SourceKey};
+use crate::clickhouse::lookup::{OFFSET, TIMESTAMP};
 use crate::clickhouse::{ClickHouseTarget, quote, row_binary};
 use crate::error::{Error, Result};
 
@@ -25,8 +27,8 @@ const BY_PLACE: &str = "_timestamp DESC, _offset DESC";
 /// What may be the newest version of a key: several rows, where they have one timestamp.
 #[derive(Debug)]
 pub struct Newest {
-    /// Their timestamp, in milliseconds.
-    pub timestamp_ms: i64,
+    /// Where the newest of them lies.
+    pub place: Place,
     /// What is compared of them.
     pub contents: Vec<Vec<u8>>,
 }
@@ -158,15 +160,16 @@ impl TargetKeys {
         contents: &Contents,
         keys: impl Iterator<Item = &'k SourceKey>,
     ) -> Result<HashMap<u64, Newest>> {
-        let columns = format!("toInt64(toUnixTimestamp64Milli(_timestamp)) AS pg2ch_at, {}", listed_columns(contents));
-        let ask = |target: &mut Self, condition: &str| target.newest(&columns, "_timestamp DESC", VERSIONS, condition);
+        let columns = format!("{TIMESTAMP} AS pg2ch_at, {OFFSET} AS pg2ch_place, {}", listed_columns(contents));
+        let ask = |target: &mut Self, condition: &str| target.newest(&columns, BY_PLACE, VERSIONS, condition);
         let answers = self.query_by_key(keys, ask)?;
         let mut found: HashMap<u64, Newest> = HashMap::new();
         for answer in answers {
-            for ([number, timestamp], row) in contents.split(&answer).ok_or_else(|| self.unreadable(answer.len()))? {
-                let timestamp_ms = timestamp.cast_signed();
-                let newest = found.entry(number).or_insert_with(|| Newest { timestamp_ms, contents: Vec::new() });
-                if newest.timestamp_ms == timestamp_ms {
+            let rows = contents.split(&answer).ok_or_else(|| self.unreadable(answer.len()))?;
+            for ([number, timestamp, offset], row) in rows {
+                let place = (timestamp.cast_signed(), offset.cast_signed());
+                let newest = found.entry(number).or_insert_with(|| Newest { place, contents: Vec::new() });
+                if newest.place.0 == place.0 {
                     newest.contents.push(row);
                 }
             }
@@ -193,14 +196,19 @@ impl TargetKeys {
         Ok(found)
     }
 
-    /// The numbers of those of some keys that the target has.
-    pub fn numbers_of(&mut self, keys: &[SourceKey]) -> Result<HashSet<u64>> {
-        let answers = self.query_by_key(keys.iter(), |target, condition| {
+    /// When the newest version of each of some keys was sent, by the key's number: of those that the target has.
+    pub fn newest_places<'k>(&mut self, keys: impl Iterator<Item = &'k SourceKey>) -> Result<HashMap<u64, Place>> {
+        let answers = self.query_by_key(keys, |target, condition| {
             let Self { name, number, .. } = &*target;
-            let sql = format!("SELECT {number} AS n FROM {name} WHERE {condition} GROUP BY n FORMAT RowBinary");
-            target.numbers(&sql, 1)
+            let sql = format!(
+                "SELECT n, toUInt64(newest.1), toUInt64(newest.2) FROM (SELECT {number} AS n, \
+                 max(({TIMESTAMP}, {OFFSET})) AS newest \
+                 FROM {name} WHERE {condition} GROUP BY n) FORMAT RowBinary"
+            );
+            target.numbers(&sql, 3)
         })?;
-        Ok(answers.into_iter().flatten().collect())
+        let place = |found: &[u64]| (found[0], (found[1].cast_signed(), found[2].cast_signed()));
+        Ok(answers.iter().flat_map(|answer| answer.chunks_exact(3).map(place)).collect())
     }
 
     /// Queries with a condition that names this many keys at a time; one that uses the primary index, where there is one.

@@ -1,9 +1,9 @@
-//! The keys of records that are not in the target for a known reason: still in the topic, or a dead letter.
+//! The records that are not in the target for a known reason: still in the topic, or a dead letter.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
+use super::between::{Between, NewestLetters, Place, hash};
 use crate::clickhouse::ClickHouseTarget;
-use crate::data::{Fate, Offsets};
+use crate::config::TableConfig;
+use crate::data::Offsets;
 use crate::error::{Error, Result};
 use crate::kafka::explain::is_unknown_topic;
 use crate::kafka::{KafkaLog, Letter, Letters};
@@ -13,41 +13,42 @@ use crate::ports::LegContext;
 use crate::ports::target::Target;
 use crate::ports::topic::{End, TopicLog, read_between, wait_until_stable};
 
-/// The most keys that are held: 48 MB of them.
+/// The most keys that are held: 96 MB of them.
 const MOST_KEYS: usize = 6_000_000;
 
 /// For how many keys room is made at a time: doubling it would take more than there is to hold.
 const ROOM: usize = 500_000;
 
-/// A set of keys, by 64 bits of each.
+/// Keys, by 64 bits of each, with the timestamp of the newest record.
 #[derive(Debug, Default)]
-struct KeySet {
+struct Uncopied {
     /// Sorted, but for what came since `settle`.
-    hashes: Vec<u64>,
+    newest: Vec<(u64, i64)>,
 }
 
-impl KeySet {
-    fn add(&mut self, key: &[u8]) {
-        if self.hashes.len() == self.hashes.capacity() {
-            self.hashes.reserve_exact(ROOM);
+impl Uncopied {
+    fn add(&mut self, key: &[u8], timestamp_ms: i64) {
+        if self.newest.len() == self.newest.capacity() {
+            self.newest.reserve_exact(ROOM);
         }
-        self.hashes.push(hash(key));
+        self.newest.push((hash(key), timestamp_ms));
     }
 
     fn settle(&mut self) {
-        self.hashes.sort_unstable();
-        self.hashes.dedup();
+        self.newest.sort_unstable();
+        self.newest.dedup_by(|later, kept| {
+            let is_same = later.0 == kept.0;
+            if is_same {
+                kept.1 = later.1;
+            }
+            is_same
+        });
     }
 
-    fn contains(&self, key: &str) -> bool {
-        self.hashes.binary_search(&hash(key.as_bytes())).is_ok()
+    fn newest(&self, key: &str) -> Option<i64> {
+        let found = self.newest.binary_search_by_key(&hash(key.as_bytes()), |(key, _)| *key);
+        found.ok().map(|place| self.newest[place].1)
     }
-}
-
-fn hash(key: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// What waits between the two tables.
@@ -56,17 +57,15 @@ pub struct Waiting<'a> {
     log: KafkaLog,
     /// Up to where the topic has been read; where nothing has, the place of the group.
     next: Option<Offsets>,
-    in_topic: KeySet,
-    dead: Option<KeySet>,
-    /// Those of them that were dismissed.
-    dropped: KeySet,
+    uncopied: Uncopied,
+    newest_letters: Option<NewestLetters>,
 }
 
 impl<'a> Waiting<'a> {
     pub fn new(leg: &'a LegContext<'a>) -> Result<Self> {
         let table = leg.table;
         let log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;
-        Ok(Self { leg, log, next: None, in_topic: KeySet::default(), dead: None, dropped: KeySet::default() })
+        Ok(Self { leg, log, next: None, uncopied: Uncopied::default(), newest_letters: None })
     }
 
     /// Reads on to the present end of the topic, and the dead letters if they are not known yet.
@@ -99,25 +98,28 @@ impl<'a> Waiting<'a> {
         }
         self.read(&from, &ends)?;
         self.next = Some(ends);
-        if self.dead.is_none() {
-            self.dead = Some(self.read_dead_letters()?);
+        if self.newest_letters.is_none() {
+            self.newest_letters = Some(self.read_letters()?);
         }
         Ok(())
     }
 
     /// Whether a record of this key lies beyond the group's offset.
     pub fn is_in_topic(&self, record_key: &str) -> bool {
-        self.in_topic.contains(record_key)
+        self.uncopied.newest(record_key).is_some()
     }
 
-    /// Whether a record of this key is a dead letter that the target does not hold.
-    pub fn is_dead_letter(&self, record_key: &str) -> bool {
-        self.dead.as_ref().is_some_and(|dead| dead.contains(record_key))
+    /// Whether a record of this key is a dead letter.
+    pub fn has_letter(&self, record_key: &str) -> bool {
+        self.newest_letters.as_ref().is_some_and(|letters| letters.has(record_key))
     }
 
-    /// Whether a record of this key is a dead letter that was dismissed.
-    pub fn is_dropped(&self, record_key: &str) -> bool {
-        self.dropped.contains(record_key)
+    /// What there is between a flagged row, all of its columns as JSON if it [has a letter](Self::has_letter), and the target's newest
+    /// version of its key, `held`.
+    pub fn between(&self, record_key: &str, json: &str, held: Option<Place>) -> Between {
+        let (key, uncopied) = (&self.leg.table.key, self.uncopied.newest(record_key));
+        let letters = self.newest_letters.as_ref();
+        letters.map_or(Between::Nothing, |letters| letters.between(record_key, key, json, uncopied, held))
     }
 
     /// Where the second leg would go on.
@@ -138,11 +140,11 @@ impl<'a> Waiting<'a> {
                 (next < *end).then_some((*partition, next))
             })
             .collect();
-        let (in_topic, table, limit) = (&mut self.in_topic, self.leg.table, self.leg.config.timeouts.kafka);
+        let (uncopied, table, limit) = (&mut self.uncopied, self.leg.table, self.leg.config.timeouts.kafka);
         let what = format!("the uncopied records of topic {}", table.topic);
         read_between(&mut self.log, &ranges, ends, limit, &what, |record| {
-            in_topic.add(&table.row_key(record.key, record.value));
-            if in_topic.hashes.len() <= MOST_KEYS {
+            uncopied.add(&table.row_key(record.key, record.value), record.timestamp_ms);
+            if uncopied.newest.len() <= MOST_KEYS {
                 return Ok(());
             }
             Err(Error::unavailable(
@@ -151,7 +153,7 @@ impl<'a> Waiting<'a> {
                 "run `pg2ch consume` first",
             ))
         })?;
-        self.in_topic.settle();
+        self.uncopied.settle();
         Ok(())
     }
 
@@ -166,25 +168,20 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    fn read_dead_letters(&mut self) -> Result<KeySet> {
-        let (config, table) = (self.leg.config, self.leg.table);
-        let mut dead = KeySet::default();
-        let Some(mut letters) = self.letters()? else { return Ok(dead) };
-        let mut target = ClickHouseTarget::new(config, table)?;
+    fn read_letters(&self) -> Result<NewestLetters> {
+        let mut newest = NewestLetters::default();
+        let Some(mut letters) = self.letters()? else { return Ok(newest) };
         while let Some(chunk) = letters.next_chunk()? {
-            let held = target.held_of(&chunk.iter().map(Letter::id).collect::<Vec<_>>())?;
-            for letter in chunk.iter().filter(|letter| !held.contains(&letter.id())) {
-                let record = &letter.record;
-                let key = table.row_key(record.key.as_deref(), record.value.as_deref());
-                match letters.fate(letter) {
-                    Fate::Refused => dead.add(&key),
-                    Fate::Dropped => self.dropped.add(&key),
-                    Fate::Replayed => {}
-                }
+            for letter in &chunk {
+                newest.add(hash(letter_key(self.leg.table, letter).as_bytes()), letter, letters.fate(letter));
             }
         }
-        dead.settle();
-        self.dropped.settle();
-        Ok(dead)
+        Ok(newest)
     }
+}
+
+/// The key of a letter's row, as PostgreSQL prints it.
+pub fn letter_key(table: &TableConfig, letter: &Letter) -> String {
+    let record = &letter.record;
+    String::from_utf8_lossy(&table.row_key(record.key.as_deref(), record.value.as_deref())).into_owned()
 }

@@ -3,6 +3,7 @@
 mod cli;
 mod dead_letters;
 mod init;
+mod letters_of_versions;
 mod prune;
 mod prune_busy;
 mod prune_faults;
