@@ -75,6 +75,8 @@ impl<'a> RealServers<'a> {
                 ClickHouseTarget::described(http, &table)
             });
         }
+        // A second leg alone asks for the source's types through it, or only leaves its history.
+        let columns = if legs == Legs::Consume && session.is_none() { begin_columns(leg) } else { None };
         let mut row_clients = row_clients.watched_by(leg.watchdog);
         let renewed = row_clients.reader.take().and_then(|reader| {
             let (config, watchdog) = (leg.config.clone(), leg.watchdog.clone());
@@ -96,7 +98,7 @@ impl<'a> RealServers<'a> {
             writer: RefCell::default(),
             limit: RefCell::default(),
             fence: RefCell::default(),
-            columns: RefCell::default(),
+            columns: RefCell::new(columns),
             types: RefCell::default(),
         }
     }
@@ -107,9 +109,10 @@ impl<'a> RealServers<'a> {
         if let Some(reader) = self.renewed() {
             self.row_clients.borrow_mut().reader = Some(reader);
         }
+        let session = self.session.into_inner().or_else(|| Ahead::take(&self.columns)?.ok());
         let log = self.read_log.into_inner().and_then(Result::ok).or(self.kept_log.into_inner());
         Warm {
-            session: self.session.into_inner(),
+            session,
             log: log.and_then(|log| log.rested().ok()),
             http: self.http.into_inner(),
             row_clients: self.row_clients.into_inner(),
@@ -243,9 +246,8 @@ impl Servers for RealServers<'_> {
     }
 
     fn expect_records(&self, log: &KafkaLog) {
-        if self.legs == Legs::Consume {
-            let (of, watch) = (self.leg.config.clone(), self.leg.watchdog.clone());
-            self.columns.replace(Ahead::begin("columns", move || connect(&of, "columns", &watch)));
+        if self.legs == Legs::Consume && self.columns.borrow().is_none() {
+            self.columns.replace(begin_columns(self.leg));
         }
         if self.fence.borrow().is_none() && self.row_clients.borrow().fence.is_none() {
             self.begin_fence(log);
@@ -336,6 +338,12 @@ fn begin_log(leg: &LegContext<'_>, surveys: bool, kept: Option<KafkaLog>) -> Opt
             _ => survey(KafkaLog::connected(&config, &table.topic, &table.group, &watchdog)?),
         }
     })
+}
+
+/// Opens the session of a second leg that runs alone.
+fn begin_columns(leg: &LegContext<'_>) -> Option<Ahead<Session>> {
+    let (config, watchdog) = (leg.config.clone(), leg.watchdog.clone());
+    Ahead::begin("columns", move || connect(&config, "columns", &watchdog))
 }
 
 /// The types of the source's columns in records, asked for through a session that may be open already, and that session.

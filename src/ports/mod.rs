@@ -94,7 +94,7 @@ pub trait Servers {
     /// through the [kept writer](Self::kept_writer), or another one.
     fn expect_rows(&self, _ledger: &Self::Ledger, _through_kept: bool) {}
 
-    /// Rows were sent, for the leg that follows: nobody but this run is to move the group's offsets.
+    /// Rows were sent for the leg that follows, or soon are: nobody but this run is to move the group's offsets. Called once.
     fn expect_copy(&self) {}
 
     /// There are records to copy: what that takes may be opened beside the steps that come before.

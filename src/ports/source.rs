@@ -55,7 +55,7 @@ pub trait UnsentRows {
         Ok(None)
     }
 
-    /// Whether the pass is known to have no more rows, although no batch was empty yet.
+    /// Whether it, or the pass, is known to have no more rows, although no batch was empty yet.
     fn is_at_end(&self) -> bool {
         false
     }

@@ -37,6 +37,8 @@ pub struct PgUnsentRows {
     unreadable: Vec<UnreadableRow>,
     last: Option<Vec<String>>,
     highest: Vec<String>,
+    /// A statement has brought fewer rows than it asked for.
+    is_read: bool,
     max_bytes: usize,
     /// The size of a typical row, so that a statement asks for hardly more than fits into a batch.
     typical_row: usize,
@@ -124,6 +126,7 @@ impl PgUnsentRows {
             unreadable: Vec::new(),
             last: None,
             highest,
+            is_read: false,
             max_bytes,
             typical_row: (max_bytes.min(FIRST_BYTES) / FIRST_ROWS).max(1),
             clock_floor,
@@ -132,7 +135,7 @@ impl PgUnsentRows {
 
     /// Reads `rows` into a batch until it is full; what the server has sent beyond is left to the next statement.
     fn fill(&mut self, limit: i64) -> Result<RowBatch> {
-        let Self { session, what, table, first, rest, without, last, highest, max_bytes, .. } = self;
+        let Self { session, what, table, first, rest, without, last, highest, is_read, max_bytes, .. } = self;
         let key_parts = table.key.len();
         let mut params: Vec<&dyn Param> = vec![&limit];
         params.extend(highest.iter().chain(last.iter().flatten()).map(|part| part as &dyn Param));
@@ -144,17 +147,19 @@ impl PgUnsentRows {
         let (key_at, headers_at) = if key_parts == 1 { (4, 6) } else { (6, 6 + key_parts) };
         let mut filled = Vec::new();
         let is_retyped = session.call(what, |client| {
-            let mut rows = client.query_typed_raw(sql, typed(&params))?;
+            let (mut rows, mut is_cut) = (client.query_typed_raw(sql, typed(&params))?, false);
             while let Some(row) = rows.next()? {
                 let Some(clock) = row.get(3) else { return Ok(true) };
                 let found = row_of(&row, table, headers_at, &mut filled);
                 if !batch.is_empty() && batch.bytes() + found.size() > *max_bytes {
+                    is_cut = true;
                     break;
                 }
                 batch.timestamp_ms = clock;
                 batch.push(&found);
                 parts = Some(row);
             }
+            *is_read = !is_cut && i64::try_from(batch.len()).is_ok_and(|rows| rows < limit);
             Ok(false)
         })?;
         if is_retyped {
@@ -196,6 +201,9 @@ impl PgRows for PgUnsentRows {
 
 impl UnsentRows for PgUnsentRows {
     fn next_batch(&mut self, max_rows: usize) -> Result<RowBatch> {
+        if self.is_read {
+            return Ok(RowBatch::default());
+        }
         // One more than typically fits: what is asked for beyond is sent and thrown away. Rows that get smaller make a smaller
         // batch, and the next one larger.
         let limit = max_rows.min(self.max_bytes / self.typical_row + 1);
@@ -216,6 +224,10 @@ impl UnsentRows for PgUnsentRows {
 
     fn limit_bytes(&mut self, bytes: usize) {
         self.max_bytes = bytes;
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.is_read
     }
 
     fn take_unreadable(&mut self) -> Vec<UnreadableRow> {

@@ -65,10 +65,12 @@ fn out_of_order(world: &World) -> Option<String> {
     if !world.postgres.in_order {
         return None;
     }
-    let (mut met, mut before) = (HashSet::new(), Vec::new());
+    let (mut met, mut before, mut births) = (HashSet::new(), Vec::new(), HashMap::new());
     for found in &world.kafka.history {
         let Some(place) = world.postgres.places.get(&found.data.version.xmin) else { continue };
-        if place.member == 0 || !met.insert(place.birth) {
+        // Where a key has come again, the record of the row before may have been taken for the new one's: a content has no place.
+        let is_again = *births.entry(found.data.row).or_insert(place.birth) != place.birth;
+        if place.member == 0 || is_again || !met.insert(place.birth) {
             continue;
         }
         let is_later =

@@ -16,7 +16,7 @@ use crate::fit::takes_values_elsewhere;
 use crate::legs::retry::Backoff;
 use crate::mutant;
 use crate::ports::engine::Window;
-use crate::ports::target::{Cause, Inserted, Refused, Target};
+use crate::ports::target::{Cause, Inserted, Refused, Target, TargetDescription};
 use crate::ports::topic::Fence;
 use crate::report::Lost;
 
@@ -290,13 +290,18 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
     ///
     /// # Errors
     /// 69 if another table has taken its place; ClickHouse's.
-    pub(super) fn compare_target(&mut self) -> Result<bool> {
-        let sent = std::mem::take(&mut self.sent);
-        if sent.is_empty() {
+    fn compare_target(&mut self) -> Result<bool> {
+        if self.sent.is_empty() {
             return Ok(true);
         }
-        let (before, now) = (&self.rules.description, self.target.describe()?);
-        if now == *before {
+        let now = self.target.describe()?;
+        self.compare_with(&now)
+    }
+
+    /// The same, with the target as it is `now`.
+    pub(super) fn compare_with(&mut self, now: &TargetDescription) -> Result<bool> {
+        let (sent, before) = (std::mem::take(&mut self.sent), &self.rules.description);
+        if now == before {
             return Ok(true);
         }
         if now.identity != before.identity {

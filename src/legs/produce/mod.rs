@@ -136,7 +136,7 @@ fn resume<S: Servers>(
     let (mut reader, size) = reader_of(leg, rows, &log, &recovery);
     let survey = || Ok((log.survey(Of::Nobody)?, servers.fits_kept_writer(&writer)?));
     let look = || servers.both("first rows", || reader.read_ahead(), survey);
-    let ((), ((), (survey, fits))) = servers.both("epoch", || ledger.resume(), look)?;
+    let ((), (_, (survey, fits))) = servers.both("epoch", || ledger.resume(), look)?;
     let stands_at = |partition: &i32| checkpoint.offsets.get(partition).copied().unwrap_or_default();
     let is_at_end = survey.written.iter().all(|(partition, end)| stands_at(partition) == *end);
     let is_whole = checkpoint.offsets.keys().all(|partition| survey.written.contains_key(partition));
@@ -208,11 +208,15 @@ fn move_rows<S: Servers>(
     let mut flagger = Flagger::new(ledger, &recovery, flagging_pace(config.batch.rows), order != Order::Any);
     // A producer that was kept saves the next leg its fence, and so the ends can be taken beside the last flags.
     let (is_read, surveys) = (reader.is_read(), writer.is_kept().then(|| servers.next_survey()));
-    let mut survey = None;
+    let (mut survey, mut expects_copy) = (None, false);
     let mut sender = Sender::new(writer, order);
     progress.begin_rows();
     let mut move_rows = || loop {
         reader.pause(progress, flagger.take_time(), || flagger.replication_lag())?;
+        if reader.read_ahead()? && !std::mem::replace(&mut expects_copy, true) {
+            // The next leg follows soon.
+            servers.expect_copy();
+        }
         let unsent = sender.unsent();
         servers.side_by_side(
             ["reader", "sender", "flagger"],
@@ -244,7 +248,7 @@ fn move_rows<S: Servers>(
         }
     };
     let moved = move_rows();
-    if moved.is_ok() && sender.records_sent() > 0 {
+    if moved.is_ok() && sender.records_sent() > 0 && !expects_copy {
         servers.expect_copy();
     }
     let ended = moved.and_then(|()| {

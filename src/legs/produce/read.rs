@@ -125,14 +125,16 @@ impl<U: UnsentRows> Reader<U> {
         self.pauses.pause(&self.budget, progress, flagging, lag)
     }
 
-    /// Makes the first step, before the other stages begin.
+    /// Makes the first step, before the other stages begin; whether it has brought rows, and these are all.
     ///
     /// # Errors
     /// PostgreSQL's.
-    pub fn read_ahead(&mut self) -> Result<()> {
-        self.ahead = self.step()?;
-        self.has_ahead = true;
-        Ok(())
+    pub fn read_ahead(&mut self) -> Result<bool> {
+        if !self.has_ahead {
+            self.ahead = self.step()?;
+            self.has_ahead = true;
+        }
+        Ok(self.ahead.is_some() && self.rows.is_at_end())
     }
 
     /// The next batch that has rows to send; `None` at the end, and at the end of a pass.

@@ -379,6 +379,8 @@ pub struct SimRows {
     stands: (i64, i64),
     /// The timestamp of the pass.
     clock: i64,
+    /// The batch before was not full.
+    is_read: bool,
 }
 
 impl SimRows {
@@ -388,7 +390,8 @@ impl SimRows {
         let highest = highest.first().and_then(|key| key.parse().ok()).unwrap_or(0);
         let floor = if mutant::is("the clock's floor is ignored") { 0 } else { floor };
         let pass = in_order.then(Vec::new);
-        Ok(Self { run: run.clone(), generation, last: 0, highest, floor, pass, stands: (i64::MIN, 0), clock: floor })
+        let stands = (i64::MIN, 0);
+        Ok(Self { run: run.clone(), generation, last: 0, highest, floor, pass, stands, clock: floor, is_read: false })
     }
 
     /// What is unsent and not left out, in order.
@@ -454,6 +457,9 @@ impl UnsentRows for SimRows {
         if self.pass.is_some() {
             return self.next_of_pass(max_rows);
         }
+        if self.is_read {
+            return Ok(RowBatch::default());
+        }
         let (last, highest, generation) = (self.last, self.highest, self.generation);
         let mut batch = self.run.read("postgres: read rows", |world| {
             if world.postgres.generation != generation {
@@ -466,12 +472,17 @@ impl UnsentRows for SimRows {
             unsent.iter().for_each(|(id, row)| Self::push(world, &mut batch, *id, row));
             Ok(batch)
         })?;
+        self.is_read = batch.len() < max_rows;
         if !batch.is_empty() {
             self.last = id_of(batch.row(batch.len() - 1).key).unwrap_or(self.highest);
             batch.timestamp_ms = batch.timestamp_ms.max(self.floor + 1);
             self.floor = batch.timestamp_ms - 1;
         }
         Ok(batch)
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.is_read || self.pass.as_ref().is_some_and(Vec::is_empty)
     }
 
     fn count(&mut self) -> Result<Option<u64>> {
