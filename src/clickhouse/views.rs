@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::sql::{is_uuid, quote, text};
 use super::target_table::ClickHouseTarget;
 use crate::error::Result;
-use crate::ports::engine::{Engine, Window, is_partitioned};
+use crate::ports::engine::{Engine, Window, is_partitioned, unescaped};
 use crate::ports::layout::Layout;
 use crate::ports::target::View;
 
@@ -131,7 +131,7 @@ fn identifier(text: &str) -> Option<(String, &str)> {
     while let Some((at, character)) = characters.next() {
         match character {
             '`' => return Some((name, &quoted[at + 1..])),
-            '\\' => name.push(characters.next()?.1),
+            '\\' => name.push(unescaped(characters.next()?.1)),
             plain => name.push(plain),
         }
     }
@@ -158,8 +158,8 @@ mod tests {
         let of = |statement, uuid| filled_by(&view(statement, uuid)).unwrap();
         let named = |database: &str, table: &str| (database.to_owned(), table.to_owned());
         assert_eq!(
-            of("CREATE MATERIALIZED VIEW d.v TO e.`od\\`d t` (`n` Int8) AS SELECT 1", "1-2"),
-            named("e", "od`d t")
+            of("CREATE MATERIALIZED VIEW d.v TO e.`od\\`d\\tt` (`n` Int8) AS SELECT 1", "1-2"),
+            named("e", "od`d\tt")
         );
         assert_eq!(
             of("CREATE MATERIALIZED VIEW d.`v TO x.y` (`n` Int8) ENGINE = Log AS SELECT 1", "1-2"),
