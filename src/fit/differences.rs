@@ -271,7 +271,7 @@ impl Comparison<'_> {
             return None;
         }
         let what = format!("nothing in the source fills the target's column {name}");
-        let has_default = *default_kind == DefaultKind::Default;
+        let has_default = matches!(default_kind, DefaultKind::Default | DefaultKind::Ephemeral);
         if has_default || takes_null(type_name) {
             let why = format!("rows have {} there", if has_default { "the column's DEFAULT" } else { "NULL" });
             let fix = format!("{INTENDED}; otherwise:\n-- ALTER TABLE {} DROP COLUMN {};", self.name, quote(name));

@@ -4,8 +4,8 @@ use super::deletes::{self, Misfit};
 use super::differences::{Difference, Effect, INTENDED, Remedy, is_refused_view};
 use crate::clickhouse::{quote, sql_name};
 use crate::config::TableConfig;
-use crate::data::POSITION_COLUMNS;
-use crate::ports::engine::{Window, columns_with_ttl};
+use crate::data::{INGESTED_AT, POSITION_COLUMNS};
+use crate::ports::engine::{Window, columns_with_ttl, names};
 use crate::ports::layout::{Distributed, Layout};
 use crate::ports::target::{TargetDescription, View};
 
@@ -184,12 +184,19 @@ impl Check<'_> {
             let why = "merges take rows with the same ORDER BY for versions of one row, and keep only one";
             return Some(self.engine_misfit(id, what, why));
         }
-        let of_source = |part: &str| self.source.is_empty() || self.source.iter().any(|name| part.contains(name));
-        let part = sorted.iter().find(|part| !key.contains(&part.as_str()) && of_source(part))?;
-        let what = format!("the ORDER BY of {target} has {part} besides the key ({})", key.join(", "));
+        let rests_on = |part: &str, name: &str| names(part, name) || self.target.is_made_of(part, name);
+        let others = || sorted.iter().filter(|part| !key.contains(&part.as_str()));
+        let besides = |part: &str| format!("the ORDER BY of {target} has {part} besides the key ({})", key.join(", "));
+        let of_own = |part: &&String| POSITION_COLUMNS.iter().chain([&INGESTED_AT]).any(|name| rests_on(part, name));
+        if let Some(part) = others().find(of_own) {
+            let why = "a row's versions differ there: each stays alongside the newer ones, even with FINAL";
+            return Some(Difference::new(id, Effect::Weaker, besides(part), why, INTENDED).by(Remedy::NewEngine));
+        }
+        let of_source = |part: &&String| self.source.is_empty() || self.source.iter().any(|name| rests_on(part, name));
+        let part = others().find(of_source)?;
         let why = "a row whose value changes there stays alongside its new version, even with FINAL";
         let fix = "-- nothing, if the value never changes";
-        Some(Difference::new(id, Effect::Weaker, what, why, fix).by(Remedy::NewEngine))
+        Some(Difference::new(id, Effect::Weaker, besides(part), why, fix).by(Remedy::NewEngine))
     }
 
     fn window(&self) -> Option<Difference> {

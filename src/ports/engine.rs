@@ -174,7 +174,8 @@ pub fn is_made_of(column: &str, other: &str, definition: &str) -> bool {
 }
 
 /// Whether an expression names a column. What a text in it says counts as well, which does no harm.
-fn names(expression: &str, column: &str) -> bool {
+#[must_use]
+pub fn names(expression: &str, column: &str) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     expression.match_indices(column).any(|(at, _)| {
         let after = &expression[at + column.len()..];

@@ -94,8 +94,7 @@ impl RowEncoder {
                 continue;
             }
             let absent = match column.default_kind {
-                DefaultKind::Default => Absent::Default,
-                // An EPHEMERAL column that is left to its expression gets its type's zero instead.
+                DefaultKind::Default | DefaultKind::Ephemeral => Absent::Default,
                 _ => Absent::Refused,
             };
             let may_be_left_out = absent == Absent::Default || takes_null(&column.type_name);

@@ -91,7 +91,8 @@ impl<F: Fence + Send, T: Target> Inserter<F, T> {
                 ExitCode::Data,
                 what,
                 format!("the target does not take the record: {reason}"),
-                "fix the target or the data; with `on_bad_row = \"dead-letter\"` the run continues without the record",
+                "change the target: the next run reads the same record again, whatever the row is by then. With \
+                 `on_bad_row = \"dead-letter\"` the run continues without the record",
             ));
         }
         let refused = self.counts.dead_letters + before as u64;

@@ -86,6 +86,9 @@ fn a_target_of_another_engine_or_order_is_made_anew_with_its_rows() {
         ("MergeTree ORDER BY id", "engine", 0),
         ("ReplacingMergeTree(_timestamp) ORDER BY user_id", "sorting-key", 78),
         ("ReplacingMergeTree(_timestamp) ORDER BY intDiv(id, 100)", "sorting-key", 78),
+        ("ReplacingMergeTree(_timestamp) ORDER BY (id, _offset)", "sorting-key", 0),
+        ("ReplacingMergeTree(_timestamp) ORDER BY (id, toDate(_ingested_at))", "sorting-key", 0),
+        ("ReplacingMergeTree(_timestamp) ORDER BY (id, lower(event_type))", "sorting-key", 0),
         ("ReplacingMergeTree(user_id) PARTITION BY toYYYYMM(_timestamp) ORDER BY id", "engine-version", 78),
         ("SummingMergeTree ORDER BY id", "engine", 78),
     ] {

@@ -1,6 +1,6 @@
 //! What a target may not be, and columns that nothing fills.
 
-use crate::common::findings::assert_cured;
+use crate::common::findings::{assert_cured, check, finding};
 use crate::common::http_proxy::{Act, HttpProxy};
 use crate::common::servers::Servers;
 use crate::common::{USER_LOGINS, World};
@@ -70,10 +70,12 @@ fn a_version_with_a_mark_of_deletion_is_right() {
 fn a_column_that_nothing_fills_is_left_out_whatever_its_type() {
     let mut world = World::new("unfilled");
     world.ch("ALTER TABLE {t} ADD COLUMN place Point DEFAULT (1, 2), ADD COLUMN any Dynamic, ADD COLUMN small BFloat16 DEFAULT 1");
+    world.ch("ALTER TABLE {t} ADD COLUMN factor Int32 EPHEMERAL 3, ADD COLUMN twice Int32 DEFAULT factor * 2");
     world.insert_rows(5);
+    assert!(finding(&check(&world, 0), "column-unfilled").is_some());
     world.once().expect(0);
     world.assert_exactly_once();
-    assert_eq!(world.ch("SELECT DISTINCT place FROM {t}"), "(1,2)");
+    assert_eq!(world.ch("SELECT DISTINCT place, twice FROM {t}"), "(1,2)\t6");
 }
 
 #[test]
