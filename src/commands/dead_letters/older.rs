@@ -10,7 +10,7 @@ use crate::commands::verify::key::KeyText;
 use crate::commands::verify::patient;
 use crate::commands::verify::source::Source;
 use crate::commands::verify::target::TargetKeys;
-use crate::commands::verify::waiting::{Waiting, letter_key};
+use crate::commands::verify::waiting::{Sent, Waiting, letter_key};
 use crate::data::RecordId;
 use crate::error::{ExitCode, Result};
 use crate::kafka::Letter;
@@ -41,9 +41,9 @@ impl<'a> Older<'a> {
             Err(error) if error.exit_code() == ExitCode::Config => return Ok(None),
             key => key?,
         };
+        let mut waiting = Waiting::new(leg, Sent::recorded(&mut session, &table, &leg.table.topic)?)?;
         let source = Source::new(session, connect(&patient, "replay", leg.watchdog)?, table, key.clone())?;
         let target = TargetKeys::new(ClickHouseTarget::new(&patient, leg.table)?, key);
-        let mut waiting = Waiting::new(leg)?;
         waiting.refresh()?;
         Ok(Some(Self { leg, source, target, waiting }))
     }

@@ -41,6 +41,7 @@ impl<'a> Servers<'a> {
         target: ClickHouseTarget,
         description: &TargetDescription,
         contents: Contents,
+        waiting: Waiting<'a>,
     ) -> Result<Self> {
         let rules = &leg.table.column_rules;
         let key = KeyText::of(table, &description.columns, rules, &leg.table.target.to_string())?;
@@ -49,7 +50,7 @@ impl<'a> Servers<'a> {
             selected: row_sql(table, &key, &contents.fields),
             target: TargetKeys::new(target, key),
             contents,
-            waiting: Waiting::new(leg)?,
+            waiting,
             partitions: BTreeMap::new(),
         })
     }

@@ -12,7 +12,7 @@
 //!
 //! So a settled letter says nothing, and neither does a dropped or pending one of an earlier version that was sent since and lost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::value::RawValue;
@@ -46,13 +46,15 @@ pub struct NewestLetters(HashMap<u64, NewestLetter>);
 struct NewestLetter {
     place: Place,
     fate: Fate,
-    /// The hash of each field's name, and that of its value, sorted.
+    /// Whether its value has the key's columns: it is a row's.
+    is_row: bool,
+    /// The hash of each comparable field's name, and that of its value, sorted.
     fields: Box<[(u64, u64)]>,
 }
 
 impl NewestLetters {
     /// Adds a letter. Of several of one record a pending one counts, then one that was dismissed.
-    pub fn add(&mut self, key: u64, letter: &Letter, fate: Fate) {
+    pub fn add(&mut self, key: u64, letter: &Letter, fate: Fate, key_columns: &[String], comparable: &HashSet<u64>) {
         let rank = |fate| match fate {
             Fate::Replayed => 0,
             Fate::Dropped => 1,
@@ -62,8 +64,7 @@ impl NewestLetters {
         let place = (record.timestamp_ms, record.offset);
         let known = self.0.get(&key);
         if known.is_none_or(|known| (place, rank(fate)) > (known.place, rank(known.fate))) {
-            let fields = fields_of(record.value.as_deref().unwrap_or_default());
-            self.0.insert(key, NewestLetter { place, fate, fields });
+            self.0.insert(key, NewestLetter::of(place, fate, record.value.as_deref(), key_columns, comparable));
         }
     }
 
@@ -73,14 +74,7 @@ impl NewestLetters {
 
     /// What there is between a flagged row, its columns as JSON, and the target's newest version of its key, `held`; `uncopied` is the
     /// timestamp of the key's newest uncopied record.
-    pub fn between(
-        &self,
-        record_key: &str,
-        key_columns: &[String],
-        json: &str,
-        uncopied: Option<i64>,
-        held: Option<Place>,
-    ) -> Between {
+    pub fn between(&self, record_key: &str, json: &str, uncopied: Option<i64>, held: Option<Place>) -> Between {
         let letter = self.0.get(&hash(record_key.as_bytes()));
         // A run copies no letter's record again, unless it was replayed.
         let barred = letter.filter(|letter| letter.fate != Fate::Replayed).map(|letter| letter.place.0);
@@ -88,7 +82,7 @@ impl NewestLetters {
             return Between::InTopic;
         }
         match letter.filter(|letter| Some(letter.place) > held) {
-            Some(letter) => match (letter.fate, letter.holds(key_columns, json)) {
+            Some(letter) => match (letter.fate, letter.holds(json)) {
                 (Fate::Refused, true) => Between::Refused,
                 (Fate::Refused, false) => Between::Stale,
                 (Fate::Dropped, true) => Between::Dropped,
@@ -100,24 +94,29 @@ impl NewestLetters {
 }
 
 impl NewestLetter {
-    /// Whether it holds a row as it is: what both have is equal. A column that was added since makes no other version.
-    fn holds(&self, key_columns: &[String], json: &str) -> bool {
-        let field = |name: u64| {
+    fn of(place: Place, fate: Fate, value: Option<&[u8]>, key_columns: &[String], comparable: &HashSet<u64>) -> Self {
+        let mut fields = fields_of(value.unwrap_or_default());
+        let is_row = key_columns.iter().all(|column| fields.contains_key(&hash(column.as_bytes())));
+        fields.retain(|name, _| comparable.contains(name));
+        let mut fields: Box<[(u64, u64)]> = fields.into_iter().collect();
+        fields.sort_unstable();
+        Self { place, fate, is_row, fields }
+    }
+
+    /// Whether it holds a row as it is: the fields that both have, of one type, are equal. To add or retype a column makes no version.
+    fn holds(&self, json: &str) -> bool {
+        let is_equal = |(name, value): (u64, u64)| {
             let found = self.fields.binary_search_by_key(&name, |(name, _)| *name);
-            found.ok().map(|place| self.fields[place].1)
+            found.map_or(true, |place| self.fields[place].1 == value)
         };
-        key_columns.iter().all(|column| field(hash(column.as_bytes())).is_some())
-            && fields_of(json.as_bytes()).iter().all(|(name, value)| field(*name).is_none_or(|other| other == *value))
+        self.is_row && fields_of(json.as_bytes()).into_iter().all(is_equal)
     }
 }
 
-/// The fields of a record's value; none if it is no object.
-fn fields_of(value: &[u8]) -> Box<[(u64, u64)]> {
+/// The hashes of the names and values of a record's fields; none if its value is no object.
+fn fields_of(value: &[u8]) -> HashMap<u64, u64> {
     let fields: HashMap<String, &RawValue> = serde_json::from_slice(value).unwrap_or_default();
-    let hashes = fields.iter().map(|(name, value)| (hash(name.as_bytes()), hash(value.get().as_bytes())));
-    let mut hashes: Box<[(u64, u64)]> = hashes.collect();
-    hashes.sort_unstable();
-    hashes
+    fields.iter().map(|(name, value)| (hash(name.as_bytes()), hash(value.get().as_bytes()))).collect()
 }
 
 /// 64 bits of a key, a name or a value.
@@ -133,14 +132,15 @@ mod tests {
 
     /// What is between `{"id": 1, "a": "new"}` and what the target has, where the key's newest letter was sent at 5.
     fn between(fate: Fate, value: &str, uncopied: Option<i64>, held: Option<i64>) -> Between {
-        let letter = NewestLetter { place: (5, 0), fate, fields: fields_of(value.as_bytes()) };
+        let comparable = ["id", "a", "b"].map(|name| hash(name.as_bytes())).into();
+        let letter = NewestLetter::of((5, 0), fate, Some(value.as_bytes()), &["id".into()], &comparable);
         let letters = NewestLetters([(hash(b"1"), letter)].into());
-        letters.between("1", &["id".into()], r#"{"id":1,"a":"new","b":null}"#, uncopied, held.map(|at| (at, 0)))
+        letters.between("1", r#"{"id":1,"a":"new","b":null,"retyped":2}"#, uncopied, held.map(|at| (at, 0)))
     }
 
     #[test]
     fn a_letter_speaks_for_the_version_that_it_holds() {
-        let (new, old) = (r#"{"id":1,"a":"new"}"#, r#"{"id":1,"a":"old"}"#);
+        let (new, old) = (r#"{"id":1,"a":"new","retyped":"2"}"#, r#"{"id":1,"a":"old"}"#);
         for (fate, value, expected) in [
             (Fate::Refused, new, Between::Refused),
             (Fate::Refused, old, Between::Stale),

@@ -31,7 +31,7 @@ use self::shown::Shown;
 use self::source::Source;
 use self::target::TargetKeys;
 use self::ttl::Ttl;
-use self::waiting::Waiting;
+use self::waiting::{Sent, Waiting};
 use super::is_to_end;
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::Config;
@@ -98,6 +98,7 @@ pub fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     let mut session = connect(&patient, "verify", leg.watchdog)?;
     let table = SourceTable::find(&mut session, leg.table)?;
     let pruned = Pruned::recorded(&mut session, leg.table, &table)?;
+    let waiting = Waiting::new(leg, Sent::recorded(&mut session, &table, &leg.table.topic)?)?;
     let asker = connect(&patient, "verify", leg.watchdog)?;
     let mut target = ClickHouseTarget::new(&patient, leg.table)?;
     let description = target.describe()?;
@@ -114,7 +115,6 @@ pub fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     let shown = Shown::of(&table, &columns, rules);
     let source = Source::new(session, asker, table, key.clone())?;
     let target = TargetKeys::new(target, key.clone());
-    let waiting = Waiting::new(leg)?;
     let counted = HashSet::new();
     let mut verification = Verification { leg, source, target, key, ttl, waiting, counted, pruned, held, report };
     verification.compare_keys()?;

@@ -1,17 +1,22 @@
 //! The records that are not in the target for a known reason: still in the topic, or a dead letter.
 
+use std::collections::HashSet;
+
 use super::between::{Between, NewestLetters, Place, hash};
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::TableConfig;
-use crate::data::Offsets;
+use crate::data::{DeadLetter, Offsets};
 use crate::error::{Error, Result};
 use crate::kafka::explain::is_unknown_topic;
 use crate::kafka::{KafkaLog, Letter, Letters};
 use crate::legs::consume::Start;
 use crate::legs::consume::position::Context;
 use crate::ports::LegContext;
+use crate::ports::record_types::RecordTypes;
+use crate::ports::source::SourceColumn;
 use crate::ports::target::Target;
 use crate::ports::topic::{End, TopicLog, read_between, wait_until_stable};
+use crate::postgres::{Session, SourceTable, kept_record_types};
 
 /// The most keys that are held: 96 MB of them.
 const MOST_KEYS: usize = 6_000_000;
@@ -51,6 +56,35 @@ impl Uncopied {
     }
 }
 
+/// What is known of the columns when records were sent.
+pub struct Sent {
+    types: RecordTypes,
+    /// For each span of records the hashes of the columns that have the same type now.
+    unchanged: Vec<HashSet<u64>>,
+}
+
+impl Sent {
+    /// Reads it for a table's topic.
+    pub fn recorded(session: &mut Session, table: &SourceTable, topic: &str) -> Result<Self> {
+        let kept = kept_record_types(session, &table.name, topic)?;
+        let types = kept.unwrap_or_else(|| RecordTypes::of(&table.columns));
+        let is_unchanged = |then: &SourceColumn| {
+            table.columns.iter().any(|now| (&now.name, &now.base_type) == (&then.name, &then.base_type))
+        };
+        let unchanged = types.spans().iter().map(|span| {
+            let columns = span.columns();
+            columns.iter().filter(|then| is_unchanged(then)).map(|then| hash(then.name.as_bytes())).collect()
+        });
+        Ok(Self { unchanged: unchanged.collect(), types })
+    }
+
+    fn comparable(&self, letter: &Letter) -> &HashSet<u64> {
+        let DeadLetter { partition, offset, .. } = letter.record;
+        let span = self.types.spans().iter().position(|span| span.has(partition, offset));
+        &self.unchanged[span.unwrap_or(self.unchanged.len() - 1)]
+    }
+}
+
 /// What waits between the two tables.
 pub struct Waiting<'a> {
     leg: &'a LegContext<'a>,
@@ -59,13 +93,14 @@ pub struct Waiting<'a> {
     next: Option<Offsets>,
     uncopied: Uncopied,
     newest_letters: Option<NewestLetters>,
+    sent: Sent,
 }
 
 impl<'a> Waiting<'a> {
-    pub fn new(leg: &'a LegContext<'a>) -> Result<Self> {
+    pub fn new(leg: &'a LegContext<'a>, sent: Sent) -> Result<Self> {
         let table = leg.table;
         let log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;
-        Ok(Self { leg, log, next: None, uncopied: Uncopied::default(), newest_letters: None })
+        Ok(Self { leg, log, next: None, uncopied: Uncopied::default(), newest_letters: None, sent })
     }
 
     /// Reads on to the present end of the topic, and the dead letters if they are not known yet.
@@ -117,9 +152,8 @@ impl<'a> Waiting<'a> {
     /// What there is between a flagged row, all of its columns as JSON if it [has a letter](Self::has_letter), and the target's newest
     /// version of its key, `held`.
     pub fn between(&self, record_key: &str, json: &str, held: Option<Place>) -> Between {
-        let (key, uncopied) = (&self.leg.table.key, self.uncopied.newest(record_key));
-        let letters = self.newest_letters.as_ref();
-        letters.map_or(Between::Nothing, |letters| letters.between(record_key, key, json, uncopied, held))
+        let (letters, uncopied) = (self.newest_letters.as_ref(), self.uncopied.newest(record_key));
+        letters.map_or(Between::Nothing, |letters| letters.between(record_key, json, uncopied, held))
     }
 
     /// Where the second leg would go on.
@@ -169,11 +203,12 @@ impl<'a> Waiting<'a> {
     }
 
     fn read_letters(&self) -> Result<NewestLetters> {
-        let mut newest = NewestLetters::default();
+        let (mut newest, key_columns) = (NewestLetters::default(), &self.leg.table.key);
         let Some(mut letters) = self.letters()? else { return Ok(newest) };
         while let Some(chunk) = letters.next_chunk()? {
             for letter in &chunk {
-                newest.add(hash(letter_key(self.leg.table, letter).as_bytes()), letter, letters.fate(letter));
+                let key = hash(letter_key(self.leg.table, letter).as_bytes());
+                newest.add(key, letter, letters.fate(letter), key_columns, self.sent.comparable(letter));
             }
         }
         Ok(newest)
