@@ -13,7 +13,6 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-use self::survey::ASK;
 use super::acl::Uses;
 use super::client::{Context, GRACE, REPORT_WAIT};
 use super::consumer::{Consumer as Reader, DISTANT, FAR, FetchSize, NEAR, connected_far, consumer};
@@ -26,6 +25,9 @@ use crate::ports::topic::{Committed, End, Of, Polled, Survey, TopicLog};
 use crate::sync;
 use crate::threads::both;
 use crate::threads::watchdog::Watchdog;
+
+/// What a question about offsets is, for an error.
+const ASK: &str = "ask for the offsets of";
 
 /// From which trip on fetches are large.
 const FAR_TRIP: Duration = Duration::from_millis(4);

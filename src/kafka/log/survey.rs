@@ -9,16 +9,13 @@ use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::KafkaLog;
+use super::{ASK, KafkaLog};
 use crate::data::Offsets;
 use crate::error::{Error, Result};
 use crate::kafka::client::Context;
 use crate::kafka::explain::explain;
 use crate::ports::topic::{Committed, Of, Survey};
 use crate::sync::{ScopedJoinHandle, scope, spawn_scoped};
-
-/// What a question is, for an error.
-pub(super) const ASK: &str = "ask for the offsets of";
 
 /// How often everything is asked again because the topic has got other partitions meanwhile.
 const ROUNDS: usize = 5;
