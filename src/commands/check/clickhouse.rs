@@ -16,6 +16,7 @@ use crate::ports::LegContext;
 use crate::ports::engine::Engine;
 use crate::ports::layout::Layout;
 use crate::ports::target::{Target, TargetDescription};
+use crate::ports::topic::Committed;
 
 /// Where only its owner can recreate a table.
 const MEANT: &str = "-- nothing, if that is intended; `pg2ch init --print` shows a table that has it, for another name";
@@ -60,7 +61,13 @@ struct SettingRow {
 }
 
 /// Checks the target; the server's version, and what was found. `is_proven` says that the offsets are pg2ch's own.
-pub fn check(leg: &LegContext<'_>, source: Option<&Source>, is_proven: bool) -> Result<(String, Vec<Finding>)> {
+/// `elsewhere` are the group's offsets in topics that other sources feed.
+pub fn check(
+    leg: &LegContext<'_>,
+    source: Option<&Source>,
+    is_proven: bool,
+    elsewhere: &[(String, String, i32, Committed)],
+) -> Result<(String, Vec<Finding>)> {
     let (config, table) = (leg.config, leg.table);
     let http = Http::new(config)?.pinning_newest();
     let what = format!("cannot look up the target {}", table.target);
@@ -74,7 +81,8 @@ pub fn check(leg: &LegContext<'_>, source: Option<&Source>, is_proven: bool) -> 
     // Too old a server does not even understand the questions.
     if !is_older(&version, OLDEST) {
         let stored = table.target.clone();
-        let mut check = Check { http, config, table, stored, source, is_proven, what, findings, carrier: None };
+        let mut check =
+            Check { http, config, table, stored, source, is_proven, elsewhere, what, findings, carrier: None };
         check.run()?;
         findings = check.findings;
     }
@@ -122,6 +130,7 @@ pub(super) struct Check<'a> {
     pub(super) stored: TargetName,
     pub(super) source: Option<&'a Source>,
     is_proven: bool,
+    pub(super) elsewhere: &'a [(String, String, i32, Committed)],
     what: String,
     pub(super) findings: Findings,
     /// The finding that carries the statements for another table, where one is needed: its place, and how it needs one.
@@ -162,6 +171,7 @@ impl Check<'_> {
         self.shared()?;
         let mut target = ClickHouseTarget::new(self.config, self.table)?;
         let description = target.describe()?;
+        self.fed_elsewhere(&description.identity);
         if is_refused_view(self.table, &row.engine) {
             return self.judge_storage(&mut target, &description);
         }

@@ -8,7 +8,10 @@ use super::clickhouse::{Check, TableRow};
 use crate::clickhouse::Replicas;
 use crate::config::TargetName;
 use crate::error::Result;
+use crate::legs::consume::position::{Context, Position};
 use crate::ports::layout::Distributed;
+use crate::ports::topic::Committed;
+use crate::postgres::literal;
 
 /// An INSERT's quorum that takes longer, in seconds, is stuck.
 const STUCK: i64 = 60;
@@ -85,18 +88,33 @@ impl Check<'_> {
         let mut others = self.config.tables.iter().filter(|other| other.source != self.table.source);
         let own = stored(&self.table.target, &behind);
         if let Some(other) = others.find(|other| stored(&other.target, &behind) == own) {
-            self.findings.error(
-                "target-shared",
-                format!("{} and {} store into the same table", self.table.target, other.target),
-                format!(
-                    "it is filled from the topic {} as well: it cannot distinguish partitions and offsets of two topics",
-                    other.topic
-                ),
-                "-- give each table a target of its own; a view can join them",
-            );
+            let (what, topic) = (format!("{} and {} store", self.table.target, other.target), &other.topic);
+            self.findings.error("target-shared", format!("{what} into the same table"), two_topics(topic), OWN_TARGET);
         }
         Ok(())
     }
+
+    /// A source that only another configuration has: its offsets in the same group name this target.
+    pub(super) fn fed_elsewhere(&mut self, target: &str) {
+        let is_here = |(_, topic, partition, Committed { next, metadata }): &&(String, String, i32, Committed)| {
+            let context = Context { group: &self.table.group, topic, target };
+            Position::verify(metadata, context, *partition, *next).is_some_and(|position| position.at > 0)
+        };
+        let Some((source, topic, ..)) = self.elsewhere.iter().find(is_here) else { return };
+        let what = format!("{source} of another configuration is copied into {} as well", self.table.target);
+        let fix = format!(
+            "{OWN_TARGET}. If {source} has moved away for good, in PostgreSQL: DELETE FROM pg2ch_checkpoint WHERE topic = {} AND source = {};",
+            literal(topic),
+            literal(source)
+        );
+        self.findings.error("target-shared", what, two_topics(topic), fix);
+    }
+}
+
+const OWN_TARGET: &str = "-- give each table a target of its own; a view can join them";
+
+fn two_topics(topic: &str) -> String {
+    format!("it is filled from the topic {topic} as well: it cannot distinguish partitions and offsets of two topics")
 }
 
 /// The database and name of the table in which a target's rows end; `behind` are the Distributed tables, by theirs.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::finding::{Finding, Findings, Server, Severity};
+use super::postgres::Fed;
 use crate::config::{Config, TableConfig};
 use crate::error::Result;
 use crate::kafka::acl::Uses;
@@ -11,7 +12,7 @@ use crate::kafka::admin::{self, Admin};
 use crate::kafka::explain::{is_unknown_topic, refusal};
 use crate::kafka::{KafkaLog, KafkaWriter};
 use crate::ports::LegContext;
-use crate::ports::topic::{End, Fence, Polled, TopicLog};
+use crate::ports::topic::{Committed, End, Fence, Polled, TopicLog};
 use crate::threads::watchdog::Watchdog;
 
 /// A job that stands still over the holidays must find its records again.
@@ -53,6 +54,14 @@ pub fn check(leg: &LegContext<'_>) -> Result<Vec<Finding>> {
         );
     }
     Ok(check.findings.into_list())
+}
+
+/// Where the group stands in the topics that other configurations feed.
+pub fn committed(leg: &LegContext<'_>, fed: Vec<Fed>) -> Result<Vec<(String, String, i32, Committed)>> {
+    if fed.is_empty() {
+        return Ok(Vec::new());
+    }
+    KafkaLog::new(leg.config, &leg.table.topic, &leg.table.group, leg.watchdog)?.committed_elsewhere(fed)
 }
 
 struct Check<'a> {

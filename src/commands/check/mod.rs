@@ -30,12 +30,12 @@ struct Source {
 /// Checks a table. It ends with 0 where a run would find nothing in its way. One server that cannot be asked, or hangs, does not hide
 /// what the others have to say.
 pub fn check(frame: &Frame<'_>, table: &TableConfig) -> TableFindings {
-    let (mut found, mut source) = (TableFindings::default(), None);
+    let (mut found, mut source, mut fed) = (TableFindings::default(), None, Vec::new());
     let checked = frame.on(table, postgres::check);
     if let Some(checked) = found.answered(checked) {
         found.versions.push(("PostgreSQL", checked.version));
         found.findings.extend(checked.findings);
-        source = checked.source;
+        (source, fed) = (checked.source, checked.fed);
         let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
         // What it cannot find out is among the findings already.
         found.backlog.unsent = unsent.ok();
@@ -47,7 +47,10 @@ pub fn check(frame: &Frame<'_>, table: &TableConfig) -> TableFindings {
         found.backlog.partitions = partitions.ok().map(|(partitions, _)| partitions);
     }
     let is_proven = found.backlog.partitions.iter().flatten().all(|partition| partition.trusted);
-    let checked = frame.on(table, move |leg| clickhouse::check(leg, source.as_ref(), is_proven));
+    // Another group's offsets, or those of a topic that may not be read, stay unknown; a Kafka that is down is not waited for again.
+    fed.retain(|_| found.backlog.partitions.is_some());
+    let elsewhere = frame.on(table, move |leg| kafka::committed(leg, fed)).unwrap_or_default();
+    let checked = frame.on(table, move |leg| clickhouse::check(leg, source.as_ref(), is_proven, &elsewhere));
     if let Some((version, findings)) = found.answered(checked) {
         found.versions.push(("ClickHouse", version));
         found.findings.extend(findings);

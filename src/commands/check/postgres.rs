@@ -3,7 +3,7 @@
 use super::finding::{Finding, Findings, Server};
 use super::{Source, clock, grants, keep, source, storage, vacuum};
 use crate::commands::init::{CHECKPOINT, HELD, NO_SCHEMA, is_present, no_schema, own_table_statements};
-use crate::config::TableConfig;
+use crate::config::{Config, TableConfig};
 use crate::error::Result;
 use crate::ports::LegContext;
 use crate::postgres::{Misplaced, OLDEST, POOLED, Session, connect, misplaced, misplaced_sql, name_sql};
@@ -16,7 +16,12 @@ pub struct Checked {
     pub findings: Vec<Finding>,
     /// The source, if it is fit.
     pub source: Option<Source>,
+    /// What other sources feed that are not in this configuration.
+    pub fed: Vec<Fed>,
 }
+
+/// A source, its topic, and a partition of that.
+pub type Fed = (String, String, i32);
 
 /// Checks the server and the source table.
 pub fn check(leg: &LegContext<'_>) -> Result<Checked> {
@@ -27,7 +32,12 @@ pub fn check(leg: &LegContext<'_>) -> Result<Checked> {
             // Nothing else is asked: what a session sets would be left behind in those of others.
             let why = "the lock between two runs, and a session's settings, end with each transaction there";
             findings.error("transaction-pooling", POOLED, why, error.hint());
-            return Ok(Checked { version: "behind a pooler".into(), findings: findings.into_list(), source: None });
+            return Ok(Checked {
+                version: "behind a pooler".into(),
+                findings: findings.into_list(),
+                source: None,
+                fed: Vec::new(),
+            });
         }
         session => session?,
     };
@@ -35,11 +45,12 @@ pub fn check(leg: &LegContext<'_>) -> Result<Checked> {
     if config.postgres.max_replication_lag.is_some() {
         grants::replication(&mut session, &mut findings)?;
     }
+    let mut fed = Vec::new();
     if let Some(fix) = no_schema(&mut session)? {
         let why = "pg2ch's own tables are looked up there: no run starts without them";
         findings.error("search-path", NO_SCHEMA, why, fix);
     } else {
-        checkpoint(&mut session, table, &mut findings)?;
+        fed = checkpoint(&mut session, config, table, &mut findings)?;
         grants::history(&mut session, &mut findings)?;
     }
     let mut source = None;
@@ -60,7 +71,7 @@ pub fn check(leg: &LegContext<'_>) -> Result<Checked> {
             source = found.source;
         }
     }
-    Ok(Checked { version, findings: findings.into_list(), source })
+    Ok(Checked { version, findings: findings.into_list(), source, fed })
 }
 
 fn server(session: &mut Session, findings: &mut Findings) -> Result<String> {
@@ -137,7 +148,12 @@ fn read_only(session: &mut Session, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<()> {
+fn checkpoint(
+    session: &mut Session,
+    config: &Config,
+    table: &TableConfig,
+    findings: &mut Findings,
+) -> Result<Vec<Fed>> {
     let create = |name| format!("{};", own_table_statements(name));
     if !is_present(session, HELD)? {
         let what = "the role's search path has no table pg2ch_held";
@@ -150,21 +166,21 @@ fn checkpoint(session: &mut Session, table: &TableConfig, findings: &mut Finding
         let what = "the role's search path has no table pg2ch_checkpoint";
         let why = "after a crash, it shows which records were delivered and not flagged: no run starts without it";
         findings.error("checkpoint-missing", what, why, create(CHECKPOINT));
-        return Ok(());
+        return Ok(Vec::new());
     }
     if !is_present(session, CHECKPOINT)? {
         let what = "the table pg2ch_checkpoint is of an older version of pg2ch";
         let why = "no run starts until it has the columns of this version";
         findings.error("checkpoint-outdated", what, why, create(CHECKPOINT));
     }
-    topic(session, table, findings)
+    topic(session, config, table, findings)
 }
 
-/// Where the checkpoint table can be read, it shows whether source and topic belong together.
-fn topic(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<()> {
+/// Where the checkpoint table can be read, it shows whether source and topic belong together, and what else is fed.
+fn topic(session: &mut Session, config: &Config, table: &TableConfig, findings: &mut Findings) -> Result<Vec<Fed>> {
     let readable = "SELECT 1 WHERE has_table_privilege('pg2ch_checkpoint', 'SELECT') AND NOT row_security_active('pg2ch_checkpoint')";
     if session.query_opt(CHECKPOINT_WHAT, readable, &[])?.is_none() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let sql = format!(
         "SELECT name, source, topic FROM pg2ch_checkpoint, (SELECT {} AS name) AS named WHERE named.name IS NOT NULL \
@@ -179,5 +195,12 @@ fn topic(session: &mut Session, table: &TableConfig, findings: &mut Findings) ->
     {
         findings.error(id, what, why, format!("-- {advice}:\n{statements}"));
     }
-    Ok(())
+    let topics: Vec<&str> = config.tables.iter().map(|table| table.topic.as_str()).collect();
+    let sql = format!(
+        "SELECT source, topic, partition FROM pg2ch_checkpoint
+         WHERE partition >= 0 AND next_offset > 0 AND topic <> ALL ($2) AND source <> {}",
+        name_sql("$1")
+    );
+    let rows = session.query(CHECKPOINT_WHAT, &sql, &[&table.source, &topics])?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }

@@ -125,6 +125,25 @@ impl KafkaLog {
         }
         Ok(committed)
     }
+
+    /// The group's offsets in partitions of other topics, as far as it has any there and they may be read.
+    ///
+    /// # Errors
+    /// Any Kafka error.
+    pub fn committed_elsewhere<T>(&self, places: Vec<(T, String, i32)>) -> Result<Vec<(T, String, i32, Committed)>> {
+        let mut list = TopicPartitionList::new();
+        for (_, topic, partition) in &places {
+            list.add_partition(topic, *partition);
+        }
+        let verb = format!("read the offsets of group {} besides", self.group);
+        let found = self.in_turns(&verb, |turn| self.committed_reader.committed_offsets(list.clone(), turn))?;
+        let committed = places.into_iter().filter_map(|(of, topic, partition)| {
+            let element = found.find_partition(&topic, partition).filter(|element| element.error().is_ok())?;
+            let Offset::Offset(next) = element.offset() else { return None };
+            Some((of, topic, partition, Committed { next, metadata: metadata_of(&element) }))
+        });
+        Ok(committed.collect())
+    }
 }
 
 /// The text beside an offset. Another client may have committed bytes that are no UTF-8, on which the library panics.

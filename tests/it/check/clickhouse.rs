@@ -300,3 +300,22 @@ fn arrays_that_clickhouse_takes_for_one_nested_column_are_named_before_and_after
     world.once().expect(0);
     assert_eq!(world.ch("SELECT `a.b`, a_c FROM {t}"), "[1]\t['x','y']");
 }
+
+#[test]
+fn a_target_that_another_configuration_fills_too_is_an_error() {
+    let mut one = World::new("check_shared_one");
+    let mut other = World::new("check_shared_other");
+    one.insert_rows(1);
+    one.once().expect(0);
+    // By default all tables have one group.
+    other.settings.insert("[table]", format!("target = \"analytics.{0}\"\ngroup = \"{0}\"", one.name));
+    other.insert_rows(2);
+    other.once().expect(0);
+    for (world, told) in [(&one, &other), (&other, &one)] {
+        let found = assert_found(world, "target-shared", 78);
+        assert!(found["what"].as_str().unwrap().starts_with(&format!("public.{} of another", told.name)), "{found}");
+    }
+    let fix = assert_found(&one, "target-shared", 78)["fix"].as_str().unwrap().to_owned();
+    one.sql(fix.split_once("in PostgreSQL: ").unwrap().1);
+    assert_gone(&one, "target-shared");
+}
