@@ -253,14 +253,14 @@ const TAKE_ANY: [&str; 1] = ["a run that is shut out finishes inserts of a later
 const RARE: [(&str, u64); 11] = [
     ("an entry is deleted before its row is flagged", 7_072),
     ("what a window shows is flagged before the checkpoint has passed it", 22_492),
-    ("a checkpoint moved alone is not durable", 25_408),
+    ("a checkpoint moved alone is not durable", 52_839),
     ("offsets are not read again behind the fence", 2_064),
-    ("ends older than the offsets are believed", 193_199),
+    ("ends older than the offsets are believed", 200_755),
     ("a run that is shut out finishes inserts of a later one", 15_705),
-    ("a recorded insert is finished in other ranges", 97_735),
-    ("the offset passes over what lies before a recorded insert", 31_110),
-    ("an insert is sent though it could not be recorded", 6_669),
-    ("prune: what waits is not looked for", 10_653),
+    ("a recorded insert is finished in other ranges", 98_934),
+    ("the offset passes over what lies before a recorded insert", 46_447),
+    ("an insert is sent though it could not be recorded", 11_417),
+    ("prune: what waits is not looked for", 11_342),
     ("prune: any version is deleted", 37_994),
 ];
 
