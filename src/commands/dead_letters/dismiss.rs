@@ -15,7 +15,7 @@ use crate::kafka::{Letter, Letters};
 use crate::ports::LegContext;
 use crate::ports::topic::End;
 
-/// A record as the list shows it: where it was, and when, which tells those of one place in a topic and in the one before it apart.
+/// A record as the list shows it, with its place and its time: a topic that was recreated has other records in the same places.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Named {
     /// Its partition.

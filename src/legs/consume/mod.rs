@@ -196,8 +196,8 @@ fn is_all(written: &Offsets, ends: &Offsets) -> bool {
 }
 
 /// Up to where partitions have to be read: not up to the marker of this run's last transaction, where nothing but it is left. A stable
-/// end behind a record of that transaction shows that its marker was written. If all that was `written` by then ends with the offset
-/// behind the record, that is the marker. [A stable end alone does not show it: somebody else's record, and behind it the first one
+/// end after a record of that transaction shows that its marker was written. If all that was `written` by then ends with the offset
+/// after the record, that is the marker. [A stable end alone does not show it: somebody else's record, followed by the first one
 /// of an open transaction, may lie before the marker.]
 fn before_markers(ends: &Offsets, written: &Offsets, delivered: &Offsets) -> Offsets {
     let read_to = |(&partition, &end): (&i32, &i64)| {

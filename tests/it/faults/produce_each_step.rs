@@ -66,7 +66,7 @@ fn a_sigterm_at_any_point_of_the_recovery_is_no_hurry() {
 /// What a run with a window asks PostgreSQL, in order: words of the statement.
 const ASKED: [&str; 7] = [
     "pg_try_advisory_lock",
-    "FROM pg2ch_checkpoint WHERE topic",
+    "FROM pg2ch_checkpoint WHERE",
     "INSERT INTO pg_temp.pg2ch_window",
     "ANALYZE pg_temp.pg2ch_window",
     "FROM pg_temp.pg2ch_window WHERE n",
