@@ -104,13 +104,18 @@ impl World {
     pub fn stopped(&self, mut command: Command, point: &str) -> Suspended {
         command.env("PG2CH_STOP_AT", point).stdout(Stdio::piped()).stderr(Stdio::piped());
         let run = Suspended(command.spawn().unwrap());
-        let stat = format!("/proc/{}/stat", run.pid());
+        self.wait_until_stopped(point, &run.0);
+        run
+    }
+
+    /// Waits until a run has stopped at a crash point.
+    pub fn wait_until_stopped(&self, point: &str, run: &Child) {
+        let stat = format!("/proc/{}/stat", run.id());
         self.wait_for(&format!("the run to stop at {point}"), || {
             let text = std::fs::read_to_string(&stat).unwrap();
-            // The state comes behind the command's name, which is in parentheses.
+            // The state follows the command's name, which is in parentheses.
             text.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
         });
-        run
     }
 }
 

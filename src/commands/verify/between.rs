@@ -72,7 +72,7 @@ impl NewestLetters {
         self.0.contains_key(&hash(record_key.as_bytes()))
     }
 
-    /// What there is between a flagged row, its columns as JSON, and the target's newest version of its key, `held`; `uncopied` is the
+    /// What is known of a flagged row, its columns as JSON, next to the target's newest version of its key, `held`; `uncopied` is the
     /// timestamp of the key's newest uncopied record.
     pub fn between(&self, record_key: &str, json: &str, uncopied: Option<i64>, held: Option<Place>) -> Between {
         let letter = self.0.get(&hash(record_key.as_bytes()));

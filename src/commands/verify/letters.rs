@@ -1,4 +1,4 @@
-//! What there is between rows and the target, and the rows whose newest version the target has refused.
+//! What keeps rows from the target, and the rows whose newest version the target has refused.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use super::waiting::{Waiting, letter_key};
 use crate::data::Fate;
 use crate::error::Result;
 
-/// What there is between the rows of some keys and the target's versions, at these places, by the keys' numbers. The topic was read
+/// What is known of the rows of some keys next to the target's versions, at these places, by the keys' numbers. The topic was read
 /// before the target. A row with letters that is no longer flagged is left out.
 pub(super) fn judged<'k>(
     source: &mut Source,

@@ -147,7 +147,7 @@ impl TargetKeys {
     ) -> Result<HashMap<u64, Vec<u8>>> {
         let mut found = HashMap::new();
         let columns = listed_columns(contents);
-        for answer in self.query_by_key(keys, |target, condition| target.newest(&columns, BY_PLACE, 1, condition))? {
+        for answer in self.query_by_key(keys, |target, condition| target.newest(&columns, 1, condition))? {
             let rows = contents.split(&answer).ok_or_else(|| self.unreadable(answer.len()))?;
             found.extend(rows.into_iter().map(|([number], row)| (number, row)));
         }
@@ -161,7 +161,7 @@ impl TargetKeys {
         keys: impl Iterator<Item = &'k SourceKey>,
     ) -> Result<HashMap<u64, Newest>> {
         let columns = format!("{TIMESTAMP} AS pg2ch_at, {OFFSET} AS pg2ch_place, {}", listed_columns(contents));
-        let ask = |target: &mut Self, condition: &str| target.newest(&columns, BY_PLACE, VERSIONS, condition);
+        let ask = |target: &mut Self, condition: &str| target.newest(&columns, VERSIONS, condition);
         let answers = self.query_by_key(keys, ask)?;
         let mut found: HashMap<u64, Newest> = HashMap::new();
         for answer in answers {
@@ -185,7 +185,7 @@ impl TargetKeys {
         keys: impl Iterator<Item = &'k SourceKey>,
     ) -> Result<Printed> {
         let mut found = Printed::new();
-        for answer in self.query_by_key(keys, |target, condition| target.newest(expressions, BY_PLACE, 1, condition))? {
+        for answer in self.query_by_key(keys, |target, condition| target.newest(expressions, 1, condition))? {
             let mut rest = answer.as_slice();
             while !rest.is_empty() {
                 let (number, shown, behind) = printed(rest, count).ok_or_else(|| self.unreadable(answer.len()))?;
@@ -236,12 +236,12 @@ impl TargetKeys {
         Ok(answers)
     }
 
-    /// The first rows of each key, at most `most`, in an order.
-    fn newest(&mut self, columns: &str, order: &str, most: usize, condition: &str) -> Result<Vec<u8>> {
+    /// The newest rows of each key, at most `most`, the newest first.
+    fn newest(&mut self, columns: &str, most: usize, condition: &str) -> Result<Vec<u8>> {
         let Self { name, number, .. } = &*self;
         let sql = format!(
             "SELECT {number} AS pg2ch_number, {columns} FROM {name} WHERE {condition} \
-             ORDER BY pg2ch_number, {order} LIMIT {most} BY pg2ch_number \
+             ORDER BY pg2ch_number, {BY_PLACE} LIMIT {most} BY pg2ch_number \
              SETTINGS output_format_json_quote_64bit_integers = 0 FORMAT RowBinary"
         );
         self.query(&sql)

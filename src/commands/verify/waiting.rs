@@ -149,7 +149,7 @@ impl<'a> Waiting<'a> {
         self.newest_letters.as_ref().is_some_and(|letters| letters.has(record_key))
     }
 
-    /// What there is between a flagged row, all of its columns as JSON if it [has a letter](Self::has_letter), and the target's newest
+    /// What is known of a flagged row, all of its columns as JSON if it [has a letter](Self::has_letter), next to the target's newest
     /// version of its key, `held`.
     pub fn between(&self, record_key: &str, json: &str, held: Option<Place>) -> Between {
         let (letters, uncopied) = (self.newest_letters.as_ref(), self.uncopied.newest(record_key));

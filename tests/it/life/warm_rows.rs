@@ -50,14 +50,6 @@ fn stop(world: &mut World, run: &Child) {
     world.wait_until(is_between, "the pause between two runs");
 }
 
-fn wait_until_stopped(world: &World, run: &Child) {
-    let stat = format!("/proc/{}/stat", run.id());
-    world.wait_for("the process to stop", || {
-        let text = std::fs::read_to_string(&stat).unwrap();
-        text.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
-    });
-}
-
 /// Has rows moved until a run goes on: on a busy machine the history may come too late, and takes the session along.
 fn warm_up(world: &mut World) {
     world.insert_rows(1);
@@ -205,7 +197,7 @@ fn a_process_that_sleeps_in_its_second_run_and_wakes_behind_another_changes_noth
         world.wait_until(|world| world.ch_number("SELECT count() FROM {t}") == rows + 1, "the first row");
         std::thread::sleep(Duration::from_millis(1_500));
         world.insert_rows(1);
-        wait_until_stopped(&world, &run);
+        world.wait_until_stopped(point, &run);
         world.sql(&format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pg2ch ledger %:{}'",
             run.id()
@@ -226,7 +218,7 @@ fn a_record_of_another_producer_before_the_marker_of_a_run_is_copied() {
     world.wait_until(|world| world.ch_number("SELECT count() FROM {t}") == 1, "the first row");
     std::thread::sleep(Duration::from_millis(1_500));
     world.insert_rows(1);
-    wait_until_stopped(&world, &run);
+    world.wait_until_stopped("kafka.commit.before", &run);
     // Behind the run's record, and before its marker: a record, and a transaction that hides all that follows.
     world.send(&[(0, "1001", Some(&World::login(1001, "neighbour")))]);
     let hiding = world.open_transaction(0, "1002", &World::login(1002, "hiding"));
