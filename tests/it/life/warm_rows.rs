@@ -50,6 +50,13 @@ fn stop(world: &mut World, run: &Child) {
     world.wait_until(is_between, "the pause between two runs");
 }
 
+/// Ends the session that has the lock of this process, and no other test's.
+fn end_session_of(world: &mut World, process: u32) {
+    world.sql(&format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pg2ch ledger %:{process}'"
+    ));
+}
+
 /// Has rows moved until a run goes on: on a busy machine the history may come too late, and takes the session along.
 fn warm_up(world: &mut World) {
     world.insert_rows(1);
@@ -120,10 +127,7 @@ fn a_producer_that_a_run_has_fenced_which_then_ended_is_made_anew() {
         world.insert_rows(1);
         world.start_stopped_at("epoch.after")
     };
-    world.sql(
-        "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
-         WHERE locktype = 'advisory' AND application_name LIKE 'pg2ch ledger %' AND datname = current_database()",
-    );
+    end_session_of(&mut world, other.pid());
     let run = start(&world, &[]);
     warm_up(&mut world);
     stop(&mut world, &run);
@@ -198,10 +202,7 @@ fn a_process_that_sleeps_in_its_second_run_and_wakes_behind_another_changes_noth
         std::thread::sleep(Duration::from_millis(1_500));
         world.insert_rows(1);
         world.wait_until_stopped(point, &run);
-        world.sql(&format!(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pg2ch ledger %:{}'",
-            run.id()
-        ));
+        end_session_of(&mut world, run.id());
         world.insert_rows(1);
         world.run(&["--once", "--wait-lock", "10s"]).expect(0);
         signal_process("CONT", run.id());
