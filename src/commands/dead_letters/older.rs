@@ -10,7 +10,7 @@ use crate::commands::verify::key::KeyText;
 use crate::commands::verify::patient;
 use crate::commands::verify::source::Source;
 use crate::commands::verify::target::TargetKeys;
-use crate::commands::verify::waiting::{Sent, Waiting, letter_key};
+use crate::commands::verify::waiting::{Waiting, letter_key};
 use crate::data::RecordId;
 use crate::error::{ExitCode, Result};
 use crate::kafka::Letter;
@@ -19,8 +19,8 @@ use crate::ports::target::TargetDescription;
 use crate::postgres::{SourceTable, connect};
 
 /// Why such a letter is not inserted.
-pub(super) const REASON: &str = "PostgreSQL has another version of the row, and the target has none that is newer than this one: \
-                                 `pg2ch verify --repair --confirm` has the row sent again";
+pub(super) const REASON: &str = "PostgreSQL has another version of the row, or other columns than this letter, and the target has \
+                                 no newer one: `pg2ch verify --repair --confirm` has the row sent again";
 
 /// The three servers, asked about the rows of letters.
 pub(super) struct Older<'a> {
@@ -41,7 +41,7 @@ impl<'a> Older<'a> {
             Err(error) if error.exit_code() == ExitCode::Config => return Ok(None),
             key => key?,
         };
-        let mut waiting = Waiting::new(leg, Sent::recorded(&mut session, &table, &leg.table.topic)?)?;
+        let mut waiting = Waiting::new(leg)?;
         let source = Source::new(session, connect(&patient, "replay", leg.watchdog)?, table, key.clone())?;
         let target = TargetKeys::new(ClickHouseTarget::new(&patient, leg.table)?, key);
         waiting.refresh()?;

@@ -14,7 +14,7 @@ pub use self::report::TableReport;
 use self::servers::Servers;
 use super::Frame;
 use super::verify::patient;
-use super::verify::waiting::{Sent, Waiting};
+use super::verify::waiting::Waiting;
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -103,7 +103,7 @@ pub fn prune(leg: &LegContext<'_>, options: &Options) -> Result<TableReport> {
         return Err(Error::config(what, why, "run `pg2ch --once` first: only rows that a run has sent can be pruned"));
     }
     let (topic, row_lock) = (&leg.table.topic, leg.config.timeouts.row_lock);
-    let waiting = Waiting::new(leg, Sent::recorded(&mut session, &table, topic)?)?;
+    let waiting = Waiting::new(leg)?;
     let rows = PgOldRows::new(session, deleter, table.clone(), topic, by, options.older_than, row_lock)?;
     report.limit.clone_from(&rows.limit);
     let mut servers = Servers::new(leg, rows, &table, target, &description, contents, waiting)?;

@@ -12,7 +12,8 @@
 //!
 //! So a settled letter says nothing, and neither does a dropped or pending one of an earlier version that was sent since and lost.
 
-use std::collections::{HashMap, HashSet};
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::value::RawValue;
@@ -48,13 +49,13 @@ struct NewestLetter {
     fate: Fate,
     /// Whether its value has the key's columns: it is a row's.
     is_row: bool,
-    /// The hash of each comparable field's name, and that of its value, sorted.
+    /// The hash of each field's name, and that of its value, sorted.
     fields: Box<[(u64, u64)]>,
 }
 
 impl NewestLetters {
     /// Adds a letter. Of several of one record a pending one counts, then one that was dismissed.
-    pub fn add(&mut self, key: u64, letter: &Letter, fate: Fate, key_columns: &[String], comparable: &HashSet<u64>) {
+    pub fn add(&mut self, key: u64, letter: &Letter, fate: Fate, key_columns: &[String]) {
         let rank = |fate| match fate {
             Fate::Replayed => 0,
             Fate::Dropped => 1,
@@ -64,7 +65,7 @@ impl NewestLetters {
         let place = (record.timestamp_ms, record.offset);
         let known = self.0.get(&key);
         if known.is_none_or(|known| (place, rank(fate)) > (known.place, rank(known.fate))) {
-            self.0.insert(key, NewestLetter::of(place, fate, record.value.as_deref(), key_columns, comparable));
+            self.0.insert(key, NewestLetter::of(place, fate, record.value.as_deref(), key_columns));
         }
     }
 
@@ -94,29 +95,45 @@ impl NewestLetters {
 }
 
 impl NewestLetter {
-    fn of(place: Place, fate: Fate, value: Option<&[u8]>, key_columns: &[String], comparable: &HashSet<u64>) -> Self {
-        let mut fields = fields_of(value.unwrap_or_default());
+    fn of(place: Place, fate: Fate, value: Option<&[u8]>, key_columns: &[String]) -> Self {
+        let fields = fields_of(value.unwrap_or_default());
         let is_row = key_columns.iter().all(|column| fields.contains_key(&hash(column.as_bytes())));
-        fields.retain(|name, _| comparable.contains(name));
         let mut fields: Box<[(u64, u64)]> = fields.into_iter().collect();
         fields.sort_unstable();
         Self { place, fate, is_row, fields }
     }
 
-    /// Whether it holds a row as it is: the fields that both have, of one type, are equal. To add or retype a column makes no version.
+    /// Whether it holds a row as it is. What cannot be compared says no: a column of another type now whose values print otherwise,
+    /// one that was added and is not NULL, and one that may be another's under a new name.
     fn holds(&self, json: &str) -> bool {
-        let is_equal = |(name, value): (u64, u64)| {
+        let row = fields_of(json.as_bytes());
+        let of_letter = |name: u64| {
             let found = self.fields.binary_search_by_key(&name, |(name, _)| *name);
-            found.map_or(true, |place| self.fields[place].1 == value)
+            found.ok().map(|place| self.fields[place].1)
         };
-        self.is_row && fields_of(json.as_bytes()).into_iter().all(is_equal)
+        let is_equal = row.iter().all(|(name, value)| of_letter(*name).unwrap_or(NULL) == *value);
+        let is_added = row.keys().any(|name| of_letter(*name).is_none());
+        let is_dropped = self.fields.iter().any(|(name, value)| *value != NULL && !row.contains_key(name));
+        self.is_row && is_equal && !(is_added && is_dropped)
     }
 }
+
+/// What stands for the value NULL.
+const NULL: u64 = 0;
 
 /// The hashes of the names and values of a record's fields; none if its value is no object.
 fn fields_of(value: &[u8]) -> HashMap<u64, u64> {
     let fields: HashMap<String, &RawValue> = serde_json::from_slice(value).unwrap_or_default();
-    fields.iter().map(|(name, value)| (hash(name.as_bytes()), hash(value.get().as_bytes()))).collect()
+    fields.iter().map(|(name, value)| (hash(name.as_bytes()), hash_of_value(value.get()))).collect()
+}
+
+/// By what a value prints: the text `7` is the number 7 in a column that was retyped since.
+fn hash_of_value(json: &str) -> u64 {
+    if json == "null" {
+        return NULL;
+    }
+    let text = if json.starts_with('"') { serde_json::from_str(json).ok() } else { None };
+    hash(text.unwrap_or(Cow::Borrowed(json)).as_bytes())
 }
 
 /// 64 bits of a key, a name or a value.
@@ -130,17 +147,17 @@ pub fn hash(text: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// What is between `{"id": 1, "a": "new"}` and what the target has, where the key's newest letter was sent at 5.
-    fn between(fate: Fate, value: &str, uncopied: Option<i64>, held: Option<i64>) -> Between {
-        let comparable = ["id", "a", "b"].map(|name| hash(name.as_bytes())).into();
-        let letter = NewestLetter::of((5, 0), fate, Some(value.as_bytes()), &["id".into()], &comparable);
+    /// What is between a row and what the target has, where the key's newest letter was sent at 5.
+    fn between(fate: Fate, value: &str, row: &str, uncopied: Option<i64>, held: Option<i64>) -> Between {
+        let letter = NewestLetter::of((5, 0), fate, Some(value.as_bytes()), &["id".into()]);
         let letters = NewestLetters([(hash(b"1"), letter)].into());
-        letters.between("1", r#"{"id":1,"a":"new","b":null,"retyped":2}"#, uncopied, held.map(|at| (at, 0)))
+        letters.between("1", row, uncopied, held.map(|at| (at, 0)))
     }
 
     #[test]
     fn a_letter_speaks_for_the_version_that_it_holds() {
-        let (new, old) = (r#"{"id":1,"a":"new","retyped":"2"}"#, r#"{"id":1,"a":"old"}"#);
+        let row = r#"{"id":1,"a":"new","b":null}"#;
+        let (new, old) = (r#"{"id":1,"a":"new"}"#, r#"{"id":1,"a":"old"}"#);
         for (fate, value, expected) in [
             (Fate::Refused, new, Between::Refused),
             (Fate::Refused, old, Between::Stale),
@@ -149,14 +166,39 @@ mod tests {
             (Fate::Dropped, old, Between::Nothing),
             (Fate::Replayed, new, Between::Nothing),
         ] {
-            assert_eq!(between(fate, value, None, None), expected, "{fate:?} {value}");
-            assert_eq!(between(fate, value, None, Some(4)), expected, "{fate:?} {value}: the target has an older one");
-            assert_eq!(between(fate, value, None, Some(6)), Between::Nothing, "{fate:?} {value} is settled");
-            assert_eq!(between(fate, value, Some(6), Some(4)), Between::InTopic, "{fate:?} {value}");
+            assert_eq!(between(fate, value, row, None, None), expected, "{fate:?} {value}");
+            assert_eq!(
+                between(fate, value, row, None, Some(4)),
+                expected,
+                "{fate:?} {value}: the target has an older one"
+            );
+            assert_eq!(between(fate, value, row, None, Some(6)), Between::Nothing, "{fate:?} {value} is settled");
+            assert_eq!(between(fate, value, row, Some(6), Some(4)), Between::InTopic, "{fate:?} {value}");
         }
         // Without the group's offsets the letter's own record is one of those that are not copied.
-        assert_eq!(between(Fate::Refused, new, Some(5), None), Between::Refused);
-        assert_eq!(between(Fate::Replayed, new, Some(5), None), Between::InTopic);
-        assert_eq!(between(Fate::Replayed, new, Some(5), Some(5)), Between::Nothing);
+        assert_eq!(between(Fate::Refused, new, row, Some(5), None), Between::Refused);
+        assert_eq!(between(Fate::Replayed, new, row, Some(5), None), Between::InTopic);
+        assert_eq!(between(Fate::Replayed, new, row, Some(5), Some(5)), Between::Nothing);
+    }
+
+    #[test]
+    fn what_cannot_be_compared_excuses_no_row() {
+        let letter = r#"{"id":1,"a":7,"t":"x\u0041"}"#;
+        for (row, is_held) in [
+            (r#"{"id":1,"a":"7","t":"xA"}"#, true),
+            (r#"{"id":1,"a":7}"#, true),
+            (r#"{"id":1,"a":7,"t":"xA","added":null}"#, true),
+            (r#"{"id":1,"a":7,"t":"xA","added":0}"#, false),
+            (r#"{"id":1,"a":7.0,"t":"xA"}"#, false),
+            (r#"{"id":1,"a":null,"t":"xA"}"#, false),
+            (r#"{"id":1,"renamed":7,"t":"xA"}"#, false),
+            (r#"{"id":1,"renamed":null,"t":"xA"}"#, false),
+        ] {
+            let expected = if is_held { Between::Dropped } else { Between::Nothing };
+            assert_eq!(between(Fate::Dropped, letter, row, None, None), expected, "{row}");
+        }
+        let of_null = r#"{"id":1,"a":null}"#;
+        assert_eq!(between(Fate::Dropped, of_null, r#"{"id":1,"a":"null"}"#, None, None), Between::Nothing);
+        assert_eq!(between(Fate::Dropped, of_null, r#"{"id":1,"b":null}"#, None, None), Between::Dropped);
     }
 }

@@ -31,7 +31,7 @@ use self::shown::Shown;
 use self::source::Source;
 use self::target::TargetKeys;
 use self::ttl::Ttl;
-use self::waiting::{Sent, Waiting};
+use self::waiting::Waiting;
 use super::is_to_end;
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::Config;
@@ -98,7 +98,7 @@ pub fn verify(leg: &LegContext<'_>, options: Options) -> Result<TableReport> {
     let mut session = connect(&patient, "verify", leg.watchdog)?;
     let table = SourceTable::find(&mut session, leg.table)?;
     let pruned = Pruned::recorded(&mut session, leg.table, &table)?;
-    let waiting = Waiting::new(leg, Sent::recorded(&mut session, &table, &leg.table.topic)?)?;
+    let waiting = Waiting::new(leg)?;
     let asker = connect(&patient, "verify", leg.watchdog)?;
     let mut target = ClickHouseTarget::new(&patient, leg.table)?;
     let description = target.describe()?;

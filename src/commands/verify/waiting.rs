@@ -1,22 +1,17 @@
 //! The records that are not in the target for a known reason: still in the topic, or a dead letter.
 
-use std::collections::HashSet;
-
 use super::between::{Between, NewestLetters, Place, hash};
 use crate::clickhouse::ClickHouseTarget;
 use crate::config::TableConfig;
-use crate::data::{DeadLetter, Offsets};
+use crate::data::Offsets;
 use crate::error::{Error, Result};
 use crate::kafka::explain::is_unknown_topic;
 use crate::kafka::{KafkaLog, Letter, Letters};
 use crate::legs::consume::Start;
 use crate::legs::consume::position::Context;
 use crate::ports::LegContext;
-use crate::ports::record_types::RecordTypes;
-use crate::ports::source::SourceColumn;
 use crate::ports::target::Target;
 use crate::ports::topic::{End, TopicLog, read_between, wait_until_stable};
-use crate::postgres::{Session, SourceTable, kept_record_types};
 
 /// The most keys that are held: 96 MB of them.
 const MOST_KEYS: usize = 6_000_000;
@@ -56,35 +51,6 @@ impl Uncopied {
     }
 }
 
-/// What is known of the columns when records were sent.
-pub struct Sent {
-    types: RecordTypes,
-    /// For each span of records the hashes of the columns that have the same type now.
-    unchanged: Vec<HashSet<u64>>,
-}
-
-impl Sent {
-    /// Reads it for a table's topic.
-    pub fn recorded(session: &mut Session, table: &SourceTable, topic: &str) -> Result<Self> {
-        let kept = kept_record_types(session, &table.name, topic)?;
-        let types = kept.unwrap_or_else(|| RecordTypes::of(&table.columns));
-        let is_unchanged = |then: &SourceColumn| {
-            table.columns.iter().any(|now| (&now.name, &now.base_type) == (&then.name, &then.base_type))
-        };
-        let unchanged = types.spans().iter().map(|span| {
-            let columns = span.columns();
-            columns.iter().filter(|then| is_unchanged(then)).map(|then| hash(then.name.as_bytes())).collect()
-        });
-        Ok(Self { unchanged: unchanged.collect(), types })
-    }
-
-    fn comparable(&self, letter: &Letter) -> &HashSet<u64> {
-        let DeadLetter { partition, offset, .. } = letter.record;
-        let span = self.types.spans().iter().position(|span| span.has(partition, offset));
-        &self.unchanged[span.unwrap_or(self.unchanged.len() - 1)]
-    }
-}
-
 /// What waits between the two tables.
 pub struct Waiting<'a> {
     leg: &'a LegContext<'a>,
@@ -93,14 +59,13 @@ pub struct Waiting<'a> {
     next: Option<Offsets>,
     uncopied: Uncopied,
     newest_letters: Option<NewestLetters>,
-    sent: Sent,
 }
 
 impl<'a> Waiting<'a> {
-    pub fn new(leg: &'a LegContext<'a>, sent: Sent) -> Result<Self> {
+    pub fn new(leg: &'a LegContext<'a>) -> Result<Self> {
         let table = leg.table;
         let log = KafkaLog::new(leg.config, &table.topic, &table.group, leg.watchdog)?;
-        Ok(Self { leg, log, next: None, uncopied: Uncopied::default(), newest_letters: None, sent })
+        Ok(Self { leg, log, next: None, uncopied: Uncopied::default(), newest_letters: None })
     }
 
     /// Reads on to the present end of the topic, and the dead letters if they are not known yet.
@@ -208,7 +173,7 @@ impl<'a> Waiting<'a> {
         while let Some(chunk) = letters.next_chunk()? {
             for letter in &chunk {
                 let key = hash(letter_key(self.leg.table, letter).as_bytes());
-                newest.add(key, letter, letters.fate(letter), key_columns, self.sent.comparable(letter));
+                newest.add(key, letter, letters.fate(letter), key_columns);
             }
         }
         Ok(newest)
