@@ -11,6 +11,11 @@ use crate::fit::map::split;
 use crate::ports::source::SourceColumn;
 use crate::postgres::{SourceTable, quote, value_sql};
 
+/// What to do about a key that cannot be compared. The new table is filled from the topic, which may no longer have every record.
+const HINT: &str = "name a new table as `target` in [[table]], create it with this column as a String (`pg2ch init --print` prints the \
+                    statement), and run: it is filled from the topic's records, and `pg2ch verify --repair` says what these lack. Without \
+                    that rows are copied all the same";
+
 /// Stands between the columns of a key; inside a column it is escaped.
 const BETWEEN: char = '\u{1f}';
 const ESCAPE: char = '\u{1e}';
@@ -55,7 +60,7 @@ impl KeyText {
                         "the key column {} is {} in PostgreSQL and {} in ClickHouse, and their texts cannot be compared",
                         column.name, column.type_name, found.type_name
                     ),
-                    "rows are copied all the same; to have them verified, create the target with this column as a String (`pg2ch init --print` shows the statement to change)",
+                    HINT,
                 )
             })
         });
@@ -194,7 +199,7 @@ impl Texts {
         let as_sent = match base.as_str() {
             "text" | "character varying" | "uuid" | "json" | "jsonb" => plain.clone(),
             _ if is_integer => plain.clone(),
-            _ => format!("(to_json({}) #>> '{{}}')", value_sql("t", source)),
+            _ => printed_in_json(&format!("to_json({})", value_sql("t", source)), has_parts(source)),
         };
         let own = format!("toString({in_target})");
         let (source_text, target_text, literal) = match scalar {
@@ -210,11 +215,9 @@ impl Texts {
             }
             ScalarType::Bool if base == "boolean" => (plain, own, Literal::None),
             ScalarType::Uuid if base == "uuid" => (plain, own, Literal::Text),
-            ScalarType::Date | ScalarType::Date32 if base == "date" => {
-                (shaped(&in_source, "YYYY-MM-DD"), own, Literal::Text)
-            }
+            ScalarType::Date | ScalarType::Date32 if base == "date" => (plain, own, Literal::Text),
             ScalarType::DateTime | ScalarType::DateTime64(_) if is_time => (
-                shaped(&in_source, "YYYY-MM-DD HH24:MI:SS.US"),
+                shaped(&in_source),
                 format!("toString(toDateTime64({in_target}, 6, 'UTC'))"),
                 if is_utc && matches!(scalar, ScalarType::DateTime64(_)) { Literal::Text } else { Literal::None },
             ),
@@ -225,11 +228,26 @@ impl Texts {
     }
 }
 
-/// Infinite dates and those before our era have no such form, and no place in the target either. `to_char` leaves the era out.
-fn shaped(column: &str, format: &str) -> String {
+/// Infinite times and those before our era have no such form, and no place in the target either. `to_char` leaves the era out.
+fn shaped(time: &str) -> String {
     format!(
-        "CASE WHEN {column} < '0001-01-01' THEN {column}::text ELSE coalesce(to_char({column}, '{format}'), {column}::text) END"
+        "CASE WHEN {time} < '0001-01-01' THEN {time}::text ELSE coalesce(to_char({time}, 'YYYY-MM-DD HH24:MI:SS.US'), {time}::text) END"
     )
+}
+
+/// Whether JSON prints an array or an object of a column.
+fn has_parts(source: &SourceColumn) -> bool {
+    source.is_composite || source.base_type.ends_with("[]")
+}
+
+/// What a String is given of a value in a record. A document within an array or an object may hold an escape (`\u0000`) that no text
+/// can, so of those the JSON itself is taken.
+pub(super) fn printed_in_json(json: &str, has_parts: bool) -> String {
+    if has_parts {
+        format!("CASE WHEN json_typeof({json}) IN ('array', 'object') THEN ({json})::text ELSE {json} #>> '{{}}' END")
+    } else {
+        format!("({json} #>> '{{}}')")
+    }
 }
 
 /// A number without trailing zeros behind the point.

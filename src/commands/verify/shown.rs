@@ -5,13 +5,13 @@
 use serde_json::Value;
 
 use super::contents::column_of;
-use super::key::Texts;
+use super::key::{Texts, printed_in_json};
 use super::source::{Printed, SourceRow};
 use crate::clickhouse::column_type::{Column, ColumnType, ScalarType};
 use crate::clickhouse::quote as quote_target;
 use crate::config::ColumnRules;
 use crate::ports::source::SourceColumn;
-use crate::postgres::{SourceTable, quote, value_sql};
+use crate::postgres::{SourceTable, quote};
 
 /// The columns whose values can be compared so.
 #[derive(Debug, Default)]
@@ -90,7 +90,7 @@ fn expressions(source: &SourceColumn, target: &Column) -> Option<(String, String
             let of = array.strip_suffix("[]")?;
             let as_text = match (of, element.without_null()) {
                 ("json" | "jsonb", ColumnType::Scalar(ScalarType::String)) => document("e"),
-                (_, ColumnType::Scalar(ScalarType::String)) => "e #>> '{}'".to_owned(),
+                (_, ColumnType::Scalar(ScalarType::String)) => printed_in_json("e", source.is_composite),
                 ("smallint" | "integer" | "bigint", ColumnType::Scalar(ScalarType::Integer(_))) => "e".to_owned(),
                 ("boolean", ColumnType::Scalar(ScalarType::Bool)) | ("uuid", ColumnType::Scalar(ScalarType::Uuid)) => {
                     "e".to_owned()
@@ -103,10 +103,6 @@ fn expressions(source: &SourceColumn, target: &Column) -> Option<(String, String
             );
             let in_source = format!("CASE WHEN {in_source} IS NOT NULL THEN coalesce({elements}, '[]') END");
             (in_source, format!("toJSONString({in_target})"), true)
-        }
-        (_, ColumnType::Scalar(ScalarType::String)) => {
-            let value = value_sql("t", source);
-            (format!("(to_json({value}) #>> '{{}}')"), format!("toString({in_target})"), false)
         }
         _ => {
             let Texts { source, target, .. } = Texts::of(source, target)?;

@@ -68,14 +68,20 @@ impl Ttl {
     }
 }
 
-/// The value of a column out of the text at `place` of the tuple `x`.
+/// The value of a column out of the text at `place` of the tuple `x`; NULL where the column cannot hold it, as in a dead letter's row.
 fn value(column: &Column, place: usize) -> String {
-    let has_time = matches!(
-        ColumnType::parse(&column.type_name).map(ColumnType::without_null),
-        Ok(ColumnType::Scalar(ScalarType::DateTime | ScalarType::DateTime64(_)))
-    );
-    let shown = if has_time { format!("parseDateTime64BestEffort(x.{place}, 6, 'UTC')") } else { format!("x.{place}") };
-    format!("CAST({shown}, {})", text(&column.type_name))
+    let (name, parsed) = (&column.type_name, ColumnType::parse(&column.type_name).map(ColumnType::without_null));
+    let shown = match parsed {
+        Ok(ColumnType::Scalar(ScalarType::String | ScalarType::FixedString(_) | ScalarType::Enum(_))) => {
+            return format!("x.{place}");
+        }
+        Ok(ColumnType::Scalar(ScalarType::DateTime | ScalarType::DateTime64(_))) => {
+            format!("parseDateTime64BestEffortOrNull(x.{place}, 6, 'UTC')")
+        }
+        _ => format!("x.{place}"),
+    };
+    let plain = name.strip_prefix("LowCardinality(").and_then(|rest| rest.strip_suffix(')')).unwrap_or(name);
+    format!("accurateCastOrNull({shown}, {})", text(plain))
 }
 
 /// A rule of a TTL as a condition on a row; none if it does more than delete.
@@ -132,6 +138,17 @@ mod tests {
         let only = condition("d + toIntervalDay(1) DELETE WHERE k = 'x'");
         assert_eq!(only.as_deref(), Some("((d + toIntervalDay(1)) <= now() AND (k = 'x'))"));
         assert_eq!(condition("d GROUP BY k SET v = max(v)"), None);
+    }
+
+    #[test]
+    fn a_value_that_the_column_cannot_hold_is_null() {
+        let of = |type_name| value(&Column::new("c", type_name), 2);
+        assert_eq!(of("LowCardinality(Nullable(String))"), "x.2");
+        assert_eq!(of("LowCardinality(Date)"), "accurateCastOrNull(x.2, 'Date')");
+        assert_eq!(
+            of("DateTime('UTC')"),
+            "accurateCastOrNull(parseDateTime64BestEffortOrNull(x.2, 6, 'UTC'), 'DateTime(\\'UTC\\')')"
+        );
     }
 
     #[test]

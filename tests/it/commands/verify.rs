@@ -314,8 +314,102 @@ fn a_key_without_a_known_equal_text_is_refused() {
     let mut world = World::unmade(Servers::shared(), "key_float", columns, 1);
     world.settings.insert("[table]", "key = \"k\"".into());
     world.run(&["init"]).expect(0);
+    world.sql("INSERT INTO {t} VALUES (1.5), (1e20), ('NaN')");
+    world.once().expect(0);
     let ended = world.run(&["verify"]).expect(78);
     assert!(ended.stderr.contains("is double precision in PostgreSQL"), "{}", ended.stderr);
+    // What the hint says.
+    let hint = "hint: name a new table as `target` in [[table]]";
+    assert!(ended.stderr.contains(hint), "{}", ended.stderr);
+    world.settings.insert("[table]", "key = \"k\"\ntarget = \"analytics.{t}_new\"".replace("{t}", &world.name));
+    let printed = world.run(&["init", "--print"]).expect(0).stdout;
+    let create = printed.split_once("CREATE TABLE").unwrap().1.split_once(';').unwrap().0;
+    assert!(create.contains("`k` Float64"), "{printed}");
+    world.ch(&format!("CREATE TABLE{}", create.replace("`k` Float64", "`k` String")));
+    world.once().expect(0);
+    assert_equal(&world);
+    world.ch("DROP TABLE {t}_new");
+}
+
+#[test]
+fn an_extreme_value_keeps_no_table_from_being_compared() {
+    let columns = "id int PRIMARY KEY, d date, n numeric, f float8, i interval, c time, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
+    let mut world = World::unmade(Servers::shared(), "extremes", columns, 1);
+    world.sql("CREATE TYPE {t}_pair AS (a json, b int)");
+    world.sql(
+        "ALTER TABLE {t} ADD ts timestamp, ADD tz timestamptz, ADD j json, ADD js json[], ADD p {t}_pair, ADD ps {t}_pair[] NOT NULL DEFAULT '{}'",
+    );
+    world.run(&["init"]).expect(0);
+    let refused = [
+        ("d", "'5874897-12-31'"),
+        ("d", "'4713-01-01 BC'"),
+        ("d", "'-infinity'"),
+        ("ts", "'294276-12-31 23:59:59.999999'"),
+        ("ts", "'4713-01-01 BC'"),
+        ("ts", "'infinity'"),
+        ("tz", "'294276-12-31 23:59:59.999999Z'"),
+        ("tz", "'-infinity'"),
+    ];
+    let stored = [
+        ("d", "'2020-01-01'"),
+        ("n", "'NaN'"),
+        ("n", "1e131071"),
+        ("f", "'-infinity'"),
+        ("f", "1e308"),
+        ("i", "'178000000 years'"),
+        ("c", "'24:00'"),
+        ("j", r#"'"\u0000"'"#),
+        ("js", r#"array['"\u0000"']::json[]"#),
+        ("js", r#"'[0:0]={"[\"\\u0000\"]"}'"#),
+        ("p", r#"row('"\u0000"', 1)::{t}_pair"#),
+        ("ps", r#"array[row('"\u0000"', 1)]::{t}_pair[]"#),
+    ];
+    for (id, (column, value)) in refused.iter().chain(&stored).enumerate() {
+        world.sql(&format!("INSERT INTO {{t}} (id, {column}) VALUES ({id}, {value})"));
+    }
+    world.once().expect(65);
+    let report = verify(&world, &["--deep"], 65);
+    assert_eq!(findings(&report), found("dead_letters", 8), "{report:#}");
+    assert_eq!(report["rows_compared"], 12, "{report:#}");
+    world.sql("ALTER TABLE {t} DROP p, DROP ps");
+    world.sql("DROP TYPE {t}_pair");
+}
+
+#[test]
+fn an_extreme_value_in_a_key_or_in_the_ttl_keeps_no_table_from_being_compared() {
+    for (kind, zone) in [("date", ""), ("timestamp(3)", "DateTime"), ("timestamptz", "")] {
+        let columns = format!(
+            "k {kind} PRIMARY KEY, at {kind} NOT NULL, e date NOT NULL, sent_to_kafka boolean NOT NULL DEFAULT FALSE"
+        );
+        let mut world = World::unmade(Servers::shared(), "extreme_keys", &columns, 1);
+        let lossy = if zone.is_empty() { "" } else { "allow_lossy = [\"at\"]" };
+        world.settings.insert("[table]", format!("key = \"k\"\n{lossy}"));
+        world.run(&["init"]).expect(0);
+        if !zone.is_empty() {
+            world.ch(&format!("ALTER TABLE {{t}} MODIFY COLUMN at {zone}"));
+        }
+        world.ch("ALTER TABLE {t} MODIFY TTL toDateTime(at) + toIntervalYear(20) DELETE WHERE e > '1950-01-01'");
+        for values in [
+            "'5874-12-31', 'infinity', '2020-01-01'",
+            "'infinity', '2020-01-01', '2020-01-01'",
+            "'-infinity', '1980-01-01', '5874897-12-31'",
+            "'4713-01-01 BC', '2300-01-01', '2020-01-01'",
+            "'2001-01-01', '1980-01-01', '2020-01-01'",
+            "'2002-01-01', '2020-01-01', '2020-01-01'",
+            "'2003-01-01', '2020-01-01', '2020-01-01'",
+        ] {
+            world.sql(&format!("INSERT INTO {{t}} VALUES ({values})"));
+        }
+        world.once().expect(65);
+        world.delete_from_target("k < toDate32('2003-01-01')");
+        let report = verify(&world, &["--deep"], 65);
+        assert_eq!(
+            findings(&report),
+            [("dead_letters".to_owned(), 4), ("missing".to_owned(), 1)],
+            "{kind}: {report:#}"
+        );
+        assert_eq!((&report["expired"], &report["rows_compared"]), (&1.into(), &1.into()), "{kind}: {report:#}");
+    }
 }
 
 #[test]
