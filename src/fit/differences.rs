@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::map::{nullable_target_type, target_type};
-use super::types::{Fit, fit};
+use super::types::{Fit, fit, folds};
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType, takes_null};
 use crate::clickhouse::encode::holds_position;
 use crate::clickhouse::{quote, sql_name, text};
@@ -106,7 +106,7 @@ pub fn differences(
     if is_refused_view(table, &target.engine.name) {
         return Vec::new();
     }
-    let comparison = Comparison { name: sql_name(&table.target), rules: &table.column_rules, target };
+    let comparison = Comparison { name: sql_name(&table.target), key: &table.key, rules: &table.column_rules, target };
     let of_source = source.into_iter().flatten().filter_map(|column| comparison.source_column(column));
     let of_target = target.columns.iter().filter_map(|column| comparison.target_column(column, source?));
     let nested = source.map(|source| nested_arrays(table, source, target)).unwrap_or_default();
@@ -116,6 +116,7 @@ pub fn differences(
 
 struct Comparison<'a> {
     name: String,
+    key: &'a [String],
     rules: &'a ColumnRules,
     target: &'a TargetDescription,
 }
@@ -238,6 +239,10 @@ impl Comparison<'_> {
         };
         let (effect, id, why, (fix, remedy)) = match fit(column, other) {
             Fit::Lossless => return None,
+            Fit::Lossy(_) if self.key.contains(&column.name) && folds(column, other) => {
+                let why = "different values become one key there, and of their rows one is kept; `allow_lossy` allows no such key: a run does not start";
+                (Effect::Stops, "type-lossy", why.to_owned(), modify())
+            }
             Fit::Lossy(why) if self.rules.allow_lossy.contains(&column.name) => {
                 let why = format!("{why}; `allow_lossy` allows it, and what is refused goes to the dead letters");
                 (Effect::Weaker, "type-lossy", why, modify())

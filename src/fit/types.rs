@@ -110,6 +110,39 @@ fn kind(source: &str) -> Kind {
     }
 }
 
+/// Whether a target type takes several values of a source for one: texts that are one time, number or address in different forms. A
+/// key of it would name several rows.
+#[must_use]
+pub fn folds(column: &SourceColumn, of_target: &Column) -> bool {
+    ColumnType::parse(&of_target.type_name).is_ok_and(|target| folds_value(&column.base_type, &target))
+}
+
+fn folds_value(source: &str, target: &ColumnType) -> bool {
+    match (source.strip_suffix("[]"), target) {
+        (_, ColumnType::Nullable(inner)) => folds_value(source, inner),
+        (Some(element), ColumnType::Array(inner)) => folds_value(element, inner),
+        (Some(_), _) => false,
+        (None, ColumnType::Scalar(target)) => folds_scalar(source, target),
+        (None, _) => is_document(source),
+    }
+}
+
+fn folds_scalar(source: &str, target: &ScalarType) -> bool {
+    use ScalarType as T;
+    // PostgreSQL prints a time, an interval and an address in one form.
+    let is_free = |source: &str| !source.starts_with("time") && !matches!(source, "inet" | "cidr" | "interval");
+    match kind(source) {
+        // There true is 1.
+        Kind::Document if *target == T::Integer(Integer { signed: false, bytes: 1 }) => true,
+        Kind::Text if !is_free(source) => false,
+        Kind::Text | Kind::Document => matches!(
+            target,
+            T::Date | T::Date32 | T::DateTime | T::DateTime64(_) | T::Time | T::Time64(_) | T::Uuid | T::Ipv6 | T::Json
+        ),
+        _ => false,
+    }
+}
+
 #[expect(clippy::match_same_arms, reason = "a String takes everything, whatever stands below")]
 fn fit_scalar(source: &str, target: &ScalarType) -> Fit {
     let never = || Fit::Impossible(format!("{target} accepts no value of {source}"));

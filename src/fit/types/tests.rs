@@ -1,6 +1,6 @@
 //! The encoder itself is asked: what is called lossless it must take, what is called impossible it must refuse.
 
-use super::{Fit, fit};
+use super::{Fit, fit, folds};
 use crate::clickhouse::column_type::Column;
 use crate::clickhouse::encode::{CalendarRange, RowEncoder};
 use crate::data::RecordId;
@@ -73,9 +73,47 @@ fn column(type_name: &str, not_null: bool) -> SourceColumn {
 }
 
 fn takes(target: &str, value: &str) -> bool {
+    encoded(target, value).is_some()
+}
+
+fn encoded(target: &str, value: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
     let mut encoder = RowEncoder::new(&[Column::new("c", target)]).unwrap().with_calendar_range(CalendarRange::Wide);
     let at = RecordId { partition: 0, offset: 0, timestamp_ms: 0 };
-    encoder.encode(at, format!("{{\"c\":{value}}}").as_bytes(), &mut Vec::new()).is_ok()
+    encoder.encode(at, format!("{{\"c\":{value}}}").as_bytes(), &mut bytes).ok().map(|_| bytes)
+}
+
+#[test]
+fn a_type_that_takes_two_keys_for_one_is_known() {
+    let of_text = [
+        ["\"2020-01-01\"", "\"2020-01-01T00:00:00\""],
+        ["\"2020-01-01 00:00:00\"", "\"2020-01-01T00:00:00.000Z\""],
+        ["\"10:00:00\"", "\"10:00:00.0\""],
+        ["\"00112233-4455-6677-8899-aabbccddeeff\"", "\"00112233-4455-6677-8899-AABBCCDDEEFF\""],
+        ["\"::1\"", "\"0:0:0:0:0:0:0:1\""],
+        ["\"10.0.0.1\"", "\"010.0.0.1\""],
+        ["\"a\"", "\"A\""],
+        ["\"1\"", "\"01\""],
+    ];
+    let of_documents = [["1", "true"], ["0.1", "0.10000000000000000001"], ["{\"a\":1}", "{\"a\":\"1\"}"]];
+    let more = ["IPv6", "Time", "Time64(3)", "Nullable(UUID)", "LowCardinality(Nullable(Date))"];
+    for target in TARGETS.iter().chain(&more) {
+        let is_folded =
+            |pair: &[&str; 2]| takes(target, pair[0]) && encoded(target, pair[0]) == encoded(target, pair[1]);
+        let is_known = |source| folds(&column(source, true), &Column::new("c", target));
+        for pair in of_text.iter().filter(|pair| is_folded(pair)) {
+            assert!(["text", "jsonb", "public.citext"].into_iter().all(is_known), "{target}: {pair:?}");
+        }
+        for pair in of_documents.iter().filter(|pair| is_folded(pair)) {
+            assert!(is_known("jsonb"), "{target}: {pair:?}");
+        }
+    }
+    for (source, target) in
+        [("text", "String"), ("text", "IPv4"), ("inet", "IPv6"), ("time without time zone", "Time64(6)")]
+    {
+        assert!(!folds(&column(source, true), &Column::new("c", target)), "{source} → {target}");
+    }
+    assert!(folds(&column("text[]", true), &Column::new("c", "Array(Nullable(UUID))")));
 }
 
 #[test]

@@ -151,6 +151,46 @@ fn a_column_on_which_a_key_rests_is_changed_by_making_the_table_anew() {
 }
 
 #[test]
+fn texts_that_a_target_takes_for_one_value_are_no_key() {
+    let columns = "id {type} PRIMARY KEY, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
+    for (of_source, of_target, values) in [
+        (
+            "text",
+            "DateTime64(3, 'UTC')",
+            "('2020-01-01 00:00:00'), ('2020-01-01T00:00:00'), ('2020-01-01T05:00:00+05')",
+        ),
+        ("varchar(40)", "UUID", "('C0000000-0000-0000-0000-00000000000A'), ('c0000000-0000-0000-0000-00000000000a')"),
+        ("text", "Nullable(IPv6)", "('::1'), ('0:0:0:0:0:0:0:1')"),
+        ("jsonb", "Date", r#"('"2020-01-01"'), ('"2020-01-01T00:00:00"')"#),
+    ] {
+        let mut world = World::unmade(Servers::shared(), "check_folded", &columns.replace("{type}", of_source), 1);
+        world.ch(&format!(
+            "CREATE TABLE {{t}} (id {of_target}, _partition Int32, _offset Int64, _timestamp DateTime64(3)) \
+             ENGINE = ReplacingMergeTree(_timestamp) ORDER BY id \
+             SETTINGS non_replicated_deduplication_window = 100, allow_nullable_key = 1"
+        ));
+        world.settings.insert("[table]", "allow_lossy = [\"id\"]".into());
+        world.run(&["init"]).expect(0);
+        world.sql(&format!("INSERT INTO {{t}} VALUES {values}"));
+        let rows = world.sql_number("SELECT count(*) FROM {t}");
+        let refused = world.once().expect(78).stderr;
+        assert!(refused.contains("become one key") && refused.contains("hint: run `pg2ch check`"), "{refused}");
+        assert_cured(&mut world, "type-lossy", 78);
+        world.once().expect(0);
+        assert_eq!(world.ch_number("SELECT count() FROM {t} FINAL"), rows, "{of_target}");
+        world.ch("DROP TABLE {t}_old");
+    }
+    // What PostgreSQL prints in one form only.
+    let mut world = World::unmade(Servers::shared(), "check_address", &columns.replace("{type}", "inet"), 1);
+    world.settings.insert("[table]", "allow_lossy = [\"id\"]".into());
+    world.ch("CREATE TABLE {t} (id IPv6, _partition Int32, _offset Int64, _timestamp DateTime64(3)) \
+         ENGINE = ReplacingMergeTree(_timestamp) ORDER BY id SETTINGS non_replicated_deduplication_window = 100");
+    world.run(&["init"]).expect(0);
+    world.sql("INSERT INTO {t} VALUES ('::1'), ('::2')");
+    world.once().expect(0);
+}
+
+#[test]
 fn values_that_clickhouse_writes_otherwise_are_sent_again_as_the_fix_says() {
     let columns = "id bigint PRIMARY KEY, m jsonb, p jsonb, a text[], d numeric, n bigint, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
     for (engine, id) in [("ReplacingMergeTree(_timestamp)", "type-lossy"), ("MergeTree", "engine")] {
