@@ -313,6 +313,8 @@ pub struct TableConfig {
     pub flag: String,
     /// An SQL condition on a row: others stay unsent, and do not count as unsent.
     pub condition: Option<String>,
+    /// The other sources that may have none of its rows: they have the same flag, and no condition divides the rows of the two.
+    pub apart_from: Vec<String>,
     /// Which columns a record's value has.
     pub columns: ColumnChoice,
     /// The topic.

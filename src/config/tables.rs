@@ -39,6 +39,8 @@ pub fn read(reader: &mut Reader, wanted: &[String]) -> Result<Vec<TableConfig>> 
             check_pair(at, &tables[at], other, header)?;
         }
     }
+    let apart: Vec<Vec<String>> = tables.iter().map(|table| apart_from(table, &tables)).collect();
+    tables.iter_mut().zip(apart).for_each(|(table, others)| table.apart_from = others);
     select(reader, tables, wanted)
 }
 
@@ -81,6 +83,7 @@ fn table(section: &mut Section<'_>) -> Result<TableConfig> {
         key,
         flag,
         condition,
+        apart_from: Vec::new(),
         columns,
         topic,
         target,
@@ -169,6 +172,17 @@ impl OnBadRow {
     fn parse(word: &str) -> Option<Self> {
         [Self::DeadLetter, Self::Stop].into_iter().find(|choice| choice.name() == word)
     }
+}
+
+/// The sources among which a table's rows must not be. Conditions may divide the rows of two.
+fn apart_from(table: &TableConfig, tables: &[TableConfig]) -> Vec<String> {
+    let shares = |other: &&TableConfig| {
+        other.source != table.source
+            && other.flag == table.flag
+            && table.condition.is_none()
+            && other.condition.is_none()
+    };
+    tables.iter().filter(shares).map(|other| other.source.clone()).collect()
 }
 
 /// Refuses what two tables must not share.

@@ -401,6 +401,7 @@ mod tests {
             key: vec!["id".into()],
             flag: "sent".into(),
             condition: None,
+            apart_from: Vec::new(),
             columns: ColumnChoice::All,
             topic: "t".into(),
             target: TargetName { database: "d".into(), table: "t".into() },

@@ -5,7 +5,7 @@ use postgres::SimpleQueryRow;
 use super::answers::{Answers, is_true};
 use super::session::{Session, literal};
 use crate::config::TableConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ports::source::{AsKey, SourceColumn};
 
 /// The name under which PostgreSQL knows the table that a parameter names, as an expression: the one that checkpoint, lock and
@@ -39,7 +39,12 @@ impl Catalogue {
     /// What asks for it, in three statements. Behind them names are looked up in pg_catalog only, until the transaction ends.
     pub(super) fn sql(config: &TableConfig) -> String {
         let oid = format!("pg_catalog.to_regclass({})", literal(&config.source));
-        format!("{}; {}; {}", relation_sql(&oid), unique_index_sql(&oid, &config.key), columns_sql(&oid))
+        format!(
+            "{}; {}; {}",
+            relation_sql(&oid, &config.apart_from),
+            unique_index_sql(&oid, &config.key),
+            columns_sql(&oid)
+        )
     }
 
     pub(super) fn of(answers: &Answers) -> Option<Self> {
@@ -62,6 +67,8 @@ pub struct Relation {
     kind: String,
     /// Whether it is no partitioned table, and other tables inherit from it.
     has_heirs: bool,
+    /// A source of the configuration of which it is a part, where their rows must be apart.
+    whole: Option<String>,
 }
 
 impl Relation {
@@ -75,6 +82,7 @@ impl Relation {
             is_partitioned: kind == "p",
             kind,
             has_heirs: is_true(row, 4),
+            whole: text(5),
         })
     }
 
@@ -93,6 +101,21 @@ impl Relation {
         };
         Some(format!("{name} is {other}, not a table"))
     }
+
+    /// That no other source of the configuration has its rows as well: each would be sent for one of the two only.
+    ///
+    /// # Errors
+    /// 78 if one has.
+    pub fn require_apart(&self) -> Result<()> {
+        let Some(whole) = &self.whole else { return Ok(()) };
+        Err(Error::config(
+            format!("cannot use table {} as the source", self.name),
+            format!(
+                "it is a part of {whole}, which is a `source` as well, and each row would go to the target of one of the two only"
+            ),
+            "keep one of the two [[table]], or divide the rows by `where`",
+        ))
+    }
 }
 
 pub fn table_comment(session: &mut Session, oid: u32, name: &str) -> Result<Option<String>> {
@@ -110,11 +133,19 @@ pub fn column_names(session: &mut Session, oid: u32, name: &str) -> Result<Vec<S
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-fn relation_sql(oid: &str) -> String {
+fn relation_sql(oid: &str, apart_from: &[String]) -> String {
+    let others: Vec<_> = apart_from.iter().map(|other| literal(other)).collect();
     format!(
         "SELECT c.oid, format('%I.%I', n.nspname, c.relname), current_database()::text, c.relkind::text,
-                c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
-         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid}"
+                c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
+                CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) THEN (
+                    WITH RECURSIVE above (oid) AS (
+                        SELECT inhparent FROM pg_catalog.pg_inherits WHERE inhrelid = c.oid
+                        UNION SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN above a ON i.inhrelid = a.oid)
+                    SELECT s FROM unnest(ARRAY[{others}]::text[]) AS s
+                    WHERE pg_catalog.to_regclass(s) IN (SELECT oid FROM above) LIMIT 1) END
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid}",
+        others = others.join(", ")
     )
 }
 

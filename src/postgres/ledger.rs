@@ -89,6 +89,7 @@ impl PgLedger {
                 (session.script("cannot look up the checkpoint", OWN_TABLES)?, found)
             }
         };
+        found.as_ref().map_or(Ok(()), |found| found.relation.require_apart())?;
         let (topic, table) = (table.topic.clone(), SourceTable::of(&mut session, table, found)?);
         let held = held_table(own.first(), &table.name)?;
         let kept_epoch = session.epoch.take().filter(|(source, _)| *source == table.name);

@@ -110,13 +110,10 @@ fn overlap(
         let (other, is_above): (String, bool) = (row.get(0), row.get(1));
         let (whole, part) = if is_above { (&other, name) } else { (name, &other) };
         let fix = format!(
-            "remove one of the two [[table]], or divide the rows by `where`: {whole} has those of {part} as well"
+            "keep one of the two [[table]], or divide the rows by `where`: {whole} has those of {part} as well"
         );
-        let other = config.tables.iter().find(|table| table.source == other);
-        // Their conditions may divide the rows between them.
-        let may_be_meant = table.condition.is_some() || other.is_some_and(|other| other.condition.is_some());
         findings.add(
-            if may_be_meant { Severity::Warning } else { Severity::Error },
+            if table.apart_from.contains(&other) { Severity::Error } else { Severity::Warning },
             "source-overlap",
             format!("{part} is a part of {whole}, and both are a `source` in [[table]]"),
             "they share the flag: a row that both take is sent for one of the two only, and is missing in the target of the other",

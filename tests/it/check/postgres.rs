@@ -428,8 +428,14 @@ fn a_table_and_its_own_partition_are_not_two_sources() {
             assert!(found["what"].as_str().unwrap().starts_with(&what), "{found}");
             assert_eq!(found["severity"], "error");
         }
+        // The part is refused, also where the other one does not take part.
+        for args in [&["--once"][..], &["--once", "--table", &names[0]]] {
+            let refused = whole.run(args).expect(78).stderr;
+            assert!(refused.contains(&format!("it is a part of {}", names[1])), "{refused}");
+        }
         whole.settings.insert("[table]", "where = \"id > 9\"".into());
         let report: Value = serde_json::from_str(&whole.run(&["check", "--json"]).stdout).unwrap();
         assert_eq!(finding(&report["tables"][1], "source-overlap").unwrap()["severity"], "warning");
+        assert!(!whole.once().stderr.contains("is a part of"));
     }
 }
