@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use super::alteration::{Alteration, Fix, Remedy, definition};
+use super::conversion::{Conversion, conversion, holding_both};
+use super::exact::is_exact;
 use super::map::{nullable_target_type, target_type};
 use super::types::{Fit, fit, folds};
 use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType, takes_null};
 use crate::clickhouse::encode::holds_position;
-use crate::clickhouse::{quote, sql_name, text};
+use crate::clickhouse::{quote, sql_name};
 use crate::config::{ColumnRules, TableConfig};
 use crate::data::is_own;
-use crate::ports::engine::Rests;
 use crate::ports::source::SourceColumn;
 use crate::ports::target::TargetDescription;
 
@@ -35,19 +37,6 @@ pub enum Effect {
     Weaker,
     /// Nothing is refused.
     Harmless,
-}
-
-/// What it takes to remove a difference. Of those that only another table removes, one whose engine differs explains the most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Remedy {
-    /// Another table, with another engine or key.
-    NewEngine,
-    /// Another table: ClickHouse does not alter this column.
-    NewColumn,
-    /// Statements that only add: nothing that is stored changes, and `init` executes them.
-    Addition,
-    /// Whatever the fix says, which a person decides.
-    ByHand,
 }
 
 /// One thing in which the target is not what the source asks for.
@@ -106,7 +95,9 @@ pub fn differences(
     if is_refused_view(table, &target.engine.name) {
         return Vec::new();
     }
-    let comparison = Comparison { name: sql_name(&table.target), key: &table.key, rules: &table.column_rules, target };
+    let rules = &table.column_rules;
+    let names = source.into_iter().flatten().filter_map(|column| rules.column_of(&column.name)).collect();
+    let comparison = Comparison { name: sql_name(&table.target), key: &table.key, rules, target, names };
     let of_source = source.into_iter().flatten().filter_map(|column| comparison.source_column(column));
     let of_target = target.columns.iter().filter_map(|column| comparison.target_column(column, source?));
     let nested = source.map(|source| nested_arrays(table, source, target)).unwrap_or_default();
@@ -119,27 +110,13 @@ struct Comparison<'a> {
     key: &'a [String],
     rules: &'a ColumnRules,
     target: &'a TargetDescription,
+    /// What the source's columns are called in the target.
+    names: Vec<&'a str>,
 }
 
 impl Comparison<'_> {
-    /// `fix` alters the column `name`, or `drops` it; where ClickHouse refuses that, the table has to be made anew `with` it.
-    fn alter(&self, name: &str, fix: String, drops: bool, with: &str) -> (String, Remedy) {
-        let why = match self.target.rests_on(name) {
-            Rests::Key => "ClickHouse does not alter a column on which a key rests",
-            Rests::Expressions if drops => "ClickHouse does not drop a column on which expressions rest",
-            _ => return (fix, Remedy::ByHand),
-        };
-        (format!("-- recreate the table {with}: {why}"), Remedy::NewColumn)
-    }
-
-    /// Drops a column and adds it again, empty.
-    fn replace(&self, name: &str, type_name: &str) -> String {
-        let (table, column) = (&self.name, quote(name));
-        format!("ALTER TABLE {table} DROP COLUMN {column};\nALTER TABLE {table} ADD COLUMN {column} {type_name};")
-    }
-
-    fn modify(&self, name: &str, type_name: &str) -> String {
-        format!("ALTER TABLE {} MODIFY COLUMN {} {type_name};", self.name, quote(name))
+    fn alteration<'a>(&'a self, column: &'a Column) -> Alteration<'a> {
+        Alteration { table: &self.name, target: self.target, column }
     }
 
     fn position(&self, &(wanted, type_name): &(&'static str, &'static str)) -> Option<Difference> {
@@ -150,12 +127,11 @@ impl Comparison<'_> {
             let missing = Difference::new("position-column", Effect::Stops, what, why, fix).by(Remedy::Addition);
             return Some(Difference { hint: Some(POSITION_HINT), ..missing });
         };
-        let with = format!("with {wanted} as {type_name}");
         if !matches!(found.default_kind, DefaultKind::None | DefaultKind::Default) {
             let what = format!("the target's column {wanted} takes no values: it is {}", found.default_kind.name());
             let why =
                 "it does not keep a record's position: rows would not be recognised, and a crash would duplicate them";
-            let (fix, remedy) = self.alter(wanted, self.replace(wanted, type_name), true, &with);
+            let (fix, remedy) = self.alteration(found).replaced(type_name);
             return Some(Difference::new("position-kind", Effect::Stops, what, why, fix).by(remedy));
         }
         if holds_position(wanted, &found.type_name) {
@@ -163,7 +139,12 @@ impl Comparison<'_> {
         }
         let what = format!("the target's column {wanted} is of type {}", found.type_name);
         let why = "it does not hold every value: rows would not be recognised by their records' positions, and a crash would duplicate them";
-        let (fix, remedy) = self.alter(wanted, self.modify(wanted, type_name), false, &with);
+        let alteration = self.alteration(found);
+        let (fix, remedy) = if is_exact(&SourceColumn::default(), found, type_name) {
+            alteration.converted(type_name)
+        } else {
+            alteration.recreated(type_name, "ClickHouse does not convert every value unchanged")
+        };
         Some(Difference::new("position-type", Effect::Stops, what, why, fix).by(remedy))
     }
 
@@ -191,9 +172,7 @@ impl Comparison<'_> {
             );
             return Difference::new("column-nested", Effect::Stops, what, why, fix);
         }
-        let comment = column.comment.as_ref().map_or_else(String::new, |c| format!(" COMMENT {}", text(c)));
-        let (table, type_name) = (&self.name, nullable_target_type(column));
-        let fix = format!("ALTER TABLE {table} ADD COLUMN {} {type_name}{comment};", quote(wanted));
+        let fix = format!("ALTER TABLE {} ADD COLUMN {};", self.name, definition(wanted, column));
         let (what, why) = (
             format!("the target has no column {wanted}"),
             "every record is refused: pg2ch never drops a field silently",
@@ -219,50 +198,45 @@ impl Comparison<'_> {
                     return Some(Difference::new(id, Effect::Weaker, what, why, INTENDED));
                 }
                 // Nothing of it was ever stored.
-                let wanted = target_type(column);
-                let with = format!("with {name} as {wanted}");
-                let (fix, remedy) = self.alter(name, self.replace(name, &wanted), true, &with);
+                let (fix, remedy) = self.alteration(other).replaced(&target_type(column));
                 Some(Difference::new(id, Effect::Stops, what, why, fix).by(remedy))
             }
         }
     }
 
     fn compare(&self, column: &SourceColumn, other: &Column) -> Option<Difference> {
-        let Column { name, type_name, .. } = other;
-        let what = format!("{} is {} in PostgreSQL and {type_name} in ClickHouse", column.name, column.type_name);
-        let takes_null = matches!(ColumnType::parse(type_name), Ok(ColumnType::Nullable(_)));
-        let wanted = if takes_null { nullable_target_type(column) } else { target_type(column) };
-        let with = format!("with {name} as {wanted}");
-        let modify = || {
-            let note = rewritten(std::iter::once((other, wanted.clone())));
-            self.alter(name, note + &self.modify(name, &wanted), false, &with)
-        };
-        let (effect, id, why, (fix, remedy)) = match fit(column, other) {
+        let what =
+            format!("{} is {} in PostgreSQL and {} in ClickHouse", column.name, column.type_name, other.type_name);
+        let (effect, id, why) = match fit(column, other) {
             Fit::Lossless => return None,
             Fit::Lossy(_) if self.key.contains(&column.name) && folds(column, other) => {
                 let why = "different values become one key there, and of their rows one is kept; `allow_lossy` allows no such key: a run does not start";
-                (Effect::Stops, "type-lossy", why.to_owned(), modify())
+                (Effect::Stops, "type-lossy", why.to_owned())
             }
             Fit::Lossy(why) if self.rules.allow_lossy.contains(&column.name) => {
                 let why = format!("{why}; `allow_lossy` allows it, and what is refused goes to the dead letters");
-                (Effect::Weaker, "type-lossy", why, modify())
+                (Effect::Weaker, "type-lossy", why)
             }
-            Fit::Lossy(why) => (Effect::Stops, "type-lossy", format!("{why}; {}", unless_allowed(column)), modify()),
-            Fit::Impossible(why) => {
-                let fix = if converts(type_name, &wanted) { modify() } else { self.empty(column, name, &with) };
-                (Effect::Stops, "type-impossible", format!("{why}: a run does not start"), fix)
-            }
+            Fit::Lossy(why) => (Effect::Stops, "type-lossy", format!("{why}; {}", unless_allowed(column))),
+            Fit::Impossible(why) => (Effect::Stops, "type-impossible", format!("{why}: a run does not start")),
         };
+        let (fix, remedy) = self.retyped(column, other);
         Some(Difference::new(id, effect, what, why, fix).by(remedy))
     }
 
-    /// Replaces a column whose values ClickHouse may be unable to convert.
-    fn empty(&self, column: &SourceColumn, name: &str, with: &str) -> (String, Remedy) {
-        let (quoted, replace) = (quote(name), self.replace(name, &nullable_target_type(column)));
-        let warning = format!(
-            "-- this empties {quoted}: afterwards `pg2ch verify --deep --repair --confirm` has the rows sent again"
-        );
-        self.alter(name, format!("{warning}\n{replace}"), true, with)
+    /// The statements that make `other` a column that takes what `column` has, and keep what is stored.
+    fn retyped(&self, column: &SourceColumn, other: &Column) -> Fix {
+        let takes_null = matches!(ColumnType::parse(&other.type_name), Ok(ColumnType::Nullable(_)));
+        let wanted = if takes_null { nullable_target_type(column) } else { target_type(column) };
+        let alteration = self.alteration(other);
+        match conversion(column, other, &wanted) {
+            Conversion::Exact => alteration.converted(&wanted),
+            Conversion::Rewritten => alteration.rewritten(&wanted),
+            Conversion::Unsafe => match holding_both(&other.type_name, &wanted) {
+                Some(both) => alteration.converted(&both),
+                None => alteration.set_aside(column, &self.names),
+            },
+        }
     }
 
     /// A column that no field of the records fills.
@@ -284,8 +258,7 @@ impl Comparison<'_> {
         }
         let why =
             "it has no DEFAULT and takes no NULL, and pg2ch makes up no value: every record without it is refused";
-        let fix = self.modify(name, &nullable(type_name));
-        let (fix, remedy) = self.alter(name, fix, false, &format!("without {name}"));
+        let (fix, remedy) = self.alteration(target).left_out();
         Some(Difference::new("column-extra", Effect::RefusesAll, what, why, fix).by(remedy))
     }
 }
@@ -378,16 +351,6 @@ fn converts(from: &str, to: &str) -> bool {
     )
 }
 
-/// The type that takes what `type_name` does, and a missing value.
-fn nullable(type_name: &str) -> String {
-    let is_composite = ["Array(", "Map(", "Tuple(", "Nested("].iter().any(|start| type_name.starts_with(start));
-    match type_name.strip_prefix("LowCardinality(").and_then(|rest| rest.strip_suffix(')')) {
-        Some(inner) => format!("LowCardinality(Nullable({inner}))"),
-        None if is_composite => format!("{type_name} DEFAULT defaultValueOfTypeName({})", text(type_name)),
-        None => format!("Nullable({type_name})"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -444,6 +407,37 @@ mod tests {
             let fix = format!("ALTER TABLE `d`.`t` MODIFY COLUMN `c` {wanted};");
             assert_eq!(told, [("type-lossy", Effect::Stops, fix)], "{now}");
         }
+    }
+
+    #[test]
+    fn what_clickhouse_cannot_convert_stays_under_another_name() {
+        let definition =
+            "CREATE TABLE d.t (`c` Float64 CODEC(FPC(8)), INDEX i c TYPE minmax) ENGINE = MergeTree ORDER BY id";
+        let target = target(&[("c", "Float64"), ("c_old", "Nullable(Int8)")]);
+        let told =
+            found(&source("c", "numeric(12,2)", true), &TargetDescription { definition: definition.into(), ..target });
+        let fix = "-- ClickHouse cannot convert every stored value unchanged: `c_old2` keeps them, and `c` starts empty\n\
+            -- after the next run `pg2ch verify --deep --repair --confirm` has the rows sent again\n\
+            -- then `c_old2` may be dropped, unless it has values of rows that were deleted from PostgreSQL: there is no other copy\n\
+            -- what the column has besides its type stays with `c_old2`: CODEC\n\
+            ALTER TABLE `d`.`t` MODIFY COLUMN `c` Nullable(Float64);\n\
+            ALTER TABLE `d`.`t` RENAME COLUMN `c` TO `c_old2`, ADD COLUMN `c` Nullable(Decimal(12, 2));";
+        assert_eq!(told[0], ("type-lossy", Effect::Stops, fix.to_owned()));
+    }
+
+    #[test]
+    fn a_codec_that_the_new_type_does_not_take_is_removed_first() {
+        let definition =
+            "CREATE TABLE d.t (`c` Int32 CODEC(T64, ZSTD(1)) STATISTICS(tdigest)) ENGINE = MergeTree ORDER BY id";
+        let target = TargetDescription { definition: definition.into(), ..target(&[("c", "Int32")]) };
+        let fix = "-- String takes no CODEC(T64, ZSTD(1)): `c` has none afterwards\n\
+            ALTER TABLE `d`.`t` MODIFY COLUMN `c` REMOVE CODEC;\n\
+            -- String takes no STATISTICS(tdigest): `c` has none afterwards\n\
+            ALTER TABLE `d`.`t` DROP STATISTICS `c`;\n\
+            ALTER TABLE `d`.`t` MODIFY COLUMN `c` String;";
+        assert_eq!(found(&source("c", "text", true), &target)[0].2, fix);
+        let wider = found(&source("c", "bigint", true), &target);
+        assert_eq!(wider[0].2, "ALTER TABLE `d`.`t` MODIFY COLUMN `c` Int64;");
     }
 
     #[test]

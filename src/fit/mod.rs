@@ -3,16 +3,21 @@
 //! `check` shows the differences, `init` makes the additive changes and prints the others, and a run will not start where one
 //! of them would lose values.
 
+pub mod alteration;
+pub mod conversion;
 pub mod deletes;
 mod differences;
+mod exact;
 pub mod map;
 pub mod storage;
 pub mod types;
 
+pub use alteration::Remedy;
 pub use differences::{
-    Difference, Effect, INTENDED, POSITION, Remedy, can_be_taken_over, differences, is_refused_view, nested_arrays,
-    rewritten, taken,
+    Difference, Effect, INTENDED, POSITION, can_be_taken_over, differences, is_refused_view, nested_arrays, rewritten,
+    taken,
 };
+pub use exact::{are_integers, is_exact};
 
 use crate::clickhouse::column_type::Column;
 use crate::config::TableConfig;

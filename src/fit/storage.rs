@@ -1,7 +1,8 @@
 //! Whether the target's storage keeps the rows that it is given: its engine, keys, settings, TTL, and the views behind it.
 
+use super::alteration::Remedy;
 use super::deletes::{self, Misfit};
-use super::differences::{Difference, Effect, INTENDED, Remedy, is_refused_view};
+use super::differences::{Difference, Effect, INTENDED, is_refused_view};
 use crate::clickhouse::{quote, sql_name};
 use crate::config::TableConfig;
 use crate::data::{INGESTED_AT, POSITION_COLUMNS};

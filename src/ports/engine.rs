@@ -146,7 +146,9 @@ pub fn is_partitioned(partition_key: &str) -> bool {
 pub enum Rests {
     /// Nothing: it may be altered, and dropped.
     Nothing,
-    /// Expressions, as of a DEFAULT, an index or the TTL: it cannot be dropped.
+    /// Indexes that take almost every type: it cannot be dropped, and may be altered and renamed.
+    Indexes,
+    /// Expressions, as of a DEFAULT, another index or the TTL: it cannot be dropped, and not every type suits them.
     Expressions,
     /// A key, the engine or a projection that groups: it cannot be altered either.
     Key,
@@ -163,8 +165,59 @@ pub fn rests_on(column: &str, engine: &Engine, definition: &str) -> Rests {
     if of_key.into_iter().any(|text| names(text, column)) {
         return Rests::Key;
     }
-    let is_named = others.iter().map(String::as_str).chain([ttl]).any(|text| names(text, column));
-    if is_named { Rests::Expressions } else { Rests::Nothing }
+    others.retain(|entry| names(&without_texts(expressions_of(entry)), column));
+    if names(ttl, column) || !others.iter().all(|entry| is_plain_index(entry, column)) {
+        return Rests::Expressions;
+    }
+    if others.is_empty() { Rests::Nothing } else { Rests::Indexes }
+}
+
+/// Whether an entry is an index over the column itself that almost every type can have.
+fn is_plain_index(entry: &str, column: &str) -> bool {
+    let parts = || {
+        let index = entry.strip_prefix("INDEX ")?;
+        let (_, rest) = index.split_at(find_outside(index, " ")?);
+        let (expression, kind) = rest.split_at(find_outside(rest, " TYPE ")?);
+        Some((unquoted(expression.trim()), kind.trim_start_matches(" TYPE ")))
+    };
+    parts().is_some_and(|(expression, kind)| {
+        expression == column && ["minmax", "set", "bloom_filter"].iter().any(|plain| kind.starts_with(plain))
+    })
+}
+
+/// What may name other columns: of a column everything but its name and type, whose elements may have names, too.
+fn expressions_of(entry: &str) -> &str {
+    if !entry.starts_with('`') {
+        return entry;
+    }
+    let words = [" DEFAULT ", " MATERIALIZED ", " ALIAS ", " EPHEMERAL ", " TTL "];
+    words.iter().filter_map(|word| find_outside(entry, word)).min().map_or("", |at| &entry[at..])
+}
+
+/// An expression without its texts, such as a comment.
+fn without_texts(expression: &str) -> String {
+    let mut outside = Outside::default();
+    expression
+        .chars()
+        .filter(|character| {
+            let was_within = outside.is_within_text();
+            outside.pass(*character);
+            !was_within && !outside.is_within_text()
+        })
+        .collect()
+}
+
+/// What the definition of `column` says besides its type, as the server prints it: the word, and what stands in brackets after it.
+#[must_use]
+pub fn column_options(column: &str, definition: &str) -> Vec<(&'static str, Vec<String>)> {
+    let Some(entry) = entries(definition).into_iter().find(|entry| entry_name(entry).as_deref() == Some(column)) else {
+        return Vec::new();
+    };
+    let option = |word: &'static str| {
+        let rest = entry[find_outside(&entry, &format!(" {word}"))? + 1 + word.len()..].trim_start();
+        Some((word, rest.strip_prefix('(').map_or_else(Vec::new, |inside| split_arguments(inside).0)))
+    };
+    ["DEFAULT", "COMMENT", "CODEC", "STATISTICS", "TTL"].into_iter().filter_map(option).collect()
 }
 
 /// Whether the definition of `column` names the `other` one, or is its own.
@@ -328,10 +381,27 @@ mod tests {
         for column in ["id", "day", "ver", "b"] {
             assert_eq!(of(column), Rests::Key, "{column}");
         }
-        for column in ["at", "a", "c", "e"] {
+        for column in ["at", "c", "e"] {
             assert_eq!(of(column), Rests::Expressions, "{column}");
         }
+        assert_eq!(of("a"), Rests::Indexes);
         assert_eq!(of("free"), Rests::Nothing);
+        assert_eq!(column_options("free", definition), [("CODEC", vec!["ZSTD(1)".to_owned()])]);
+    }
+
+    #[test]
+    fn an_index_of_another_kind_and_a_comment_are_distinguished() {
+        let of = |entry: &str| {
+            let definition =
+                format!("CREATE TABLE d.t (`id` Int64, `a b` String, {entry}) ENGINE = MergeTree ORDER BY id");
+            rests_on("a b", &engine("MergeTree ORDER BY id"), &definition)
+        };
+        assert_eq!(of("INDEX `i i` `a b` TYPE set(5) GRANULARITY 1"), Rests::Indexes);
+        assert_eq!(of("INDEX i lower(`a b`) TYPE set(5) GRANULARITY 1"), Rests::Expressions);
+        assert_eq!(of("INDEX i `a b` TYPE tokenbf_v1(256, 2, 0) GRANULARITY 1"), Rests::Expressions);
+        assert_eq!(of("`c` Int8 COMMENT 'not a b' CODEC(ZSTD(1))"), Rests::Nothing);
+        assert_eq!(of("`c` Tuple(`a b` Int8)"), Rests::Nothing);
+        assert_eq!(of("`c` Int8 DEFAULT length(`a b`)"), Rests::Expressions);
     }
 
     #[test]

@@ -84,6 +84,11 @@ impl Outside {
         }
     }
 
+    /// Whether a text is open.
+    pub const fn is_within_text(&self) -> bool {
+        matches!(self.quote, Some('\''))
+    }
+
     pub const fn is_outside(&self) -> bool {
         self.quote.is_none() && self.depth == 0
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::engine::{Engine, Rests, Window, columns_with_ttl, is_made_of, is_partitioned, rests_on};
+use super::engine::{Engine, Rests, Window, column_options, columns_with_ttl, is_made_of, is_partitioned, rests_on};
 use super::layout::Layout;
 use crate::data::{CalendarRange, Column, Offsets, Ranges, RecordId};
 use crate::error::{Error, Result};
@@ -54,6 +54,12 @@ impl TargetDescription {
     #[must_use]
     pub fn rests_on(&self, column: &str) -> Rests {
         rests_on(column, &self.engine, &self.definition)
+    }
+
+    /// What the definition of a column says besides its type: the word, and what stands in brackets after it.
+    #[must_use]
+    pub fn options_of(&self, column: &str) -> Vec<(&'static str, Vec<String>)> {
+        column_options(column, &self.definition)
     }
 
     /// Whether a column is, or is made of, the other one.

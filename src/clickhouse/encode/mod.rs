@@ -38,7 +38,7 @@ use crate::ports::source::SourceColumn;
 use context::Context;
 use json::Cursor;
 use origin::Origin;
-pub use origin::shown_shifted;
+pub use origin::{is_zoned, shown_shifted};
 use position::PositionColumn;
 pub use position::holds_position;
 pub use refusal::Refusal;

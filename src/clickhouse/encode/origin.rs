@@ -82,12 +82,22 @@ const IS_UTC: [&str; 6] = ["UTC", "GMT", "UCT", "Zulu", "Universal", "Greenwich"
 
 /// Why a column shows a source column's days or times otherwise than PostgreSQL does, if that is so.
 pub fn shown_shifted(column: &SourceColumn, target: &Column) -> Option<String> {
-    let zone = zone_of(target).filter(|zone| !IS_UTC.contains(&zone.trim_start_matches("Etc/")))?;
+    let zone = shifting_zone(target)?;
     let source = &column.base_type;
     let is_date = matches!(source.strip_suffix("[]").unwrap_or(source), "date");
     let what = if is_date { "a date is stored as its midnight in" } else { "a time without time zone is stored as" };
     (is_date || source.contains("without time zone"))
         .then(|| format!("{what} UTC, and a column in {zone} shows it shifted"))
+}
+
+/// Whether a column shows times otherwise than in UTC.
+#[must_use]
+pub fn is_zoned(column: &Column) -> bool {
+    shifting_zone(column).is_some()
+}
+
+fn shifting_zone(column: &Column) -> Option<&str> {
+    zone_of(column).filter(|zone| !IS_UTC.contains(&zone.trim_start_matches("Etc/")))
 }
 
 /// The time zone in which a column of times is shown.

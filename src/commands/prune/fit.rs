@@ -7,9 +7,9 @@ use crate::commands::verify::contents::Contents;
 use crate::commands::verify::pruned::is_time;
 use crate::config::TableConfig;
 use crate::error::{Error, Result};
-use crate::fit::map::nullable_target_type;
+use crate::fit::alteration::{Alteration, Aside};
 use crate::fit::{Effect, POSITION, storage};
-use crate::ports::engine::{Engine, Rests};
+use crate::ports::engine::Engine;
 use crate::ports::layout::Layout;
 use crate::ports::source::SourceColumn;
 use crate::ports::target::{Target as _, TargetDescription};
@@ -99,13 +99,17 @@ fn remedy(config: &TableConfig, table: &SourceTable, by: &str, description: &Tar
     if is_time(std::slice::from_ref(column), name) {
         return format!("{other}, or: ALTER TABLE {sql_name} MODIFY COLUMN {quoted} REMOVE TTL");
     }
+    let names: Vec<&str> =
+        table.columns.iter().filter_map(|column| config.column_rules.column_of(&column.name)).collect();
+    let alteration = Alteration { table: &sql_name, target: description, column };
     let source = table.columns.iter().find(|column| column.name == by);
-    match source.filter(|_| description.rests_on(name) == Rests::Nothing) {
-        // A text need not be a time: what cannot be converted would block the ALTER.
-        Some(source) => format!(
-            "{other}, or replace this one: ALTER TABLE {sql_name} DROP COLUMN {quoted}; ALTER TABLE {sql_name} ADD COLUMN {quoted} {}; \
-             it is empty then, and `pg2ch verify --deep --repair --confirm` has the rows sent again",
-            nullable_target_type(source)
+    // A text need not be a time: what cannot be converted would block the ALTER.
+    match source.and_then(|source| alteration.aside(source, &names)) {
+        Some(Aside { name: old, statements }) => format!(
+            "{other}, or replace this one: {}; it is empty then, and `pg2ch verify --deep --repair --confirm` has the rows sent again. \
+             {} keeps what rows have that are deleted from PostgreSQL",
+            statements.join("; "),
+            quote(&old)
         ),
         None => other.to_owned(),
     }

@@ -9,6 +9,7 @@ mod gentle;
 mod headers;
 mod outbox;
 mod retyped_columns;
+mod retyped_targets;
 mod shapes;
 mod soft_deletes;
 mod unreadable;

@@ -1,5 +1,6 @@
 //! Values: types and what becomes of them.
 
+mod conversions;
 mod encoded;
 mod round_trip;
 mod sources;
