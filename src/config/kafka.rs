@@ -45,6 +45,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("bootstrap.servers metadata.broker.list", "it is `brokers` in [kafka]"),
     ("allow.auto.create.topics", "topics are made by `pg2ch init`, with the settings that they need"),
     ("message.max.bytes", "pg2ch follows the topic's `max.message.bytes`"),
+    ("queuing.strategy", "it could change the order of records"),
+    ("delivery.report.only.error", "pg2ch flags the rows that the brokers have confirmed, one by one"),
+    ("test.mock.num.brokers", "the records would go to brokers that exist in pg2ch's memory only"),
     (
         "message.timeout.ms request.timeout.ms socket.timeout.ms delivery.timeout.ms",
         "pg2ch derives it from `kafka` in [timeouts]",
@@ -175,7 +178,20 @@ fn property(name: &str, given: Given<Value>) -> Result<Given<String>> {
         return Err(given.refuse("it holds a NUL", "take the NUL out"));
     }
     known_to_librdkafka(name, &given)?;
+    refuse_at_random(name, &given)?;
     Ok(given)
+}
+
+/// All records with one key go to one partition; an empty text is a key, too.
+fn refuse_at_random(name: &str, given: &Given<String>) -> Result<()> {
+    let (what, other) = match given.value.as_str() {
+        _ if name != "partitioner" => return Ok(()),
+        "random" => ("records", "murmur2_random, which pg2ch uses without it,"),
+        "consistent_random" => ("records with an empty key", "consistent, which is the same for every other key,"),
+        _ => return Ok(()),
+    };
+    let why = format!("it sends {what} to partitions at random: the order of a key's records would be lost");
+    Err(given.refuse(why, &format!("take it out of [kafka.properties], or set {other} instead")))
 }
 
 /// Asks librdkafka itself, which knows its properties and their values; a client is not made yet.

@@ -160,7 +160,8 @@ fn sort(code: Code, has_token: bool) -> (ExitCode, &'static str) {
         ),
         Code::InvalidTransactionTimeout => (
             ExitCode::Config,
-            "set [timeouts] kafka to at most half of the brokers' transaction.max.timeout.ms, or raise that",
+            "set [timeouts] kafka to at most half of the brokers' transaction.max.timeout.ms, and `transaction.timeout.ms` in \
+             [kafka.properties], if it is set there, to at most all of it; or raise that",
         ),
         Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress | Code::FencedInstanceId => (
             ExitCode::Config,

@@ -5,13 +5,35 @@ use crate::error::ExitCode;
 
 #[test]
 fn the_properties_that_the_promise_rests_on_are_refused_with_the_reason() {
-    for name in ["acks", "enable.idempotence", "isolation.level", "group.id", "transactional.id", "enable.auto.commit"]
-    {
+    for name in [
+        "acks",
+        "enable.idempotence",
+        "isolation.level",
+        "group.id",
+        "transactional.id",
+        "enable.auto.commit",
+        "queuing.strategy",
+        "delivery.report.only.error",
+        "test.mock.num.brokers",
+    ] {
         let error = refused(&format!("[kafka.properties]\n{name} = \"1\"\n"));
         assert_eq!(error.exit_code(), ExitCode::Config);
         assert!(error.what().contains(name) && error.what().contains(":2"), "{error}");
     }
     with_file("[kafka.properties]\ntransaction.timeout.ms = 60000\n", &[]).unwrap();
+}
+
+#[test]
+fn a_partitioner_that_scatters_the_records_of_a_key_is_refused() {
+    let set = |name: &str| format!("[kafka.properties]\npartitioner = \"{name}\"\n");
+    for name in ["random", "consistent_random"] {
+        let error = refused(&set(name));
+        assert_eq!(error.exit_code(), ExitCode::Config);
+        assert!(error.what().contains("partitioner") && error.why().contains("at random"), "{error}");
+    }
+    for name in ["consistent", "murmur2", "murmur2_random", "fnv1a", "fnv1a_random"] {
+        with_file(&set(name), &[]).unwrap();
+    }
 }
 
 #[test]

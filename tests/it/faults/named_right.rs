@@ -35,7 +35,7 @@ fn a_transaction_timeout_above_the_brokers_maximum() {
     world.insert_rows(1);
     // The brokers' maximum is 15 minutes; twice this limit is asked for, up to that.
     world.settings.insert("more tables", "[kafka.properties]\n\"transaction.timeout.ms\" = 901000\n".into());
-    ends_at_once(&world, 78, &["transaction.max.timeout.ms"]);
+    ends_at_once(&world, 78, &["transaction.max.timeout.ms", "`transaction.timeout.ms` in [kafka.properties]"]);
     let report = world.run(&["check", "--json"]).expect(78).stdout;
     assert!(report.contains("transaction.max.timeout.ms"), "{report}");
 }
