@@ -13,31 +13,58 @@ pub(super) fn explain(what: &str, error: postgres::Error) -> Error {
         ),
         sort,
     );
+    let context = context(&error);
     let is_policy = error.as_db_error().is_some_and(|db| db.routine() == Some("check_enable_rls"));
     let hint = if is_policy {
         "run `pg2ch check`, which prints the statement: a row-level security policy must not apply to the role"
+    } else if exit == ExitCode::Permission && context.is_some() {
+        "grant the role what the function does that the message names, or make that function SECURITY DEFINER"
     } else {
         hint
     };
     let why = error.as_db_error().map_or_else(
         || chain(&error),
-        |db| match db.detail() {
-            Some(detail) => format!("{} ({}, {detail})", db.message(), db.code().code()),
-            None => format!("{} ({})", db.message(), db.code().code()),
+        |db| {
+            let more = [db.detail(), context].into_iter().flatten().map(|text| format!(", {text}"));
+            format!("{} ({}{})", db.message(), db.code().code(), more.collect::<String>())
         },
     );
     Error::new(exit, what, why, hint).with_source(error)
 }
 
+/// PostgreSQL's own error below one of ours.
+pub(super) fn cause(error: &Error) -> Option<&postgres::Error> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+/// Where in the statement it happened: the function that the statement itself has called, such as a trigger's. Its text is in the
+/// server's language.
+fn context(error: &postgres::Error) -> Option<&str> {
+    error.as_db_error()?.where_()?.lines().last()
+}
+
+/// Whether a statement may have failed for a row: a constraint that the row violates, or whatever a trigger or another function
+/// raises. Not where the connection, or the server's resources or state, are the reason. What the statement itself may lack, or wait
+/// for, is no row's fault: only within a function.
+pub(super) fn may_be_a_rows_fault(error: &postgres::Error) -> bool {
+    match error.code().and_then(|code| code.code().get(..2)) {
+        None | Some("08" | "53" | "57" | "58") => false,
+        Some("25" | "28" | "40" | "42" | "55" | "XX") => context(error).is_some(),
+        Some(_) => true,
+    }
+}
+
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html> lists the codes; their first two characters name the class.
 fn sort(code: &SqlState) -> (ExitCode, &'static str) {
     match *code {
-        SqlState::INSUFFICIENT_PRIVILEGE => {
-            (ExitCode::Permission, "`pg2ch check` prints the GRANT that is missing, docs/grants.md has all of them")
-        }
-        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => (
+        SqlState::INSUFFICIENT_PRIVILEGE => (
+            ExitCode::Permission,
+            "run `pg2ch check`: if a run lacks a GRANT of docs/grants.md, it prints the statement; otherwise grant the role what \
+             the message names",
+        ),
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE | SqlState::INVALID_COLUMN_REFERENCE => (
             ExitCode::Config,
-            "run `pg2ch check`: if the table is published without a replica identity, it prints the statement that gives it one",
+            "run `pg2ch check`: if a publication of the table keeps its rows from being updated, it prints the statement that helps",
         ),
         SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME => {
             (ExitCode::Config, "run `pg2ch init`, and check the table, key and flag in the configuration")

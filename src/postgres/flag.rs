@@ -10,22 +10,30 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use postgres::Transaction;
 use postgres::error::SqlState;
 
 use super::epoch::{Epoch, Moved};
+use super::explain::may_be_a_rows_fault;
 use super::flaggable::Flaggable;
-use super::session::{Attempt, Params, Session, typed};
+use super::session::{Attempt, Failure, Params, Session, typed};
 use super::source_table::SourceTable;
 use super::wire::{Tid, Xid, version_of};
 use crate::crash;
 use crate::data::Version;
-use crate::error::{Error, Result};
+use crate::error::{Error, ExitCode, Result};
 use crate::ports::source::{Checkpoint, Flagged};
 
 /// How often a transaction is begun again after a deadlock, a lock that is not given, or a flag that is taken back.
 const ATTEMPTS: usize = 8;
+
+/// After how many locks that were not given, in a trigger, the rows are looked for that wait for them.
+const PATIENCE: usize = ATTEMPTS / 2;
+
+/// How long these may be looked for: each of them may take the whole time of a lock.
+const SEARCH: Duration = Duration::from_secs(20);
 
 /// The statements of one table.
 pub struct FlagStatements {
@@ -134,7 +142,7 @@ impl FlagStatements {
     /// # Errors
     /// PostgreSQL's; what `before_commit` returned; 69 if locks or triggers are in the way again and again.
     pub fn run(&self, session: &mut Session, wanted: &Wanted<'_>, before_commit: BeforeCommit<'_>) -> Result<Flagged> {
-        let mut taken_back = BTreeSet::new();
+        let (mut taken_back, mut contended) = (BTreeSet::new(), 0);
         for _ in 0..ATTEMPTS {
             let known = taken_back.len();
             let mut retry = false;
@@ -158,21 +166,20 @@ impl FlagStatements {
                 }
                 Err(_) if retry => {}
                 // Only the table as a whole, and what triggers touch, is waited for.
-                Err(failure) => match failure.code() {
-                    Some(
-                        &SqlState::LOCK_NOT_AVAILABLE
-                        | &SqlState::T_R_DEADLOCK_DETECTED
-                        | &SqlState::T_R_SERIALIZATION_FAILURE,
-                    ) => {}
-                    Some(code) if may_be_a_rows_fault(code) => {
-                        let refused = self.refused(session, wanted, &taken_back)?;
-                        if refused.is_empty() {
-                            return Err(session.failed(&self.what, failure));
-                        }
-                        taken_back.extend(refused);
+                Err(failure) if is_contention(&failure) => {
+                    contended += 1;
+                    if contended == PATIENCE && failure.may_be_a_rows_fault() {
+                        taken_back.extend(self.refused(session, wanted, &taken_back, Some(Instant::now() + SEARCH))?);
                     }
-                    _ => return Err(session.failed(&self.what, failure)),
-                },
+                }
+                Err(failure) if failure.may_be_a_rows_fault() => {
+                    let refused = self.refused(session, wanted, &taken_back, None)?;
+                    if refused.is_empty() {
+                        return Err(session.failed(&self.what, failure));
+                    }
+                    taken_back.extend(refused);
+                }
+                Err(failure) => return Err(session.failed(&self.what, failure)),
             }
         }
         Err(Error::unavailable(
@@ -216,29 +223,44 @@ impl FlagStatements {
         }
     }
 
-    /// The rows of which PostgreSQL refuses the flag: each try to flag some of them is undone.
-    fn refused(&self, session: &mut Session, wanted: &Wanted<'_>, but: &BTreeSet<usize>) -> Result<Vec<usize>> {
+    /// The rows of which PostgreSQL refuses the flag: each try to flag some of them is undone. With a time limit, those count as well
+    /// that a trigger lets wait for a lock in vain; none is named where the time is over before all are found.
+    fn refused(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted<'_>,
+        but: &BTreeSet<usize>,
+        until: Option<Instant>,
+    ) -> Result<Vec<usize>> {
         let mut suspects = vec![(0..wanted.rows.len()).filter(|place| !but.contains(place)).collect::<Vec<_>>()];
         let mut refused = Vec::new();
         while let Some(rows) = suspects.pop() {
-            let Some(error) = self.refusal(session, wanted, &rows)? else { continue };
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Ok(Vec::new());
+            }
+            let Some(error) = self.refusal(session, wanted, &rows, until.is_some())? else { continue };
             match rows.as_slice() {
                 [] => {}
-                &[row] => {
-                    self.log_refusal(wanted.rows[row].1, &error);
-                    refused.push(row);
-                }
+                &[row] => refused.push((row, error)),
                 rows => {
                     let (first, second) = rows.split_at(rows.len() / 2);
                     suspects.extend([second.to_vec(), first.to_vec()]);
                 }
             }
         }
-        Ok(refused)
+        refused.iter().for_each(|(row, error)| self.log_refusal(wanted.rows[*row].1, error));
+        Ok(refused.into_iter().map(|(row, _)| row).collect())
     }
 
-    /// Why these rows, in order, cannot be flagged together, if one of them may be the reason.
-    fn refusal(&self, session: &mut Session, wanted: &Wanted<'_>, rows: &[usize]) -> Result<Option<Error>> {
+    /// Why these rows, in order, cannot be flagged together, if one of them may be the reason; `contended` says whether a lock
+    /// that is not given counts.
+    fn refusal(
+        &self,
+        session: &mut Session,
+        wanted: &Wanted<'_>,
+        rows: &[usize],
+        contended: bool,
+    ) -> Result<Option<Error>> {
         let is_other = |place: &usize| rows.binary_search(place).is_err();
         let mut others: BTreeSet<usize> = (0..wanted.rows.len()).filter(is_other).collect();
         let mut was_flagged = false;
@@ -248,7 +270,9 @@ impl FlagStatements {
             Err(Error::bug(&self.what, "this was to be tried").into())
         });
         match undone {
-            Err(failure) if !was_flagged && failure.code().is_some_and(may_be_a_rows_fault) => {
+            Err(failure)
+                if !was_flagged && failure.may_be_a_rows_fault() && (contended || !is_contention(&failure)) =>
+            {
                 Ok(Some(session.explain(&self.what, failure)))
             }
             // A lock that is in the way now is one for the next attempt, too.
@@ -260,11 +284,17 @@ impl FlagStatements {
     /// Names a row of which PostgreSQL refuses the flag, once in a run.
     fn log_refusal(&self, key: &str, error: &Error) {
         if self.logged.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned()) {
+            let hint = match error.exit_code() {
+                ExitCode::Permission => error.hint(),
+                _ => {
+                    "correct the row, which is sent again then, or change the constraint or trigger that the message names"
+                }
+            };
             log::error!(
                 "{}: PostgreSQL refuses the flag of the row {key}, which was sent: {}\n\
-                 hint: correct the row, which is sent again then, or change the constraint or trigger that the message names",
+                 hint: {hint}",
                 self.what,
-                error.why()
+                error.why(),
             );
         }
     }
@@ -346,10 +376,16 @@ impl FlagStatements {
     }
 }
 
-/// Whether an UPDATE may have failed for a row: a constraint that the row violates, or whatever a trigger raises. Not where the
-/// connection, the server's resources or state, another transaction, or the statement itself are the reason
-/// (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
-fn may_be_a_rows_fault(code: &SqlState) -> bool {
-    let class = code.code().get(..2);
-    !matches!(class, Some("08" | "25" | "28" | "40" | "42" | "53" | "55" | "57" | "58" | "XX"))
+/// Whether a lock was not given, or another transaction was in the way.
+fn is_contention(failure: &Failure) -> bool {
+    matches!(
+        failure.code(),
+        Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE)
+    )
+}
+
+impl Failure {
+    fn may_be_a_rows_fault(&self) -> bool {
+        matches!(self, Self::Postgres(error) if may_be_a_rows_fault(error))
+    }
 }

@@ -1,10 +1,9 @@
 //! Rows of which PostgreSQL cannot make a record: text that is not UTF-8 in a database without an encoding, JSON of more than
 //! 1 GB, a damaged value. One of them fails the whole statement that reads its batch. Here it is found, so that the others go.
 
-use std::error::Error as _;
-
 use postgres::error::SqlState;
 
+use super::explain::cause;
 use super::session::{Session, literal};
 use super::source_table::SourceTable;
 use crate::error::{Error, Result};
@@ -16,9 +15,7 @@ pub(super) const MOST_UNREADABLE: usize = 1_000;
 /// Whether a statement may have failed for a row that it read: data exceptions, program limits, too little memory for a value,
 /// damaged data (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
 pub(super) fn may_be_a_rows_fault(error: &Error) -> bool {
-    let code =
-        error.source().and_then(|source| source.downcast_ref::<postgres::Error>()).and_then(|error| error.code());
-    code.is_some_and(|code| {
+    cause(error).and_then(postgres::Error::code).is_some_and(|code| {
         *code == SqlState::OUT_OF_MEMORY || matches!(code.code().get(..2), Some("22" | "54" | "XX"))
     })
 }

@@ -92,6 +92,67 @@ fn a_trigger_that_raises_an_error_at_the_commit_is_reported_and_the_row_sent_onc
     );
 }
 
+/// The last digit of a row's id chooses what a trigger makes of its flag; 0 is let through.
+const FAILURES: &[&str] = &[
+    "RAISE EXCEPTION 'no' USING ERRCODE = 'insufficient_privilege';",
+    "INSERT INTO no_such_table VALUES (1);",
+    "PERFORM no_such_function();",
+    "RAISE EXCEPTION 'no' USING ERRCODE = '55000';",
+    "PERFORM FROM {t}_locked FOR UPDATE NOWAIT;",
+    "RAISE EXCEPTION 'no' USING ERRCODE = 'XX000';",
+    "RAISE EXCEPTION 'no' USING ERRCODE = '40001';",
+    "INSERT INTO {t}_closed VALUES (1);",
+    "RAISE EXCEPTION 'no' USING ERRCODE = '28000';",
+];
+
+#[test]
+fn whatever_a_trigger_fails_with_the_row_is_named_and_the_others_go() {
+    let mut world = World::new("failing_trigger");
+    let t = world.name.clone();
+    world
+        .pg
+        .batch_execute(&format!("CREATE TABLE {t}_locked AS SELECT 1 AS id; CREATE TABLE {t}_closed (id int)"))
+        .unwrap();
+    let role = world.become_role(
+        "GRANT SELECT, UPDATE ON {t} TO {role}; GRANT SELECT, UPDATE ON {t}_locked TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_checkpoint, pg2ch_held, pg2ch_runs TO {role}",
+    );
+    let cases: String = FAILURES.iter().enumerate().map(|(at, body)| format!("WHEN {} THEN {body} ", at + 1)).collect();
+    let make = format!(
+        "CREATE FUNCTION {t}_fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             CASE NEW.id % 10 {cases} ELSE NULL; END CASE; RETURN NEW; END $$;
+         CREATE TRIGGER fail AFTER UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION {t}_fail()"
+    );
+    world.pg.batch_execute(&make.replace("{t}", &t)).unwrap();
+    let mut other = world.servers.session();
+    let mut lock = other.transaction().unwrap();
+    lock.batch_execute(&format!("SELECT FROM {t}_locked FOR UPDATE")).unwrap();
+    // Rows that are flagged by the run that has sent them, and rows that the next one recovers.
+    for run in [1, 2] {
+        world.insert_rows(10);
+        if run == 2 {
+            world.kill_at("kafka.commit.after", &["produce"]);
+        }
+        let ended = world.once().expect(65);
+        let refused = ended.report()["produce"]["taken_back"].as_array().unwrap().len();
+        assert_eq!((refused, world.unsent(), world.records()), (9 * run, 9 * run as i64, 10 * run), "{}", ended.stderr);
+        for key in (1..10 * run).filter(|key| key % 10 != 0) {
+            let line = format!("PostgreSQL refuses the flag of the row {key}, which was sent: ");
+            assert_eq!(ended.stderr.matches(&line).count(), 1, "{}", ended.stderr);
+        }
+        assert!(ended.stderr.contains(&format!("PL/pgSQL function {t}_fail() line ")), "{}", ended.stderr);
+        assert!(ended.stderr.contains("or make that function SECURITY DEFINER"), "{}", ended.stderr);
+        assert_eq!(world.ch_number("SELECT count() FROM {t}"), 10 * run as i64);
+    }
+    drop(lock);
+    assert_eq!(world.once().expect(65).report()["produce"]["taken_back"].as_array().unwrap().len(), 16);
+    world.sql("DROP FUNCTION {t}_fail CASCADE");
+    world.once().expect(0);
+    assert_eq!((world.unsent(), world.records()), (0, 20));
+    world.assert_exactly_once();
+    world.drop_role(&role);
+}
+
 #[test]
 fn rows_that_violate_a_constraint_which_is_not_valid_are_named_and_stop_no_other() {
     let mut world = World::new("not_valid");
