@@ -102,6 +102,13 @@ impl Error {
         &self.hint
     }
 
+    /// The same failure with another hint.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
     /// Marks a failure that was waited out already: this run does not wait for it once more.
     #[must_use]
     pub fn waited_out(mut self) -> Self {

@@ -15,7 +15,7 @@ use crate::ports::limits::Limits;
 use crate::ports::progress::Progress;
 use crate::ports::source::Ledger;
 use crate::ports::{LegContext, Servers};
-use crate::postgres::{SourceTable, connect, estimate_unsent, forget_unpooled};
+use crate::postgres::{SourceTable, blaming_condition, connect, estimate_unsent, forget_unpooled};
 use crate::report::{ConsumeReport, Left, Legs, ProduceReport, RunReport, TableReport};
 use crate::shutdown::Shutdown;
 use crate::sync;
@@ -221,6 +221,7 @@ pub fn move_table(leg: &LegContext<'_>, servers: &impl Servers, legs: Legs) -> T
     let mut produce = (legs != Legs::Consume).then(ProduceReport::default);
     let mut consume = (legs != Legs::Produce).then(ConsumeReport::default);
     let error = move_legs(leg, servers, produce.as_mut(), consume.as_mut()).err();
+    let error = error.map(|error| blaming_condition(leg, error));
     let table = leg.table;
     TableReport {
         source: table.source.clone(),

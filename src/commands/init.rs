@@ -60,16 +60,45 @@ pub(crate) fn is_present(session: &mut Session, name: &str) -> Result<bool> {
 }
 
 /// Why no table of pg2ch's own can be found or made.
-pub const NO_SCHEMA: &str = "the role's search path names no schema that exists and that the role may use";
+pub(crate) struct NoSchema {
+    pub what: String,
+    /// The statements that help.
+    pub fix: String,
+}
 
-/// The statement that names one, where the role's search path has none.
-pub(crate) fn no_schema(session: &mut Session) -> Result<Option<String>> {
-    session.value(
+/// Whether the role's search path has no schema that the role may use, or hides the one that has pg2ch's tables.
+pub(crate) fn no_schema(session: &mut Session) -> Result<Option<NoSchema>> {
+    // Of the schemas in the path that the role may not use, the one with pg2ch's tables counts, otherwise the first.
+    let row = session.query_opt(
         "cannot look up the role's search path",
-        "SELECT pg_catalog.format('ALTER ROLE %I IN DATABASE %I SET search_path = public;', current_user, current_database())
-         WHERE current_schema() IS NULL",
+        r#"WITH path AS (
+             SELECT n.oid, n.nspname, at, EXISTS (SELECT FROM pg_catalog.pg_class c
+                        WHERE c.relnamespace = n.oid AND c.relname = 'pg2ch_checkpoint') AS is_ours
+             FROM pg_catalog.regexp_split_to_table(pg_catalog.current_setting('search_path'), '\s*,\s*') WITH ORDINALITY AS p (name, at)
+             JOIN pg_catalog.pg_namespace n ON n.nspname = CASE pg_catalog.btrim(name, '"') WHEN '$user' THEN current_user
+                 ELSE pg_catalog.replace(pg_catalog.btrim(name, '"'), '""', '"') END),
+         closed AS (SELECT nspname FROM path WHERE NOT pg_catalog.has_schema_privilege(oid, 'USAGE')
+                        AND (is_ours OR current_schema() IS NULL) ORDER BY is_ours DESC, at LIMIT 1)
+         SELECT nspname::text, pg_catalog.format('GRANT USAGE ON SCHEMA %I TO %I;', nspname, current_user) FROM closed
+         WHERE pg_catalog.to_regclass('pg2ch_checkpoint') IS NULL
+         UNION ALL
+         SELECT NULL, pg_catalog.concat_ws(E'\n',
+             CASE WHEN pg_catalog.to_regnamespace('public') IS NULL THEN 'CREATE SCHEMA public;' END,
+             CASE WHEN pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('public'), 'USAGE') IS NOT TRUE
+                 THEN pg_catalog.format('GRANT USAGE ON SCHEMA public TO %I;', current_user) END,
+             pg_catalog.format('ALTER ROLE %I IN DATABASE %I SET search_path = public;', current_user, current_database()))
+         WHERE current_schema() IS NULL AND NOT EXISTS (SELECT FROM closed)"#,
         &[],
-    )
+    )?;
+    Ok(row.map(|row| NoSchema {
+        what: row.get::<_, Option<String>>(0).map_or_else(
+            || "the role's search path names no schema that exists and that the role may use".to_owned(),
+            |schema| {
+                format!("the role may not use schema {schema}, where its search path has pg2ch's tables looked up")
+            },
+        ),
+        fix: row.get(1),
+    }))
 }
 
 /// How often a lock that is taken is tried again.
@@ -148,12 +177,8 @@ impl Init<'_> {
         if is_present(session, name)? {
             return Ok(());
         }
-        if let Some(fix) = no_schema(session)? {
-            return Err(Error::config(
-                what,
-                NO_SCHEMA,
-                format!("name one that the role may use, and try again: {fix}"),
-            ));
+        if let Some(NoSchema { what: why, fix }) = no_schema(session)? {
+            return Err(Error::config(what, why, format!("run this, and try again: {}", fix.replace('\n', " "))));
         }
         if self.statement(Place::Postgres, statement) {
             session.require_writable()?;

@@ -22,6 +22,7 @@ use crate::logging;
 use crate::ports::LegContext;
 use crate::ports::limits::Limits;
 use crate::ports::progress::Progress;
+use crate::postgres::blaming_condition;
 use crate::shutdown::Shutdown;
 use crate::threads::watchdog::watched;
 
@@ -118,7 +119,7 @@ impl<'a> Frame<'a> {
         let (config, table, shutdown) = (self.config.clone(), table.clone(), self.shutdown.clone());
         let (limits, started) = (*self.limits, self.started);
         watched("command", move |watchdog| {
-            work(&LegContext {
+            let leg = LegContext {
                 config: &config,
                 table: &table,
                 limits,
@@ -126,7 +127,8 @@ impl<'a> Frame<'a> {
                 shutdown: &shutdown,
                 watchdog,
                 progress: Progress::default(),
-            })
+            };
+            work(&leg).map_err(|error| blaming_condition(&leg, error))
         })
     }
 }

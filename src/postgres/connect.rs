@@ -8,6 +8,7 @@ use std::time::Duration;
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
 use openssl::x509::store::X509StoreBuilder;
 use postgres::config::{ChannelBinding, SslMode as WireMode, TargetSessionAttrs};
+use postgres::error::{DbError, SqlState};
 use postgres::{Client, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
@@ -15,6 +16,7 @@ use super::answers::{Answers, answers_of};
 use super::explain::{chain, explain};
 use super::nature::{self, Nature};
 use super::session::Session;
+use super::source_table::quote;
 use crate::certificates;
 use crate::config::{Config, Credential, PostgresConfig, Secret, SslMode};
 use crate::error::{Error, ExitCode, Result};
@@ -255,6 +257,11 @@ fn refused(config: &PostgresConfig, what: &str, error: postgres::Error) -> Error
             config.address()
         );
         Error::config(what, chain(&error), hint).with_source(error)
+    } else if error.as_db_error().and_then(DbError::routine) == Some("CheckMyDatabase")
+        && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+    {
+        let (database, user) = (quote(&config.dbname), quote(&config.user));
+        explain(what, error).with_hint(format!("grant the role this: GRANT CONNECT ON DATABASE {database} TO {user};"))
     } else if error.code().is_some() || is_io || error.is_closed() {
         explain(what, error)
     } else if config.password.is_none() {

@@ -30,7 +30,7 @@ mod window;
 mod wire;
 
 pub use catalogue::{Catalogue, Relation, column_names, name_sql, table_comment};
-pub use condition::condition_uses;
+pub use condition::{Lacking, blaming_condition, condition_uses, lacking_for};
 pub use connect::{connect, connect_reader, renew_reader};
 pub use flaggable::require_flaggable;
 pub use ledger::PgLedger;

@@ -258,8 +258,14 @@ pub fn require_deletable(session: &mut Session, table: &SourceTable) -> Result<(
             "drop the rule, or make it a trigger that lets prune pass: see docs/deletes.md",
         ));
     }
-    session.query(&what, &format!("EXPLAIN DELETE FROM {} WHERE FALSE", table.name), &[])?;
-    Ok(())
+    let explained = session.query(&what, &format!("EXPLAIN DELETE FROM {} WHERE FALSE", table.name), &[]);
+    let Err(refused) = explained else { return Ok(()) };
+    let grant = "SELECT pg_catalog.format('GRANT DELETE ON %s TO %I;', $2, current_user)
+         WHERE NOT pg_catalog.has_table_privilege($1::oid, 'DELETE')";
+    Err(match session.value::<String>(&what, grant, &[&table.oid, &table.name])? {
+        Some(grant) => refused.with_hint(format!("grant the role what a run does not need: {grant}")),
+        None => refused,
+    })
 }
 
 /// Whether the checkpoint table is there, and the role may read it.

@@ -5,7 +5,7 @@ use super::source::Found;
 use crate::commands::init::{RUNS, own_table_statements};
 use crate::config::TableConfig;
 use crate::error::Result;
-use crate::postgres::{SEES_REPLICAS, Session, quote};
+use crate::postgres::{Lacking, SEES_REPLICAS, Session, lacking_for, quote};
 
 const WHAT: &str = "cannot query the role's privileges";
 
@@ -59,6 +59,15 @@ pub fn table(session: &mut Session, found: &Found, findings: &mut Findings) -> R
         );
     }
     checkpoint(session, &role, findings)
+}
+
+/// What the role lacks for `where`.
+pub fn condition(session: &mut Session, table: &TableConfig, findings: &mut Findings) -> Result<()> {
+    let Some(condition) = &table.condition else { return Ok(()) };
+    for Lacking { privilege, object, role } in lacking_for(session, condition)? {
+        findings.missing_privilege(&privilege, &object, &object, &role, "`where`");
+    }
+    Ok(())
 }
 
 fn checkpoint(session: &mut Session, role: &str, findings: &mut Findings) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, Findings, Server};
 use super::{Source, clock, grants, keep, source, storage, vacuum};
-use crate::commands::init::{CHECKPOINT, HELD, NO_SCHEMA, is_present, no_schema, own_table_statements};
+use crate::commands::init::{CHECKPOINT, HELD, NoSchema, is_present, no_schema, own_table_statements};
 use crate::config::{Config, TableConfig};
 use crate::error::Result;
 use crate::ports::LegContext;
@@ -46,9 +46,9 @@ pub fn check(leg: &LegContext<'_>) -> Result<Checked> {
         grants::replication(&mut session, &mut findings)?;
     }
     let mut fed = Vec::new();
-    if let Some(fix) = no_schema(&mut session)? {
+    if let Some(NoSchema { what, fix }) = no_schema(&mut session)? {
         let why = "pg2ch's own tables are looked up there: no run starts without them";
-        findings.error("search-path", NO_SCHEMA, why, fix);
+        findings.error("search-path", what, why, fix);
     } else {
         fed = checkpoint(&mut session, config, table, &mut findings)?;
         grants::history(&mut session, &mut findings)?;
@@ -59,6 +59,7 @@ pub fn check(leg: &LegContext<'_>) -> Result<Checked> {
         if let Some(mut found) = found {
             let before = findings.len();
             grants::table(&mut session, &found, &mut findings)?;
+            grants::condition(&mut session, table, &mut findings)?;
             // What is not granted, or a policy that hides rows, explains a refusal.
             if let Some(error) = found.refused.take().filter(|_| findings.len() == before) {
                 return Err(error);

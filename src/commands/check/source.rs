@@ -55,9 +55,18 @@ pub fn check(
     let source = match fit_source(session, table) {
         Err(error) if error.exit_code() == ExitCode::Config => {
             let what = format!("{}: {}", error.what(), error.why());
-            let lacks_identity = error.why().contains("(55000");
-            let statements = if lacks_identity { replica_identity(session, &found, &table.key)? } else { None };
-            let fix = statements.unwrap_or_else(|| error.hint().to_owned());
+            let fix = match error.why() {
+                why if why.contains("(55000") => replica_identity(session, &found, &table.key)?,
+                why if why.contains("(42P10") => publication(session, &found)?,
+                _ => Some(error.hint().to_owned()),
+            };
+            let fix = fix.unwrap_or_else(|| {
+                let name = &found.relation.name;
+                format!(
+                    "look at the publications of {name} (pg_publication_tables lists them) and at its rules: each column of a \
+                     publication's WHERE must be in the replica identity, and that in each column list"
+                )
+            });
             findings.error("source-unfit", what, "a run will not start", fix);
             return Ok(Some(found));
         }
@@ -141,6 +150,42 @@ fn replica_identity(session: &mut Session, found: &Found, key: &[String]) -> Res
            AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (
                 SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))",
         &[&found.relation.oid, &key],
+    )
+}
+
+/// The statements that let rows be updated in spite of a publication's row filter or column list. Where the table has both, or a
+/// column list besides a full replica identity, none do.
+fn publication(session: &mut Session, found: &Found) -> Result<Option<String>> {
+    session.value(
+        &format!("cannot look up the publications of {}", found.relation.name),
+        r"WITH tree AS (
+             SELECT relid FROM pg_catalog.pg_partition_ancestors($1::oid::regclass) UNION
+             SELECT relid FROM pg_catalog.pg_partition_tree($1::oid::regclass) UNION SELECT $1::oid::regclass),
+         named AS (
+             SELECT c.*, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name FROM tree
+             JOIN pg_catalog.pg_class c ON c.oid = tree.relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace),
+         published AS (
+             SELECT p.pubname, r.prrelid, r.prattrs, r.prqual FROM pg_catalog.pg_publication p
+             JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+             WHERE (p.pubupdate OR p.pubdelete) AND r.prrelid IN (SELECT relid FROM tree)),
+         has AS (SELECT bool_or(prqual IS NOT NULL) AS filter, bool_or(prattrs IS NOT NULL) AS list FROM published)
+         SELECT CASE WHEN filter AND NOT list THEN (
+                 SELECT E'-- From then on each UPDATE and DELETE writes the whole old row to the WAL.\n'
+                     || string_agg(pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY FULL;', name), E'\n' ORDER BY oid)
+                 FROM named WHERE relkind = 'r' AND relreplident <> 'f')
+             WHEN list AND NOT filter AND NOT EXISTS (SELECT FROM named WHERE relreplident = 'f') THEN (
+                 SELECT E'-- In one transaction: subscribers miss no change.\nBEGIN;\n'
+                     || string_agg(pg_catalog.format(E'ALTER PUBLICATION %1$I DROP TABLE %2$s;\nALTER PUBLICATION %1$I ADD TABLE %2$s (%3$s);',
+                            pubname, name, columns), E'\n' ORDER BY pubname, oid) || E'\nCOMMIT;'
+                 FROM published JOIN named ON named.oid = prrelid
+                 JOIN pg_catalog.pg_index i ON i.indrelid = prrelid
+                     AND CASE relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END,
+                 LATERAL (SELECT string_agg(pg_catalog.quote_ident(attname), ', ' ORDER BY attnum) AS columns
+                          FROM pg_catalog.pg_attribute WHERE attrelid = prrelid AND NOT attisdropped
+                             AND (attnum = ANY (prattrs::int2[]) OR attnum = ANY (i.indkey::int2[]))) AS a
+                 WHERE prattrs IS NOT NULL AND NOT i.indkey::int2[] <@ prattrs::int2[])
+             END FROM has",
+        &[&found.relation.oid],
     )
 }
 

@@ -124,6 +124,38 @@ fn a_role_without_a_schema_is_given_one_by_the_statement_told() {
 }
 
 #[test]
+fn a_role_that_may_not_use_the_schema_of_pg2ch_is_granted_it_by_the_statement_told() {
+    let mut world = World::on(Servers::in_new_database("check_hard"), "check_hard", USER_LOGINS, 1);
+    world.insert_rows(2);
+    let role = world.become_role(
+        "CREATE SCHEMA shop AUTHORIZATION app; ALTER TABLE {t} SET SCHEMA shop; REVOKE ALL ON SCHEMA public FROM PUBLIC;
+         GRANT USAGE ON SCHEMA shop TO {role}; GRANT SELECT, UPDATE ON shop.{t} TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_checkpoint, pg2ch_held, pg2ch_runs TO {role}",
+    );
+    world.settings.insert("[table]", format!("source = \"shop.{}\"", world.name));
+    let (revoke, grant) = ("REVOKE USAGE ON SCHEMA public FROM", format!("GRANT USAGE ON SCHEMA public TO {role};"));
+    // The second has a schema that the role may use; public, which has the tables, is in both.
+    for path in ["DEFAULT", "shop, public"] {
+        world
+            .superuser()
+            .batch_execute(&format!("{revoke} {role}; ALTER ROLE {role} SET search_path = {path}"))
+            .unwrap();
+        world.run(&["--once"]).expect(78);
+        let refused = world.run(&["init"]).expect(78).stderr;
+        assert!(refused.contains(&grant), "{path}: {refused}");
+        let found = assert_found(&world, "search-path", 78);
+        assert_eq!(found["fix"], grant, "{found}");
+        carry_out(&world, &found);
+        assert_gone(&world, "search-path");
+        world.once().expect(0);
+    }
+    // A path without any schema: public is named, and granted as well.
+    world.superuser().batch_execute(&format!("{revoke} {role}; ALTER ROLE {role} SET search_path = none")).unwrap();
+    assert_cured(&mut world, "search-path", 78);
+    world.once().expect(0);
+}
+
+#[test]
 fn init_names_the_setting_under_which_it_may_create_nothing() {
     let mut world = World::on(Servers::in_new_database("init_read_only"), "init_read_only", USER_LOGINS, 1);
     // The index goes with the flag.
@@ -205,6 +237,39 @@ fn a_published_table_without_a_replica_identity_is_given_one_by_the_statements_t
         carry_out(&world, &found);
         assert_gone(&world, "source-unfit");
         assert_eq!(world.once().expect(0).number("produce", "rows_flagged"), 9);
+    }
+}
+
+#[test]
+fn a_publication_that_keeps_rows_from_being_updated_is_corrected_by_the_statements_told() {
+    let columns = "id bigint, n int, sent_to_kafka boolean NOT NULL DEFAULT FALSE, PRIMARY KEY (id)";
+    for (partition, published, part) in [
+        ("", "WHERE (NOT sent_to_kafka)", "REPLICA IDENTITY FULL"),
+        (
+            " PARTITION BY HASH (id)",
+            "WHERE (NOT sent_to_kafka) WITH (publish_via_partition_root)",
+            "REPLICA IDENTITY FULL",
+        ),
+        ("", "(n)", "(id, n);"),
+    ] {
+        let mut world = World::unmade(Servers::shared(), "check_filtered", columns, 1);
+        world.sql("DROP TABLE {t}");
+        world.sql(&format!("CREATE TABLE {{t}} ({columns}){partition}"));
+        if !partition.is_empty() {
+            world.sql("CREATE TABLE {t}_a PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 0)");
+            world.sql("CREATE TABLE {t}_b PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 1)");
+        }
+        world.run(&["init"]).expect(0);
+        world.sql("INSERT INTO {t} SELECT n, n FROM generate_series(1, 9) n");
+        world.sql(&format!("CREATE PUBLICATION {{t}}_some FOR TABLE {{t}} {published}"));
+        let refused = world.once().expect(78).stderr;
+        assert!(refused.contains("run `pg2ch check`: if a publication"), "{refused}");
+        let found = assert_found(&world, "source-unfit", 78);
+        assert!(found["fix"].as_str().unwrap().contains(part), "{found}");
+        carry_out(&world, &found);
+        assert_gone(&world, "source-unfit");
+        assert_eq!(world.once().expect(0).number("produce", "rows_flagged"), 9);
+        world.superuser().batch_execute(&format!("DROP PUBLICATION {}_some", world.name)).unwrap();
     }
 }
 

@@ -114,14 +114,15 @@ fn check_tells_what_keep_would_be_refused_for() {
 #[test]
 fn check_names_the_privilege_that_keep_needs() {
     let mut world = world("prune_grant");
-    world.settings.insert("[table]", KEEP.into());
     let role = world.become_role(
         "GRANT USAGE ON SCHEMA public TO {role}; GRANT SELECT, UPDATE ON {t} TO {role};
          GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_checkpoint, pg2ch_held, pg2ch_runs TO {role}",
     );
+    let ended = world.run(AGE).expect(77);
+    world.settings.insert("[table]", KEEP.into());
     let found = assert_found(&world, "grant-missing", 78);
+    assert!(ended.stderr.contains(found["fix"].as_str().unwrap()), "{}", ended.stderr);
     assert!(found["what"].as_str().unwrap().contains("lacks DELETE"), "{found}");
-    world.run(AGE).expect(77);
     world.superuser().batch_execute(found["fix"].as_str().unwrap()).unwrap();
     assert_gone(&world, "grant-missing");
     confirmed(&world);

@@ -1,7 +1,7 @@
 //! `where` in `[[table]]`: rows outside it stay unsent, and nothing that was sent is forgotten for it.
 
 use crate::common::servers::Servers;
-use crate::common::{USER_LOGINS, World};
+use crate::common::{Ended, USER_LOGINS, World};
 use serde_json::Value;
 
 fn choose(world: &mut World, condition: &str) {
@@ -112,6 +112,58 @@ fn what_is_not_one_condition_is_refused_before_anything_is_sent() {
         assert!(report["findings"].to_string().contains("source-unfit"), "{condition}: {report}");
     }
     assert_eq!(world.records(), 3);
+}
+
+#[test]
+fn what_the_role_may_not_use_of_a_condition_is_granted_by_the_statements_told() {
+    let mut world = choosing("closed_condition", "TRUE");
+    let name = world.name.clone();
+    world.insert_rows(3);
+    let role = world.become_role(
+        "GRANT SELECT, UPDATE ON {t} TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON pg2ch_checkpoint, pg2ch_held, pg2ch_runs TO {role};
+         CREATE SCHEMA {t}_ext; CREATE TABLE {t}_ext.allowed AS SELECT 1 AS id;
+         CREATE FUNCTION {t}_ext.ready(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT $1 > 1';
+         CREATE FUNCTION {t}_ext.ready(text) RETURNS boolean LANGUAGE sql AS 'SELECT TRUE';
+         REVOKE EXECUTE ON FUNCTION {t}_ext.ready(bigint) FROM PUBLIC",
+    );
+    choose(&mut world, &format!("{name}_ext.ready(id) AND id > ALL (SELECT id FROM {name}_ext.allowed)"));
+    let grants = [
+        format!("GRANT USAGE ON SCHEMA {name}_ext TO {role};"),
+        format!("GRANT EXECUTE ON FUNCTION {name}_ext.ready(bigint) TO {role};"),
+        format!("GRANT SELECT ON {name}_ext.allowed TO {role};"),
+    ];
+    for (at, grant) in grants.iter().enumerate() {
+        let told =
+            format!("hint: grant the role what `where` of [[table]] public.{name} needs: {}", grants[at..].join(" "));
+        for command in [&["--once"][..], &["status"], &["verify"]] {
+            let Ended { stdout, stderr, .. } = world.run(command).expect(77);
+            assert!((stdout.clone() + &stderr).contains(&told), "{command:?}: {stdout}\n{stderr}\n{told}");
+        }
+        let report = first_table(&world, &["check", "--json"], 78);
+        let fixes: Vec<&Value> = report["findings"].as_array().unwrap().iter().map(|finding| &finding["fix"]).collect();
+        assert!(grants[at..].iter().all(|grant| fixes.contains(&&Value::from(grant.as_str()))), "{report}");
+        world.superuser().batch_execute(grant).unwrap();
+    }
+    world.once().expect(0);
+    assert_eq!((world.records(), world.unsent()), (2, 1));
+    world.superuser().batch_execute(&format!("DROP SCHEMA {name}_ext CASCADE")).unwrap();
+    world.drop_role(&role);
+}
+
+#[test]
+fn a_condition_that_fails_on_a_row_is_named() {
+    let mut world = choosing("failing_condition", "TRUE");
+    world.insert_rows(3);
+    choose(&mut world, "100 / (id - 2) > 0");
+    for command in [&["--once"][..], &["status"], &["verify"], &["check"]] {
+        let Ended { stdout, stderr, .. } = world.run(command).expect(78);
+        let told = format!("hint: correct `where` of [[table]] public.{} if it fails on a row", world.name);
+        assert!((stdout.clone() + &stderr).contains(&told), "{command:?}: {stdout}\n{stderr}");
+    }
+    choose(&mut world, "100 / nullif(id - 2, 0) > 0");
+    world.once().expect(0);
+    assert_eq!((world.records(), world.unsent()), (1, 2));
 }
 
 #[test]
