@@ -295,14 +295,14 @@ impl Init<'_> {
         let cannot = format!("cannot alter the target {}", self.leg.table.target);
         let target = ClickHouseTarget::new(self.leg.config, self.leg.table)?.describe()?;
         let anew = |script: &mut Script, why: &str| {
-            let statements = migration::statements(self.leg.table, source, comment, &target);
+            let statements = migration::statements(http, self.leg.table, source, comment, &target)?;
             script.add_by_hand(Place::ClickHouse, &self.leg.table.source, why, &statements);
+            Ok(())
         };
         let is_view = is_refused_view(self.leg.table, &target.engine.name);
         let foreign = if is_view { None } else { migration::foreign(self.leg, &target)? };
         if let Some(why) = foreign {
-            anew(&mut self.script, &why);
-            return Ok(());
+            return anew(&mut self.script, &why);
         }
         let mut found = differences(self.leg.table, Some(&source.columns), &target);
         found.extend(storage::misfits(self.leg.table, &[], &target));
@@ -316,7 +316,7 @@ impl Init<'_> {
                     }
                 }
                 _ if effect >= Effect::Weaker => {}
-                Remedy::NewEngine | Remedy::NewColumn => anew(&mut self.script, &why),
+                Remedy::NewEngine | Remedy::NewColumn => anew(&mut self.script, &why)?,
                 Remedy::ByHand => self.script.add_by_hand(Place::ClickHouse, &self.leg.table.source, &why, &fix),
             }
         }

@@ -7,7 +7,7 @@ use super::conversion::{Conversion, conversion, holding_both};
 use super::exact::is_exact;
 use super::map::{nullable_target_type, target_type};
 use super::types::{Fit, fit, folds};
-use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType, takes_null};
+use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, takes_null};
 use crate::clickhouse::encode::holds_position;
 use crate::clickhouse::{quote, sql_name};
 use crate::config::{ColumnRules, TableConfig};
@@ -302,53 +302,6 @@ pub fn nested_arrays(table: &TableConfig, source: &[SourceColumn], target: &Targ
 
 fn unless_allowed(column: &SourceColumn) -> String {
     format!("a run does not start unless `allow_lossy` in [[table]] names {}", column.name)
-}
-
-/// Whether a new table's column can take the values that the old one's has: ClickHouse may be unable to convert them.
-#[must_use]
-pub fn can_be_taken_over(source: &SourceColumn, old: &Column) -> bool {
-    old.default_kind != DefaultKind::Ephemeral
-        && (!matches!(fit(source, old), Fit::Impossible(_)) || converts(&old.type_name, &target_type(source)))
-}
-
-/// Says in which of the columns ClickHouse writes the stored values otherwise than PostgreSQL, where it converts them to this type.
-#[must_use]
-pub fn rewritten<'a>(columns: impl Iterator<Item = (&'a Column, String)>) -> String {
-    use ScalarType as T;
-    let parsed = |type_name: &str| ColumnType::parse(type_name).map(ColumnType::without_null);
-    let is_rewritten = |(column, to): &(&Column, String)| {
-        let is_same_text = matches!(
-            parsed(&column.type_name),
-            Ok(ColumnType::Scalar(
-                T::String | T::FixedString(_) | T::Enum(_) | T::Integer(_) | T::Bool | T::Uuid | T::Date | T::Date32
-            ))
-        );
-        !is_same_text && parsed(to) == Ok(ColumnType::Scalar(T::String))
-    };
-    let names: Vec<String> = columns.filter(is_rewritten).map(|(column, _)| quote(&column.name)).collect();
-    if names.is_empty() {
-        return String::new();
-    }
-    format!(
-        "-- ClickHouse writes the stored values of {} otherwise than PostgreSQL: after the next run `pg2ch verify --deep --repair --confirm` \
-         has the rows sent again that differ\n",
-        names.join(", ")
-    )
-}
-
-/// Whether ClickHouse converts every value of a column when it is altered: one that it cannot convert blocks the ALTER.
-fn converts(from: &str, to: &str) -> bool {
-    use ScalarType as T;
-    let scalar = |type_name: &str| match ColumnType::parse(type_name).ok()?.without_null() {
-        ColumnType::Scalar(scalar) => Some(scalar),
-        _ => None,
-    };
-    matches!(
-        (scalar(from), scalar(to)),
-        (Some(_), Some(T::String))
-            | (Some(T::Bool), Some(T::Integer(_)))
-            | (Some(T::Date | T::Date32), Some(T::DateTime64(_)))
-    )
 }
 
 #[cfg(test)]

@@ -13,10 +13,7 @@ pub mod storage;
 pub mod types;
 
 pub use alteration::Remedy;
-pub use differences::{
-    Difference, Effect, INTENDED, POSITION, can_be_taken_over, differences, is_refused_view, nested_arrays, rewritten,
-    taken,
-};
+pub use differences::{Difference, Effect, INTENDED, POSITION, differences, is_refused_view, nested_arrays, taken};
 pub use exact::{are_integers, is_exact};
 
 use crate::clickhouse::column_type::Column;

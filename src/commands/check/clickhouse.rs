@@ -187,7 +187,7 @@ impl Check<'_> {
             }
             self.index()?;
         }
-        self.migrate(&description);
+        self.migrate(&description)?;
         self.proof(&description);
         match self.source {
             Some(source) => keep::target(self.table, &source.table, &mut target, &description, &mut self.findings),
@@ -327,13 +327,15 @@ impl Check<'_> {
     }
 
     /// What cannot be altered in place: one migration makes the whole table anew, and with it whatever else does not fit.
-    fn migrate(&mut self, target: &TargetDescription) {
+    fn migrate(&mut self, target: &TargetDescription) -> Result<()> {
         if let (Some(source), Some((_, place))) = (self.source, self.carrier)
             && self.stored == self.table.target
         {
-            let statements = migration::statements(self.table, &source.table, source.comment.as_deref(), target);
+            let (source, comment) = (&source.table, source.comment.as_deref());
+            let statements = migration::statements(&self.http, self.table, source, comment, target)?;
             self.findings.settle_with(place, statements, SETTLED);
         }
+        Ok(())
     }
 
     /// Whether an INSERT is on disk when it is confirmed. A replicated table has its data elsewhere, too.

@@ -310,6 +310,12 @@ fn each_of_clickhouses_published_privileges_is_missed() {
         world.once().expect(0);
         world.assert_exactly_once();
     }
+    // Whether a name is free for the old table of a migration is not to be seen.
+    world.sql("CREATE UNIQUE INDEX ON {t} (id, user_id)");
+    world.settings.insert("[table]", "key = [\"id\", \"user_id\"]".into());
+    let fix = assert_found(&world, "sorting-key", 78)["fix"].as_str().unwrap().to_owned();
+    assert!(fix.starts_with(&format!("-- Run EXISTS TABLE `analytics`.`{}_old` first", world.name)), "{fix}");
+    world.settings.remove("[table]");
     // This engine lets everybody read system.processes: what a stand-in asks instead it does refuse.
     world.settings.insert("clickhouse", format!("url = \"{}\"", asking_otherwise(&world.servers.clickhouse_url)));
     let found = assert_found(&world, "grant-missing", 78);

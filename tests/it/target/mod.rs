@@ -4,6 +4,7 @@
 mod altered;
 mod answers;
 mod migration;
+mod recreated;
 mod refused_rows;
 mod storage;
 mod views;
