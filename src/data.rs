@@ -359,6 +359,12 @@ pub enum DefaultKind {
     Ephemeral,
 }
 
+/// The type that a LowCardinality keeps in a dictionary; `None` if it is none.
+#[must_use]
+pub fn in_dictionary(type_name: &str) -> Option<&str> {
+    type_name.strip_prefix("LowCardinality(")?.strip_suffix(')')
+}
+
 /// Whether a column of this type and without a DEFAULT has NULL where an INSERT leaves it out.
 #[must_use]
 pub fn takes_null(type_name: &str) -> bool {

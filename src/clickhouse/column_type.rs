@@ -7,7 +7,7 @@ use std::fmt;
 mod parse;
 mod scalars;
 
-pub use crate::data::{Column, DefaultKind, takes_null};
+pub use crate::data::{Column, DefaultKind, in_dictionary, takes_null};
 
 /// A type that the encoder does not know.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! that cannot convert one of them leaves the column unreadable, and one that cuts digits says nothing.
 
 use super::exact::{digits, is_exact};
-use crate::clickhouse::column_type::{Column, ColumnType, Decimal, Integer, ScalarType, takes_null};
+use crate::clickhouse::column_type::{Column, ColumnType, Decimal, Integer, ScalarType, in_dictionary, takes_null};
 use crate::clickhouse::encode::is_zoned;
 use crate::clickhouse::text;
 use crate::ports::source::SourceColumn;
@@ -25,7 +25,7 @@ pub fn conversion(source: &SourceColumn, from: &Column, to: &str) -> Conversion 
         return Conversion::Exact;
     }
     let is_text = ColumnType::parse(to).map(ColumnType::without_null) == Ok(ColumnType::Scalar(ScalarType::String));
-    // The text of a time does not say in which zone it is, and an hour of each year is there twice.
+    // The text of a time does not say in which zone it is, and an hour of each year comes twice.
     if is_text && ColumnType::parse(&from.type_name).is_ok() && !is_zoned(from) {
         return Conversion::Rewritten;
     }
@@ -84,7 +84,7 @@ pub fn takes_missing(type_name: &str) -> String {
     if takes_null(type_name) {
         return type_name.to_owned();
     }
-    if let Some(inner) = type_name.strip_prefix("LowCardinality(").and_then(|rest| rest.strip_suffix(')')) {
+    if let Some(inner) = in_dictionary(type_name) {
         return format!("LowCardinality(Nullable({inner}))");
     }
     match ColumnType::parse(type_name) {

@@ -1,4 +1,4 @@
-//! What PostgreSQL tells about `where`: whether it depends on a column, what the role lacks for it, whether it is what fails.
+//! What PostgreSQL knows about `where`: whether it depends on a column, what the role lacks for it, whether it is what fails.
 
 use postgres::error::SqlState;
 

@@ -1,7 +1,7 @@
 //! What a new target takes over of the old one's rows: never a value that was made up, or changed on the way.
 
 use super::shape::Shape;
-use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType, takes_null};
+use crate::clickhouse::column_type::{Column, ColumnType, DefaultKind, ScalarType, in_dictionary, takes_null};
 use crate::clickhouse::{quote, text};
 use crate::config::TableConfig;
 use crate::data::{INGESTED_AT, is_own};
@@ -251,6 +251,5 @@ fn not_null(type_name: &str) -> String {
 /// The same without its dictionary.
 fn bare(type_name: &str) -> String {
     let type_name = not_null(type_name);
-    let inner = type_name.strip_prefix("LowCardinality(").and_then(|rest| rest.strip_suffix(')'));
-    inner.map_or_else(|| type_name.clone(), ToOwned::to_owned)
+    in_dictionary(&type_name).map_or_else(|| type_name.clone(), ToOwned::to_owned)
 }

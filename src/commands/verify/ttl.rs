@@ -8,7 +8,7 @@ use super::contents::stores_values;
 use super::key::Texts;
 use super::source::{Printed, PrintedRow};
 use super::target::TargetKeys;
-use crate::clickhouse::column_type::{Column, ColumnType, ScalarType};
+use crate::clickhouse::column_type::{Column, ColumnType, ScalarType, in_dictionary};
 use crate::clickhouse::{quote, text};
 use crate::config::ColumnRules;
 use crate::error::Result;
@@ -80,8 +80,7 @@ fn value(column: &Column, place: usize) -> String {
         }
         _ => format!("x.{place}"),
     };
-    let plain = name.strip_prefix("LowCardinality(").and_then(|rest| rest.strip_suffix(')')).unwrap_or(name);
-    format!("accurateCastOrNull({shown}, {})", text(plain))
+    format!("accurateCastOrNull({shown}, {})", text(in_dictionary(name).unwrap_or(name)))
 }
 
 /// A rule of a TTL as a condition on a row; none if it does more than delete.

@@ -216,19 +216,25 @@ fn a_trigger_that_fires_on_flagging_is_narrowed_by_the_statement_told() {
     assert_eq!(world.sql_number(touched), 1);
 }
 
+/// A table with nine rows, in two partitions where it has some.
+fn nine_rows(name: &str, columns: &str, partition: &str) -> World {
+    let mut world = World::unmade(Servers::shared(), name, columns, 1);
+    world.sql("DROP TABLE {t}");
+    world.sql(&format!("CREATE TABLE {{t}} ({columns}){partition}"));
+    if !partition.is_empty() {
+        world.sql("CREATE TABLE {t}_a PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 0)");
+        world.sql("CREATE TABLE {t}_b PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 1)");
+    }
+    world.run(&["init"]).expect(0);
+    world.sql("INSERT INTO {t} SELECT n, n FROM generate_series(1, 9) n");
+    world
+}
+
 #[test]
 fn a_published_table_without_a_replica_identity_is_given_one_by_the_statements_told() {
     let columns = "id bigint NOT NULL UNIQUE, n int, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
     for partition in ["", " PARTITION BY HASH (id)"] {
-        let mut world = World::unmade(Servers::shared(), "check_published", columns, 1);
-        world.sql("DROP TABLE {t}");
-        world.sql(&format!("CREATE TABLE {{t}} ({columns}){partition}"));
-        if !partition.is_empty() {
-            world.sql("CREATE TABLE {t}_a PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 0)");
-            world.sql("CREATE TABLE {t}_b PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 1)");
-        }
-        world.run(&["init"]).expect(0);
-        world.sql("INSERT INTO {t} SELECT n, n FROM generate_series(1, 9) n");
+        let mut world = nine_rows("check_published", columns, partition);
         world.sql("CREATE PUBLICATION {t}_all FOR TABLE {t}");
         let refused = world.once().expect(78).stderr;
         assert!(refused.contains("run `pg2ch check`"), "{refused}");
@@ -252,15 +258,7 @@ fn a_publication_that_keeps_rows_from_being_updated_is_corrected_by_the_statemen
         ),
         ("", "(n)", "(id, n);"),
     ] {
-        let mut world = World::unmade(Servers::shared(), "check_filtered", columns, 1);
-        world.sql("DROP TABLE {t}");
-        world.sql(&format!("CREATE TABLE {{t}} ({columns}){partition}"));
-        if !partition.is_empty() {
-            world.sql("CREATE TABLE {t}_a PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 0)");
-            world.sql("CREATE TABLE {t}_b PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 1)");
-        }
-        world.run(&["init"]).expect(0);
-        world.sql("INSERT INTO {t} SELECT n, n FROM generate_series(1, 9) n");
+        let mut world = nine_rows("check_filtered", columns, partition);
         world.sql(&format!("CREATE PUBLICATION {{t}}_some FOR TABLE {{t}} {published}"));
         let refused = world.once().expect(78).stderr;
         assert!(refused.contains("run `pg2ch check`: if a publication"), "{refused}");
