@@ -287,7 +287,7 @@ pub trait Ledger {
 
     /// Flags the unflagged rows whose last record in the window is the one that they make now, in the order of these records:
     /// at most `max_rows` of those after entry `after`. In the same transaction it holds those that are locked, or whose
-    /// flag a trigger takes back, drops older entries of all these records, and moves the checkpoint past them.
+    /// flag a trigger takes back, drops older entries of all these keys, and moves the checkpoint past the records.
     ///
     /// A key's place is that of its last record. So no record above the checkpoint speaks for a row that was flagged here,
     /// should its flag be set back before the next run.

@@ -52,8 +52,8 @@ impl HeldStatements {
         );
         let drop = format!("DELETE FROM {name} WHERE source = $1 AND topic = $2 AND id = ANY ($3::bigint[])");
         let forget = format!(
-            "DELETE FROM {name} AS h USING unnest($3::bytea[]) AS r (digest)
-             WHERE h.source = $1 AND h.topic = $2 AND h.digest = r.digest"
+            "DELETE FROM {name} WHERE source = $1 AND topic = $2
+                 AND (key IN (SELECT unnest($3::text[])) OR digest IN (SELECT unnest($4::bytea[])))"
         );
         let page = page_sql(
             table,
@@ -95,10 +95,10 @@ impl HeldStatements {
         Ok(())
     }
 
-    /// Drops the entries of these records, inside the caller's transaction.
-    pub fn forget(&self, transaction: &mut Transaction<'_>, digests: &[Vec<u8>]) -> Attempt<()> {
+    /// Drops the entries of these keys and records, inside the caller's transaction.
+    pub fn forget(&self, transaction: &mut Transaction<'_>, keys: &[&str], digests: &[Vec<u8>]) -> Attempt<()> {
         crash::point("unhold.before");
-        transaction.execute_typed(&self.forget, &typed(&[&self.source, &self.topic, &digests]))?;
+        transaction.execute_typed(&self.forget, &typed(&[&self.source, &self.topic, &keys, &digests]))?;
         crash::point("unhold.after");
         Ok(())
     }

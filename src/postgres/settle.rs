@@ -68,9 +68,11 @@ impl PgLedger {
                     if has_held {
                         // Without its checkpoint a run finds the records of held rows in the window. An entry must not
                         // outlive its row's flag: it would speak for a row whose flag is set back. If this transaction does
-                        // not commit, record and entry are there still; once it has, neither is.
-                        let digests: Vec<_> = entries.iter().map(|entry| entry.digest.clone()).collect();
-                        statements.held.forget(transaction, &digests)?;
+                        // not commit, record and entry are there still; once it has, neither is. Where tables are restored from
+                        // a backup, a key has later records than the one that its entry speaks of.
+                        let (keys, digests): (Vec<&str>, Vec<Vec<u8>>) =
+                            entries.iter().map(|entry| (entry.key.as_str(), entry.digest.clone())).unzip();
+                        statements.held.forget(transaction, &keys, &digests)?;
                     }
                     let (keys, digests): (Vec<&str>, Vec<Vec<u8>>) =
                         stuck.map(|entry| (entry.key.as_str(), entry.digest.clone())).unzip();

@@ -291,8 +291,8 @@ struct Wanted {
 #[derive(Clone, Default)]
 struct Change {
     flags: Vec<(i64, Version)>,
-    /// The records whose entries are deleted before others are held.
-    forget: Vec<(i64, String)>,
+    /// The keys whose entries are deleted before others are held.
+    forget: Vec<i64>,
     hold: Vec<(i64, String)>,
     unhold: Vec<i64>,
 }
@@ -354,7 +354,7 @@ impl World {
             }
         }
         let tables = &mut self.postgres.tables;
-        tables.held.retain(|_, entry| !change.forget.contains(entry));
+        tables.held.retain(|_, (id, _)| !change.forget.contains(id));
         for entry in &change.hold {
             tables.next_entry += 1;
             tables.held.insert(tables.next_entry, entry.clone());

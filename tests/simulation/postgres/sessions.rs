@@ -270,10 +270,7 @@ impl Ledger for SimLedger {
             .filter(|wanted| stuck.contains(&wanted.index))
             .map(|wanted| (wanted.id, wanted.record))
             .collect::<Vec<_>>();
-        let sent = page.iter().filter_map(|(id, Last { counts: record, .. })| {
-            Some((*id, record_of(record.value.as_deref()?, &record.headers)))
-        });
-        let forget = sent.collect();
+        let forget = page.iter().map(|(id, _)| *id).collect();
         self.has_held |= !hold.is_empty();
         let held = |index: usize, taken_back| Held { key: page[index].0.to_string().into_bytes(), taken_back };
         let stuck = flagged.locked.iter().map(|&index| held(index, false));
