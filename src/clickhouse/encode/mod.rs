@@ -43,7 +43,7 @@ use position::PositionColumn;
 pub use position::holds_position;
 pub use refusal::Refusal;
 use refusal::{Checked, Fault, character_start, excerpt};
-use writer::{Absent, Field, Fields, Writer};
+use writer::{Field, Fields, Writer};
 
 /// The FORMAT of an INSERT.
 pub const FORMAT: &str = "RowBinaryWithNamesAndTypes";
@@ -93,11 +93,8 @@ impl RowEncoder {
                 excluded.extend(source.map(|field| (field.to_owned(), reason.to_owned())));
                 continue;
             }
-            let absent = match column.default_kind {
-                DefaultKind::Default | DefaultKind::Ephemeral => Absent::Default,
-                _ => Absent::Refused,
-            };
-            let may_be_left_out = absent == Absent::Default || takes_null(&column.type_name);
+            let has_default = matches!(column.default_kind, DefaultKind::Default | DefaultKind::Ephemeral);
+            let may_be_left_out = has_default || takes_null(&column.type_name);
             let parsed = ColumnType::parse(&column.type_name);
             if let (Some(field), Err(error)) = (source, &parsed) {
                 excluded.insert(field.to_owned(), format!("pg2ch does not know the type {}", error.type_name));
@@ -112,7 +109,7 @@ impl RowEncoder {
                         continue;
                     }
                     let origin = found.map(Origin::of).unwrap_or_default();
-                    Field::new(field.to_owned(), Writer::new(known, origin), absent)
+                    Field::new(field.to_owned(), Writer::new(known, origin), has_default)
                 }
                 // The server fills it in with its DEFAULT, or with NULL.
                 _ if may_be_left_out => continue,
@@ -136,13 +133,6 @@ impl RowEncoder {
         let fields = Fields::new(fields).ignoring(rules.ignored().map(str::to_owned));
         let (shapes, context) = (vec![Vec::new()], Context::default());
         Ok(RowEncoder { fields, position_columns, insert_columns, excluded, unknown, shapes, context })
-    }
-
-    /// Whether a record that lacks a nullable column without DEFAULT has null there instead of being refused:
-    /// for records of a time before the column was added. The same goes for the elements of tuples.
-    pub(crate) fn with_missing_as_null(mut self, yes: bool) -> Self {
-        self.fields.set_missing_as_null(yes);
-        self
     }
 
     /// The fields that records lacked and that were taken as NULL, or left to their column's DEFAULT, with how many did; members

@@ -46,22 +46,10 @@ impl Writer {
             ColumnType::Array(inner) => Writer::Array(Box::new(within(*inner))),
             ColumnType::Tuple(elements) => Writer::Sequence(elements.into_iter().map(within).collect()),
             ColumnType::NamedTuple(elements) => {
-                let field = |(name, element)| Field::new(name, within(element), Absent::Refused);
+                let field = |(name, element)| Field::new(name, within(element), false);
                 Writer::Object(Fields::new(elements.into_iter().map(field).collect()))
             }
             ColumnType::Map(key, inner) => Writer::Map(key, Box::new(within(*inner))),
-        }
-    }
-
-    /// Passes [`Fields::set_missing_as_null`] on to the tuples within.
-    pub fn set_missing_as_null(&mut self, yes: bool) {
-        match self {
-            Writer::Scalar(_) | Writer::Strict(..) => {}
-            Writer::Nullable(inner) | Writer::Array(inner) | Writer::Map(_, inner) => {
-                inner.set_missing_as_null(yes);
-            }
-            Writer::Sequence(elements) => elements.iter_mut().for_each(|element| element.set_missing_as_null(yes)),
-            Writer::Object(fields) => fields.set_missing_as_null(yes),
         }
     }
 
@@ -238,11 +226,11 @@ fn write_map(
 
 /// What becomes of a field that a record lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Absent {
+enum Absent {
     Refused,
     /// The row leaves the column out, and the server fills in its DEFAULT.
     Default,
-    /// It is taken as null.
+    /// It is taken as null: the record is of a time before the column was added, or after it was dropped.
     Null,
 }
 
@@ -250,14 +238,20 @@ pub(super) enum Absent {
 pub(super) struct Field {
     pub name: String,
     pub writer: Writer,
-    pub absent: Absent,
+    absent: Absent,
     /// The name in quotes and a colon, as PostgreSQL writes it.
     key: Vec<u8>,
 }
 
 impl Field {
-    pub fn new(name: String, writer: Writer, absent: Absent) -> Field {
+    /// A field of records, of a column that `has_default`, or a member of a tuple.
+    pub fn new(name: String, writer: Writer, has_default: bool) -> Field {
         let key = key_text(&name);
+        let absent = match writer {
+            _ if has_default => Absent::Default,
+            Writer::Nullable(_) => Absent::Null,
+            _ => Absent::Refused,
+        };
         Field { name, writer, absent, key }
     }
 
@@ -326,16 +320,6 @@ impl Fields {
     pub fn left_out(&self) -> impl Iterator<Item = usize> {
         let fields = self.list.iter().zip(&self.segments).enumerate();
         fields.filter(|(_, (field, segment))| segment.is_none() && field.absent == Absent::Default).map(|(at, _)| at)
-    }
-
-    /// Says for every nullable field, here and in the tuples within, what its absence means.
-    pub fn set_missing_as_null(&mut self, yes: bool) {
-        for field in &mut self.list {
-            if matches!(field.writer, Writer::Nullable(_)) && field.absent != Absent::Default {
-                field.absent = if yes { Absent::Null } else { Absent::Refused };
-            }
-            field.writer.set_missing_as_null(yes);
-        }
     }
 
     pub fn write(&mut self, cursor: &mut Cursor<'_>, context: &mut Context, out: &mut Vec<u8>) -> Checked<()> {

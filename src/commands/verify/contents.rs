@@ -65,8 +65,7 @@ impl Contents {
         let encoder = RowEncoder::with_rules(&columns, rules, &source.columns)
             .map_err(|error| Error::config(what, error, "run `pg2ch check`"))?;
         let names = encoder.insert_columns().map(str::to_owned).collect();
-        // A member that a document lacks is NULL in a tuple, as a run stores it.
-        let encoder = encoder.with_missing_as_null(true).with_calendar_range(calendar);
+        let encoder = encoder.with_calendar_range(calendar);
         Ok((Self { encoder, fields, names, types }, left_out))
     }
 

@@ -43,7 +43,7 @@ impl RowFormat {
         let encoder = |source: &[SourceColumn]| {
             let encoder = RowEncoder::with_rules(columns, rules, source)
                 .map_err(|error| Error::config("cannot fill the target", error, "run `pg2ch check`"))?;
-            Ok(encoder.with_missing_as_null(true).with_calendar_range(calendar))
+            Ok(encoder.with_calendar_range(calendar))
         };
         let mut encoders: Vec<_> = types.spans().iter().map(|span| encoder(&span.columns())).collect::<Result<_>>()?;
         if encoders.is_empty() {
