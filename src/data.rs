@@ -168,18 +168,6 @@ pub struct SentBatch {
     pub sent: Vec<(usize, RecordPosition)>,
 }
 
-impl SentBatch {
-    /// The next offset after these records, in each partition that has some.
-    #[must_use]
-    pub fn ends(&self) -> Offsets {
-        let mut ends = Offsets::new();
-        for (_, at) in &self.sent {
-            raise(&mut ends, at.partition, at.offset + 1);
-        }
-        ends
-    }
-}
-
 /// Raises a partition's offset; never lowers it.
 pub fn raise(offsets: &mut Offsets, partition: i32, next: NextOffset) {
     offsets.entry(partition).and_modify(|known| *known = (*known).max(next)).or_insert(next);

@@ -128,13 +128,17 @@ impl Producer {
             return Ok(());
         }
         // A client that is not connected looks for its coordinator again only after half a second. The first question
-        // connects it; the second waits until the answer to the first, which renames the connection, is worked in.
+        // connects it; a second one waits until the answer to the first, which renames the connection, is worked in. If a broker has
+        // answered that is known by its number, there is nothing to rename.
         let (context, client) = (&self.client.context().base, self.client.client());
         for _ in 0..2 {
             let ask = |turn| client.fetch_metadata(Some(&self.topic), turn);
             let poll_reports = || self.client.poll(REPORT_WAIT);
             let connected = self.call("fence", || context.in_turns(self.limit, ask, poll_reports));
-            connected.map_err(|error| self.explain("fence", &error))?;
+            let answer = connected.map_err(|error| self.explain("fence", &error))?;
+            if answer.orig_broker_id() >= 0 {
+                break;
+            }
         }
         self.is_connected = true;
         Ok(())

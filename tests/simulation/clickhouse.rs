@@ -12,7 +12,7 @@ use pg2ch::ports::target::{self, Cause, Inserted, Refused, Target, TargetDescrip
 
 use crate::faults::{Fault, Leg};
 use crate::postgres::Content;
-use crate::world::{Run, World};
+use crate::world::{INSERT, Run, World};
 
 /// The server refuses rows with this note.
 pub const POISON: &str = "poison";
@@ -85,7 +85,7 @@ impl World {
             Answer::Refused(_, reason) => !reason.contains("constraint"),
         };
         if is_strange {
-            *self.hits.entry((Leg::Consume, "clickhouse: insert", Fault::Strange)).or_default() += 1;
+            *self.hits.entry((Leg::Consume, INSERT, Fault::Strange)).or_default() += 1;
         }
         answer
     }
@@ -200,7 +200,7 @@ impl Target for SimTarget {
         }
         let token_alone = token.clone();
         let inserted = self.run.write(
-            "clickhouse: insert",
+            INSERT,
             move |world| {
                 world.clickhouse.tokens.insert(token_alone);
             },
@@ -222,7 +222,7 @@ impl Target for SimTarget {
     }
 
     fn is_inserting(&mut self) -> Result<bool> {
-        self.run.read("clickhouse: look for inserts", |world| Ok(world.is_under_way("clickhouse: insert")))
+        self.run.read("clickhouse: look for inserts", |world| Ok(world.is_under_way(INSERT)))
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Life {
     pub ordered: bool,
     /// Old rows are pruned between runs, and beside them.
     pub prune: bool,
-    /// The turn often passes between the answers of a survey.
+    /// The turn often passes between the answers of a survey, and before an INSERT, of which often only the token stays.
     pub hasty: bool,
     /// Some runs are those of one process that runs on, and keeps what they leave open.
     pub warm: bool,

@@ -130,7 +130,12 @@ impl Servers for SimServers {
         work: impl FnOnce() -> T,
     ) -> (T, Option<SimLedger>) {
         let Some((ledger_of, to)) = ledger.as_mut().zip(to) else { return (work(), ledger) };
-        let ((), done) = self.run.in_any_order(|| ledger_of.move_checkpoint_for_next(&to), work);
+        // It is the first leg's still.
+        let move_late = || {
+            self.run.enters(Leg::Produce);
+            ledger_of.move_checkpoint_for_next(&to);
+        };
+        let ((), done) = self.run.in_any_order(move_late, work);
         (done, ledger)
     }
 

@@ -32,7 +32,8 @@ pub struct World {
     pub busy: usize,
     /// Topics are made again, and retention deletes, also while a run is at work.
     pub odd: bool,
-    /// Where two runs are at work, the turn often passes between the answers of a survey.
+    /// Where two runs are at work, the turn often passes between the answers of a survey, and before an INSERT, of which often only
+    /// the token stays.
     pub hasty: bool,
     /// Which of the two is at one.
     pub surveying: [bool; 2],
@@ -188,9 +189,10 @@ impl World {
         running.iter().zip(legs).all(|(running, leg)| !running || *leg == Some(Leg::Consume))
     }
 
-    fn pass_turn(&mut self) {
+    fn pass_turn(&mut self, what: &str) {
         let Turns { holder, one_in, sleep_at, .. } = self.turns;
-        let one_in = if one_in > 0 && self.hasty && self.surveying[holder] { 2 } else { one_in };
+        let is_moment = self.surveying[holder] || what == INSERT;
+        let one_in = if one_in > 0 && self.hasty && is_moment { 2 } else { one_in };
         let falls_asleep = holder == 0 && sleep_at > 0 && self.calls >= sleep_at;
         if self.are_two() && (falls_asleep || self.one_in(one_in)) {
             self.turns.holder = 1 - holder;
@@ -234,7 +236,12 @@ impl World {
         }
         let full = self.troubled && self.full.get(server_of(what)).is_some_and(|&until| self.calls < until);
         let goes_well = matches!(fault, Fault::Fine | Fault::Sigterm | Fault::Change);
-        let fault = if full && writes && goes_well { Fault::Limit } else { fault };
+        let is_torn = self.hasty && what == INSERT && self.are_two() && self.one_in(4);
+        let fault = match fault {
+            _ if full && writes && goes_well => Fault::Limit,
+            Fault::Fine if is_torn => Fault::Half,
+            fault => fault,
+        };
         let leg = self.turns.legs[run.slot].unwrap_or(Leg::Produce);
         *self.hits.entry((leg, what, fault)).or_default() += 1;
         let (calls, number) = (self.calls, run.number);
@@ -280,6 +287,9 @@ impl World {
         dead()
     }
 }
+
+/// An INSERT.
+pub const INSERT: &str = "clickhouse: insert";
 
 /// The broker's own doing, not a request of anybody's.
 pub const MARKERS: &str = "kafka: markers";
@@ -356,13 +366,13 @@ impl Run {
     }
 
     /// Waits for the run's turn; `None` if its process is dead.
-    fn enter(&self) -> Option<MutexGuard<'_, World>> {
+    fn enter(&self, what: &str) -> Option<MutexGuard<'_, World>> {
         let mut world = self.world();
         if !world.live.contains(&self.number) {
             return None;
         }
         if world.prepared.is_none() {
-            world.pass_turn();
+            world.pass_turn(what);
             self.shared.turned.notify_all();
             while world.are_two() && world.turns.holder != self.slot {
                 world = self.shared.turned.wait(world).unwrap_or_else(PoisonError::into_inner);
@@ -373,7 +383,7 @@ impl Run {
 
     /// Lets time pass before the next call: what is then looked at stays so until it.
     pub fn prepare(&self) {
-        if let Some(mut world) = self.enter() {
+        if let Some(mut world) = self.enter("") {
             let fault = world.before_call(self.slot);
             world.prepared = Some(fault);
         }
@@ -381,7 +391,7 @@ impl Run {
 
     /// A call that changes nothing.
     pub fn read<T>(&self, what: &'static str, look: impl FnOnce(&mut World) -> Result<T>) -> Result<T> {
-        let Some(mut world) = self.enter() else { return Err(dead()) };
+        let Some(mut world) = self.enter(what) else { return Err(dead()) };
         let fault = world.before_call(self.slot);
         match world.meets(self, what, fault, false) {
             Fault::Fine | Fault::Sigterm | Fault::Change => look(&mut world),
@@ -396,7 +406,7 @@ impl Run {
         half: impl FnOnce(&mut World),
         effect: impl FnOnce(&mut World) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let Some(mut world) = self.enter() else { return Err(dead()) };
+        let Some(mut world) = self.enter(what) else { return Err(dead()) };
         let fault = world.before_call(self.slot);
         let fault = world.meets(self, what, fault, true);
         let result = match fault {

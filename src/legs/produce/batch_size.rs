@@ -38,20 +38,26 @@ pub struct BatchSize {
 
 impl BatchSize {
     /// The first batch is small. The next ones grow to the configured size while they are quick: those that a slow link takes
-    /// too long for would fail again and again. A `trip` to Kafka is to be no more than a tenth of a batch, if that goes to this many
-    /// `partitions` at once.
+    /// too long for would fail again and again.
     #[must_use]
-    pub fn new(batch: &BatchConfig, timeouts: &Timeouts, trip: Duration, partitions: usize) -> Self {
+    pub fn new(batch: &BatchConfig, timeouts: &Timeouts) -> Self {
         let pace = |limit: Duration| Pace::new(FIRST_BYTES, batch.bytes, limit / 10);
         Self {
             rows: batch.rows.min(NEAR_ROWS),
-            far_rows: usize::try_from(10 * trip.as_micros() / ROW.as_micros()).unwrap_or(usize::MAX),
-            pieces: partitions.saturating_mul(PIECE),
+            far_rows: 0,
+            pieces: PIECE,
             most_rows: batch.rows,
-            trip,
+            trip: Duration::ZERO,
             reading: pace(timeouts.postgres),
             sending: Arc::new(Mutex::new(pace(timeouts.kafka))),
         }
+    }
+
+    /// From now on a `trip` to Kafka is to be no more than a tenth of a batch, if that goes to this many `partitions` at once.
+    pub fn reach(&mut self, trip: Duration, partitions: usize) {
+        self.far_rows = usize::try_from(10 * trip.as_micros() / ROW.as_micros()).unwrap_or(usize::MAX);
+        self.pieces = partitions.saturating_mul(PIECE);
+        self.trip = trip;
     }
 
     /// Sends a batch, and adapts to the time that it takes beyond its trips; nobody waits for it meanwhile.
@@ -99,7 +105,8 @@ mod tests {
         let config = load(&Flags { config: Some("/dev/null".into()), ..Flags::default() }).unwrap();
         let rows = |trip, most, partitions| {
             let batch = BatchConfig { rows: most, ..config.batch };
-            let mut size = BatchSize::new(&batch, &config.timeouts, Duration::from_millis(trip), partitions);
+            let mut size = BatchSize::new(&batch, &config.timeouts);
+            size.reach(Duration::from_millis(trip), partitions);
             size.took_reading(&rows_of(100), Duration::from_millis(trip));
             size.rows()
         };
@@ -121,7 +128,8 @@ mod tests {
     fn the_trips_of_a_small_batch_say_nothing_about_a_large_one() {
         let config = load(&Flags { config: Some("/dev/null".into()), ..Flags::default() }).unwrap();
         let trip = Duration::from_millis(50);
-        let size = BatchSize::new(&config.batch, &config.timeouts, trip, 1);
+        let mut size = BatchSize::new(&config.batch, &config.timeouts);
+        size.reach(trip, 1);
         size.time_sending(&rows_of(1000), || std::thread::sleep(trip * TRIPS));
         assert!(size.sending().size() > FIRST_BYTES, "{size:?}");
     }

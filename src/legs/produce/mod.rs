@@ -25,6 +25,7 @@ pub use read::Reader;
 pub use recover::{Recovery, recover};
 pub use send::{Order, Sender};
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -79,16 +80,22 @@ pub fn run<S: Servers>(
         }
         servers.expect_rows(ledger, false);
     }
-    let Some((writer, log, recovery)) = begin(leg, servers, ledger, report)? else {
+    let Some(begun) = begin(leg, servers, ledger, &checkpoint, highest.as_ref(), report)? else {
         report.complete = false;
         return Ok(None);
     };
+    let Begun { writer, log, recovery, first } = begun;
     // What was held may be all that there was.
     let Some(highest) = highest else { return Ok(None) };
     ledger.begin_records(Some(&recovery.checkpoint.offsets))?;
-    let rows = servers.rows(ledger, highest, recovery.checkpoint.timestamp_floor)?;
-    let (reader, size) = reader_of(leg, rows, &log, &recovery);
-    move_rows(leg, servers, ledger, Pipeline { reader, size, writer, log, recovery }, report)
+    let reader = match first {
+        Some(reader) => reader,
+        None => {
+            let rows = servers.rows(ledger, highest, recovery.checkpoint.timestamp_floor)?;
+            reader_of(leg, rows, recovery.held.keys.clone())
+        }
+    };
+    move_rows(leg, servers, ledger, Pipeline { reader, writer, log, recovery }, report)
 }
 
 /// Whether the topic reaches up to the checkpoint. If nothing is left to send, nothing else shows that it was recreated, and what went
@@ -111,7 +118,6 @@ fn reaches<S: Servers>(servers: &S, checkpoint: &Checkpoint) -> Result<bool> {
 /// What rows go through, once nothing has to be recovered any more.
 struct Pipeline<U, W, L> {
     reader: Reader<U>,
-    size: BatchSize,
     writer: W,
     log: L,
     recovery: Recovery,
@@ -132,35 +138,34 @@ fn resume<S: Servers>(
 ) -> Result<Option<PipelineOf<S>>> {
     let mut log = servers.log()?;
     let rows = servers.rows(ledger, highest, checkpoint.timestamp_floor)?;
-    let recovery = Recovery { checkpoint: checkpoint.clone(), ..Recovery::default() };
-    let (mut reader, size) = reader_of(leg, rows, &log, &recovery);
+    let mut reader = reader_of(leg, rows, HashSet::new());
     let survey = || Ok((log.survey(Of::Nobody)?, servers.fits_kept_writer(&writer)?));
     let look = || servers.both("first rows", || reader.read_ahead(), survey);
     let ((), (_, (survey, fits))) = servers.both("epoch", || ledger.resume(), look)?;
-    let stands_at = |partition: &i32| checkpoint.offsets.get(partition).copied().unwrap_or_default();
-    let is_at_end = survey.written.iter().all(|(partition, end)| stands_at(partition) == *end);
-    let is_whole = checkpoint.offsets.keys().all(|partition| survey.written.contains_key(partition));
-    if !(fits && is_at_end && is_whole && survey.stable == survey.written) {
+    if !(fits && is_at_end(checkpoint, &survey)) {
         servers.keep_log(log);
         return Ok(None);
     }
     let checkpoint = Checkpoint { offsets: survey.written, timestamp_floor: checkpoint.timestamp_floor };
     ledger.begin_records(Some(&checkpoint.offsets))?;
-    Ok(Some(Pipeline { reader, size, writer, log, recovery: Recovery { checkpoint, ..Recovery::default() } }))
+    Ok(Some(Pipeline { reader, writer, log, recovery: Recovery { checkpoint, ..Recovery::default() } }))
 }
 
-fn reader_of<U: UnsentRows>(
-    leg: &LegContext<'_>,
-    rows: U,
-    log: &impl TopicLog,
-    recovery: &Recovery,
-) -> (Reader<U>, BatchSize) {
+/// Whether the topic ends at the checkpoint: nothing lies above it, and nothing below it is lost.
+fn is_at_end(checkpoint: &Checkpoint, survey: &Survey) -> bool {
+    let stands_at = |partition: &i32| checkpoint.offsets.get(partition).copied().unwrap_or_default();
+    survey.stable == survey.written
+        && survey.written.iter().all(|(partition, end)| stands_at(partition) == *end)
+        && checkpoint.offsets.keys().all(|partition| survey.written.contains_key(partition))
+}
+
+/// Reads all rows but those that are `held`.
+fn reader_of<U: UnsentRows>(leg: &LegContext<'_>, rows: U, held: HashSet<Vec<u8>>) -> Reader<U> {
     let config = leg.config;
     let budget = Budget::new(&leg.limits, leg.started, leg.shutdown);
     let pauses = Pauses::new(&config.postgres, leg.table);
-    let size = BatchSize::new(&config.batch, &config.timeouts, log.trip(), recovery.checkpoint.offsets.len());
-    let (held, in_passes) = (recovery.held.keys.clone(), order_of(leg) != Order::Any);
-    (Reader::new(rows, budget, size.clone(), held, in_passes, pauses), size)
+    let size = BatchSize::new(&config.batch, &config.timeouts);
+    Reader::new(rows, budget, size, held, order_of(leg) != Order::Any, pauses)
 }
 
 /// The order in which the table's rows go out.
@@ -173,27 +178,57 @@ fn order_of(leg: &LegContext<'_>) -> Order {
     }
 }
 
-/// A producer that has shut out every earlier run, the topic, and what was recovered.
-type Begun<S> = (<S as Servers>::Fence, <S as Servers>::Log, Recovery);
+/// What a run begins with.
+struct Begun<S: Servers> {
+    /// The producer, which has shut out every earlier run.
+    writer: S::Fence,
+    log: S::Log,
+    recovery: Recovery,
+    /// Has read the first rows, if there was nothing to recover.
+    first: Option<Reader<S::Rows>>,
+}
 
-/// Shuts out every earlier run, and recovers what it has delivered; `None` if the run was asked to finish meanwhile.
+/// Shuts out every earlier run, and recovers what it has delivered; `None` if the run was asked to finish meanwhile. `known` is the
+/// checkpoint as it was read under the lock, `highest` the highest key of rows to send.
 fn begin<S: Servers>(
     leg: &LegContext<'_>,
     servers: &S,
     ledger: &mut S::Ledger,
+    known: &Checkpoint,
+    highest: Option<&Vec<String>>,
     report: &mut ProduceReport,
 ) -> Result<Option<Begun<S>>> {
     let ((), mut log) = servers.both("epoch", || ledger.take_epoch(), || servers.log())?;
     let mut writer = servers.writer(ledger)?;
     writer.fence()?;
+    // The first rows are read in the same trip as the survey that shows whether earlier runs have delivered some of them. If that may
+    // be, they are read again after the recovery, which a failure to read must not prevent.
+    let rows = highest.filter(|_| !ledger.has_held());
+    let rows = rows.map(|highest| servers.rows(ledger, highest.clone(), known.timestamp_floor));
+    let read = || {
+        let mut reader = reader_of(leg, rows?.ok()?, HashSet::new());
+        let read = reader.read_ahead().map(drop);
+        Some((reader, read))
+    };
+    let look = || servers.both("first rows", || Ok(read()), || log.survey(Of::Nobody));
     // The checkpoint is read behind the fence: a run that has lost its lock may have fenced a later one, and ends here, before it
     // sends what that one sent.
-    let (checkpoint, survey) = servers.both("checkpoint", || ledger.checkpoint(), || log.survey(Of::Nobody))?;
+    let (checkpoint, (read, survey)) = servers.both("checkpoint", || ledger.checkpoint(), look)?;
+    let stands = checkpoint == *known && !ledger.has_held();
+    let first = match read {
+        Some((reader, read)) if stands && may_be_sent(&checkpoint, &survey) => read.map(|()| Some(reader))?,
+        _ => None,
+    };
     let recovered_before = report.rows_recovered;
     let recovery = recover(&mut log, survey, ledger, checkpoint, leg.config, leg.shutdown, report)?;
     let Some(recovery) = recovery else { return Ok(None) };
     leg.progress.flagged(report.rows_recovered - recovered_before);
-    Ok(Some((writer, log, recovery)))
+    Ok(Some(Begun { writer, log, recovery, first }))
+}
+
+/// Whether rows may be sent that were read beside the survey: no record speaks for one of them.
+fn may_be_sent(checkpoint: &Checkpoint, survey: &Survey) -> bool {
+    mutant::is("rows that were read before the window are sent") || is_at_end(checkpoint, survey)
 }
 
 fn move_rows<S: Servers>(
@@ -203,11 +238,12 @@ fn move_rows<S: Servers>(
     pipeline: PipelineOf<S>,
     report: &mut ProduceReport,
 ) -> Result<Option<Checkpoint>> {
-    let Pipeline { mut reader, size, writer, mut log, recovery } = pipeline;
+    let Pipeline { mut reader, writer, mut log, recovery } = pipeline;
     let (config, progress, order) = (leg.config, &leg.progress, order_of(leg));
+    let size = reader.size_at(log.trip(), recovery.checkpoint.offsets.len());
     let mut flagger = Flagger::new(ledger, &recovery, flagging_pace(config.batch.rows), order != Order::Any);
-    // A producer that was kept saves the next leg its fence, and so the ends can be taken beside the last flags.
-    let (is_read, surveys) = (reader.is_read(), writer.is_kept().then(|| servers.next_survey()));
+    // The ends are taken beside the last flags. The next leg begins with them if its producer was kept, and need not fence any more.
+    let (is_read, of) = (reader.is_read(), servers.next_survey());
     let (mut survey, mut expects_copy) = (None, false);
     let mut sender = Sender::new(writer, order);
     progress.begin_rows();
@@ -229,10 +265,12 @@ fn move_rows<S: Servers>(
             },
             |sent, _| {
                 let before = flagger.flagged();
-                match surveys.filter(|_| is_read.load(Ordering::Relaxed)) {
-                    None => flagger.step(&sent)?,
-                    Some(of) => survey = Some(log.survey_beside(of, || flagger.step(&sent))?.0),
-                }
+                survey = if is_read.load(Ordering::Relaxed) {
+                    Some(log.survey_beside(of, || flagger.step(&sent))?.0)
+                } else {
+                    flagger.step(&sent)?;
+                    None
+                };
                 progress.flagged(flagger.flagged() - before);
                 Ok(())
             },
@@ -267,19 +305,11 @@ fn move_rows<S: Servers>(
     let checkpoint = flagger.checkpoint();
     let mut later = None;
     if let Some(checkpoint) = checkpoint {
-        let is_later = survey.is_some();
-        let mut survey = match survey {
-            Some(survey) => survey,
-            None => Survey { stable: log.ends(End::Stable)?, ..Survey::default() },
-        };
-        let wanted = &checkpoint.offsets;
-        survey.stable = wait_from(&mut log, survey.stable, wanted, config.timeouts.stable, leg.shutdown)?;
-        let checkpoint = behind_markers(&survey.stable, checkpoint);
-        if is_later {
-            log.keep_survey(survey);
-            later = Some(checkpoint);
-        } else {
-            ledger.move_checkpoint(&checkpoint)?;
+        let stable = survey.as_ref().map_or_else(|| log.ends(End::Stable), |survey| Ok(survey.stable.clone()))?;
+        let stable = wait_from(&mut log, stable, &checkpoint.offsets, config.timeouts.stable, leg.shutdown)?;
+        later = Some(behind_markers(&stable, checkpoint));
+        if let Some(survey) = survey.filter(|_| of == Of::Now) {
+            log.keep_survey(Survey { stable, ..survey });
         }
     }
     ledger.keep_epoch();

@@ -268,6 +268,12 @@ impl<U: UnsentRows> Reader<U> {
         Arc::clone(&self.is_read)
     }
 
+    /// How large its batches are from now on, where a `trip` to Kafka takes this long, and they go to this many `partitions`.
+    pub fn size_at(&mut self, trip: Duration, partitions: usize) -> BatchSize {
+        self.size.reach(trip, partitions);
+        self.size.clone()
+    }
+
     /// The rows' source, for the next run.
     pub fn into_rows(self) -> U {
         self.rows
@@ -341,7 +347,7 @@ mod tests {
         let mut config = load(&Flags { config: Some("/dev/null".into()), ..Flags::default() }).unwrap();
         config.batch.rows = 1;
         let pauses = Pauses::new(&config.postgres, &config.tables[0]);
-        let size = BatchSize::new(&config.batch, &config.timeouts, Duration::ZERO, 1);
+        let size = BatchSize::new(&config.batch, &config.timeouts);
         let mut reader = Reader::new(rows, budget, size, HashSet::new(), true, pauses);
         loop {
             while reader.step().unwrap().is_some() {}

@@ -16,9 +16,8 @@ use crate::world::{Run, World, unavailable};
 pub struct SimLog {
     run: Run,
     next: Offsets,
-    /// The ends that were known when that was assigned, and the topic's life then.
+    /// The ends that were known when that was assigned.
     until: Offsets,
-    assigned_in: u64,
     told_end: BTreeSet<i32>,
     /// What the first survey says, if it was made before.
     ahead: Option<Survey>,
@@ -37,7 +36,6 @@ impl SimLog {
             run: run.clone(),
             next: Offsets::new(),
             until: Offsets::new(),
-            assigned_in: made,
             told_end: BTreeSet::new(),
             ahead,
             last: None,
@@ -150,13 +148,12 @@ impl TopicLog for SimLog {
     fn read_from(&mut self, from: &Offsets, until: &Offsets) -> Result<()> {
         self.next.clone_from(from);
         self.until.clone_from(until);
-        self.assigned_in = self.run.world().kafka.made;
         self.told_end.clear();
         Ok(())
     }
 
     fn poll(&mut self, _wait: Duration, sink: &mut dyn FnMut(Record<'_>)) -> Result<Polled> {
-        let Self { run, next, until, assigned_in, told_end, .. } = self;
+        let Self { run, next, until, told_end, .. } = self;
         run.read("kafka: poll", |world| {
             let open: Vec<i32> = next.keys().copied().filter(|partition| !told_end.contains(partition)).collect();
             let Some(partition) = world.rng.choice(open) else { return Ok(Polled::Nothing) };
@@ -184,8 +181,7 @@ impl TopicLog for SimLog {
                     }
                 }
             }
-            let ends_early = until.get(&partition).is_some_and(|until| stable < *until);
-            if ends_early && world.kafka.made != *assigned_in {
+            if until.get(&partition).is_some_and(|until| world.kafka.written(partition) < *until) {
                 // The topic was made again: there is nothing at the end that it had.
                 return Err(unavailable("offset out of range"));
             }
