@@ -279,7 +279,8 @@ impl Init<'_> {
                 nested_arrays(self.leg.table, &source.columns, &TargetDescription::default())
             {
                 if effect == Effect::Stops {
-                    return Err(Error::config(what, format!("{found}: {why}"), fix.trim_start_matches("-- ")));
+                    let hint = format!("{}, and run `pg2ch init` again", fix.trim_start_matches("-- "));
+                    return Err(Error::config(what, format!("{found}: {why}"), hint));
                 }
                 self.script.add_by_hand(Place::ClickHouse, &self.leg.table.source, &format!("{found}: {why}"), &fix);
             }
