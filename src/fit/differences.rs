@@ -282,7 +282,12 @@ pub fn nested_arrays(table: &TableConfig, source: &[SourceColumn], target: &Targ
     let (mut nested, mut arrays): (BTreeMap<&str, Vec<Member<'_>>>, BTreeSet<&str>) = Default::default();
     for column in source {
         let Some(name) = table.column_rules.column_of(&column.name) else { continue };
-        let type_name = target.column(name).map_or_else(|| target_type(column), |other| other.type_name.clone());
+        let type_name = match target.column(name) {
+            Some(other) => other.type_name.clone(),
+            None if target.columns.is_empty() => target_type(column),
+            // It is added as a String.
+            None => nullable_target_type(column),
+        };
         match name.split_once('.') {
             _ if !type_name.starts_with("Array(") => {}
             Some((prefix, _)) => nested.entry(prefix).or_default().push((&column.name, name)),
@@ -445,6 +450,15 @@ mod tests {
             let told = found(&source("c", "text", true), &target(&[("d", quiet)]));
             assert!(told.iter().any(|(id, effect, _)| (*id, *effect) == ("column-unfilled", Effect::Harmless)));
         }
+    }
+
+    #[test]
+    fn an_array_that_is_to_be_added_is_no_member_of_a_nested_column() {
+        let both = [source("x", "integer[]", true), source("x.a", "integer[]", true)];
+        let table = table(ColumnRules::default());
+        let of = |target: &TargetDescription| nested_arrays(&table, &both, target).pop().map(|found| found.effect);
+        assert_eq!(of(&TargetDescription::default()), Some(Effect::Stops));
+        assert_eq!(of(&target(&[("x", "Array(Nullable(Int32))")])), None);
     }
 
     #[test]
