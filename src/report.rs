@@ -77,9 +77,9 @@ pub struct ProduceReport {
     pub unreadable: Vec<UnreadableRow>,
     /// Parts of the recovery window that retention had deleted.
     pub window_lost: Vec<Lost>,
-    /// Records of this run that were lost with a topic that was deleted and recreated meanwhile.
+    /// Records of this run that were lost with a topic that was recreated, or restored, meanwhile.
     pub sent_lost: Vec<Lost>,
-    /// Whether the topic was found deleted and recreated.
+    /// Whether the topic was found to be another one: recreated, or restored from an older copy of Kafka.
     pub topic_recreated: bool,
     /// The next offset after the last record sent, by partition.
     #[serde(skip)]
@@ -137,8 +137,13 @@ impl ProduceReport {
         self.too_large.is_empty() && self.unreadable.is_empty()
     }
 
+    /// Whether something is gone that the next run does not find missing.
+    pub(crate) fn found_losses(&self) -> bool {
+        self.topic_recreated || !self.window_lost.is_empty()
+    }
+
     fn lost_data(&self) -> bool {
-        self.topic_recreated || !(self.taken_back.is_empty() && self.took_all_rows() && self.window_lost.is_empty())
+        self.found_losses() || !(self.taken_back.is_empty() && self.took_all_rows())
     }
 }
 
@@ -167,7 +172,7 @@ pub struct ConsumeReport {
     /// Offsets whose rows were inserted while a column of the target was dropped, renamed or made another kind: they may lack
     /// its values.
     pub inserted_while_altered: Vec<Lost>,
-    /// Whether the topic was found deleted and recreated.
+    /// Whether the topic was found to be another one: recreated, or restored from an older copy of Kafka.
     pub topic_recreated: bool,
 }
 
@@ -187,9 +192,14 @@ impl ConsumeReport {
         self.records_copied > 0 || self.lost_data()
     }
 
+    /// Whether something is gone, or may be, that the next run does not find missing.
+    pub(crate) fn found_losses(&self) -> bool {
+        let is_whole = self.lost.is_empty() && self.inserted_while_altered.is_empty();
+        self.topic_recreated || self.rows_refused_by_views > 0 || !is_whole
+    }
+
     fn lost_data(&self) -> bool {
-        let counted = self.dead_letters > 0 || self.rows_refused_by_views > 0;
-        self.topic_recreated || counted || !(self.lost.is_empty() && self.inserted_while_altered.is_empty())
+        self.dead_letters > 0 || self.found_losses()
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn explain_in(flags: &Flags, environment: Environment, searched: &[Pa
     let batch = batch(&mut reader)?;
     let timeouts = timeouts(&mut reader, connect)?;
     let retry = retry(&mut reader)?;
-    let metrics = metrics(&mut reader)?;
+    let metrics = metrics(&mut reader, flags)?;
     let notify = notify::read(&mut reader)?;
     let jobs = jobs(&mut reader, flags)?;
     let log_json = log_json(&mut reader)?;
@@ -133,7 +133,7 @@ fn retry(reader: &mut Reader) -> Result<RetryConfig> {
     })
 }
 
-fn metrics(reader: &mut Reader) -> Result<MetricsConfig> {
+fn metrics(reader: &mut Reader, flags: &Flags) -> Result<MetricsConfig> {
     let textfile = reader.section("metrics").path("textfile")?;
     // A FIFO would keep a run waiting at its end.
     if let Some(given) = &textfile
@@ -142,7 +142,12 @@ fn metrics(reader: &mut Reader) -> Result<MetricsConfig> {
         let why = format!("{} is not a regular file", given.value.display());
         return Err(given.refuse(why, "name a file that pg2ch may replace, or one that does not exist yet"));
     }
-    Ok(MetricsConfig { textfile: textfile.map(|given| given.value) })
+    let file = &reader.file.path;
+    Ok(MetricsConfig {
+        textfile: textfile.map(|given| given.value),
+        origin: file.canonicalize().unwrap_or_else(|_| file.clone()),
+        has_all_tables: flags.tables.is_empty(),
+    })
 }
 
 fn jobs(reader: &mut Reader, flags: &Flags) -> Result<usize> {

@@ -3,7 +3,7 @@
 //! The file is also where counters and the time of the last success are kept from run to run. It is replaced by a rename,
 //! so that no reader sees half of it. `docs/metrics.md` describes every name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -92,13 +92,18 @@ pub const METRICS: &[Metric] = &[
     counter("pg2ch_offsets_lost_total", "Offsets that retention deleted before they were copied.", |of| {
         of.consume.lost.iter().map(|lost| (lost.to - lost.from).unsigned_abs()).sum()
     }),
+    counter(
+        "pg2ch_runs_with_losses_total",
+        "Runs that found records lost with a topic or by retention, or rows that views or altered columns may lack.",
+        |of| u64::from(of.produce.found_losses() || of.consume.found_losses()),
+    ),
 ];
 
 /// Writes the file, if one is configured. A failure is a warning: the run itself is done.
 pub fn write(config: &Config, report: &RunReport) {
     let Some(file) = &config.metrics.textfile else { return };
     let before = std::fs::read_to_string(file).unwrap_or_default();
-    if let Err(error) = replace(file, &render(&before, report, now())) {
+    if let Err(error) = replace(file, &render(&before, report, &Writer::of(config), now())) {
         log::warn!(
             "cannot write the metrics to {}: {error}; check [metrics] textfile, and that the directory may be written to",
             file.display()
@@ -152,15 +157,16 @@ impl Marks {
             return;
         };
         self.next = Instant::now() + EVERY;
-        let mut values = parse(&std::fs::read_to_string(file).unwrap_or_default());
+        let mut series = Series::parse(&std::fs::read_to_string(file).unwrap_or_default());
+        let values = &mut series.values;
         for (labels, moved) in &self.moved {
-            let series = (RUN_MOVED.to_owned(), labels.clone());
+            let name = (RUN_MOVED.to_owned(), labels.clone());
             match moved {
-                Some(moved) => drop(values.insert(series, now() - moved.elapsed().as_secs_f64())),
-                None => drop(values.remove(&series)),
+                Some(moved) => drop(values.insert(name, now() - moved.elapsed().as_secs_f64())),
+                None => drop(values.remove(&name)),
             }
         }
-        if let Err(error) = replace(file, &text_of(&values)) {
+        if let Err(error) = replace(file, &series.text()) {
             log::debug!("cannot write the metrics to {}: {error}", file.display());
         }
     }
@@ -182,41 +188,91 @@ fn replace(file: &Path, text: &str) -> std::io::Result<()> {
 }
 
 /// The file's new text, from its text before and what a run did.
-fn render(before: &str, report: &RunReport, now: f64) -> String {
-    let mut values = parse(before);
+fn render(before: &str, report: &RunReport, writer: &Writer, now: f64) -> String {
+    let mut series = Series::parse(before);
+    series.drop_left_out(writer);
+    let values = &mut series.values;
     for table in &report.tables {
-        update(&mut values, table, now);
+        series.origins.insert(labels(table), writer.origin.clone());
+        update(values, table, now);
         if table.produce.is_some() && table.consume.is_some() && table.is_complete() && table.exit_code().code() == 0 {
             let name = "pg2ch_last_complete_start_timestamp_seconds".to_owned();
             values.insert((name, labels(table)), now - report.seconds);
         }
     }
-    text_of(&values)
+    series.text()
 }
 
-fn text_of(values: &Values) -> String {
-    let mut text = String::new();
-    for (name, kind, help, _) in METRICS {
-        // A string takes everything.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for ((_, labels), value) in values.iter().filter(|((other, _), _)| other == name) {
-            let _ = writeln!(text, "{name}{labels} {value}");
-        }
+/// Whose run writes the file.
+struct Writer {
+    /// The configuration file.
+    origin: String,
+    /// The labels of all its tables; `None` if the run was for some of them only.
+    tables: Option<BTreeSet<String>>,
+}
+
+impl Writer {
+    fn of(config: &Config) -> Self {
+        let all = || config.tables.iter().map(labels_of).collect();
+        Self { origin: config.metrics.origin.display().to_string(), tables: config.metrics.has_all_tables.then(all) }
     }
-    text
 }
 
 /// Name and labels → value.
 type Values = BTreeMap<(String, String), f64>;
 
-fn parse(text: &str) -> Values {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let values = lines.filter_map(|line| {
-        let (series, value) = line.rsplit_once(' ')?;
-        let (name, labels) = series.split_at(series.find('{')?);
-        Some(((name.to_owned(), labels.to_owned()), value.parse().ok()?))
-    });
-    values.collect()
+/// What a file holds.
+#[derive(Default)]
+struct Series {
+    values: Values,
+    /// Labels → the configuration file that had this table last. Another one may write into the same file.
+    origins: BTreeMap<String, String>,
+}
+
+/// A comment of ours: labels and configuration file follow, with a tab in between.
+const ORIGIN: &str = "# configuration ";
+
+impl Series {
+    fn parse(text: &str) -> Self {
+        let mut series = Self::default();
+        for line in text.lines() {
+            if let Some((labels, origin)) = line.strip_prefix(ORIGIN).and_then(|rest| rest.rsplit_once('\t')) {
+                series.origins.insert(labels.to_owned(), origin.to_owned());
+            } else if let Some((name, value)) = value_in(line) {
+                series.values.insert(name, value);
+            }
+        }
+        series
+    }
+
+    /// A table that left the configuration, or has another name there, would look for ever like one that is no longer moved.
+    fn drop_left_out(&mut self, writer: &Writer) {
+        let Some(tables) = &writer.tables else { return };
+        let Self { values, origins } = self;
+        values.retain(|(_, labels), _| tables.contains(labels) || origins.get(labels) != Some(&writer.origin));
+        origins.retain(|labels, origin| tables.contains(labels) || *origin != writer.origin);
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        // A string takes everything.
+        for (labels, origin) in &self.origins {
+            let _ = writeln!(text, "{ORIGIN}{labels}\t{origin}");
+        }
+        for (name, kind, help, _) in METRICS {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for ((_, labels), value) in self.values.iter().filter(|((other, _), _)| other == name) {
+                let _ = writeln!(text, "{name}{labels} {value}");
+            }
+        }
+        text
+    }
+}
+
+fn value_in(line: &str) -> Option<((String, String), f64)> {
+    let (series, value) = line.strip_prefix('#').is_none().then(|| line.rsplit_once(' '))??;
+    let (name, labels) = series.split_at(series.find('{')?);
+    Some(((name.to_owned(), labels.to_owned()), value.parse().ok()?))
 }
 
 fn update(values: &mut Values, table: &TableReport, now: f64) {
@@ -294,7 +350,34 @@ mod tests {
     }
 
     fn value(text: &str, name: &str) -> Option<f64> {
-        parse(text).iter().find(|((other, _), _)| other == name).map(|(_, value)| *value)
+        Series::parse(text).values.iter().find(|((other, _), _)| other == name).map(|(_, value)| *value)
+    }
+
+    /// A configuration with the table of [`run`], and no other; or a run for that table alone.
+    fn writer(origin: &str, has_all_tables: bool) -> Writer {
+        let tables = run(0, None).tables.iter().map(labels).collect();
+        Writer { origin: origin.into(), tables: has_all_tables.then_some(tables) }
+    }
+
+    fn render(before: &str, report: &RunReport, now: f64) -> String {
+        super::render(before, report, &writer("a.toml", true), now)
+    }
+
+    #[test]
+    fn a_table_that_left_its_configuration_leaves_the_file_and_that_of_another_stays() {
+        let mut old = run(1, None);
+        old.tables[0].source = "public.renamed".into();
+        let by =
+            |origin: &str, before: &str, report: &RunReport| super::render(before, report, &writer(origin, true), 1.0);
+        let before = by("a.toml", "", &old);
+        let is_there = |text: &str| text.contains("public.renamed");
+        assert!(is_there(&before));
+        assert!(is_there(&by("b.toml", &before, &run(1, None))), "it is another configuration's");
+        let chosen = super::render(&before, &run(1, None), &writer("a.toml", false), 1.0);
+        assert!(is_there(&chosen), "the run was not for all tables");
+        for text in [&before, &chosen] {
+            assert!(!is_there(&by("a.toml", text, &run(1, None))), "{text}");
+        }
     }
 
     #[test]

@@ -110,6 +110,20 @@ fn how_far_behind_a_run_is_left_is_told_in_every_form() {
 }
 
 #[test]
+fn records_lost_with_a_topic_are_counted_for_good_although_the_next_run_succeeds() {
+    let (mut world, file) = world_with_metrics("metrics_losses");
+    world.insert_rows(5);
+    world.run(&["produce"]).expect(0);
+    let topic = world.name.clone();
+    world.delete_topic(&topic);
+    world.create_topic(&topic, 1, &[]);
+    world.once().expect(65);
+    world.once().expect(0);
+    assert_eq!(values(&file)["pg2ch_runs_with_losses_total"], 1.0);
+    fs::remove_dir_all(file.parent().unwrap()).unwrap();
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_a_warning() {
     let (mut world, file) = world_with_metrics("metrics_unwritable");
     fs::remove_dir_all(file.parent().unwrap()).unwrap();
