@@ -230,6 +230,34 @@ fn start_at_end_counts_what_is_there_as_done() {
 }
 
 #[test]
+fn start_at_end_counts_a_mirrored_topic_as_copied() {
+    let mut world = World::with("takeover_mirrored", USER_LOGINS, 1);
+    for _ in 0..2 {
+        world.insert_rows(3);
+        world.once().expect(0);
+    }
+    // The mirror has no markers of transactions: the same records lie at lower offsets.
+    let (topic, records) = (world.name.clone(), world.topic());
+    world.delete_topic(&topic);
+    world.create_topic(&topic, 1, &[]);
+    let mirror: BaseProducer = world.client().create().unwrap();
+    for record in &records {
+        let mirrored = BaseRecord::to(&topic).key(&record.key).payload(&record.value).timestamp(record.timestamp_ms);
+        mirror.send(mirrored).unwrap();
+    }
+    mirror.flush(Duration::from_secs(10)).unwrap();
+
+    // As docs/runbook.md says.
+    world.run(&["init", "--start-at-end"]).expect(0);
+
+    assert_eq!(world.once().expect(0).number("consume", "records_copied"), 0);
+    world.insert_rows(2);
+    world.once().expect(0);
+    assert_eq!(world.ch_number("SELECT count() FROM {t}"), 8);
+    world.run(&["verify"]).expect(0);
+}
+
+#[test]
 fn a_restored_target_gets_what_it_lacks_and_nothing_twice_after_start_at_beginning() {
     for is_dropped in [true, false] {
         let mut world = World::new("restored");

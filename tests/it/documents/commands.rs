@@ -89,7 +89,7 @@ impl Step {
     }
 
     fn is_sql(&self) -> bool {
-        ["UPDATE ", "ALTER ", "OPTIMIZE ", "CREATE ", "GRANT ", "VACUUM ", "SELECT "]
+        ["UPDATE ", "DELETE ", "ALTER ", "OPTIMIZE ", "CREATE ", "GRANT ", "VACUUM ", "SELECT "]
             .iter()
             .any(|word| self.code.starts_with(word))
     }

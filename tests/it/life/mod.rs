@@ -6,6 +6,7 @@ mod limits_and_signals;
 mod metrics;
 mod ordinary;
 mod progress;
+mod restored;
 mod several_tables;
 mod two_runs;
 mod warm;
