@@ -7,11 +7,13 @@ use serde_json::json;
 
 use super::{Frame, Outcome, dead_letters};
 use crate::config::TableConfig;
+use crate::data::Offsets;
 use crate::error::{Error, ExitCode, Result};
 use crate::numbers::{counted, grouped};
 use crate::outcome::backlog::{self, Backlog, PartitionLag};
+use crate::outcome::gone::Gone;
 use crate::ports::LegContext;
-use crate::postgres::{Holder, Session, connect, name_sql, run_in_progress};
+use crate::postgres::{Holder, Session, connect, name_sql, run_in_progress, settled_offsets};
 
 /// How many of the last runs are shown.
 const RUNS: i64 = 10;
@@ -52,6 +54,8 @@ struct History {
     runs: Vec<Run>,
     /// No row that is unsent now has been there for longer: a run that began so long ago has sent all that there were.
     unsent_seconds_at_most: Option<i64>,
+    /// The checkpoint that they left.
+    settled: Offsets,
 }
 
 /// What is known about a table. It ends with 0, or with the code of the most severe failure to ask a server: one that cannot be asked,
@@ -59,29 +63,33 @@ struct History {
 pub fn status(frame: &Frame<'_>, table: &TableConfig) -> TableStatus {
     let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
     let answers = unsent.as_ref().err().is_none_or(|error| error.exit_code() != ExitCode::Unavailable);
+    // Before the topic's ends: a run in progress moves the checkpoint up to ends that an earlier answer does not know.
+    let history = if answers { read_history(frame, table) } else { None };
     let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
     let (backlog, failures) = Backlog::of(unsent, partitions);
-    let mut status = TableStatus { dead_letters: None, history: None, backlog, failures };
+    let mut status = TableStatus { dead_letters: None, history, backlog, failures };
     if status.failures.is_empty() {
         match frame.on(table, dead_letters::pending) {
             Ok(pending) => status.dead_letters = Some(pending),
             Err(error) => status.failures.push(error),
         }
     }
-    if answers {
-        let history = |leg: &LegContext<'_>| history(&mut connect(leg.config, "status", leg.watchdog)?, leg.table);
-        match frame.on(table, history) {
-            Ok(history) => status.history = Some(history),
-            // Without a history there is nothing to show, and nothing wrong.
-            Err(error) => log::debug!("{error}"),
-        }
-    }
     status
+}
+
+/// Without a history there is nothing to show, and nothing wrong.
+fn read_history(frame: &Frame<'_>, table: &TableConfig) -> Option<History> {
+    let history = |leg: &LegContext<'_>| history(&mut connect(leg.config, "status", leg.watchdog)?, leg.table);
+    frame.on(table, history).inspect_err(|error| log::debug!("{error}")).ok()
 }
 
 fn history(session: &mut Session, table: &TableConfig) -> Result<History> {
     const WHAT: &str = "cannot read the run history";
-    let mut history = History { in_progress: run_in_progress(session, &table.source)?, ..History::default() };
+    let mut history = History {
+        in_progress: run_in_progress(session, &table.source)?,
+        settled: settled_offsets(session, &table.source, &table.topic)?,
+        ..History::default()
+    };
     let source = format!("coalesce({}, $1)", name_sql("$1"));
     if session.query_opt(WHAT, "SELECT 1 WHERE to_regclass('pg2ch_runs') IS NOT NULL", &[])?.is_none() {
         return Ok(history);
@@ -144,13 +152,22 @@ impl TableStatus {
         let uncopied = self.backlog.behind().map_or_else(not_known, |records| at_most(records, "record"));
         text += &format!("  unsent            {}\n  uncopied          {uncopied}\n", self.unsent_text());
         for lag in self.backlog.partitions.iter().flatten().filter(|lag| lag.behind > 0) {
-            let PartitionLag { partition, next, end, trusted, behind } = lag;
+            let PartitionLag { partition, next, end, trusted, behind, .. } = lag;
             let note = if *trusted { "" } else { " (no offset of pg2ch: a run first checks what the target has)" };
             let behind = at_most(*behind, "record");
             text += &format!("    partition {partition:<5} {behind}, from offset {next} to {end}{note}\n");
         }
+        for gone in self.gone() {
+            text += &format!("  lost              {gone}; `pg2ch check` says what to do\n");
+        }
         let dead = self.dead_letters.map_or_else(not_known, |count| format!("{} pending", grouped(count)));
         text + &format!("  dead letters      {dead}\n") + &self.history_text()
+    }
+
+    /// What a run would find missing in the topic.
+    fn gone(&self) -> Vec<Gone> {
+        let nothing = Offsets::new();
+        Gone::of(&self.backlog, self.history.as_ref().map_or(&nothing, |history| &history.settled))
     }
 
     fn history_text(&self) -> String {
@@ -195,6 +212,7 @@ impl Serialize for TableStatus {
             "unsent_seconds_at_most": history.unsent_seconds_at_most,
             "partitions": self.backlog.partitions,
             "records_behind_at_most": self.backlog.behind(),
+            "lost": self.gone().iter().map(Gone::to_string).collect::<Vec<_>>(),
             "dead_letters_pending": self.dead_letters,
             "run_in_progress": history.in_progress,
             "last_seen": history.last_seen,
@@ -248,7 +266,16 @@ mod tests {
     use crate::outcome::backlog::Unsent;
 
     fn status() -> TableStatus {
-        let lag = PartitionLag { partition: 0, next: 5, end: 1_006, trusted: true, behind: 1_001 };
+        let lag = PartitionLag {
+            partition: 0,
+            next: 5,
+            end: 1_006,
+            trusted: true,
+            behind: 1_001,
+            first: 0,
+            written: 1_006,
+            beyond: None,
+        };
         TableStatus {
             backlog: Backlog {
                 unsent: Some(Unsent { rows: 1, or_more: false, lowest_key: Some("7".into()), seconds: None }),

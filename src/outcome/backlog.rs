@@ -53,6 +53,15 @@ pub struct PartitionLag {
     pub trusted: bool,
     /// Offsets between the two; transactions' markers count among them, so it is an upper bound on the records.
     pub behind: i64,
+    /// The first offset that the partition still has.
+    #[serde(skip)]
+    pub first: i64,
+    /// The end of all that was written, also by transactions that are undecided.
+    #[serde(skip)]
+    pub written: i64,
+    /// An offset of pg2ch's own that lies beyond the end of the committed records.
+    #[serde(skip)]
+    pub beyond: Option<i64>,
 }
 
 /// What waits to be moved, as far as it could be found out.
@@ -152,8 +161,9 @@ pub fn partitions(
     watchdog: &Watchdog,
 ) -> Result<(Vec<PartitionLag>, Option<Error>)> {
     let mut log = KafkaLog::new(config, &table.topic, &table.group, watchdog)?;
-    let (ends, starts) = (log.ends(End::Stable)?, log.starts()?);
+    // First: a run in progress commits offsets up to an end that an earlier answer does not know.
     let committed = log.committed_before()?;
+    let (ends, written, starts) = (log.ends(End::Stable)?, log.ends(End::Written)?, log.starts()?);
     // Without the target's identity no offset can be trusted.
     let described = ClickHouseTarget::new(config, table).and_then(|mut target| target.describe());
     let (identity, doubt) = match described {
@@ -169,7 +179,9 @@ pub fn partitions(
             let next = start.known.get(&partition).map_or(0, |known| known.next).max(standing(partition));
             let trusted = start.known.get(&partition).is_some_and(|known| known.position.at > 0);
             let first = starts.get(&partition).copied().unwrap_or(0);
-            PartitionLag { partition, next, end, trusted, behind: (end - next.max(first)).max(0) }
+            let (behind, beyond) = ((end - next.max(first)).max(0), start.beyond(partition));
+            let written = written.get(&partition).copied().unwrap_or(end);
+            PartitionLag { partition, next, end, trusted, behind, first, written, beyond }
         })
         .collect();
     Ok((lags, doubt))

@@ -37,7 +37,7 @@ pub use ledger::PgLedger;
 pub use lock::{Holder, run_in_progress};
 pub use marks::Marks;
 pub use nature::{OLDEST, POOLED, forget_unpooled};
-pub use own_tables::{Misplaced, kept_record_types, misplaced, misplaced_sql};
+pub use own_tables::{Misplaced, kept_record_types, misplaced, misplaced_sql, settled_offsets};
 pub use passes::PgPasses;
 pub use prune::{OldRow, PgOldRows, age_kind, cannot_prune, reads_checkpoint, require_deletable, require_limit};
 pub use replication::SEES_REPLICAS;

@@ -3,7 +3,9 @@
 use postgres::SimpleQueryRow;
 use postgres::error::SqlState;
 
+use super::catalogue::name_sql;
 use super::session::{Session, literal, typed};
+use crate::data::Offsets;
 use crate::error::{Error, Result};
 use crate::ports::record_types::RecordTypes;
 
@@ -31,6 +33,25 @@ pub(super) fn held_table(answer: Option<&Vec<SimpleQueryRow>>, table: &str) -> R
     };
     let hint = "run `pg2ch init`, or load sql/postgres_init.sql";
     Err(Error::config(format!("cannot use the checkpoint of {table}"), why, hint))
+}
+
+/// The offset in each partition up to which the rows of a source are settled, as the checkpoint has it; none where the role cannot read it.
+///
+/// # Errors
+/// Any PostgreSQL error.
+pub fn settled_offsets(session: &mut Session, source: &str, topic: &str) -> Result<Offsets> {
+    const WHAT: &str = "cannot read the checkpoint";
+    let readable = "SELECT 1 WHERE has_table_privilege(to_regclass('pg2ch_checkpoint'), 'SELECT')
+                    AND NOT row_security_active(to_regclass('pg2ch_checkpoint'))";
+    if session.query_opt(WHAT, readable, &[])?.is_none() {
+        return Ok(Offsets::new());
+    }
+    let sql = format!(
+        "SELECT partition, next_offset FROM pg2ch_checkpoint WHERE source = {} AND topic = $2 AND partition >= 0",
+        name_sql("$1")
+    );
+    let rows = session.query(WHAT, &sql, &[&source, &topic])?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// Why the checkpoint's rows keep a source from being sent to its topic. A run refuses that, and `check` shows it.

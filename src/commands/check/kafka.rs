@@ -11,6 +11,7 @@ use crate::kafka::acl::Uses;
 use crate::kafka::admin::{self, Admin};
 use crate::kafka::explain::{is_unknown_topic, refusal};
 use crate::kafka::{KafkaLog, KafkaWriter};
+use crate::outcome::gone::{Cause, Gone};
 use crate::ports::LegContext;
 use crate::ports::topic::{Committed, End, Fence, Polled, TopicLog};
 use crate::threads::watchdog::Watchdog;
@@ -23,6 +24,9 @@ const READING: Duration = Duration::from_secs(5);
 
 /// What brokers take by default: 1 MiB and a batch's head.
 const USUAL_BYTES: i64 = 1_048_588;
+
+/// What brings rows whose records are lost: the run first, so that `verify` compares with the topic as it is now.
+const SEND_AGAIN: &str = "pg2ch --once\npg2ch verify --repair --confirm    # sets the flag of the rows that ClickHouse lacks to FALSE\npg2ch --once";
 
 /// A topic's, by name.
 type Settings = BTreeMap<String, String>;
@@ -62,6 +66,27 @@ pub fn committed(leg: &LegContext<'_>, fed: Vec<Fed>) -> Result<Vec<(String, Str
         return Ok(Vec::new());
     }
     KafkaLog::new(leg.config, &leg.table.topic, &leg.table.group, leg.watchdog)?.committed_elsewhere(fed)
+}
+
+/// What a run would find gone. Kafka's copy of a record is the only one between the row's flag and the target.
+pub fn gone(table: &TableConfig, gone: &[Gone]) -> Vec<Finding> {
+    let mut findings = Findings::new(Server::Kafka);
+    let topic = &table.topic;
+    let of = |cause: Cause| {
+        let named: Vec<_> = gone.iter().filter(|gone| gone.cause == cause).map(Gone::to_string).collect();
+        (!named.is_empty()).then(|| format!("topic {topic}: {}", named.join("; ")))
+    };
+    if let Some(what) = of(Cause::Shorter) {
+        let why = "the topic was recreated, or Kafka was restored from an older copy: records that were not copied before are \
+                   lost. The next run starts over in the topic, and exits with 65 once";
+        findings.error("topic-shorter", what, why, SEND_AGAIN);
+    }
+    if let Some(what) = of(Cause::Deleted) {
+        let why = "retention, or somebody, has deleted them: ClickHouse lacks these records. The next run resumes after them, and \
+                   exits with 65 once";
+        findings.error("records-deleted", what, why, SEND_AGAIN);
+    }
+    findings.into_list()
 }
 
 struct Check<'a> {

@@ -17,7 +17,9 @@ mod vacuum;
 use self::finding::TableFindings;
 use super::Frame;
 use crate::config::TableConfig;
+use crate::data::Offsets;
 use crate::outcome::backlog;
+use crate::outcome::gone::Gone;
 use crate::postgres::SourceTable;
 
 /// What the source has, as far as the target has to fit it.
@@ -30,12 +32,12 @@ struct Source {
 /// Checks a table. It ends with 0 where a run would find nothing in its way. One server that cannot be asked, or hangs, does not hide
 /// what the others have to say.
 pub fn check(frame: &Frame<'_>, table: &TableConfig) -> TableFindings {
-    let (mut found, mut source, mut fed) = (TableFindings::default(), None, Vec::new());
+    let (mut found, mut source, mut fed, mut settled) = (TableFindings::default(), None, Vec::new(), Offsets::new());
     let checked = frame.on(table, postgres::check);
     if let Some(checked) = found.answered(checked) {
         found.versions.push(("PostgreSQL", checked.version));
         found.findings.extend(checked.findings);
-        (source, fed) = (checked.source, checked.fed);
+        (source, fed, settled) = (checked.source, checked.fed, checked.settled);
         let unsent = frame.on(table, |leg| backlog::unsent(leg.config, leg.table, leg.watchdog));
         // What it cannot find out is among the findings already.
         found.backlog.unsent = unsent.ok();
@@ -45,6 +47,7 @@ pub fn check(frame: &Frame<'_>, table: &TableConfig) -> TableFindings {
         found.findings.extend(findings);
         let partitions = frame.on(table, |leg| backlog::partitions(leg.config, leg.table, leg.watchdog));
         found.backlog.partitions = partitions.ok().map(|(partitions, _)| partitions);
+        found.findings.extend(kafka::gone(table, &Gone::of(&found.backlog, &settled)));
     }
     let is_proven = found.backlog.partitions.iter().flatten().all(|partition| partition.trusted);
     // Another group's offsets, or those of a topic that may not be read, stay unknown; a Kafka that is down is not waited for again.

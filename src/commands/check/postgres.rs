@@ -4,9 +4,12 @@ use super::finding::{Finding, Findings, Server};
 use super::{Source, clock, grants, keep, source, storage, vacuum};
 use crate::commands::init::{CHECKPOINT, HELD, NoSchema, is_present, no_schema, own_table_statements};
 use crate::config::{Config, TableConfig};
+use crate::data::Offsets;
 use crate::error::Result;
 use crate::ports::LegContext;
-use crate::postgres::{Misplaced, OLDEST, POOLED, Session, connect, misplaced, misplaced_sql, name_sql};
+use crate::postgres::{
+    Misplaced, OLDEST, POOLED, Session, connect, misplaced, misplaced_sql, name_sql, settled_offsets,
+};
 
 const CHECKPOINT_WHAT: &str = "cannot look up the checkpoint table";
 
@@ -18,6 +21,8 @@ pub struct Checked {
     pub source: Option<Source>,
     /// What other sources feed that are not in this configuration.
     pub fed: Vec<Fed>,
+    /// The checkpoint.
+    pub settled: Offsets,
 }
 
 /// A source, its topic, and a partition of that.
@@ -37,6 +42,7 @@ pub fn check(leg: &LegContext<'_>) -> Result<Checked> {
                 findings: findings.into_list(),
                 source: None,
                 fed: Vec::new(),
+                settled: Offsets::new(),
             });
         }
         session => session?,
@@ -72,7 +78,8 @@ pub fn check(leg: &LegContext<'_>) -> Result<Checked> {
             source = found.source;
         }
     }
-    Ok(Checked { version, findings: findings.into_list(), source, fed })
+    let settled = settled_offsets(&mut session, &table.source, &table.topic)?;
+    Ok(Checked { version, findings: findings.into_list(), source, fed, settled })
 }
 
 fn server(session: &mut Session, findings: &mut Findings) -> Result<String> {

@@ -115,7 +115,7 @@ pub fn dismiss(leg: &LegContext<'_>, choice: &Choice) -> Result<TableLetters> {
                 let Named { partition, offset, .. } = named;
                 let each: Vec<String> = times.iter().map(|time| format!("{partition}:{offset}@{time}")).collect();
                 log::warn!(
-                    "{named} means {} records, as the topic was deleted and recreated: {} would mean one each",
+                    "{named} means {} records, as the topic was recreated, or Kafka was restored from an older copy: {} would mean one each",
                     each.len(),
                     each.join(" and ")
                 );

@@ -87,7 +87,7 @@ impl<'a> Waiting<'a> {
             return Err(Error::unavailable(
                 format!("cannot read the uncopied records of topic {}", self.leg.table.topic),
                 format!(
-                    "partition {partition} ends before what was read of it: the topic was deleted and recreated meanwhile"
+                    "partition {partition} ends before what was read of it: the topic was recreated, or Kafka was restored from an older copy meanwhile"
                 ),
                 "run the command again: it reads the topic that exists now",
             ));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::commit::Known;
 use super::position::{Context, LastRecord, Position};
-use crate::data::{Offsets, Ranges};
+use crate::data::{NextOffset, Offsets, Ranges};
 use crate::error::{Error, Result};
 use crate::mutant;
 use crate::ports::topic::{Committed, Polled, TopicLog};
@@ -23,6 +23,8 @@ pub struct Start {
     pub intents: Vec<(String, Ranges)>,
     /// Partitions whose log is not the one that was read before; `true` where it cannot be a compacted one either.
     foreign: BTreeMap<i32, bool>,
+    /// Offsets of ours that lie beyond a partition's end.
+    beyond: Offsets,
     /// Whether a log was another one: what was committed for the one before goes with the first commit, for every partition at
     /// once. Beside a place that is not ours, the next run would trust no recorded INSERT either.
     pub begins_again: bool,
@@ -42,7 +44,8 @@ impl Start {
             let known = match ours {
                 Some(known) if known.reaches() <= end => known,
                 // An end never goes back.
-                Some(_) => {
+                Some(known) => {
+                    start.beyond.insert(partition, known.reaches());
                     start.foreign.insert(partition, true);
                     untrusted(first, end)
                 }
@@ -52,6 +55,12 @@ impl Start {
         }
         start.collect_intents(starts);
         start
+    }
+
+    /// The offset of ours that lies beyond a partition's end, if there is one.
+    #[must_use]
+    pub fn beyond(&self, partition: i32) -> Option<NextOffset> {
+        self.beyond.get(&partition).copied()
     }
 
     /// How many offsets lie between the partitions' positions and their ends: as many records, but for the markers of
@@ -84,7 +93,7 @@ impl Start {
         self.intents = intents.into_iter().map(|(token, (_, ranges))| (token.to_owned(), ranges)).collect();
     }
 
-    /// Checks the last record below each offset: a topic that was deleted and recreated has another one there, or none; or
+    /// Checks the last record below each offset: a topic that was recreated, or restored, has another one there, or none; or
     /// it has some where there was none. What cannot be checked, because retention has deleted it, is trusted, unless
     /// another partition shows that the topic is another one.
     ///
@@ -154,15 +163,15 @@ impl Start {
             let first = starts.get(&partition).copied().unwrap_or(0);
             if is_certain {
                 log::error!(
-                    "partition {partition} no longer holds the records read before: the topic was deleted and recreated. \
-                     Restarting at offset {first} and checking what ClickHouse already has. Records that were not copied \
-                     before are lost"
+                    "partition {partition} no longer holds the records read before: the topic was recreated, or Kafka was restored from \
+                     an older copy. Restarting at offset {first} and checking what ClickHouse already has. Records that were \
+                     not copied before are lost"
                 );
                 report.topic_recreated = true;
             } else {
                 log::info!(
-                    "partition {partition}: the last record read no longer exists: compacted, or the topic was recreated. \
-                     Restarting at offset {first} and checking what ClickHouse already has"
+                    "partition {partition}: the last record read no longer exists: it was compacted, or the topic \
+                     was recreated, or Kafka was restored from an older copy. Restarting at offset {first} and checking what ClickHouse already has"
                 );
             }
             self.known.insert(partition, untrusted(first, ends.get(&partition).copied().unwrap_or(first)));

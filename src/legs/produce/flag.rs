@@ -120,7 +120,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
         self.ledger.replication_lag()
     }
 
-    /// Offsets that go back are those of another log: the topic was deleted and recreated while this leg sent into it.
+    /// Offsets that go back are those of another log: the topic was recreated, or Kafka restored, while this leg sent into it.
     fn is_another_log(&mut self, batch: &SentBatch) -> bool {
         if mutant::is("offsets that go back are not noticed") {
             return false;
@@ -135,7 +135,7 @@ impl<'a, L: Ledger> Flagger<'a, L> {
         let lost = std::mem::take(&mut self.ends).into_iter();
         let lost: Vec<Lost> = lost.map(|(partition, to)| Lost { partition, from: start(partition), to }).collect();
         log::error!(
-            "acknowledged offsets went back: the topic was deleted and recreated while this run sent into it; what was in it \
+            "acknowledged offsets went back: the topic was recreated, or Kafka restored from an older copy, while this run sent into it; what was in it \
              and is not copied is lost, with what this run had sent: {lost:?}\n\
              hint: end what deletes the topic, then run `pg2ch verify --repair --confirm`, which lets the next run send again \
              what the target lacks"

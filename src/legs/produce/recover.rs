@@ -106,7 +106,8 @@ fn window_start(
             None => start,
             Some(&next) if next > end => {
                 log::error!(
-                    "partition {partition} ends at offset {end}, below the checkpoint {next}: the topic was deleted and recreated; records that were not copied before are lost"
+                    "partition {partition} ends at offset {end}, below the checkpoint {next}: the topic was recreated, or Kafka was restored from an older copy; \
+                     records that were not copied before are lost"
                 );
                 is_recreated = true;
                 report.delivered.remove(&partition);

@@ -1,7 +1,9 @@
 //! What `pg2ch check` finds in Kafka is provoked, its own command is carried out, and the finding is gone.
 
-use crate::common::World;
+use serde_json::Value;
+
 use crate::common::findings::{assert_cured, assert_found, assert_gone};
+use crate::common::{USER_LOGINS, World};
 
 #[test]
 fn what_the_topics_lack_is_mended_by_the_commands_told() {
@@ -45,7 +47,7 @@ fn the_weaker_promise_without_transactions_is_spelt_out() {
 
 #[test]
 fn partitions_that_were_added_are_told_until_they_are_copied_too() {
-    let mut world = World::with("check_partitions", crate::common::USER_LOGINS, 2);
+    let mut world = World::with("check_partitions", USER_LOGINS, 2);
     world.add_partitions(3);
     assert_gone(&world, "partitions-added");
     world.insert_rows(5);
@@ -65,4 +67,57 @@ fn a_topic_with_a_single_copy_is_noted() {
     // One broker holds no second copy, so the command that is told cannot be carried out here.
     let found = assert_found(&World::new("check_copy"), "one-copy", 0);
     assert!(found["fix"].as_str().unwrap().contains("three replicas"), "{found}");
+}
+
+/// Types the commands of a finding, and fails unless they end with these codes.
+fn type_commands(world: &World, found: &Value, codes: &[i32]) {
+    let commands = found["fix"].as_str().unwrap().lines().map(|line| line.split('#').next().unwrap());
+    let typed = commands.map(|command| command.split_whitespace().skip(1).collect::<Vec<_>>());
+    let ended: Vec<i32> = typed.map(|arguments| world.run(&arguments).code).collect();
+    assert_eq!(ended, codes, "{found}");
+}
+
+#[test]
+fn a_topic_that_no_longer_reaches_what_was_sent_is_told_before_a_run_finds_it() {
+    // After `produce` alone only the checkpoint shows it, as where Kafka's copy of the group's offsets is as old as the topic.
+    for (name, first) in [("check_shorter", "--once"), ("check_shorter_sent", "produce")] {
+        let mut world = World::with(name, USER_LOGINS, 1);
+        world.insert_rows(5);
+        world.run(&[first]).expect(0);
+        world.insert_rows(3);
+        world.run(&["produce"]).expect(0);
+        assert_gone(&world, "topic-shorter");
+        let (topic, silent) = (world.name.clone(), world.run(&["status", "--json"]).expect(0).report());
+        assert_eq!(silent["lost"].as_array().unwrap().len(), 0, "{silent}");
+        world.delete_topic(&topic);
+        world.create_topic(&topic, 1, &[]);
+
+        let found = assert_found(&world, "topic-shorter", 78);
+        let status = world.run(&["status"]).expect(0).stdout;
+        assert!(status.contains("  lost              partition 0 ends at offset 0, below offset "), "{status}");
+        type_commands(&world, &found, &[65, 65, 0]);
+
+        assert_gone(&world, "topic-shorter");
+        assert_eq!(world.ch_number("SELECT count() FROM {t} FINAL"), 8);
+    }
+}
+
+#[test]
+fn records_deleted_before_they_were_copied_are_told_before_a_run_finds_it() {
+    let mut world = World::with("check_deleted", USER_LOGINS, 1);
+    world.insert_rows(5);
+    world.once().expect(0);
+    world.insert_rows(3);
+    world.run(&["produce"]).expect(0);
+    assert_gone(&world, "records-deleted");
+    let last = world.topic().last().unwrap().offset;
+    world.delete_records(0, last);
+
+    let found = assert_found(&world, "records-deleted", 78);
+    let status = world.run(&["status"]).expect(0).stdout;
+    assert!(status.contains(" were deleted before they were copied; `pg2ch check` says what to do\n"), "{status}");
+    type_commands(&world, &found, &[65, 65, 0]);
+
+    assert_gone(&world, "records-deleted");
+    assert_eq!(world.ch_number("SELECT count() FROM {t} FINAL"), 8);
 }
