@@ -43,7 +43,7 @@ pub(super) const fn likely_limit(config: &Config) -> usize {
 /// The topic's own limit on a batch of records. Where it may not be asked what is too large is found by trying.
 ///
 /// # Errors
-/// 78 if the topic does not take records with message keys as they are.
+/// 78 if the topic does not keep records until they are copied, or does not take those with message keys as they are.
 pub(super) fn record_limit(
     config: &Config,
     table: &TableConfig,
@@ -60,9 +60,7 @@ pub(super) fn record_limit(
     };
     match admin.topic_settings(&table.topic) {
         Ok(settings) => {
-            if has_message_key {
-                require_plain(table, &settings)?;
-            }
+            require_plain(table, &settings)?;
             let own = settings.get("max.message.bytes").and_then(|value| value.parse().ok());
             Ok((own.map(|own: usize| own.min(LARGEST_RECORD)), Some(admin)))
         }
@@ -74,20 +72,22 @@ pub(super) fn record_limit(
     }
 }
 
-/// That a record whose key is not its row's stays until it is copied, with the time that it was given.
+/// That a record stays until it is copied, and, if its key is not its row's, with the time that it was given.
 fn require_plain(table: &TableConfig, settings: &BTreeMap<String, String>) -> Result<()> {
-    let (topic, what) = (&table.topic, format!("cannot send rows of {} with `message_key`", table.source));
+    let (topic, what) = (&table.topic, format!("cannot send rows of {}", table.source));
     let is = |name: &str, value: &str| settings.get(name).is_some_and(|set| set.contains(value));
     if is("cleanup.policy", "compact") {
         return Err(Error::config(
             what,
-            format!("topic {topic} is compacted: of the rows with one key, Kafka keeps the last"),
+            format!(
+                "topic {topic} is compacted: of the records with one key, Kafka keeps the last, and others are lost before they are copied"
+            ),
             "set `cleanup.policy=delete` on the topic: `pg2ch check` shows the command",
         ));
     }
-    if is("message.timestamp.type", "LogAppendTime") {
+    if !table.outbox.message_key.is_empty() && is("message.timestamp.type", "LogAppendTime") {
         return Err(Error::config(
-            what,
+            format!("{what} with `message_key`"),
             format!("topic {topic} replaces the records' timestamps, by which a row's versions are told apart"),
             "set `message.timestamp.type=CreateTime` on the topic: `pg2ch check` shows the command",
         ));
