@@ -143,9 +143,10 @@ fn metrics(reader: &mut Reader, flags: &Flags) -> Result<MetricsConfig> {
         return Err(given.refuse(why, "name a file that pg2ch may replace, or one that does not exist yet"));
     }
     let file = &reader.file.path;
+    let origin = || file.canonicalize().unwrap_or_else(|_| file.clone());
     Ok(MetricsConfig {
+        origin: textfile.as_ref().map(|_| origin()).unwrap_or_default(),
         textfile: textfile.map(|given| given.value),
-        origin: file.canonicalize().unwrap_or_else(|_| file.clone()),
         has_all_tables: flags.tables.is_empty(),
     })
 }

@@ -270,7 +270,7 @@ pub struct RetryConfig {
 pub struct MetricsConfig {
     /// Prometheus textfile, written atomically after each run.
     pub textfile: Option<PathBuf>,
-    /// The configuration file, which the textfile names as the origin of its tables' series; empty without one.
+    /// The configuration file, which the textfile names as the origin of its tables' series; empty without either.
     pub origin: PathBuf,
     /// Whether the configuration's tables are all there, and not only those that `--table` names.
     pub has_all_tables: bool,
