@@ -110,7 +110,9 @@ impl<'a> Replay<'a> {
             outcomes.extend(older.into_iter().map(|id| (id, Err(older::REASON.to_owned()))));
             let brought = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(id, _)| *id);
             held.extend(brought);
-            report.inserted += outcomes.values().filter(|outcome| outcome.is_ok()).count() as u64;
+            // The target may hold other records at the same places: of a topic that was recreated since.
+            let is_brought = |letter: &&&Letter| outcomes.get(&letter.id()).is_some_and(Result::is_ok);
+            report.inserted += chosen.iter().filter(is_brought).count() as u64;
             crash::point("replay.note.before");
             let is_new = |letter: &&Letter| held.contains(&letter.id()) && self.letters.fate(letter) == Fate::Refused;
             self.alone.note(&chunk.iter().filter(is_new).collect::<Vec<_>>(), Fate::Replayed)?;

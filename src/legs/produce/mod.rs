@@ -140,8 +140,8 @@ fn resume<S: Servers>(
     let rows = servers.rows(ledger, highest, checkpoint.timestamp_floor)?;
     let mut reader = reader_of(leg, rows, HashSet::new());
     let survey = || Ok((log.survey(Of::Nobody)?, servers.fits_kept_writer(&writer)?));
-    let look = || servers.both("first rows", || reader.read_ahead(), survey);
-    let ((), (_, (survey, fits))) = servers.both("epoch", || ledger.resume(), look)?;
+    let look = || servers.both("first rows", || reader.read_early(), survey);
+    let ((), ((), (survey, fits))) = servers.both("epoch", || ledger.resume(), look)?;
     if !(fits && is_at_end(checkpoint, &survey)) {
         servers.keep_log(log);
         return Ok(None);
@@ -207,7 +207,7 @@ fn begin<S: Servers>(
     let rows = rows.map(|highest| servers.rows(ledger, highest.clone(), known.timestamp_floor));
     let read = || {
         let mut reader = reader_of(leg, rows?.ok()?, HashSet::new());
-        let read = reader.read_ahead().map(drop);
+        let read = reader.read_early();
         Some((reader, read))
     };
     let look = || servers.both("first rows", || Ok(read()), || log.survey(Of::Nobody));

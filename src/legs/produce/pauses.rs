@@ -70,6 +70,11 @@ impl Pauses {
         }
     }
 
+    /// Whether replicas may have to be waited for before the first row is read.
+    pub const fn come_first(&self) -> bool {
+        self.max_lag.is_some()
+    }
+
     /// Whether the next batch has to wait for a pause.
     pub fn is_due(&self) -> bool {
         let is_to_ask = self.max_lag.is_some() && (self.lags || self.asked.elapsed() >= ASK);

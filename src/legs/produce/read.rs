@@ -137,6 +137,14 @@ impl<U: UnsentRows> Reader<U> {
         Ok(self.ahead.is_some() && self.rows.is_at_end())
     }
 
+    /// The same beside what comes before a leg reads, unless a pause has to come first.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn read_early(&mut self) -> Result<()> {
+        if self.pauses.come_first() { Ok(()) } else { self.read_ahead().map(drop) }
+    }
+
     /// The next batch that has rows to send; `None` at the end, and at the end of a pass.
     ///
     /// # Errors

@@ -191,7 +191,7 @@ fn a_run_of_several_tables_that_is_killed_leaves_nothing_that_the_next_one_does_
 #[test]
 fn a_signal_leaves_the_tables_that_were_not_begun_and_says_so() {
     let mut worlds = several("signalled", [3, 3, 3]);
-    let mut run = worlds[0].start_command_stopped_at(&["--once", "--json"], "read.after");
+    let mut run = worlds[0].start_command_stopped_at(&["--once", "--json"], "kafka.begin.after");
     signal_process("TERM", run.pid());
     run.go_on();
     let ended = run.end().expect(0);
