@@ -367,7 +367,8 @@ fn left_behind(old_table: &TargetDescription, old: &str) -> String {
 /// Binds the views to the new table: they read the table that they have found when they were attached.
 fn attached_again(old_table: &TargetDescription, then: &str) -> String {
     let views = old_table.views.iter().map(|view| &view.name);
-    let statements: Vec<String> = views.map(|view| format!("\nDETACH TABLE {view};\nATTACH TABLE {view};")).collect();
+    let statements: Vec<String> =
+        views.map(|view| format!("\nDETACH TABLE {view} SYNC;\nATTACH TABLE {view};")).collect();
     if statements.is_empty() {
         return String::new();
     }
