@@ -275,10 +275,14 @@ impl Init<'_> {
                     "choose another name in `rename`, give the other column one as well, or `ignore` it",
                 ));
             }
-            for Difference { what, why, fix, .. } in
+            for Difference { effect, what: found, why, fix, .. } in
                 nested_arrays(self.leg.table, &source.columns, &TargetDescription::default())
             {
-                self.script.add_by_hand(Place::ClickHouse, &self.leg.table.source, &format!("{what}: {why}"), &fix);
+                if effect == Effect::Stops {
+                    let hint = format!("{}, and run `pg2ch init` again", fix.trim_start_matches("-- "));
+                    return Err(Error::config(what, format!("{found}: {why}"), hint));
+                }
+                self.script.add_by_hand(Place::ClickHouse, &self.leg.table.source, &format!("{found}: {why}"), &fix);
             }
             statements.push(create_target(self.leg.table, source, comment));
         }

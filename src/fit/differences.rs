@@ -1,6 +1,6 @@
 //! The source's columns compared with the target's, one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::alteration::{Alteration, Fix, Remedy, definition};
 use super::conversion::{Conversion, conversion, holding_both};
@@ -29,7 +29,7 @@ pub const INTENDED: &str = "-- nothing, if that is intended";
 /// What a difference means for a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effect {
-    /// It does not begin.
+    /// It ends before it copies. What it has sent by then stays in the topic.
     Stops,
     /// Every record of today's shape becomes a dead letter, or no INSERT succeeds.
     RefusesAll,
@@ -164,8 +164,7 @@ impl Comparison<'_> {
         let members = format!("{wanted}.");
         if self.target.columns.iter().any(|other| other.name.starts_with(&members)) {
             let what = format!("the target's column {wanted} is Nested, which is a column for each of its members");
-            let why =
-                "every record would be refused, because ClickHouse adds no column of that name: a run does not start";
+            let why = "every record would be refused, because ClickHouse adds no column of that name: a run ends with 78 before it copies";
             let fix = format!(
                 "-- give {0} another name in the target, such as `rename = {{ {0} = \"{wanted}_json\" }}` in [[table]], or `ignore` it",
                 column.name
@@ -210,7 +209,7 @@ impl Comparison<'_> {
         let (effect, id, why) = match fit(column, other) {
             Fit::Lossless => return None,
             Fit::Lossy(_) if self.key.contains(&column.name) && folds(column, other) => {
-                let why = "different values become one key there, and of their rows one is kept; `allow_lossy` allows no such key: a run does not start";
+                let why = "different values become one key there, and of their rows one is kept; `allow_lossy` allows no such key: a run ends with 78 before it copies";
                 (Effect::Stops, "type-lossy", why.to_owned())
             }
             Fit::Lossy(why) if self.rules.allow_lossy.contains(&column.name) => {
@@ -218,7 +217,9 @@ impl Comparison<'_> {
                 (Effect::Weaker, "type-lossy", why)
             }
             Fit::Lossy(why) => (Effect::Stops, "type-lossy", format!("{why}; {}", unless_allowed(column))),
-            Fit::Impossible(why) => (Effect::Stops, "type-impossible", format!("{why}: a run does not start")),
+            Fit::Impossible(why) => {
+                (Effect::Stops, "type-impossible", format!("{why}: a run ends with 78 before it copies"))
+            }
         };
         let (fix, remedy) = self.retyped(column, other);
         Some(Difference::new(id, effect, what, why, fix).by(remedy))
@@ -269,39 +270,71 @@ pub fn taken(rules: &ColumnRules, column: &SourceColumn) -> Option<Difference> {
     let (name, wanted) = (&column.name, rules.column_of(&column.name)?);
     let other = rules.field_of(wanted).filter(|field| field != name)?;
     let what = format!("`{other}` and `{name}` would both become `{wanted}` in the target");
-    let why = "every record would be refused, because the field has no column of its own: a run does not start";
+    let why = "every record would be refused, because the field has no column of its own: a run ends with 78 before it copies";
     let fix = format!("-- `rename` {name} as well, or `ignore` it");
     Some(Difference::new("column-taken", Effect::Stops, what, why, fix))
 }
 
 /// Arrays whose names are the same before the first dot. ClickHouse takes them for one Nested column, of which each row must have
-/// as many elements in every member.
+/// as many elements in every member, and makes no table in which that column would be there twice or have a reserved member.
 #[must_use]
 pub fn nested_arrays(table: &TableConfig, source: &[SourceColumn], target: &TargetDescription) -> Vec<Difference> {
-    let mut found: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+    let (mut nested, mut arrays): (BTreeMap<&str, Vec<Member<'_>>>, BTreeSet<&str>) = Default::default();
     for column in source {
         let Some(name) = table.column_rules.column_of(&column.name) else { continue };
-        let type_name = target.column(name).map_or_else(|| target_type(column), |other| other.type_name.clone());
-        if let Some((prefix, _)) = name.split_once('.').filter(|_| type_name.starts_with("Array(")) {
-            found.entry(prefix).or_default().push((&column.name, name));
+        let type_name = match target.column(name) {
+            Some(other) => other.type_name.clone(),
+            None if target.columns.is_empty() => target_type(column),
+            // It is added as a String.
+            None => nullable_target_type(column),
+        };
+        match name.split_once('.') {
+            _ if !type_name.starts_with("Array(") => {}
+            Some((prefix, _)) => nested.entry(prefix).or_default().push((&column.name, name)),
+            None => drop(arrays.insert(name)),
         }
     }
-    let differences = found.iter().filter(|(_, members)| members.len() > 1).map(|(prefix, members)| {
-        let names: Vec<String> = members.iter().map(|(_, name)| quote(name)).collect();
+    let mut found = Vec::new();
+    for (prefix, members) in nested {
+        let is_taken = arrays.contains(prefix);
+        let is_refused = |(_, name): &Member<'_>| is_taken || name.strip_prefix(prefix) == Some(".null");
+        let (refused, members): (Vec<_>, Vec<_>) = members.into_iter().partition(is_refused);
+        if !refused.is_empty() {
+            let why = if is_taken {
+                "another array has that name: ClickHouse creates no table with both"
+            } else {
+                "ClickHouse reserves the name `null` in a Nested column, and creates no table with it"
+            };
+            found.push(nested_array(prefix, &refused, &refused, Effect::Stops, why));
+        }
         // One of them may stay.
-        let other = |(field, name): &(&str, &str)| format!("{field:?} = {:?}", name.replace('.', "_"));
-        let others: Vec<String> = members[1..].iter().map(other).collect();
-        let what = format!("ClickHouse takes the arrays {} for one Nested column {}", names.join(", "), quote(prefix));
-        let why = "it refuses a row in which they differ in length, and its record becomes a dead letter";
-        let fix =
-            format!("-- give them other names in the target: `rename = {{ {} }}` in [[table]]", others.join(", "));
-        Difference::new("array-nested", Effect::Weaker, what, why, fix)
-    });
-    differences.collect()
+        if let [_, others @ ..] = &*members
+            && !others.is_empty()
+        {
+            let why = "it refuses a row in which they differ in length, and its record becomes a dead letter";
+            found.push(nested_array(prefix, &members, others, Effect::Weaker, why));
+        }
+    }
+    found
+}
+
+/// An array with a dot in its name: its field, and its column.
+type Member<'a> = (&'a str, &'a str);
+
+fn nested_array(prefix: &str, members: &[Member<'_>], renamed: &[Member<'_>], effect: Effect, why: &str) -> Difference {
+    let names: Vec<String> = members.iter().map(|(_, name)| quote(name)).collect();
+    let other = |(field, name): &Member<'_>| format!("{field:?} = {:?}", name.replace('.', "_"));
+    let others: Vec<String> = renamed.iter().map(other).collect();
+    let them = if renamed.len() == 1 { "it another name" } else { "them other names" };
+    let (arrays, members) = if names.len() == 1 { ("array", "a member of a") } else { ("arrays", "one") };
+    let what =
+        format!("ClickHouse takes the {arrays} {} for {members} Nested column {}", names.join(", "), quote(prefix));
+    let fix = format!("-- give {them} in the target: `rename = {{ {} }}` in [[table]]", others.join(", "));
+    Difference::new("array-nested", effect, what, why, fix)
 }
 
 fn unless_allowed(column: &SourceColumn) -> String {
-    format!("a run does not start unless `allow_lossy` in [[table]] names {}", column.name)
+    format!("a run ends with 78 before it copies, unless `allow_lossy` in [[table]] names {}", column.name)
 }
 
 #[cfg(test)]
@@ -417,6 +450,15 @@ mod tests {
             let told = found(&source("c", "text", true), &target(&[("d", quiet)]));
             assert!(told.iter().any(|(id, effect, _)| (*id, *effect) == ("column-unfilled", Effect::Harmless)));
         }
+    }
+
+    #[test]
+    fn an_array_that_is_to_be_added_is_no_member_of_a_nested_column() {
+        let both = [source("x", "integer[]", true), source("x.a", "integer[]", true)];
+        let table = table(ColumnRules::default());
+        let of = |target: &TargetDescription| nested_arrays(&table, &both, target).pop().map(|found| found.effect);
+        assert_eq!(of(&TargetDescription::default()), Some(Effect::Stops));
+        assert_eq!(of(&target(&[("x", "Array(Nullable(Int32))")])), None);
     }
 
     #[test]

@@ -14,7 +14,8 @@ pub fn target_type(column: &SourceColumn) -> String {
         Some(element) => (element, true),
         None => (column.base_type.as_str(), false),
     };
-    if is_array {
+    // The elements of an array of a domain over an array are arrays: a String keeps them as JSON text.
+    if is_array && !base.ends_with("[]") {
         // An array's elements may be NULL whatever the column says, and ClickHouse has no NULL arrays.
         return if column.not_null { format!("Array(Nullable({}))", scalar(base)) } else { "Nullable(String)".into() };
     }
@@ -85,6 +86,7 @@ mod tests {
             ("timestamp without time zone", false, "Nullable(DateTime64(6, 'UTC'))"),
             ("integer[]", true, "Array(Nullable(Int32))"),
             ("integer[]", false, "Nullable(String)"),
+            ("integer[][]", true, "String"),
             ("character varying(20)", true, "String"),
             ("public.mood", true, "LowCardinality(String)"),
             ("public.mood", false, "LowCardinality(Nullable(String))"),

@@ -1,6 +1,6 @@
 //! The source's columns against the target's: what differs, what that means for a run, and the statement that fixes it.
 //!
-//! `check` shows the differences, `init` makes the additive changes and prints the others, and a run will not start where one
+//! `check` shows the differences, `init` makes the additive changes and prints the others, and a run copies nothing where one
 //! of them would lose values.
 
 pub mod alteration;

@@ -57,7 +57,8 @@ impl Check<'_> {
             "-- {first}`pg2ch check` prints a table that fits, to take the rows over; `allow_engine = \"{engine}\"` in [[table]] \
              allows this one, even if it loses rows"
         );
-        Difference::new(id, Effect::Stops, what, format!("{why}: a run does not start"), fix).by(Remedy::NewEngine)
+        Difference::new(id, Effect::Stops, what, format!("{why}: a run ends with 78 before it copies"), fix)
+            .by(Remedy::NewEngine)
     }
 
     fn dropped_settings(&self) -> Option<Difference> {
@@ -236,7 +237,7 @@ impl Check<'_> {
         let target = &self.table.target;
         if self.target.engine.folds_by_ttl() {
             let what = format!("{target} has a TTL that folds rows (GROUP BY)");
-            let why = "rows that have expired become one row with other values: a run does not start";
+            let why = "rows that have expired become one row with other values: a run ends with 78 before it copies";
             let fix = format!("ALTER TABLE {} REMOVE TTL;", self.name);
             return Some(Difference::new("ttl-folds", Effect::Stops, what, why, fix));
         }

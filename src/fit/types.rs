@@ -49,6 +49,10 @@ fn fit_nullable(source: &str, not_null: bool, target: &ColumnType) -> Fit {
     }
 }
 
+fn is_text(target: &ColumnType) -> bool {
+    target.clone().without_null() == ColumnType::Scalar(ScalarType::String)
+}
+
 fn is_document(source: &str) -> bool {
     matches!(source, "json" | "jsonb")
 }
@@ -56,6 +60,10 @@ fn is_document(source: &str) -> bool {
 fn fit_value(source: &str, target: &ColumnType) -> Fit {
     match (source.strip_suffix("[]"), target) {
         (_, ColumnType::Scalar(ScalarType::String)) => Fit::Lossless,
+        // Of a domain over an array.
+        (Some(element), ColumnType::Array(inner)) if element.ends_with("[]") && is_text(inner) => {
+            Fit::Impossible("an array of arrays fits a String, but no Array of String".into())
+        }
         (Some(element), ColumnType::Array(inner)) => fit_nullable(element, false, inner),
         (Some(_), _) => Fit::Impossible("an array fits only an Array or a String".into()),
         (None, ColumnType::Scalar(target)) => fit_scalar(source, target),
@@ -208,11 +216,14 @@ fn fit_integer(digits: u32, bytes: usize, target: &ScalarType) -> Fit {
         }
         ScalarType::Float32 if bytes <= 2 => Fit::Lossless,
         ScalarType::Float64 if bytes <= 4 => Fit::Lossless,
-        ScalarType::Float32 | ScalarType::Float64 => {
-            Fit::Lossy(format!("numbers that {target} would round are refused"))
-        }
+        ScalarType::Float32 | ScalarType::Float64 => shown_otherwise(target),
         _ => impossible_number(target),
     }
+}
+
+/// Of the numbers that a float rounds to one, it takes the one that it is shown as.
+fn shown_otherwise(target: &ScalarType) -> Fit {
+    Fit::Lossy(format!("numbers that {target} would show with other digits are refused"))
 }
 
 fn fit_float(bits: u32, target: &ScalarType) -> Fit {
@@ -232,6 +243,7 @@ fn fit_numeric(limits: Option<(u32, u32)>, target: &ScalarType) -> Fit {
         {
             Fit::Lossless
         }
+        (_, ScalarType::Float32 | ScalarType::Float64) => shown_otherwise(target),
         (_, target) if is_number(target) => {
             Fit::Lossy(format!("numbers with more digits than {target} has are refused"))
         }

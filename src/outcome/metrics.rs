@@ -245,7 +245,7 @@ impl Series {
         series
     }
 
-    /// A table that left the configuration, or has another name there, would look for ever like one that is no longer moved.
+    /// A table that left the configuration, or has another name there, would always look like one that is no longer moved.
     fn drop_left_out(&mut self, writer: &Writer) {
         let Some(tables) = &writer.tables else { return };
         let Self { values, origins } = self;

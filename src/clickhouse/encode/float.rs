@@ -43,6 +43,21 @@ float!(f64, "Float64", 15);
 /// A float, as long as the number reads back the same (see [`reads_back`]), or PostgreSQL's "NaN",
 /// "Infinity" and "-Infinity".
 pub(super) fn float<F: Float>(cursor: &mut Cursor<'_>, context: &mut Context, out: &mut Vec<u8>) -> Checked<()> {
+    kept_as::<F>(reads_back, cursor, context, out)
+}
+
+/// The same for a number that PostgreSQL does not keep as a float: it is taken if it is what the float is shown as. Its exact
+/// digits, and any that round to it, are other numbers to PostgreSQL, and would become one with it.
+pub(super) fn shown<F: Float>(cursor: &mut Cursor<'_>, context: &mut Context, out: &mut Vec<u8>) -> Checked<()> {
+    kept_as::<F>(is_shown, cursor, context, out)
+}
+
+fn kept_as<F: Float>(
+    is_kept: fn(F, &str, &mut Vec<u8>) -> bool,
+    cursor: &mut Cursor<'_>,
+    context: &mut Context,
+    out: &mut Vec<u8>,
+) -> Checked<()> {
     let start = cursor.at();
     if !matches!(cursor.peek(), Some(b'-' | b'0'..=b'9')) {
         let Some(value) = special(cursor).and_then(|name| name.parse::<F>().ok()) else {
@@ -54,8 +69,8 @@ pub(super) fn float<F: Float>(cursor: &mut Cursor<'_>, context: &mut Context, ou
     }
     let number = cursor.number()?;
     let value = parse::<F>(number, start)?;
-    if !reads_back(value, number, &mut context.text) {
-        return Err(Fault::new(start, format!("{} would round it to {value:e}", F::NAME)));
+    if !is_kept(value, number, &mut context.text) {
+        return Err(Fault::new(start, format!("{} would show it as {value:e}", F::NAME)));
     }
     value.append_to(out);
     Ok(())
@@ -87,19 +102,27 @@ fn parse<F: Float>(number: &str, at: usize) -> Checked<F> {
 /// digits as the number has. That lets 0.1 pass although no binary float equals it, and everything PostgreSQL
 /// prints of a float of the same width, but neither 16777217 in a Float32 nor a double's 17 digits.
 pub(super) fn reads_back<F: Float>(value: F, number: &str, scratch: &mut Vec<u8>) -> bool {
-    let parts = Parts::of(number);
-    let digits = parts.significant();
-    if digits == 0 || (digits <= F::SAFE_DIGITS && value.is_normal()) {
+    if is_shown(value, number, scratch) {
         return true;
     }
-    let mut prints_as = |printed: Arguments<'_>| {
-        scratch.clear();
-        let text = scratch.write_fmt(printed).ok().and_then(|()| str::from_utf8(scratch).ok());
-        text.is_some_and(|text| Parts::of(text).same_value(&parts))
-    };
-    let precision = usize::try_from(digits - 1).unwrap_or(usize::MAX);
+    let parts = Parts::of(number);
+    let precision = usize::try_from(parts.significant() - 1).unwrap_or(usize::MAX);
     // No double has more digits than 767, so longer texts cannot be exact.
-    prints_as(format_args!("{value:e}")) || (precision < 800 && prints_as(format_args!("{value:.precision$e}")))
+    precision < 800 && prints_as(format_args!("{value:.precision$e}"), &parts, scratch)
+}
+
+/// Whether a number is the shortest of those that a float stands for, in which a float is shown.
+fn is_shown<F: Float>(value: F, number: &str, scratch: &mut Vec<u8>) -> bool {
+    let parts = Parts::of(number);
+    let digits = parts.significant();
+    let is_safe = digits == 0 || (digits <= F::SAFE_DIGITS && value.is_normal());
+    is_safe || prints_as(format_args!("{value:e}"), &parts, scratch)
+}
+
+fn prints_as(printed: Arguments<'_>, number: &Parts<'_>, scratch: &mut Vec<u8>) -> bool {
+    scratch.clear();
+    let text = scratch.write_fmt(printed).ok().and_then(|()| str::from_utf8(scratch).ok());
+    text.is_some_and(|text| Parts::of(text).same_value(number))
 }
 
 #[cfg(test)]

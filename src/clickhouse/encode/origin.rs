@@ -11,6 +11,7 @@ use crate::ports::source::SourceColumn;
 pub(super) struct Origin {
     kind: Kind,
     is_array: bool,
+    is_element: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,9 +19,9 @@ enum Kind {
     /// Its text tells all that is to be known, or its source is not known.
     #[default]
     Plain,
-    /// An element of an array, neither an array itself nor a document.
-    Element,
     Double,
+    /// A number that is no float, of any digits.
+    Digits,
     Document,
     /// A member or an element of a document.
     Part,
@@ -37,6 +38,8 @@ pub(super) enum Demand {
     NoArray,
     /// No number is rounded that has the double's precision.
     Exact,
+    /// Of the numbers that one float stands for, only the one that it is shown as: two would be one.
+    AsShown,
 }
 
 impl Origin {
@@ -48,32 +51,36 @@ impl Origin {
         let kind = match element {
             "json" | "jsonb" => Kind::Document,
             "double precision" => Kind::Double,
+            "smallint" | "integer" | "bigint" => Kind::Digits,
+            numeric if numeric.starts_with("numeric") => Kind::Digits,
             _ => Kind::Plain,
         };
-        Origin { kind, is_array }
+        Origin { kind, is_array, is_element: false }
     }
 
     /// The origin of what is within a value.
     pub fn within(self) -> Origin {
-        let kind = match (self.kind, self.is_array) {
-            (Kind::Plain, true) => Kind::Element,
-            (Kind::Document, false) => Kind::Part,
-            (kind, _) => kind,
+        let kind = match self.kind {
+            Kind::Document if !self.is_array => Kind::Part,
+            kind => kind,
         };
-        Origin { kind, is_array: false }
+        Origin { kind, is_array: false, is_element: self.is_array || self.is_element }
     }
 
     pub fn of_string(self) -> Option<Demand> {
         match self.kind {
             Kind::Document if !self.is_array => Some(Demand::AsSpelt),
             Kind::Part => Some(Demand::OnlyString),
-            Kind::Element => Some(Demand::NoArray),
-            Kind::Plain | Kind::Double | Kind::Document => None,
+            _ => self.is_element.then_some(Demand::NoArray),
         }
     }
 
     pub fn of_float32(self) -> Option<Demand> {
-        (self.kind == Kind::Double).then_some(Demand::Exact)
+        (self.kind == Kind::Double).then_some(Demand::Exact).or_else(|| self.of_float64())
+    }
+
+    pub fn of_float64(self) -> Option<Demand> {
+        matches!(self.kind, Kind::Digits | Kind::Document | Kind::Part).then_some(Demand::AsShown)
     }
 }
 

@@ -271,3 +271,37 @@ fn a_refusal_shows_the_value_but_not_all_of_it() {
     let inner = encoded(&mut encoder, r#"{"a":1,"b":[{"c":1},{"c": 300 }]}"#).unwrap_err();
     assert_eq!((inner.column.as_deref(), inner.value.as_str()), (Some("b.c"), "300"));
 }
+
+#[test]
+fn of_the_numbers_that_are_one_float_only_the_one_that_it_shows_is_taken() {
+    let encoder = |source: &str, target: &str| {
+        let source = SourceColumn { name: "v".into(), base_type: source.into(), ..SourceColumn::default() };
+        RowEncoder::with_rules(&[Column::new("v", target)], &ColumnRules::default(), &[source]).unwrap()
+    };
+    let takes = |encoder: &mut RowEncoder, value: &str| encoded(encoder, &format!("{{\"v\":{value}}}")).is_ok();
+    let exact = "0.1000000000000000055511151231257827021181583404541015625";
+    let shown = [("numeric", "0.1"), ("numeric(40,38)", "0.10"), ("jsonb", "1e23"), ("bigint", "1152921504606847000")];
+    let others = ["0.10000000000000001", exact, "99999999999999991611392", "1152921504606846976"];
+    for (source, value) in shown {
+        let mut encoder = encoder(source, "Nullable(Float64)");
+        assert!(takes(&mut encoder, value), "{source}: {value}");
+        for other in others {
+            assert!(!takes(&mut encoder, other), "{source}: {other}");
+        }
+    }
+    assert!(!takes(&mut encoder("numeric[]", "Array(Nullable(Float64))"), &format!("[0.1, {exact}]")));
+    assert!(!takes(&mut encoder("jsonb", "Map(String, Float64)"), &format!("{{\"a\": {exact}}}")));
+    assert!(!takes(&mut encoder("numeric", "Float32"), "0.100000001490116119384765625"));
+    // PostgreSQL's own text of the double that others show as 1e23.
+    assert!(takes(&mut encoder("double precision", "Float64"), "9.999999999999999e+22"));
+}
+
+#[test]
+fn an_array_of_more_dimensions_is_no_text_of_an_element_whatever_its_type() {
+    for source in ["text[]", "double precision[]", "numeric[]", "integer[][]"] {
+        let source = SourceColumn { name: "v".into(), base_type: source.into(), ..SourceColumn::default() };
+        let target = [Column::new("v", "Array(Nullable(String))")];
+        let mut encoder = RowEncoder::with_rules(&target, &ColumnRules::default(), &[source]).unwrap();
+        assert!(rule(&mut encoder, r#"{"v":[[1,2]]}"#).contains("more dimensions"));
+    }
+}

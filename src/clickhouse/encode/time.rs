@@ -93,9 +93,10 @@ pub(super) fn out_of_range(digits: u8, range: CalendarRange) -> String {
     format!("out of range for DateTime64({digits}) ({limits} UTC on this server)")
 }
 
-/// `Time`: seconds; `Time64`: ticks. PostgreSQL's `time` goes up to 24:00:00.
+/// `Time`: seconds; `Time64`: ticks. PostgreSQL's `time` goes up to 24:00:00, and an interval may be negative.
 pub(super) fn time(digits: Option<u8>, text: &str, at: usize, out: &mut Vec<u8>) -> Checked<()> {
-    let form = || Fault::new(at, "not a time of the form HH:MM:SS[.ffffff]");
+    let form = || Fault::new(at, "not a time of the form [-]HH:MM:SS[.ffffff] within 24 hours");
+    let (sign, text) = text.strip_prefix('-').map_or((1, text), |text| (-1, text));
     let (seconds, rest) = clock(text.as_bytes()).ok_or_else(form)?;
     let (tail, rest) = split_fraction(text, text.len() - rest.len()).ok_or_else(form)?;
     if !rest.is_empty() {
@@ -103,12 +104,12 @@ pub(super) fn time(digits: Option<u8>, text: &str, at: usize, out: &mut Vec<u8>)
     }
     let Some(digits) = digits else {
         fraction(tail, 0, at, "Time")?;
-        let seconds = i32::try_from(seconds).map_err(|_| form())?;
+        let seconds = i32::try_from(sign * seconds).map_err(|_| form())?;
         out.extend_from_slice(&seconds.to_le_bytes());
         return Ok(());
     };
     let ticks = seconds * 10_i64.pow(u32::from(digits)) + fraction(tail, digits, at, "Time64")?;
-    out.extend_from_slice(&ticks.to_le_bytes());
+    out.extend_from_slice(&(sign * ticks).to_le_bytes());
     Ok(())
 }
 

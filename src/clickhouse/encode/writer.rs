@@ -38,6 +38,7 @@ impl Writer {
                 let demand = match scalar {
                     ScalarType::String => origin.of_string(),
                     ScalarType::Float32 => origin.of_float32(),
+                    ScalarType::Float64 => origin.of_float64(),
                     _ => None,
                 };
                 demand.map_or_else(|| Writer::Scalar(scalar.clone()), |demand| Writer::Strict(demand, scalar.clone()))
@@ -129,6 +130,8 @@ fn write_strict(
             Err(Fault::new(cursor.at(), "an array of more dimensions than the column's type has"))
         }
         (Demand::Exact, _) => float::exact_float32(cursor, context, out),
+        (Demand::AsShown, _) if *scalar == ScalarType::Float32 => float::shown::<f32>(cursor, context, out),
+        (Demand::AsShown, _) => float::shown::<f64>(cursor, context, out),
         _ => write_scalar(scalar, cursor, context, out),
     }
 }

@@ -7,9 +7,11 @@ use crate::postgres::{Session, SourceTable, quote};
 /// Looks at the columns of `order_by` and `message_key`.
 pub fn check(session: &mut Session, source: &SourceTable, findings: &mut Findings) -> Result<()> {
     let name = &source.name;
+    // In the key of several columns a NULL is `null`, and the record has a key.
+    let message_key = if let [only] = &*source.message_key { std::slice::from_ref(only) } else { &[] };
     for (key, columns, why) in [
-        ("order_by", &source.order_by, "rows without a value are sent last"),
-        ("message_key", &source.message_key, "records without a key go to any partition, in no order"),
+        ("order_by", &*source.order_by, "rows without a value are sent last"),
+        ("message_key", message_key, "records without a key go to any partition, in no order"),
     ] {
         for column in columns.iter().filter(|column| !column.not_null) {
             findings.warning(

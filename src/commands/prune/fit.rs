@@ -134,7 +134,7 @@ fn references(session: &mut Session, table: &SourceTable, what: &str) -> Result<
 /// What `allow_engine` allows may fold rows after prune has seen them.
 fn merges(config: &TableConfig, table: &SourceTable, description: &TargetDescription, what: &str) -> Result<()> {
     if config.allow_engine.is_none() {
-        // A run does not start with such an engine.
+        // A run copies nothing into such an engine.
         return Ok(());
     }
     let strict = TableConfig { allow_engine: None, ..config.clone() };

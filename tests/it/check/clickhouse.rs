@@ -343,6 +343,24 @@ fn arrays_that_clickhouse_takes_for_one_nested_column_are_named_before_and_after
 }
 
 #[test]
+fn arrays_of_which_clickhouse_makes_no_table_are_named_with_the_rename_that_helps() {
+    let columns = r#"id bigint PRIMARY KEY, x int[] NOT NULL, "x.a" int[] NOT NULL, "y.null" int[] NOT NULL, "y.b" int[] NOT NULL,
+        "z.null" int[], sent_to_kafka boolean NOT NULL DEFAULT FALSE"#;
+    let mut world = World::unmade(Servers::shared(), "check_arrays_refused", columns, 1);
+    let refused = world.run(&["init"]).expect(78).stderr;
+    assert!(refused.contains("`x.a`") && refused.contains(r#"`rename = { "x.a" = "x_a" }`"#), "{refused}");
+    let found = check(&world, 78);
+    let of_arrays = found["findings"].as_array().unwrap().iter().filter(|each| each["id"] == "array-nested");
+    let renames: Vec<&str> = of_arrays.map(|each| each["fix"].as_str().unwrap().split('`').nth(1).unwrap()).collect();
+    assert_eq!(renames, [r#"rename = { "x.a" = "x_a" }"#, r#"rename = { "y.null" = "y_null" }"#]);
+    world.settings.insert("[table]", r#"rename = { "x.a" = "x_a", "y.null" = "y_null" }"#.into());
+    world.run(&["init"]).expect(0);
+    world.sql("INSERT INTO {t} VALUES (1, '{1}', '{1,2}', '{}', '{3}', '{4,5}')");
+    world.once().expect(0);
+    assert_eq!(world.ch("SELECT x, x_a, y_null, `y.b`, `z.null` FROM {t}"), "[1]\t[1,2]\t[]\t[3]\t[4,5]");
+}
+
+#[test]
 fn a_target_that_another_configuration_fills_too_is_an_error() {
     let mut one = World::new("check_shared_one");
     let mut other = World::new("check_shared_other");

@@ -161,6 +161,48 @@ fn a_double_that_a_float32_would_round_is_refused_though_both_print_alike() {
 }
 
 #[test]
+fn decimal_keys_that_are_rounded_to_one_float_are_no_version_of_each_other() {
+    let columns = "id numeric PRIMARY KEY, n numeric(40,38), j jsonb, ns numeric[] NOT NULL DEFAULT '{}', b bigint, \
+        sent_to_kafka boolean NOT NULL DEFAULT FALSE";
+    let mut world = World::unmade(Servers::shared(), "decimals", columns, 1);
+    world.settings.insert("[table]", "allow_lossy = [\"id\", \"n\", \"j\", \"ns\", \"b\"]".into());
+    world.ch(
+        "CREATE TABLE {t} (id Float64, n Nullable(Float32), j Nullable(Float64), ns Array(Nullable(Float64)), b Nullable(Float64),
+         _partition Int32, _offset Int64, _timestamp DateTime64(3, 'UTC')) ENGINE = ReplacingMergeTree(_timestamp) ORDER BY id
+         SETTINGS non_replicated_deduplication_window = 1000",
+    );
+    world.run(&["init"]).expect(0);
+    world.sql("INSERT INTO {t} (id) VALUES (0.1), (0.10000000000000001), (0.1000000000000000055511151231257827)");
+    world.sql("INSERT INTO {t} (id, n) VALUES (1, 0.1), (2, 0.100000001490116119384765625)");
+    world.sql("INSERT INTO {t} (id, j) VALUES (3, '1e23'), (4, '99999999999999991611392')");
+    world.sql("INSERT INTO {t} (id, ns) VALUES (5, '{0.1,NULL}'), (6, '{0.10000000000000001}')");
+    world.sql("INSERT INTO {t} (id, b) VALUES (7, 1152921504606847000), (8, 1152921504606846976)");
+
+    assert_eq!(world.once().expect(65).number("consume", "dead_letters"), 6);
+
+    let shown = "0.1\t\\N\t\\N\t[]\t\\N\n1\t0.1\t\\N\t[]\t\\N\n3\t\\N\t1e23\t[]\t\\N\n\
+        5\t\\N\t\\N\t[0.1,NULL]\t\\N\n7\t\\N\t\\N\t[]\t1152921504606847000";
+    assert_eq!(world.ch("SELECT id, n, j, ns, b FROM {t} ORDER BY id"), shown);
+}
+
+#[test]
+fn an_array_of_a_domain_over_an_array_is_kept_as_its_json() {
+    let columns = "id bigint PRIMARY KEY, sent_to_kafka boolean NOT NULL DEFAULT FALSE";
+    let mut world = World::unmade(Servers::shared(), "array_domain", columns, 1);
+    world.sql("CREATE DOMAIN {t}_row AS int[]");
+    world.sql("ALTER TABLE {t} ADD a {t}_row[] NOT NULL, ADD b {t}_row[]");
+    world.run(&["init"]).expect(0);
+    world.sql("INSERT INTO {t} (id, a, b) VALUES (1, '{\"{1,2}\",\"{3}\",NULL}', NULL), (2, '{}', '{}')");
+    world.once().expect(0);
+    assert_eq!(shown(&world, "id, a, b"), [json!([1, "[[1,2],[3],null]", null]), json!([2, "[]", "[]"])]);
+    world.run(&["verify", "--deep"]).expect(0);
+    // An older version has made such a column.
+    world.ch("ALTER TABLE {t} DROP COLUMN a");
+    world.ch("ALTER TABLE {t} ADD COLUMN a Array(Nullable(String))");
+    assert!(world.run(&["check", "--json"]).expect(78).stdout.contains("no Array of String"));
+}
+
+#[test]
 fn a_fault_of_the_encoder_does_not_hide_behind_itself() {
     let world = documents("faulty");
     let faulty = |args: &[&str]| {

@@ -43,9 +43,9 @@ pub(super) const REFUSED: Table = &[
         "Float32",
         &[
             ("1e39", "too large for Float32"),
-            ("0.30000000000000004", "would round it"),
-            ("16777217", "would round it to 1.6777216e7"),
-            ("1e-46", "would round it"),
+            ("0.30000000000000004", "would show it"),
+            ("16777217", "would show it as 1.6777216e7"),
+            ("1e-46", "would show it"),
             ("\"nan\"", "a string"),
             ("true", "a boolean"),
         ],
@@ -54,8 +54,8 @@ pub(super) const REFUSED: Table = &[
         "Float64",
         &[
             ("1e309", "too large for Float64"),
-            ("9007199254740993", "would round it"),
-            ("0.1234567890123456789", "would round it"),
+            ("9007199254740993", "would show it"),
+            ("0.1234567890123456789", "would show it"),
             ("null", NOT_NULLABLE),
         ],
     ),
@@ -159,7 +159,12 @@ pub(super) const REFUSED: Table = &[
     ("DateTime64(9, 'UTC')", &[("\"2262-04-11T23:47:16.854775808\"", "to 2262-04-11 23:47:16")]),
     (
         "Time",
-        &[("\"03:04:05.5\"", "more than 0 digits"), ("\"25:00:00\"", "not a time"), ("\"03:04:05+00\"", "not a time")],
+        &[
+            ("\"03:04:05.5\"", "more than 0 digits"),
+            ("\"25:00:00\"", "within 24 hours"),
+            ("\"--01:00:00\"", "not a time"),
+            ("\"03:04:05+00\"", "not a time"),
+        ],
     ),
     ("Time64(3)", &[("\"03:04:05.1234\"", "more than 3 digits"), ("\"03:04\"", "not a time")]),
     ("Enum8('a' = 1)", &[("\"b\"", "not a member of the Enum8"), ("1", "a number"), ("null", NOT_NULLABLE)]),
